@@ -1,0 +1,90 @@
+# The commands of this repository. Everything they install goes to .venv; all paths are relative, so the folder may have
+# any name. The console scripts in .venv/bin carry absolute paths and break in some of them: hence `.venv/bin/python -m`.
+
+PYTHON ?= python3.11
+TORCH_INDEX ?=# an index to take torch from, such as PyTorch's index of CPU builds; empty: the one pip is set up for
+ARGS ?=# more overrides for `make run`, more options for `make test`
+UV ?= uv
+UV_FLAGS ?= --torch-backend=cpu# how `make lock` finds the CPU build of torch
+
+# vLLM's CPU build is published for Linux, on aarch64 and on x86_64 with AVX2. Elsewhere: the local stack, in one process.
+STACK := $(or $(STACK),$(shell [ "$$(uname -s)" = Linux ] && \
+	{ [ "$$(uname -m)" = aarch64 ] || grep -qsw avx2 /proc/cpuinfo; } && echo cpu || echo local))
+LOCAL := cluster=local engine=huggingface learner=torch
+OVERRIDES := experiment=sandbox $(if $(filter local,$(STACK)),$(LOCAL))
+LIGHT := $(if $(filter local,$(STACK)),-m "not heavy")
+
+RUN := .venv/bin/python -m
+PIP := $(RUN) pip install --quiet --no-compile --disable-pip-version-check
+INSTALLED := .venv/installed-$(STACK)-$(shell cat requirements/torch.txt requirements/$(STACK).txt | cksum | tr ' ' '-')
+LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links --constraint requirements/torch.txt
+
+.PHONY: help run world test check drill repeat throughput format lock wheel clean
+.DELETE_ON_ERROR:
+
+help: ## what there is to do
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
+
+run: world ## run the main job on the embedded world; ARGS="rounds=2 seed=1" are overrides
+	@$(if $(LIGHT),echo "vLLM has no CPU build for this machine: running the local stack ($(LOCAL)).",:)
+	$(RUN) rlhf_flow run $(OVERRIDES) $(ARGS)
+
+world: $(INSTALLED) ## build the embedded world, once
+	$(RUN) rlhf_flow sandbox
+
+test: $(INSTALLED) ## the whole test suite, real vLLM, Ray and DeepSpeed included; ARGS="-k drill" are pytest's
+	$(RUN) pytest $(LIGHT) $(ARGS)
+
+check: $(INSTALLED) ## format, lint, types, and the tests that need no Ray, vLLM or DeepSpeed
+	$(RUN) ruff format --check --quiet .
+	$(RUN) ruff check --quiet .
+	$(RUN) mypy
+	$(RUN) pytest -q -n 2 -m "not heavy" $(ARGS)
+
+drill: world ## the whole crash drill on the real stack: every process of a run, killed at every stage; about half an hour
+	.venv/bin/python scripts/drill.py --stack ray $(ARGS)
+
+repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" compares the two
+	.venv/bin/python scripts/repeat.py $(ARGS)
+
+throughput: world ## a rollout stage against bare vLLM
+	.venv/bin/python scripts/rollout_throughput.py $(ARGS)
+
+format: $(INSTALLED) ## put the source into its form
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+wheel: $(INSTALLED) ## build dist/rlhf_flow-*.whl
+	$(RUN) build --wheel --no-isolation
+
+# torch comes first and with its own dependencies, from whatever index has the build for this machine; the lock has the rest.
+$(INSTALLED):
+	@command -v "$(PYTHON)" > /dev/null || { echo "make: no $(PYTHON) here. Try make PYTHON=..., a Python 3.11."; exit 2; }
+	@echo "installing into .venv: some minutes the first time"
+	@[ -x .venv/bin/python ] || "$(PYTHON)" -m venv .venv
+	$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r requirements/torch.txt
+	$(PIP) --no-deps --require-hashes -r requirements/$(STACK).txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@rm -f .venv/installed-* && touch $@
+
+lock: ## resolve requirements/*.txt anew from pyproject.toml; needs uv
+	$(UV) $(LOCK) $(UV_FLAGS) pyproject.toml --extra cpu --extra dev --no-emit-package torch \
+		--output-file requirements/cpu.txt
+	echo "torch; sys_platform == 'never'" | $(UV) $(LOCK) --universal --override - pyproject.toml \
+		--extra tensorboard --extra wandb --extra dev --no-emit-package torch --output-file requirements/local.txt
+	$(UV) $(LOCK) --python-platform x86_64-manylinux_2_28 pyproject.toml --extra cuda --extra dev \
+		--output-file requirements/cuda.txt
+	@$(call with_header,cpu,The main job on a processor: vLLM built for it$(comma) Ray$(comma) DeepSpeed. Tested.)
+	@$(call with_header,local,One process$(comma) without vLLM$(comma) Ray and DeepSpeed$(comma) on any system: the versions of cpu.txt.)
+	@$(call with_header,cuda,The main job on GPUs: Linux$(comma) x86_64$(comma) CUDA 13. Resolved$(comma) and not tested yet.)
+
+comma := ,
+define with_header
+{ echo "# $(2)"; echo "# Written by make lock from pyproject.toml$(if $(filter-out cuda,$(1)),; torch.txt comes first)."; \
+	cat requirements/$(1).txt; } > requirements/new && mv requirements/new requirements/$(1).txt
+endef
+
+clean: ## remove what was built; .venv, runs/ and the embedded world stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find rlhf_flow tests scripts -name __pycache__ -prune -exec rm -rf {} +

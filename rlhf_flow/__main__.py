@@ -1,0 +1,143 @@
+"""The command line: `rlhf-flow run`, `report` and `sandbox`; `python -m rlhf_flow` is the same program.
+
+Nothing heavy is imported for help or for a look at the configuration. Exit status: 0 done, 1 a failure of the run,
+2 a mistake in what was asked, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_flow import __version__, manual
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say; return the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "sandbox": sandbox}
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(manual.program())
+        return DONE if given else MISTAKEN
+    if given[0] in ("-V", "--version"):
+        print(f"rlhf-flow {__version__}")
+        return DONE
+    if given[0] not in commands:
+        return _mistaken(f"there is no command {given[0]!r}. Try {', '.join(commands)}, or --help.")
+    return commands[given[0]](given[1:])
+
+
+def run(arguments: list[str]) -> int:
+    """`rlhf-flow run [overrides]`: compose the configuration with Hydra, and run it (all of them under --multirun)."""
+    if {"-h", "--help"} & set(arguments):
+        print(manual.run(arguments))
+        return DONE
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # the console script finds modules of one's own where `python -m` does
+
+    import hydra
+
+    from rlhf_flow import config, explain
+
+    command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
+    again = f"The same command goes on where it stopped: {command} run {shlex.join(arguments)}"
+    statuses = [DONE]  # one more for each job
+
+    def job(composed: DictConfig) -> None:
+        statuses.append(_job(composed, arguments, again=again))
+
+    try:
+        with _as_hydra_expects(arguments):
+            config.register()
+            hydra.main(config_path=str(config.CONFIGS.resolve()), config_name="run", version_base="1.3")(job)()
+    except explain.Mistake as error:
+        return _mistaken(explain.mistake(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return max(statuses)
+
+
+def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
+    """One run, from its composed configuration to its end."""
+    from rlhf_flow import build, config, explain
+
+    try:
+        try:
+            asked = config.build(config.in_its_own_folder(composed, arguments))
+            prepared = build.prepare(asked)
+        except explain.Mistake as error:
+            return _mistaken(explain.mistake(error))
+        prepared.run()
+    except KeyboardInterrupt:
+        print(f"\nrlhf-flow: stopped. What was committed stays. {again}", file=sys.stderr)
+        raise
+    except Exception as error:  # whatever ends a run, its cause and the way on are told
+        traceback.print_exc()
+        print(f"rlhf-flow: the run failed: {error or type(error).__name__}\n{again}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def report(arguments: list[str]) -> int:
+    """`rlhf-flow report RUN`: write the report of a run and say where it is."""
+    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+        print(manual.REPORT)
+        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
+    from rlhf_flow.report import write
+
+    try:
+        print(write(Path(arguments[0])))
+    except ValueError as error:
+        return _mistaken(str(error))
+    return DONE
+
+
+def sandbox(arguments: list[str]) -> int:
+    """`rlhf-flow sandbox`: build the embedded world, once."""
+    if {"-h", "--help"} & set(arguments):
+        print(manual.SANDBOX)
+        return DONE
+    from rlhf_flow.sandbox.__main__ import main as build
+
+    sys.argv = ["rlhf-flow sandbox", *arguments]
+    build()
+    return DONE
+
+
+@contextmanager
+def _as_hydra_expects(arguments: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it hand its errors over instead of printing them."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["rlhf-flow run", *sorted(arguments, key=_is_override)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
+def _mistaken(message: str) -> int:
+    print(f"rlhf-flow: {message}", file=sys.stderr)
+    return MISTAKEN
+
+
+if __name__ == "__main__":
+    sys.exit(main())

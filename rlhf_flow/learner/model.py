@@ -1,0 +1,117 @@
+"""A causal language model that answers with the log-probs of response tokens.
+
+This module is imported where a learner is opened, so torch may stand at its top.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig, PreTrainedModel
+
+TOLERANCE = 1e-3  # nats, between our forward pass and the model's own in float32
+
+
+class ResponseLogps(nn.Module):
+    """Log-probs of given tokens, in float32, without a [P, T, V] tensor of logits ever existing."""
+
+    def __init__(self, lm: PreTrainedModel, *, chunk: int) -> None:
+        super().__init__()
+        self.lm = lm
+        self.head = Head(lm, chunk=chunk)
+
+    def forward(self, tokens: Tensor, at: Tensor, targets: Tensor) -> Tensor:
+        """Tokens [R, L] padded on the right, at [M] into tokens.flatten(), targets [M] -> log-probs float32 [M].
+
+        No attention mask: under causal attention no position sees the padding that stands to its right.
+        """
+        hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # [R, L, H]
+        return self.head(hidden.flatten(0, 1).index_select(0, at), targets)  # [M]
+
+
+class Head(nn.Module):
+    """The output layer, `chunk` tokens at a time; the backward pass computes each chunk's logits again.
+
+    It owns the layer's weight (the same parameter), so that ZeRO-3 gathers it once per pass, not once per chunk.
+    """
+
+    def __init__(self, lm: PreTrainedModel, *, chunk: int) -> None:
+        super().__init__()
+        output = lm.get_output_embeddings()
+        if not isinstance(output, nn.Linear):
+            raise ValueError(f"model.path: {type(lm).__name__} has no linear output layer: not a causal LM")
+        self.weight, self.bias = output.weight, output.bias
+        self.chunk = chunk
+        self.scale, self.cap = _after_logits(lm.config.get_text_config())
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Hidden states [M, H], targets [M] -> log-probs float32 [M]."""
+        if len(targets) == 0:  # responses without a token: still part of the graph
+            return (hidden.float() * 0).sum(-1)
+        pieces = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)
+        return torch.cat(
+            [checkpoint(self._logps, h, t, use_reentrant=False, preserve_rng_state=False) for h, t in pieces]
+        )
+
+    def _logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = functional.linear(hidden, self.weight, self.bias).float() * self.scale  # [chunk, V]
+        if self.cap is not None:
+            logits = self.cap * torch.tanh(logits / self.cap)
+        return -functional.cross_entropy(logits, targets, reduction="none")  # [chunk]
+
+
+def load(path: str, *, revision: str | None, trust_remote_code: bool, gradient_checkpointing: bool) -> PreTrainedModel:
+    """The model in float32, without dropout. Raises ValueError where `path` is no causal LM."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(path, **source)
+        for key, value in _dropouts(config.to_dict()).items():
+            setattr(config, key, type(value)(0))
+        lm = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, **source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.path={path!r} is not the checkpoint of a causal LM: {error}") from error
+    lm.config.use_cache = False
+    if gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.train()  # checkpointing is off in eval mode; there is no dropout to switch on
+    else:
+        lm.eval()
+    return lm
+
+
+@torch.no_grad()
+def verify(model: ResponseLogps) -> None:
+    """Compare with the model's own logits, for architectures that do more than hidden states times a matrix.
+
+    Raises ValueError where the log-probs differ, dropout is left, or the forward pass sees to the right.
+    """
+    tokens = torch.arange(8).remainder(model.head.weight.shape[0])[None]  # [1, 8]
+    ours = model(tokens, torch.arange(6), tokens[0, 1:7])  # [6]; the model itself does not get to see the last token
+    logits = model.lm(input_ids=tokens[:, :7]).logits[0, :6]
+    theirs = logits.float().log_softmax(-1).gather(-1, tokens[0, 1:7, None])[:, 0]
+    worst = (ours - theirs).abs().max().item()
+    if not worst <= TOLERANCE:
+        raise ValueError(
+            f"model.path: our log-probs of {type(model.lm).__name__} differ from the model's own by {worst:.2g} nats. "
+            "Its output is more than its last hidden states times a matrix, or it is not causal: not supported."
+        )
+
+
+def _after_logits(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """What some architectures do to their logits: (factor, soft cap)."""
+    keys = config.to_dict()
+    factor = keys.get("logit_scale") or 1.0  # Cohere
+    divisor = keys.get("logits_scaling") or 1.0  # Granite
+    return factor / divisor, keys.get("final_logit_softcapping")  # Gemma 2
+
+
+def _dropouts(keys: dict[str, object]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in keys.items()
+        if ("dropout" in key or "pdrop" in key or "layerdrop" in key) and isinstance(value, float) and value > 0
+    }

@@ -1,0 +1,88 @@
+"""How weights move: the optimizer, and its learning rate as a pure function of progress."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), or plain gradient descent."""
+
+    name: str = "adamw"  # adamw or sgd
+    lr: float = 5e-7  # the highest: the schedule scales it
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw alone
+    eps: float = 1e-8  # adamw alone
+    weight_decay: float = 0.0  # decoupled in adamw; of matrices alone: not of norms and biases
+
+    def __post_init__(self) -> None:
+        key = "learner.training.optimizer"
+        if self.name not in ("adamw", "sgd"):
+            raise ValueError(f"{key}.name must be adamw or sgd, got {self.name!r}")
+        if not self.lr > 0:
+            raise ValueError(f"{key}.lr must be > 0, got {self.lr}. Usual for DPO: 5e-7; for a tiny model 1e-3")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"{key}.betas must be two numbers in [0, 1), got {list(self.betas)}. Usual: [0.9, 0.999]")
+        if not self.eps > 0:
+            raise ValueError(f"{key}.eps must be > 0, got {self.eps}. Usual: 1e-8")
+        if self.weight_decay < 0:
+            raise ValueError(f"{key}.weight_decay must be >= 0, got {self.weight_decay}. 0 turns it off")
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The names of the tensors that it keeps for each weight."""
+        return ("exp_avg", "exp_avg_sq") if self.name == "adamw" else ()
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of a model's parameters; its rate is set before each step."""
+        import torch
+
+        parameters = list(model.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        if self.name == "sgd":
+            return torch.optim.SGD(groups, lr=self.lr)
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), eps=self.eps)
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """The factor on `optimizer.lr`: rises from 0 over `warmup`, then stays, or falls to 0 at the end of the span."""
+
+    kind: str = "constant"  # constant, linear or cosine
+    warmup: float = 0.0  # share of the span
+    span: str = "round"  # round: each starts anew; run: all rounds together
+
+    def __post_init__(self) -> None:
+        key = "learner.training.schedule"
+        if self.kind not in ("constant", "linear", "cosine"):
+            raise ValueError(f"{key}.kind must be constant, linear or cosine, got {self.kind!r}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"{key}.warmup must be in [0, 1): a share of the span, not steps; got {self.warmup}")
+        if self.span not in ("round", "run"):
+            raise ValueError(f"{key}.span must be round or run, got {self.span!r}")
+
+    def progress(self, step: int, steps: int, *, round: int, rounds: int) -> float:
+        """The share of the span, in (0, 1), at the middle of step 0 <= step < steps of round 1 <= round <= rounds.
+
+        The middle, so that neither the first step of a warm-up nor the last of a decay is wasted on a rate of 0.
+        """
+        share = (step + 0.5) / steps
+        return share if self.span == "round" else (round - 1 + share) / rounds
+
+    def factor(self, progress: float) -> float:
+        if progress < self.warmup:
+            return progress / self.warmup
+        left = (1 - progress) / (1 - self.warmup)
+        if self.kind == "constant":
+            return 1.0
+        return left if self.kind == "linear" else (1 - math.cos(math.pi * left)) / 2

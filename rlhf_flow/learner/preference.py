@@ -1,0 +1,262 @@
+"""The learner of pairwise preferences: what it promises to the loop, on whichever backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf_flow.learner import state
+from rlhf_flow.learner.backend import Backend
+from rlhf_flow.learner.batches import Example, Row, count, deal, global_batches, pack, read_examples, read_rows
+from rlhf_flow.learner.checkpoint import write_checkpoint
+from rlhf_flow.learner.training import Training
+from rlhf_flow.learner.update import take_step
+from rlhf_flow.protocols import Model
+from rlhf_flow.types import Lesson, Policy, Probe, Table
+from rlhf_flow.weights import Held, fingerprint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A lesson that was read: its pairs, and which of them each optimizer step sees."""
+
+    lesson: Lesson
+    examples: list[Example]
+    batches: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The weights as engines get them, and their name. Ranks other than 0 have the name alone."""
+
+    weights: dict[str, Tensor]
+    sha256: str
+
+
+class PreferenceLearner:
+    """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
+
+    def __init__(self, model: Model, training: Training, backend: Backend) -> None:
+        self.model, self.training, self.backend = model, training, backend
+        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]  # of what is published
+        # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
+        # moved they have none, and get their own where it is asked for.
+        self.held: str | None = None
+        self._collected: Collected | None = None  # of the weights held, where someone has asked for them
+        self._studied: Studied | None = None
+        self._probe: state.Context | None = None
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def start(self, policy: Policy) -> None:
+        if policy.sha256 != self.held:
+            if policy.state is not None:
+                self.load_state(policy.state)
+                if self.held != policy.sha256:
+                    raise ValueError(f"{policy.state} holds the weights {self.held}, not those of {policy}")
+            else:
+                self._collected = None
+                self._write(policy.weights.load())
+                state.forget(self.backend)
+                self.held = policy.sha256
+        if self.training.optimizer_state == "fresh":
+            state.forget(self.backend)
+
+    def publish(self, name: str, round: int) -> Policy:
+        collected = self._collect()
+        return Policy(name, round, collected.sha256, Held(collected.weights), probe=self._prove())
+
+    def save_policy(self, folder: Path) -> None:
+        collected = self._collect()
+        if self.backend.rank == 0:
+            write_checkpoint(folder, self.model, self.backend.lm, collected.weights)
+
+    def save_state(self, folder: Path) -> None:
+        sha256 = self._collect().sha256
+        state.save(folder, self.backend, self.training.optimizer, sha256=sha256, probe=self._probe)
+
+    def load_state(self, folder: Path) -> None:
+        self.held = self._collected = None
+        counters = state.load(folder, self.backend, self.training.optimizer)
+        self.held, self._probe = counters.sha256, counters.probe
+
+    def close(self) -> None:
+        self.backend.close()
+
+    # -- log-probs ----------------------------------------------------------------------------------------------------
+
+    def logps(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
+        import pyarrow as pa
+
+        rows = read_rows(responses, wanted)
+        with self._reading(policy):
+            logps = dict(zip(rows, self._forward(list(rows.values())), strict=True))
+        return pa.table(
+            {
+                "response": pa.array(wanted, pa.string()),
+                "policy": pa.array([policy.sha256] * len(wanted), pa.string()),
+                "logps": pa.array([logps[id] for id in wanted], pa.list_(pa.float32())),
+            }
+        )
+
+    @torch.no_grad()
+    def _forward(self, rows: Sequence[Row]) -> list[np.ndarray]:
+        """Log-probs float32 [T] of each row; the ranks share the rows, and all get the result."""
+        if not rows:
+            return []
+        ends = np.cumsum([len(row.tokens) for row in rows])
+        flat = torch.zeros(int(ends[-1]))
+        lengths = [row.length for row in rows]
+        for wave in deal(lengths, ranks=self.backend.size, micro_batch=2 * self.training.micro_batch):
+            mine = wave[self.backend.rank]
+            stand_in = wave[0][-1:]  # a rank without a row still takes part: collectives count on it
+            logps = self.backend.logps(pack([rows[i] for i in (mine if len(mine) else stand_in)])).cpu()
+            start = 0
+            for i in mine:
+                tokens = len(rows[i].tokens)
+                flat[ends[i] - tokens : ends[i]] = logps[start : start + tokens]
+                start += tokens
+        return np.split(self.backend.sum(flat).numpy(), ends[:-1])
+
+    @contextmanager
+    def _reading(self, policy: Policy | None = None) -> Iterator[None]:
+        """In the forward passes of the block, read `policy` (by default the one held) as engines get it: rounded.
+
+        There is no second model; afterwards all weights are as they were, bit for bit.
+        """
+        held = policy is None or policy.sha256 == self.held
+        if held and self.dtype == torch.float32:
+            yield
+            return
+        kept = [parameter.seen.values.clone() for parameter in self.backend.parameters()]
+        buffers = {name: buffer.clone() for name, buffer in self.backend.lm.named_buffers()}
+        try:
+            if policy is not None and not held:
+                self._write(policy.weights.load(), moves_masters=False)
+            for parameter in self.backend.parameters():
+                parameter.seen.values.copy_(parameter.seen.values.to(self.dtype))
+            yield
+        finally:
+            for parameter, values in zip(self.backend.parameters(), kept, strict=True):
+                parameter.seen.values.copy_(values)
+            for name, buffer in self.backend.lm.named_buffers():
+                buffer.copy_(buffers[name])
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def steps(self, lesson: Lesson) -> int:
+        return self.training.epochs * -(-count(lesson) // self.training.batch)
+
+    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+        studied = self._study(lesson)
+        pairs, sums = 0.0, dict[str, float]()
+        for step in range(first, last):
+            progress = self.training.schedule.progress(
+                step, len(studied.batches), round=lesson.round, rounds=lesson.rounds
+            )
+            rate = self.training.optimizer.lr * self.training.schedule.factor(progress)
+            self.held = self._collected = None  # from here on the weights have no name until they are published
+            taken, norm = take_step(
+                self.backend,
+                lesson.objective,
+                [studied.examples[i] for i in studied.batches[step]],
+                micro_batch=self.training.micro_batch,
+                lr=rate,
+            )
+            pairs += taken.weight
+            of_step = {"gradient_norm": norm * taken.weight, "learning_rate": rate * taken.weight}
+            for name, value in {**taken.values, **of_step}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return {"pairs": pairs, **{name: value / pairs for name, value in sums.items()}} if sums else {}
+
+    def _study(self, lesson: Lesson) -> Studied:
+        if self._studied is None or self._studied.lesson != lesson:
+            examples = read_examples(lesson)
+            batches = global_batches(
+                len(examples),
+                batch=self.training.batch,
+                epochs=self.training.epochs,
+                seed=lesson.seed,
+                round=lesson.round,
+            )
+            self._studied = Studied(lesson, examples, batches)
+            if examples:
+                row = examples[0].rows[0]
+                self._probe = state.Context([*row.prompt.tolist(), *row.tokens.tolist()], len(row.prompt))
+        return self._studied
+
+    # -- between the model's names and the backend's parts ------------------------------------------------------------
+
+    def _prove(self) -> Probe | None:
+        if self._probe is None:
+            return None
+        tokens, prompt = np.array(self._probe.tokens, dtype=np.int32), self._probe.prompt
+        with self._reading():
+            (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])])
+        return Probe(tuple(self._probe.tokens), prompt, tuple(logps.tolist()))
+
+    def _collect(self) -> Collected:
+        """The weights held, under all names of the Hugging Face model; where they have no name yet, they get one."""
+        if self._collected is None:
+            weights: dict[str, Tensor] = {}
+            aliases = _names(self.backend.lm)
+            for parameter in self.backend.parameters():
+                # What the forward pass reads is the master, or the master rounded to what is published.
+                same = parameter.seen.everywhere and parameter.seen.values.dtype in (torch.float32, self.dtype)
+                whole = self.backend.whole(parameter, parameter.seen if same else parameter.master, to=0)
+                if whole is not None and self.backend.rank == 0:
+                    tensor = whole.detach().to("cpu", self.dtype, copy=True).contiguous()
+                    weights |= dict.fromkeys(aliases[parameter.name], tensor)
+            if self.backend.rank == 0:
+                weights |= {name: buffer.detach().cpu().clone() for name, buffer in _buffers(self.backend.lm).items()}
+            self._collected = Collected(weights, self.held or self.backend.share(fingerprint(weights)))
+        self.held = self._collected.sha256
+        return self._collected
+
+    def _write(self, weights: Mapping[str, Tensor], *, moves_masters: bool = True) -> None:
+        """Make these the weights of the forward pass, and of the optimizer where asked."""
+        buffers, aliases = _buffers(self.backend.lm), _names(self.backend.lm)
+        names = {name for group in aliases.values() for name in group} | set(buffers)
+        if set(weights) != names:
+            missing, unknown = sorted(names - set(weights))[:3], sorted(set(weights) - names)[:3]
+            raise ValueError(f"these weights are not of {self.model.path}: missing {missing}, unknown {unknown}")
+        parameters = self.backend.parameters()
+        for parameter in parameters:
+            tensor = weights[parameter.name]
+            if tuple(tensor.shape) != parameter.shape:
+                raise ValueError(
+                    f"these weights are not of {self.model.path}: {parameter.name} is {tuple(tensor.shape)}, "
+                    f"not {parameter.shape}"
+                )
+        for parameter in parameters:
+            parameter.seen.write(weights[parameter.name])
+            if moves_masters:
+                parameter.master.write(weights[parameter.name])
+        for name, buffer in buffers.items():
+            buffer.copy_(weights[name])
+
+
+def _names(lm: torch.nn.Module) -> dict[str, list[str]]:
+    """For each parameter all names it has in the state dict: tied weights have several."""
+    first = {id(parameter): name for name, parameter in lm.named_parameters()}
+    names: dict[str, list[str]] = {name: [] for name in first.values()}
+    for name, tensor in lm.state_dict(keep_vars=True).items():
+        if id(tensor) in first:
+            names[first[id(tensor)]].append(name)
+    return names
+
+
+def _buffers(lm: torch.nn.Module) -> dict[str, Tensor]:
+    """What the state dict holds besides parameters."""
+    parameters = {id(parameter) for parameter in lm.parameters()}
+    return {name: tensor for name, tensor in lm.state_dict(keep_vars=True).items() if id(tensor) not in parameters}

@@ -1,0 +1,108 @@
+"""The learner on disk: float32 weights and moments as safetensors, counters as JSON. No pickle.
+
+Parameter i is in the file of rank i % size, whole; so any number of ranks can read what any number has written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rlhf_flow.learner.backend import Backend
+from rlhf_flow.learner.optimizer import Optimizer
+
+INDEX = "state.json"
+
+
+@dataclass(frozen=True)
+class Context:
+    """The sequence by which an engine proves that it holds the weights: a prompt and a response."""
+
+    tokens: list[int]
+    prompt: int  # length of the prompt
+
+
+@dataclass(frozen=True)
+class Counters:
+    sha256: str  # of the weights as they are published
+    optimizer: str  # adamw or sgd
+    steps: int  # that the moments have seen
+    probe: Context | None
+
+
+def save(folder: Path, backend: Backend, optimizer: Optimizer, *, sha256: str, probe: Context | None) -> None:
+    """Called on all ranks. Each writes its own file; rank 0 writes the index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = step_count(backend)
+    moments = optimizer.moments if steps else ()
+    mine: dict[str, torch.Tensor] = {}
+    for i, parameter in enumerate(backend.parameters()):
+        parts = {"weight": parameter.master}
+        parts |= {key: parameter.moment(backend.optimizer.state[parameter.owner][key]) for key in moments}
+        for key, part in parts.items():
+            whole = backend.whole(parameter, part, to=i % backend.size)
+            if whole is not None and i % backend.size == backend.rank:
+                mine[f"{key}/{parameter.name}"] = whole.to("cpu", copy=True).contiguous()
+    save_file(mine, folder / _file(backend.rank))
+    if backend.rank == 0:
+        index = asdict(Counters(sha256, optimizer.name, steps, probe))
+        index |= {"files": [_file(rank) for rank in range(backend.size)]}
+        (folder / INDEX).write_text(json.dumps(index) + "\n")
+
+
+def load(folder: Path, backend: Backend, optimizer: Optimizer) -> Counters:
+    """Called on all ranks, of any number: weights and moments become exactly those that were saved."""
+    index = json.loads((folder / INDEX).read_text())
+    files = index.pop("files")
+    probe = index.pop("probe")
+    counters = Counters(**index, probe=None if probe is None else Context(**probe))
+    if counters.optimizer != optimizer.name:
+        raise ValueError(
+            f"learner.training.optimizer.name is {optimizer.name}, but {folder} holds the state of "
+            f"{counters.optimizer}. Go on with {counters.optimizer}, or start another run from the published policy."
+        )
+    moments = optimizer.moments if counters.steps else ()
+    if moments:
+        _make_room(backend, moments)
+    forget(backend)
+    for i, parameter in enumerate(backend.parameters()):
+        with safe_open(folder / files[i % len(files)], framework="pt") as file:
+            weights = file.get_tensor(f"weight/{parameter.name}")
+            parameter.seen.write(weights)
+            parameter.master.write(weights)
+            for key in moments:
+                moment = parameter.moment(backend.optimizer.state[parameter.owner][key])
+                moment.write(file.get_tensor(f"{key}/{parameter.name}"))
+    for state in backend.optimizer.state.values():
+        if "step" in state:
+            state["step"].fill_(counters.steps)
+    return counters
+
+
+def forget(backend: Backend) -> None:
+    """Set all moments to those of an optimizer that has not taken a step."""
+    for state in backend.optimizer.state.values():
+        for tensor in state.values():
+            tensor.zero_()
+
+
+def step_count(backend: Backend) -> int:
+    """The number of steps that the moments have seen."""
+    return max((int(state["step"]) for state in backend.optimizer.state.values() if "step" in state), default=0)
+
+
+def _make_room(backend: Backend, moments: tuple[str, ...]) -> None:
+    """What the optimizer itself would do in its first step."""
+    for parameter in backend.parameters():
+        if not backend.optimizer.state[parameter.owner]:
+            tensors = {key: torch.zeros_like(parameter.owner, requires_grad=False) for key in moments}
+            backend.optimizer.state[parameter.owner] = {"step": torch.tensor(0.0), **tensors}
+
+
+def _file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"

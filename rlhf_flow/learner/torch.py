@@ -1,0 +1,35 @@
+"""The learner of one process: PyTorch alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlhf_flow.learner.training import Training
+from rlhf_flow.protocols import Learner, Model, Place
+
+
+@dataclass(frozen=True)
+class Torch:
+    """Training in one process. Under bfloat16 the weights stay float32 and autocast does the rest."""
+
+    ranks: int = 1
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if self.ranks != 1:
+            raise ValueError(f"learner.ranks must be 1 with learner=torch, got {self.ranks}. Try learner=deepspeed")
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def check(self) -> None:
+        """There is nothing that could be missing."""
+
+    def open(self, model: Model, place: Place) -> Learner:
+        from rlhf_flow.learner.preference import PreferenceLearner
+        from rlhf_flow.learner.process import be_deterministic, open_model
+        from rlhf_flow.learner.single import SingleProcess
+
+        be_deterministic(place, threads=self.training.threads)
+        backend = SingleProcess(open_model(model, self.training), self.training, device=place.device)
+        return PreferenceLearner(model, self.training, backend)

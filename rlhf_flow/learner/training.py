@@ -1,0 +1,41 @@
+"""What every learner is told about training, whichever backend runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlhf_flow.learner.optimizer import LearningRate, Optimizer
+
+
+@dataclass(frozen=True)
+class Training:
+    batch: int = 64  # pairs per optimizer step, over all ranks
+    micro_batch: int = 8  # pairs per forward pass of one rank: sets the memory, not the result
+    epochs: int = 1  # passes over a round's pairs
+    clip: float | None = 1.0  # largest global gradient norm; 0 or null: off
+    chunk: int = 1024  # tokens whose logits exist at once: sets the memory, not the result
+    gradient_checkpointing: bool = False  # recompute each layer in the backward pass
+    precision: str = "float32"  # float32 or bfloat16, of the forward pass; master weights are float32 always
+    optimizer_state: str = "carry"  # from round to round; fresh: each round starts with moments of zero
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: LearningRate = field(default_factory=LearningRate)
+    threads: int | None = None  # CPU threads of a rank; null: as the cluster places it
+
+    def __post_init__(self) -> None:
+        key = "learner.training"
+        for name, value in (
+            ("batch", self.batch),
+            ("micro_batch", self.micro_batch),
+            ("epochs", self.epochs),
+            ("chunk", self.chunk),
+        ):
+            if value < 1:
+                raise ValueError(f"{key}.{name} must be >= 1, got {value}")
+        if self.clip is not None and self.clip < 0:
+            raise ValueError(f"{key}.clip must be >= 0 (0 or null: off), got {self.clip}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"{key}.precision must be float32 or bfloat16, got {self.precision!r}")
+        if self.optimizer_state not in ("carry", "fresh"):
+            raise ValueError(f"{key}.optimizer_state must be carry or fresh, got {self.optimizer_state!r}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"{key}.threads must be >= 1, or null for the cluster's choice, got {self.threads}")

@@ -1,0 +1,33 @@
+"""Algorithm 1: online iterative preference optimisation, whatever the algorithm, the judge and the cluster.
+
+Every line is a stage of a round. A stage that was committed is read back, not done again, so the same loop starts a run
+and resumes it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rlhf_flow.collect import sample, score, select
+from rlhf_flow.evaluate import evaluate
+from rlhf_flow.learning import Library, anchor, learn
+from rlhf_flow.parts import Parts
+from rlhf_flow.record import close, finish, settle
+
+
+def run(parts: Parts) -> None:
+    """Rounds 1..`parts.rounds`, from the first one without a record. Round 0 evaluates the start."""
+    settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
+    library = Library(parts)
+    for r in range(len(parts.ledger.records), parts.rounds + 1):
+        began = time.perf_counter() if parts.ledger.untouched(r) else None
+        if r > 0:
+            plan = parts.schedule.at(r, parts.ledger.records)
+            sampled = sample(parts, plan, library)
+            scored = score(parts, plan, sampled)
+            select(parts, plan, sampled, scored)
+            anchor(parts, plan, library)
+            learn(parts, plan, library)
+        evaluate(parts, r, library)
+        close(parts, r, library, began=began)
+    finish(parts, library)

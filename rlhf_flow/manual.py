@@ -1,0 +1,133 @@
+"""The help pages. `run --help` lists every part there is, read from the parts themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from textwrap import shorten
+
+WIDTH = 118
+
+PROGRAM = """\
+rlhf-flow: online, iterative preference optimisation of language models.
+In each round the current policy answers prompts, a judge says which answers are better, and the learner fits the
+policy to those preferences; the next round starts from the new policy.
+
+  rlhf-flow sandbox                     build the embedded world: a small policy, its prompts and a reward model
+  rlhf-flow run experiment=sandbox      run on it: nothing is downloaded
+  rlhf-flow run [key=value ...]         run on your own model, prompts and judge
+  rlhf-flow report RUN                  write the report of the run in the folder RUN again
+
+  rlhf-flow COMMAND --help              what a command takes
+  rlhf-flow --version
+
+`python -m rlhf_flow` is the same program. Exit status: 0 done, 1 the run failed, 2 a mistake in what was asked,
+130 interrupted."""
+
+REPORT = """\
+rlhf-flow report RUN
+
+Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network."""
+
+SANDBOX = """\
+rlhf-flow sandbox
+
+Builds the embedded world that `rlhf-flow run experiment=sandbox` uses: a corpus from a seeded grammar, a tokenizer, a
+small policy trained on the corpus, and a reward model trained on noisy preferences. Built once; about two minutes."""
+
+RUN = """\
+rlhf-flow run [key=value ...] [--multirun] [--cfg job] [--config-dir DIR]
+
+Runs rounds of preference optimisation, or goes on with a run: the same command again redoes nothing that is committed.
+
+Examples
+  rlhf-flow run experiment=sandbox                            the embedded world, nothing downloaded
+  rlhf-flow run experiment=sandbox rounds=2 seed=7 run_dir=runs/second
+  rlhf-flow run experiment=sandbox cluster=local engine=huggingface learner=torch
+                                                              one process: without Ray, vLLM and DeepSpeed
+  rlhf-flow run experiment=sandbox prompts=jsonl prompts.path=prompts.jsonl rounds=2
+                                                              its policy and judges, your prompts
+  rlhf-flow run model.path=my/model prompts.path=prompts.jsonl scorer.path=my/reward_model
+  rlhf-flow run experiment=sandbox --multirun seed=1,2,3      one run after another, each in a folder of its own
+  rlhf-flow run experiment=sandbox --cfg job                  print the configuration and do nothing
+
+Keys
+  run_dir=FOLDER   where the run writes, and what it resumes       rounds=N   how many rounds        seed=N
+  group=name       choose a part (below)                           part.key=value   set one of its values
+  scorer@evaluate.scorer=name   the judge of evaluation, where it is not the scorer of training
+
+Options
+  --cfg job        print the composed configuration; with --resolve, its references too
+  --multirun, -m   run every combination of comma-separated values
+  --config-dir D   look for files in D as well: D/objective/mine.yaml with `_target_: my_lab.Mine` and its fields is
+                   objective=mine (PYTHONPATH says where my_lab is)
+  --hydra-help     what else Hydra can do
+"""
+
+
+def program() -> str:
+    return PROGRAM
+
+
+def run(arguments: Sequence[str]) -> str:
+    """The page of `rlhf-flow run`, with the files in a `--config-dir` among the arguments."""
+    from rlhf_flow.config import CONFIGS, parts
+    from rlhf_flow.observe import Observe
+    from rlhf_flow.protocols import Model
+    from rlhf_flow.schema import GROUPS, Checkpoint, Evaluate
+
+    folders = [CONFIGS, *_config_dirs(arguments)]
+    lines = [RUN, "What to run"]
+    for group in ("algorithm", "experiment"):
+        lines += [f"  {group}=", *_files(folders, group)]
+    lines += ["", "Parts, and their keys with the defaults"]
+    for group, sentence in GROUPS.items():
+        lines.append(f"  {group}=  {sentence}")
+        for name, part in parts(group).items():
+            lines += _choice(group, name, part)
+        lines += _files(folders, group)
+    lines += ["", "The rest"]
+    for key, rest in (("model", Model), ("evaluate", Evaluate), ("checkpoint", Checkpoint), ("observe", Observe)):
+        lines += _choice(key, key, rest)
+    return "\n".join(lines)
+
+
+def _choice(group: str, name: str, part: type) -> Iterator[str]:
+    yield f"    {name:<16}{_short(inspect.getdoc(part) or '', WIDTH - 20)}"
+    keys = "  ".join(_key(group, field) for field in fields(part))
+    line = ""
+    for word in keys.split("  "):
+        if line and len(line) + len(word) > WIDTH - 22:
+            yield f"{'':20}{line}"
+            line = ""
+        line = f"{line}  {word}" if line else word
+    if line:
+        yield f"{'':20}{line}"
+
+
+def _key(group: str, field: Field[object]) -> str:
+    if field.default is not MISSING:
+        return f"{group}.{field.name}={'null' if field.default is None else field.default}"
+    return f"{group}.{field.name}{'=...' if field.default_factory is MISSING else ''}"
+
+
+def _files(folders: Sequence[Path], group: str) -> Iterator[str]:
+    """The choices that are files; the first comment of a file says what it is."""
+    for file in sorted(file for folder in folders for file in (folder / group).glob("*.yaml")):
+        comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
+        about = [comment for comment in comments if not comment.startswith("@package")]
+        yield f"    {file.stem:<16}{_short(about[0] if about else '', WIDTH - 20)}"
+
+
+def _config_dirs(arguments: Sequence[str]) -> Iterator[Path]:
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag in ("--config-dir", "-cd"):
+            yield Path(value)
+        elif flag.startswith("--config-dir="):
+            yield Path(flag.partition("=")[2])
+
+
+def _short(text: str, width: int) -> str:
+    return shorten(text.split("\n\n")[0], width, placeholder=" ...")

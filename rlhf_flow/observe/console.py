@@ -1,0 +1,106 @@
+"""The terminal: a live view of the stages of a round, or one line a round where nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_flow.observe import flat
+from rlhf_flow.observe.line import line
+from rlhf_flow.types import RoundRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console as Terminal
+    from rich.progress import Progress, TaskID
+
+
+@dataclass
+class Console:
+    """On a terminal each stage has a bar, a rate and the time left; in a pipe or a file a round is one line."""
+
+    terminal: Terminal
+    rounds: int | None  # of the whole run
+    _live: Progress | None = None
+    _bars: dict[tuple[int, str], TaskID] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        run_dir: Path,
+        records: Sequence[RoundRecord],
+        config: Mapping[str, object],
+        terminal: Terminal | None = None,
+    ) -> Console:
+        """Say where the run stands, and show the live view where `terminal` (stdout) is one."""
+        from rich.console import Console as Terminal
+
+        terminal = terminal or Terminal(highlight=False)
+        rounds = config.get("rounds")
+        console = cls(terminal=terminal, rounds=rounds if isinstance(rounds, int) else None)
+        if records:
+            console._say(f"{run_dir}: goes on after {line(records[-1].round, console.rounds, flat(records[-1]))}")
+        else:
+            console._say(f"{run_dir}: a new run")
+        if terminal.is_terminal and not terminal.is_dumb_terminal:
+            console._live = _progress(terminal)
+            console._live.start()
+        return console
+
+    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None:
+        if self._live is None:
+            return
+        bar = self._bars.get((round, name))
+        if bar is None:
+            of = "" if self.rounds is None else f"/{self.rounds}"
+            # what was committed by an earlier start counts as done, but not towards the rate
+            bar = self._live.add_task(name, total=total, completed=done, unit=unit, round=f"round {round}{of}")
+            self._bars[round, name] = bar
+        self._live.update(bar, total=total, completed=done)
+
+    def round(self, record: RoundRecord) -> None:
+        if self._live is not None:
+            for at in [at for at in self._bars if at[0] <= record.round]:
+                self._live.remove_task(self._bars.pop(at))
+            self._live.refresh()
+        self._say(line(record.round, self.rounds, flat(record)))
+
+    def close(self) -> None:
+        """Leave the terminal as it was; what a bar of an unfinished stage showed stays readable."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            self._bars.clear()
+
+    def _say(self, text: str) -> None:
+        """One line, never folded in a file; flushed, because a log is read while it is written."""
+        self.terminal.print(text, markup=False, soft_wrap=not self.terminal.is_terminal)
+        self.terminal.file.flush()
+
+
+def _progress(terminal: Terminal) -> Progress:
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}", no_wrap=True)
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            if speed is None:
+                return Text("")
+            return Text(f"{speed:,.{0 if speed >= 10 else 2}f} {task.fields['unit']}/s", style="cyan", no_wrap=True)
+
+    return Progress(
+        TextColumn("{task.fields[round]}", style="dim"),
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=20),
+        Count(),
+        Rate(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=terminal,
+        refresh_per_second=5,
+    )

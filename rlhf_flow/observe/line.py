@@ -1,0 +1,46 @@
+"""A round in one line: what the terminal says when a round is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+PARTS = (
+    ("eval/reward", "judge {:.3f}"),
+    ("eval/proxy", "proxy {:.3f}"),  # the judge of training, where it is another
+    ("eval/kl", "KL {:.2f}"),
+    ("eval/length", "length {:.1f}"),
+    ("eval/truncated", "cut {:.1%}"),
+    ("eval/distinct", "distinct {:.1%}"),
+    ("train/loss", "loss {:.4f}"),
+    ("train/accuracy", "accuracy {:.1%}"),
+)
+
+
+def line(round: int, rounds: int | None, metrics: Mapping[str, float]) -> str:
+    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; what was not measured is not mentioned."""
+    parts = [f"round {round}" if rounds is None else f"round {round}/{rounds}"]
+    if round == 0:
+        parts.append("the start")
+    if "eval/win_rate" in metrics:
+        interval = ""
+        if "eval/win_rate_low" in metrics and "eval/win_rate_high" in metrics:
+            interval = f" [{metrics['eval/win_rate_low']:.3f}, {metrics['eval/win_rate_high']:.3f}]"
+        parts.append(f"win rate {metrics['eval/win_rate']:.3f}{interval}")
+    parts += [form.format(metrics[key]) for key, form in PARTS if key in metrics]
+    if "seconds/round" in metrics:
+        parts.append(duration(metrics["seconds/round"]))
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 07 min`; whatever is no finite length of time stays as it is."""
+    if not 0 <= seconds < float("inf"):
+        return f"{seconds} s"
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

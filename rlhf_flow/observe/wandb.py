@@ -1,0 +1,87 @@
+"""Weights & Biases: the metrics of every round, offline without an account, or online."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_flow.observe import WandbSettings, flat
+from rlhf_flow.types import RoundRecord
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
+
+
+@dataclass
+class Wandb:
+    """One run of W&B per run of ours, however often that is started: its id lives in `<run_dir>/wandb/id`.
+
+    Online, the server says at which step to go on. Offline, the folder of this start holds the whole run and replaces
+    those of earlier starts, so that `wandb sync` uploads each round once.
+    """
+
+    run: Run
+
+    @classmethod
+    def open(
+        cls, run_dir: Path, records: Sequence[RoundRecord], config: Mapping[str, object], settings: WandbSettings
+    ) -> Wandb:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError(
+                f"observe.wandb.mode={settings.mode} needs the package wandb, which is not installed. "
+                "Run `pip install wandb`, or set observe.wandb.mode=disabled."
+            ) from error
+        name = run_dir.resolve().name
+        id = _id(run_dir / "wandb" / "id", name)
+        earlier = sorted((run_dir / "wandb").glob(f"offline-run-*-{id}"))
+        try:
+            run = wandb.init(
+                dir=run_dir,
+                id=id,
+                resume="allow",
+                project=settings.project,
+                name=settings.name or name,
+                config=dict(config),
+                mode="offline" if settings.mode == "offline" else "online",
+                # the console shows a live view: not worth recording
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.UsageError as error:
+            raise ValueError(
+                f"observe.wandb.mode={settings.mode}: W&B refused the run ({error}). "
+                "Run `wandb login` first, or set observe.wandb.mode=offline."
+            ) from error
+        observer = cls(run=run)
+        for record in records:
+            if record.round >= run.starting_step:  # the steps before are on the server already
+                observer.round(record)
+        if settings.mode == "offline":
+            for folder in earlier:
+                shutil.rmtree(folder)
+        return observer
+
+    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None:
+        pass
+
+    def round(self, record: RoundRecord) -> None:
+        self.run.log({"round": record.round, **flat(record)}, step=record.round, commit=True)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _id(path: Path, name: str) -> str:
+    """The run's id at W&B, made by the first start: a folder that is moved keeps it, one made anew gets another."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
+        aside = path.with_name(".id")
+        aside.write_text(f"{letters[:40]}-{secrets.token_hex(4)}\n", encoding="utf-8")
+        aside.replace(path)
+    return path.read_text(encoding="utf-8").strip()

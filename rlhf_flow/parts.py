@@ -1,0 +1,70 @@
+"""A run: its parts, opened and placed, and the folder they write to. What the loop works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhf_flow.observe import Observer
+from rlhf_flow.protocols import (
+    Engine,
+    Learner,
+    Memory,
+    Objective,
+    PromptSource,
+    Sampler,
+    Schedule,
+    Scorer,
+    Selector,
+)
+from rlhf_flow.store import Ledger
+from rlhf_flow.types import Draw, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a policy is judged: by which judge, on which draw of the held-out prompts, and how often."""
+
+    judge: Scorer
+    draw: Draw
+    every: int
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which rounds leave a checkpoint, and which checkpoints stay."""
+
+    every: int  # rounds between checkpoints
+    steps: int | None  # optimizer steps between commits inside a learn stage; None: only at its end
+    keep: int  # checkpoints that stay, besides the best and those that the schedule still names
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One part per extension point: an algorithm, and the world it runs in."""
+
+    seed: int
+    rounds: int
+    piece: int  # prompts per committed piece of a stage
+    start: Policy
+    trust_remote_code: bool
+    prompts: PromptSource
+    sampler: Sampler
+    engine: Engine
+    scorer: Scorer
+    selector: Selector
+    objective: Objective
+    memory: Memory
+    schedule: Schedule
+    learner: Learner
+    evaluation: Evaluation
+    keeping: Keeping
+    ledger: Ledger
+    observers: Sequence[Observer]
+
+    def progress(self, round: int, stage: str, done: int, total: int, unit: str) -> None:
+        for observer in self.observers:
+            observer.stage(round, stage, done, total, unit)

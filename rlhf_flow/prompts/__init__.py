@@ -1,0 +1,11 @@
+"""x ~ rho: where prompts come from."""
+
+from rlhf_flow.prompts.huggingface import HuggingFace
+from rlhf_flow.prompts.jsonl import Jsonl
+from rlhf_flow.prompts.parquet import Parquet
+
+PARTS: dict[str, type] = {
+    "jsonl": Jsonl,
+    "parquet": Parquet,
+    "huggingface": HuggingFace,
+}

@@ -1,0 +1,91 @@
+"""Questions as tokens: in the chat template or plain, and cut, dropped or refused where they are too long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rlhf_flow.chat import FORMATS, chat_tokens, plain_tokens, require_template
+from rlhf_flow.prompts.rows import Question
+from rlhf_flow.types import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOO_LONG = ("refuse", "cut", "drop")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a question becomes the tokens that the policy continues."""
+
+    tokenizer: PreTrainedTokenizerBase
+    format: str
+    system: str | None
+    max_tokens: int
+    too_long: str
+
+    def __post_init__(self) -> None:
+        assert self.format in FORMATS and self.too_long in TOO_LONG
+        if self.format == "chat":
+            require_template(self.tokenizer, "prompts.format")
+
+    def render(self, question: Question) -> tuple[Question, tuple[int, ...], bool] | None:
+        """The question as the policy sees it, its tokens, and whether it was cut; None where it is to be dropped.
+
+        Raises ValueError where it is too long and is to be refused, or cannot be cut.
+        """
+        asked = replace(question, messages=self._with_system(question))
+        tokens = self._tokens(asked, asked.messages)
+        if len(tokens) <= self.max_tokens:
+            return asked, tuple(tokens), False
+        if self.too_long == "drop":
+            return None
+        if self.too_long == "refuse":
+            raise ValueError(
+                f"{question.place}: expected a prompt of at most prompts.max_tokens={self.max_tokens} tokens, found "
+                f"{len(tokens)}. Use prompts.too_long=cut or prompts.too_long=drop, or raise prompts.max_tokens."
+            )
+        cut = self._cut(asked)
+        return cut, tuple(self._tokens(cut, cut.messages)), True
+
+    def _with_system(self, question: Question) -> tuple[Message, ...]:
+        if self.system is None or question.messages[0].role == "system":  # a row's own system message stands
+            return question.messages
+        return (Message("system", self.system), *question.messages)
+
+    def _tokens(self, question: Question, messages: tuple[Message, ...]) -> list[int]:
+        if self.format == "chat":
+            try:
+                return chat_tokens(self.tokenizer, messages, reply=True)
+            except ValueError as error:
+                raise ValueError(f"{question.place}: {error}") from error
+        if len(messages) != 1:
+            raise ValueError(
+                f"{question.place}: prompts.format=plain takes one user message, found {len(messages)} messages. "
+                "Use prompts.format=chat, or write the chat as one text."
+            )
+        return plain_tokens(self.tokenizer, messages[0].content)
+
+    def _cut(self, question: Question) -> Question:
+        """Shorten the last user message to the longest beginning that fits; the template around it stays whole.
+
+        By bisection over characters with a fresh rendering each time: no token is split, and neighbours may merge.
+        """
+        *before, last = question.messages
+        fits, too_many = 0, len(last.content)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            messages = (*before, Message(last.role, last.content[:middle]))
+            if len(self._tokens(question, messages)) <= self.max_tokens:
+                fits = middle
+            else:
+                too_many = middle
+        content = last.content[:fits]
+        if not content.strip():
+            raise ValueError(
+                f"{question.place}: the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because "
+                "what stands around its last user message (template, system message, earlier turns) fills them. "
+                "Use prompts.too_long=drop, or raise prompts.max_tokens."
+            )
+        return replace(question, messages=(*before, Message(last.role, content)))

@@ -1,0 +1,124 @@
+"""Close a round: its record, its line in metrics.jsonl, the best policy so far, and which checkpoints may go."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rlhf_flow.learning import Library
+from rlhf_flow.parts import Keeping, Parts
+from rlhf_flow.protocols import Schedule
+from rlhf_flow.store import Entry, Facts, Ledger
+from rlhf_flow.types import RoundRecord
+
+STAGES = ("sample", "score", "select", "anchor", "learn", "publish", "evaluate")
+
+
+def close(parts: Parts, round: int, library: Library, *, began: float | None) -> None:
+    """Commit the record of a round whose stages are all committed, and tell the observers.
+
+    `began`: time.perf_counter() at the beginning of the round; None where an earlier start of the run did a part of it.
+    """
+    entries = {name: entry for name in STAGES if (entry := parts.ledger.entry(round, name)) is not None}
+    seconds = {name: entry.seconds for name, entry in entries.items()}
+    metrics = _metrics(entries) | {f"seconds/{name}": value for name, value in seconds.items()}
+    plan: dict[str, object] = {"init": library.sha256(0)}
+    if round > 0:
+        chosen = parts.schedule.at(round, parts.ledger.records)
+        plan = {
+            "init": library.sha256(chosen.init),
+            "sampler": library.sha256(chosen.sampler),
+            "anchors": {name: library.sha256(version) for name, version in chosen.anchors.items()},
+        }
+        metrics["staleness/max"] = round - 1 - chosen.sampler
+    if began is not None:
+        metrics["seconds/round"] = time.perf_counter() - began
+    record = RoundRecord(
+        round=round,
+        policy=library.sha256(round),
+        plan=plan,
+        metrics=metrics,
+        seconds=seconds,
+        files={path: sha for entry in entries.values() for path, sha in entry.files.items()},
+    )
+    parts.ledger.close_round(record)
+    settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
+    library.keep_only(_named(parts.ledger, parts.schedule) | {round})
+    for observer in parts.observers:
+        observer.round(record)
+
+
+def finish(parts: Parts, library: Library) -> None:
+    """The last round always leaves its policy: written now where the run was to go on when that round was learned."""
+    last = parts.ledger.records[-1].round
+
+    def write(folder: Path) -> Facts:
+        library.begin(last)
+        parts.learner.save_policy(folder / "policy")
+        parts.learner.save_state(folder / "learner")
+        return {"sha256": library.sha256(last)}
+
+    if last > 0 and not parts.ledger.has(last, "policy"):
+        parts.ledger.commit(last, "checkpoint", write)
+        settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
+
+
+def settle(ledger: Ledger, schedule: Schedule, keeping: Keeping, *, rounds: int) -> None:
+    """Bring what is derived from the records up to date: best.json, final.json, which checkpoints stay.
+
+    Also called when a run starts, for a run that was killed between a record and what follows from it.
+    """
+    if not ledger.records:
+        return
+    done = len(ledger.records) - 1
+    best = _point(ledger, rounds=rounds)
+    written = [round for round in range(1, done + 1) if ledger.has(round, "policy")]
+    newest = written[-keeping.keep :]
+    stay = {*newest, best, done, *_named(ledger, schedule)}
+    for round in range(1, done + 1):
+        gone = [folder for folder, needed in (("policy", stay), ("learner", newest)) if round not in needed]
+        ledger.prune(round, gone)
+
+
+def _named(ledger: Ledger, schedule: Schedule) -> set[int]:
+    """The rounds whose policies the next round uses, be it one of this run or of a later extension."""
+    plan = schedule.at(len(ledger.records), ledger.records)
+    return {plan.init, plan.sampler, *plan.anchors.values()}
+
+
+def _metrics(entries: dict[str, Entry]) -> dict[str, float]:
+    """The flat metrics of a round. What was not measured is absent."""
+    facts: dict[str, object] = {}
+    for name in ("sample", "score", "select", "learn", "evaluate"):
+        if name in entries:
+            facts |= _under_train(name, entries[name].facts)
+    total, rewarded = facts.pop("reward/sum", None), facts.pop("reward/count", None)
+    metrics = {key: value for key, value in facts.items() if isinstance(value, int | float)}
+    if isinstance(total, int | float) and isinstance(rewarded, int | float) and rewarded:
+        metrics["reward/mean"] = total / rewarded
+    return metrics
+
+
+def _point(ledger: Ledger, *, rounds: int) -> int:
+    """Write best.json, and final.json after the last round; return the round of the best policy that is on disk."""
+    kept = [record for record in ledger.records if record.round == 0 or ledger.has(record.round, "policy")]
+    best = max(kept, key=lambda record: record.metrics.get("eval/win_rate", float("-inf")))
+    last = ledger.records[-1]
+    ledger.point("best", _pointer(ledger, best))
+    if last.round >= rounds and ledger.has(last.round, "policy"):
+        ledger.point("final", _pointer(ledger, last))
+    return best.round
+
+
+def _pointer(ledger: Ledger, record: RoundRecord) -> Facts:
+    folder = ledger.folder(record.round).relative_to(ledger.root) / "policy"
+    return {
+        "round": record.round,
+        "policy": str(folder) if record.round else None,  # null: the start itself
+        "sha256": record.policy,
+        "metrics": dict(record.metrics),
+    }
+
+
+def _under_train(stage: str, facts: Facts) -> Facts:
+    return {f"train/{key}": value for key, value in facts.items()} if stage == "learn" else facts

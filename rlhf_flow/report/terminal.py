@@ -1,0 +1,61 @@
+"""A run on the terminal: the table of its rounds, and a few answers before and after."""
+
+from __future__ import annotations
+
+import textwrap
+
+from rlhf_flow.report.folder import Answer, Run
+from rlhf_flow.report.page import columns, spread
+from rlhf_flow.report.text import clipped, number, visible
+
+WIDTH = 100  # characters of a line of answers
+CLIP = 600  # characters of an answer
+
+
+def table(run: Run) -> str:
+    """One line a round; below it the aspects of the judge, where it has any."""
+    if not run.metrics:
+        return f"{visible(run.name)}: no round is finished yet"
+    blocks = [_aligned(columns(run))]
+    aspects = run.names("eval/aspect/")
+    if aspects:
+        rounds = list(run.metrics)
+        measured = [(visible(name), run.series(f"eval/aspect/{name}")) for name in aspects]
+        table = [(name, [number(series.get(round)) for round in rounds]) for name, series in measured]
+        blocks.append(_aligned([("round", [str(round) for round in rounds]), *table]))
+    return "\n\n".join(blocks)
+
+
+def samples(run: Run, n: int) -> str:
+    """`n` held-out prompts, evenly spaced, with the answers of the start and of the policy evaluated last."""
+    if not run.answered:
+        return "no answers to compare: no round after the start was evaluated"
+    last = run.answered[-1]
+    answers = run.answers(last)
+    shown = spread(answers, n)
+    head = f"Held-out answers before and after round {last} ({len(shown)} of {len(answers)} prompts, evenly spaced)"
+    return "\n\n".join([head, *(_side_by_side(answer) for answer in shown)])
+
+
+def _aligned(table: list[tuple[str, list[str]]]) -> str:
+    widths = [max(len(name), *(len(value) for value in values)) for name, values in table]
+    lines = [[name for name, _ in table], ["─" * width for width in widths]]
+    lines += [list(row) for row in zip(*(values for _, values in table), strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def _side_by_side(answer: Answer) -> str:
+    after = f"after {number(answer.utility)}"
+    return "\n".join(
+        [
+            *_wrapped("", answer.prompt),
+            *_wrapped(f"  before {number(answer.start_utility)}  ", answer.start),
+            *_wrapped(f"  {after:<{len('before ') + len(number(answer.start_utility))}}  ", answer.answer),
+        ]
+    )
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    shown = clipped(visible(text).strip(), CLIP) or "(nothing)"
+    lines = [part for line in shown.split("\n") for part in textwrap.wrap(line, WIDTH - len(label)) or [""]]
+    return [f"{label if at == 0 else ' ' * len(label)}{line}" for at, line in enumerate(lines)]

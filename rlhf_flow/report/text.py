@@ -1,0 +1,52 @@
+"""Numbers and foreign text as people read them. What was not measured is a dash, never zero."""
+
+from __future__ import annotations
+
+import math
+import re
+
+ABSENT = "—"
+HIDDEN = re.compile(  # control characters, lone surrogates, and what reorders or hides the text around it
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """`form` as in `format`; `—` where nothing was measured, `NaN` and `∞` where the measure is no number."""
+    if value is None:
+        return ABSENT
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = format(value, form)
+    return text.replace("-", "−") if set(text) - set("-0.,%") else text.replace("-", "")  # -0.000 is 0.000
+
+
+def short(value: float) -> str:
+    """Four digits at most, for the ticks and the ends of a curve."""
+    if not math.isfinite(value):
+        return number(value)
+    if value != 0 and (abs(value) >= 1e6 or abs(value) < 1e-3):
+        return number(value, ".2g")
+    if abs(value) >= 100:
+        return number(value, ",.0f")
+    text = f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return number(float(text), f".{len(text.partition('.')[2])}f")
+
+
+def visible(text: str) -> str:
+    """Foreign text with nothing that a terminal obeys or a page hides: control and direction marks are spelt out."""
+    return HIDDEN.sub(_spelt, text.replace("\r\n", "\n"))
+
+
+def _spelt(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)  # the symbol for it, such as ␛
+    return "�" if 0xD800 <= code <= 0xDFFF else f"⟨U+{code:04X}⟩"
+
+
+def clipped(text: str, limit: int) -> str:
+    """At most `limit` characters, and a note of how many are missing."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"

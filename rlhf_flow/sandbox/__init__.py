@@ -1,0 +1,1 @@
+"""The embedded world: all that real rounds need, with nothing downloaded."""

@@ -1,0 +1,94 @@
+"""Everything a run's configuration holds: one slot per extension point, and what belongs to no part.
+
+The defaults in these classes, and in the classes of the parts, are the defaults: no file repeats them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from rlhf_flow.observe import Observe
+from rlhf_flow.protocols import Model
+from rlhf_flow.types import Draw
+
+GROUPS: dict[str, str] = {  # extension point -> what it decides; `rlhf_flow.<name>.PARTS` has what there is to choose
+    "prompts": "what is asked",
+    "sampler": "who answers, and how often",
+    "engine": "what generates the answers",
+    "scorer": "what an answer is worth",
+    "selector": "which answers become pairs",
+    "objective": "what is minimised",
+    "memory": "which past rounds the learner still sees",
+    "schedule": "which versions of the policy a round uses",
+    "learner": "what optimises",
+    "cluster": "where all of this runs",
+}
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How a policy is judged on held-out prompts."""
+
+    every: int = 1  # rounds; the last round is always evaluated
+    scorer: Any = None  # any scorer; null: the one that training uses
+    draw: Draw = field(default_factory=lambda: Draw(name="held-out", n=1))
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(
+                f"evaluate.every must be >= 1, got {self.every}. Use a number above `rounds` for the last only."
+            )
+        if self.draw.n != 1:
+            raise ValueError(
+                f"evaluate.draw.n must be 1, got {self.draw.n}: every held-out prompt is answered once. "
+                "Try evaluate.draw.n=1, and more held-out prompts for a narrower interval."
+            )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is written to disk, how often, and what stays there."""
+
+    every: int = 1  # rounds between checkpoints of the policy and the learner; the last round always has one
+    steps: int | None = None  # optimizer steps between commits inside a learn stage; null: only at its end
+    keep: int = 2  # checkpoints that stay, besides the best and those that the schedule still names
+    piece: int = 64  # prompts that are sampled and scored between two commits
+
+    def __post_init__(self) -> None:
+        for key, value in (("every", self.every), ("steps", self.steps), ("keep", self.keep), ("piece", self.piece)):
+            if value is not None and value < 1:
+                raise ValueError(f"checkpoint.{key} must be >= 1, got {value}. Leave it out for the default.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run. The slots of `GROUPS` hold one part each, so they are of any class that keeps the part's promise."""
+
+    run_dir: str = "runs/default"  # the folder the run writes to; the same command again resumes it
+    seed: int = 0
+    rounds: int = 4
+    model: Model = field(default_factory=lambda: Model(path=MISSING))
+    prompts: Any = MISSING
+    sampler: Any = MISSING
+    engine: Any = MISSING
+    scorer: Any = MISSING
+    selector: Any = MISSING
+    objective: Any = MISSING
+    memory: Any = MISSING
+    schedule: Any = MISSING
+    learner: Any = MISSING
+    cluster: Any = MISSING
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    observe: Observe = field(default_factory=Observe)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be >= 1, got {self.rounds}. Try rounds=1.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}. Try seed=0.")
+        if not self.run_dir.strip():
+            raise ValueError("run_dir must name a folder, got an empty text. Try run_dir=runs/first.")

@@ -1,0 +1,9 @@
+"""What an answer is worth."""
+
+from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.rule import Rule
+
+PARTS: dict[str, type] = {
+    "rule": Rule,
+    "reward_model": RewardModel,
+}

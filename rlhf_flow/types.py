@@ -1,0 +1,298 @@
+"""The nouns, in the order a round makes them.
+
+Letters used in every docstring: B prompts in a round, N responses per prompt, P pairs, T tokens.
+Log-probabilities are natural logs in float32. Every type is frozen. This module imports neither torch nor any
+other part of the package, so that a configuration can be composed without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from rlhf_flow.protocols import Objective
+
+
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+
+class Weights(Protocol):
+    """Where the weights of a policy are. A value: it can be stored, compared and sent to another process."""
+
+    def load(self) -> dict[str, Tensor]:
+        """Return the state dict, under the names of the Hugging Face model, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Evidence that an engine holds a policy: the learner's own log-probs of one sequence of tokens.
+
+    `tokens[:prompt]` is the context, `logps` are the float32 log-probs of `tokens[prompt:]` under the policy.
+    """
+
+    tokens: tuple[int, ...]
+    prompt: int
+    logps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy is a value: whoever asks for samples names the policy it wants them from."""
+
+    name: str  # policy, half, ema, ...
+    round: int  # the round that published it; 0 is the start
+    sha256: str  # of the weights (rlhf_flow.weights.fingerprint): the identity of the policy
+    weights: Weights
+    probe: Probe | None = None  # None for the start, which every engine loads from its own checkpoint
+    state: Path | None = None  # folder of the optimizer state that was published with these weights
+
+
+# -- prompts and responses --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str  # system, user or assistant
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One x ~ rho. Tokenised once (one BOS) by the policy's own tokenizer; judges re-render the messages themselves."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tokens: tuple[int, ...]
+    answer: str | None = None  # a gold answer, for rules
+    meta: Mapping[str, object] = field(default_factory=dict)  # every other column of the row
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How responses are decoded. Anything but T=1, top_p=1, top_k=0 samples from another policy than the one scored."""
+
+    name: str = "policy"
+    n: int = 2  # responses per prompt
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for key, rule, ok in (
+            ("n", ">= 1", self.n >= 1),
+            ("n", "1 at temperature 0, where answers repeat (or raise it)", self.n == 1 or self.temperature != 0),
+            ("temperature", ">= 0", self.temperature >= 0),
+            ("top_p", "in (0, 1]", 0 < self.top_p <= 1),
+            ("top_k", ">= 0", self.top_k >= 0),
+            ("max_tokens", ">= 1", self.max_tokens >= 1),
+        ):
+            if not ok:
+                raise ValueError(f"draw {self.name!r}: {key} must be {rule}, got {getattr(self, key)}")
+
+    @property
+    def is_policy_itself(self) -> bool:
+        """Whether samples follow exactly the distribution that log-probs at T=1 describe."""
+        return not self.altered
+
+    @property
+    def altered(self) -> dict[str, float]:
+        """The settings that make samples follow another distribution."""
+        own = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+        return {key: vars(self)[key] for key in own if vars(self)[key] != own[key]}
+
+
+@dataclass(frozen=True)
+class Response:
+    """One y, token for token as it was sampled; nothing is ever re-tokenised."""
+
+    id: str  # "<round>/<draw>/<k>/<prompt id>"
+    tokens: np.ndarray  # int32 [T], including EOS where the policy ended itself
+    text: str
+    logps: np.ndarray | None  # float32 [T], raw log-probs at T=1 under the policy that drew it
+    truncated: bool  # cut by max_tokens: no EOS
+    draw: Draw
+    seed: int
+    policy: str  # sha256 of the policy that drew it
+    source: str = "policy"  # policy, reference, mixture or dataset
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    round: int
+    prompts: tuple[Prompt, ...]  # [B]
+    responses: tuple[tuple[Response, ...], ...]  # [B][N]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule may answer instead of a bare float: the worth, and the aspects that make it up."""
+
+    utility: float
+    aspects: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Judged responses, in both views, so that nothing downstream asks which judge ran."""
+
+    rollouts: Rollouts
+    utility: np.ndarray  # float32 [B, N]; of a pairwise judge the mean over j of wins, 1/2 at j = i
+    wins: np.ndarray  # float32 [B, N, N]: P(i beats j); wins + wins.T = 1; NaN where the judge abstained
+    aspects: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 [B, N]
+    counts: Mapping[str, int] = field(default_factory=dict)  # judge/queries, judge/truncated, ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt. `preference` = P(first beats second)."""
+
+    prompt: str
+    first: str  # response id
+    second: str
+    preference: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Each response has exactly one bucket and each considered pair has one; the two totals are kept apart."""
+
+    pairs: tuple[Pair, ...]
+    response_buckets: Mapping[str, str]  # response id -> bucket
+    pair_counts: Mapping[str, int]  # bucket -> number of considered pairs
+
+
+# -- what the learner sees --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probs of responses, token by token."""
+
+    values: Tensor  # float32 [P, T]; 0 where mask is False
+    mask: Tensor  # bool [P, T]
+
+    @property
+    def sum(self) -> Tensor:
+        return (self.values * self.mask).sum(-1)  # [P]
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.mask.sum(-1).clamp(min=1)  # [P]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The log-probs of both sides of P pairs under one policy."""
+
+    first: TokenLogps
+    second: TokenLogps
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Everything an objective may look at. `current` carries gradients, the anchors never do."""
+
+    current: Sides
+    anchors: Mapping[str, Sides]  # reference, previous, ...
+    preference: Tensor  # float32 [P]
+    weight: Tensor  # float32 [P]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Un-reduced: the learner takes the weighted mean over the *global* batch."""
+
+    values: Tensor  # float32 [P]
+    metrics: Mapping[str, Tensor]  # name -> float32 [P], detached; padding never counted
+
+
+# -- what travels between stages --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shard:
+    path: Path
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that were committed, in shards. Opened where they are needed, column by column."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows, in order; only `columns` where given."""
+        import pyarrow as pa
+
+        return pa.concat_tables(list(self.read_shards(columns)))
+
+    def read_shards(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        import pyarrow.parquet as pq
+
+        # memory_map and threads off: one file, one reader, nothing left running when a worker is killed
+        return (pq.read_table(shard.path, columns=columns, use_threads=False) for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class RoundTables:
+    """What one round leaves for the learner: its pairs, and the responses that they name."""
+
+    round: int
+    responses: Table
+    pairs: Table
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the learner is taught in one round. A pure function of committed files, so it can be replayed."""
+
+    round: int
+    rounds: int  # of the whole run; a learning-rate schedule may span them
+    seed: int
+    tables: tuple[RoundTables, ...]
+    anchors: Table  # columns: response, policy (sha256), logps list<float32>
+    roles: Mapping[str, str]  # anchor name -> sha256 of the policy that plays it this round
+    objective: Objective
+
+
+# -- what a round is --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which version of which policy a round uses: three different questions (pi_t, pi_0, pi_ref), never one."""
+
+    round: int
+    init: int  # learn from the policy published by this round
+    sampler: int  # sample from the policy published by this round
+    anchors: Mapping[str, int]  # anchor name -> round that published it
+    publish_as: str = "policy"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """Closes a round: plain JSON, and all that later rounds and readers need of it."""
+
+    round: int
+    policy: str  # sha256 of what the round published
+    plan: Mapping[str, object]  # the Plan, each policy in it with its sha256
+    metrics: Mapping[str, float]
+    seconds: Mapping[str, float]  # stage -> seconds of work, of the start of the run that committed it
+    files: Mapping[str, str]  # path under the round's folder -> sha256

@@ -1,0 +1,119 @@
+"""The same run on Ray actors as in one process; what a worker's failure and a worker's death look like."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rlhf_flow import loop
+from rlhf_flow.cluster.crew import WorkerError
+from rlhf_flow.cluster.ray import Ray, RayCluster
+from rlhf_flow.protocols import Model, Place
+from rlhf_flow.types import Draw, Rollouts
+from tests import toy
+
+pytestmark = pytest.mark.heavy
+MODEL = Model(path="toy")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    gpus: int = 1
+
+    def open(self, model: Model, place: Place) -> toy.Engine:
+        return toy.Engine()
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    ranks: int = 2
+
+    def open(self, model: Model, place: Place) -> toy.Learner:
+        return toy.Learner(place.rank)
+
+
+class FailingScorer:
+    loads_model = True
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def open(self, place: Place) -> FailingScorer:
+        if self.how == "opening":
+            raise ValueError("the reward model has 7 labels")
+        return self
+
+    def score(self, rollouts: Rollouts) -> None:
+        if self.how == "dying":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ArithmeticError("scored by mistake")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    opened = Ray(object_store_mib=100, start_seconds=120).open()
+    yield opened
+    opened.close()
+
+
+def final(root: Path) -> str:
+    return json.loads((root / "final.json").read_text())["sha256"]
+
+
+def test_a_run_on_actors_gives_what_it_gives_in_one_process(cluster: RayCluster, tmp_path: Path) -> None:
+    toy.run(tmp_path / "here", rounds=3)
+    engine, learner = cluster.engine(EngineSpec(), MODEL), cluster.learner(LearnerSpec(), MODEL)
+    cluster.ready()
+    made = toy.parts(tmp_path / "there", rounds=3, engine=engine, learner=learner)
+    loop.run(made)
+    made.ledger.close()
+    assert final(tmp_path / "there") == final(tmp_path / "here")
+
+
+def test_what_a_worker_raises_reaches_the_caller_as_it_was_raised(cluster: RayCluster) -> None:
+    scorer = cluster.scorer(FailingScorer("raising"))
+    with pytest.raises(ArithmeticError, match="scored by mistake"):
+        scorer.score(Rollouts(1, (), ()))
+
+
+def test_what_a_worker_raises_while_it_opens_is_told_before_the_first_round(cluster: RayCluster) -> None:
+    cluster.scorer(FailingScorer("opening"))
+    with pytest.raises(ValueError, match="7 labels"):
+        cluster.ready()
+    cluster.crews.pop().dismiss()
+
+
+def test_a_death_is_told_with_the_name_of_the_worker_and_the_way_on(cluster: RayCluster) -> None:
+    scorer = cluster.scorer(FailingScorer("dying"))
+    with pytest.raises(WorkerError, match=r"process of scorer died.*Start the same command again"):
+        scorer.score(Rollouts(1, (), ()))
+    cluster.crews.pop()
+
+
+def test_a_rank_that_dies_ends_the_call_of_all(cluster: RayCluster, tmp_path: Path) -> None:
+    learner = cluster.learner(LearnerSpec(ranks=2), MODEL)
+    cluster.ready()
+    crew = cluster.crews.pop()
+    import ray
+
+    os.kill(ray.get(crew.handles[1].pid.remote()), signal.SIGKILL)
+    with pytest.raises(WorkerError, match="learner rank 1 of 2"):
+        learner.publish("policy", 1)
+    crew.dismiss()
+
+
+def test_a_rule_stays_in_the_drivers_process(cluster: RayCluster) -> None:
+    class Rule:
+        loads_model = False
+
+        def open(self, place: Place) -> toy.HigherIsBetter:
+            return toy.HigherIsBetter()
+
+    rollouts = toy.Engine().generate(toy.Prompts().all, toy.start(), Draw(n=2), round=1, seed=0)
+    assert cluster.scorer(Rule()).score(rollouts).utility.shape == (toy.PROMPTS, 2)

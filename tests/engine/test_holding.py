@@ -1,0 +1,132 @@
+"""An engine believes nothing about its weights but what was loaded and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlhf_flow.engine.holding import Holding
+from rlhf_flow.protocols import Model
+from rlhf_flow.types import Policy, Probe
+from rlhf_flow.weights import Checkpoint, Held
+
+
+class Worker:
+    """Stands for an engine: its log-probs are its only weight."""
+
+    def __init__(self, *, dtype: str = "float32", tolerance: float | None = None, max_model_len: int = 16) -> None:
+        self.value, self.loads, self.measured = 0.0, 0, 0
+        model = Model("models/start", dtype=dtype)
+        self.holding = Holding(model, {"w": (1,)}, max_model_len=max_model_len, tolerance=tolerance)
+
+    def fetch(self, policy: Policy) -> None:
+        self.holding.fetch(policy, self.put, self.measure)
+
+    def put(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.value, self.loads = float(state["w"]), self.loads + 1
+
+    def measure(self, tokens: Sequence[int], first: int) -> np.ndarray:
+        self.measured = len(tokens) - first
+        return np.full(self.measured, self.value, np.float32)
+
+
+def policy(name: str, value: float, *, claims: float | None = None, length: int = 8) -> Policy:
+    probe = Probe(tuple(range(length)), 2, (value if claims is None else claims,) * (length - 2))
+    return Policy(name, 3, f"hash of {name}", Held({"w": torch.tensor([value])}), probe)
+
+
+def start(path: str) -> Policy:
+    return Policy("start", 0, "hash of start", Checkpoint(Path(path)))
+
+
+def test_the_opened_checkpoint_is_held_already() -> None:
+    worker = Worker()
+    worker.fetch(start("models/start"))
+    worker.fetch(start("models/../models/start"))
+    assert worker.loads == 0
+
+
+def test_the_opened_checkpoint_is_loaded_once_something_else_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "load", lambda self: {"w": torch.tensor([-1.0])})
+    worker = Worker()
+    worker.fetch(start("models/start"))
+    worker.fetch(policy("a", -2.0))
+    worker.fetch(start("models/start"))
+    assert (worker.loads, worker.value) == (2, -1.0)
+
+
+def test_another_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "load", lambda self: {"w": torch.tensor([-1.0])})
+    worker = Worker()
+    worker.fetch(start("models/other"))
+    assert worker.loads == 1
+
+
+def test_a_policy_is_loaded_once() -> None:
+    worker = Worker()
+    for name, value in (("a", -2.0), ("a", -2.0), ("b", -3.0), ("a", -2.0)):
+        worker.fetch(policy(name, value))
+    assert worker.loads == 3
+
+
+def test_after_a_failed_probe_nothing_is_believed() -> None:
+    worker = Worker()
+    worker.fetch(policy("a", -2.0))
+    with pytest.raises(RuntimeError, match=r"'b' of round 3 .* over 6 tokens .* largest difference .* 0\.5 nats"):
+        worker.fetch(policy("b", -3.0, claims=-3.5))
+    worker.fetch(policy("a", -2.0))
+    assert (worker.loads, worker.value) == (3, -2.0)
+
+
+def test_a_failed_load_leaves_nothing_to_believe() -> None:
+    worker = Worker()
+    worker.fetch(policy("a", -2.0))
+
+    def fail(state: Mapping[str, torch.Tensor]) -> None:
+        raise OSError("half way")
+
+    with pytest.raises(OSError, match="half way"):
+        worker.holding.fetch(policy("b", -3.0), fail, worker.measure)
+    worker.fetch(policy("a", -2.0))
+    assert worker.loads == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "off", "passes"),
+    [
+        ("float32", None, 9e-4, True),
+        ("float32", None, 2e-3, False),
+        ("float32", 1e-2, 2e-3, True),
+        ("bfloat16", None, 0.15, True),
+        ("bfloat16", None, 0.25, False),
+        ("float32", None, float("nan"), False),
+    ],
+)
+def test_the_tolerance_depends_on_the_dtype(dtype: str, tolerance: float | None, off: float, passes: bool) -> None:
+    worker = Worker(dtype=dtype, tolerance=tolerance)
+    asked = policy("a", -2.0, claims=-2.0 + off)
+    if passes:
+        worker.fetch(asked)
+    else:
+        with pytest.raises(RuntimeError, match="does not hold policy 'a'"):
+            worker.fetch(asked)
+
+
+def test_a_probe_longer_than_the_engine_is_cut() -> None:
+    worker = Worker(max_model_len=6)
+    worker.fetch(policy("a", -2.0))
+    assert worker.measured == 3  # five tokens leave room for the one that vLLM insists on sampling
+    with pytest.raises(ValueError, match="context of 2 tokens does not fit max_model_len=3"):
+        Worker(max_model_len=3).fetch(policy("a", -2.0))
+
+
+def test_a_wrong_state_dict_reaches_no_engine() -> None:
+    worker = Worker()
+    wrong = Policy("a", 3, "hash", Held({"v": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=r"lacks w \(1 in all\); has unknown v \(1 in all\)"):
+        worker.fetch(wrong)
+    assert worker.loads == 0

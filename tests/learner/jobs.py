@@ -1,0 +1,140 @@
+"""What the ranks of a test are asked to do: called on all of them, with the same arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+from torch import Tensor
+
+from rlhf_flow.protocols import Learner, LearnerSpec, Model, Place
+from rlhf_flow.types import Lesson, Policy, Table
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a learner says after some steps."""
+
+    metrics: list[Mapping[str, float]]  # step by step
+    policy: Policy
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.policy.weights.load()
+
+    @property
+    def losses(self) -> list[float]:
+        return [metrics["loss"] for metrics in self.metrics]
+
+
+def learn(learner: Learner, lesson: Lesson, first: int, last: int) -> Trained:
+    metrics = [learner.update(lesson, step, step + 1) for step in range(first, last)]
+    return Trained(metrics, learner.publish("policy", lesson.round))
+
+
+def train(place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, steps: int) -> Trained:
+    learner = spec.open(model, place)
+    learner.start(start)
+    trained = learn(learner, lesson, 0, steps)
+    learner.close()
+    return trained
+
+
+def train_and_save(
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, middle: int, steps: int, folder: Path
+) -> Trained:
+    """As `train`, with the state written on the way."""
+    learner = spec.open(model, place)
+    learner.start(start)
+    for step in range(middle):
+        learner.update(lesson, step, step + 1)
+    learner.save_state(folder)
+    trained = learn(learner, lesson, middle, steps)
+    learner.close()
+    return trained
+
+
+def load_and_train(
+    place: Place, spec: LearnerSpec, model: Model, lesson: Lesson, middle: int, steps: int, folder: Path
+) -> Trained:
+    learner = spec.open(model, place)
+    learner.load_state(folder)
+    trained = learn(learner, lesson, middle, steps)
+    learner.close()
+    return trained
+
+
+def train_and_listen(
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson
+) -> tuple[Trained, set[str]]:
+    """As `train`, with the addresses on which the process listens in the end."""
+    trained = train(place, spec, model, start, lesson, 1)
+    sockets = psutil.Process().net_connections(kind="inet")
+    return trained, {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
+@dataclass(frozen=True)
+class Scored:
+    start: pa.Table  # under the policy that was held
+    other: pa.Table  # under another one
+    again: pa.Table  # under the first once more
+    before: str  # sha256 of the weights held before and after
+    after: str
+    trained: Trained  # training goes on from the weights that were held
+
+
+def score(
+    place: Place,
+    spec: LearnerSpec,
+    model: Model,
+    start: Policy,
+    other: Policy,
+    responses: Sequence[Table],
+    wanted: Sequence[str],
+    lesson: Lesson,
+) -> Scored:
+    learner = spec.open(model, place)
+    learner.start(start)
+    before = learner.publish("policy", 0).sha256
+    tables = [learner.logps(responses, wanted, policy) for policy in (start, other, start)]
+    after = learner.publish("policy", 0).sha256
+    trained = learn(learner, lesson, 0, 2)
+    learner.close()
+    return Scored(*tables, before, after, trained)
+
+
+def stumble(
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, broken: Lesson, good: Lesson
+) -> tuple[str, str, Trained]:
+    """A lesson whose loss is not finite: what is said, which weights are left, and a good lesson after it."""
+    learner = spec.open(model, place)
+    learner.start(start)
+    said = ""
+    try:
+        learner.update(broken, 0, 1)
+    except FloatingPointError as error:
+        said = str(error)
+    left = learner.publish("policy", 1).sha256
+    trained = learn(learner, good, 0, 3)
+    learner.close()
+    return said, left, trained
+
+
+def rounds(
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, lessons: Sequence[Lesson], folder: Path
+) -> list[Policy]:
+    """Round after round in one process, each published with its state and its checkpoint."""
+    learner = spec.open(model, place)
+    policies = [start]
+    for lesson in lessons:
+        learner.start(policies[-1])
+        learner.update(lesson, 0, learner.steps(lesson))
+        state = folder / str(lesson.round) / "learner"
+        learner.save_state(state)
+        policies.append(replace(learner.publish("policy", lesson.round), state=state))
+        learner.save_policy(folder / str(lesson.round) / "policy")
+    learner.close()
+    return policies[1:]

@@ -1,0 +1,125 @@
+"""DPO against its closed form in float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_flow.objective.dpo import DPO
+from rlhf_flow.types import PairLogps, Sides, TokenLogps
+
+NATS = st.floats(-30, 30, width=32)
+
+
+def side(total: torch.Tensor) -> TokenLogps:
+    """Log-probs over three tokens and a masked one that add up to `total` [P]."""
+    values = torch.stack([total - 3, total * 0 + 1, total * 0 + 2, total * 0 + 99], dim=-1)  # [P, 4]
+    return TokenLogps(values, torch.tensor([True, True, True, False]).expand(len(total), 4))
+
+
+def pair(
+    first: object, second: object, reference: tuple[float, float] = (0.0, 0.0), *, preference: float = 1.0
+) -> PairLogps:
+    """One pair, from the four sums of log-probs."""
+    totals = [torch.as_tensor(x, dtype=torch.float64).reshape(1) for x in (first, second, *reference)]
+    one = torch.ones(1, dtype=torch.float64)
+    return PairLogps(
+        current=Sides(side(totals[0]), side(totals[1])),
+        anchors={"reference": Sides(side(totals[2]), side(totals[3]))},
+        preference=one * preference,
+        weight=one,
+    )
+
+
+@given(st.tuples(NATS, NATS), st.tuples(NATS, NATS), st.floats(0, 1), st.floats(0.01, 2))
+def test_the_loss_is_that_of_equation_7(
+    current: tuple[float, float], reference: tuple[float, float], preference: float, beta: float
+) -> None:
+    loss = DPO(beta).loss(pair(*current, reference, preference=preference)).values.item()
+    delta = (current[0] - reference[0]) - (current[1] - reference[1])
+    expected = preference * np.logaddexp(0, -beta * delta) + (1 - preference) * np.logaddexp(0, beta * delta)
+    assert loss == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(NATS, NATS, st.floats(0, 1))
+def test_the_gradient_is_that_of_finite_differences(first: float, second: float, preference: float) -> None:
+    objective, step = DPO(0.3), 1e-5
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return objective.loss(pair(x, second, preference=preference)).values.sum()
+
+    x = torch.tensor(first, dtype=torch.float64, requires_grad=True)
+    loss(x).backward()
+    numeric = (loss(x.detach() + step) - loss(x.detach() - step)).item() / (2 * step)
+    assert x.grad is not None
+    assert x.grad.item() == pytest.approx(numeric, abs=1e-6)
+
+
+def test_descent_raises_the_preferred_response_by_beta_over_2_at_the_reference() -> None:
+    first = torch.tensor(-5.0, dtype=torch.float64, requires_grad=True)
+    second = torch.tensor(-7.0, dtype=torch.float64, requires_grad=True)
+    DPO(0.1).loss(pair(first, second, (-5.0, -7.0))).values.sum().backward()
+    assert first.grad is not None
+    assert second.grad is not None
+    assert first.grad.item() == pytest.approx(-0.05)
+    assert second.grad.item() == pytest.approx(0.05)
+
+
+@given(st.floats(0, 1), NATS, NATS)
+def test_at_the_reference_the_loss_is_log_2(preference: float, first: float, second: float) -> None:
+    loss = DPO().loss(pair(first, second, (first, second), preference=preference))
+    assert loss.values.item() == pytest.approx(math.log(2))
+    assert loss.metrics["margin"].item() == 0
+    assert loss.metrics["accuracy"].item() == 0.5
+
+
+@given(NATS, NATS, st.floats(0, 1))
+def test_which_response_comes_first_does_not_matter(first: float, second: float, preference: float) -> None:
+    here = DPO().loss(pair(first, second, (1.0, -1.0), preference=preference))
+    there = DPO().loss(pair(second, first, (-1.0, 1.0), preference=1 - preference))
+    assert here.values.item() == pytest.approx(there.values.item(), abs=1e-12)
+    for name, values in here.metrics.items():
+        if preference != 0.5 and 1 - preference != 0.5:  # 1 - p may round to a half where p is not one
+            assert values.item() == pytest.approx(there.metrics[name].item(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("preference", "margin", "accuracy", "chosen", "rejected"),
+    [(1.0, 0.6, 1.0, 2.0, -4.0), (0.7, 0.6, 1.0, 2.0, -4.0), (0.2, -0.6, 0.0, -4.0, 2.0), (0.5, 0.0, 0.5, -1.0, -1.0)],
+)
+def test_metrics_look_from_the_preferred_side(
+    preference: float, margin: float, accuracy: float, chosen: float, rejected: float
+) -> None:
+    metrics = DPO(0.1).loss(pair(-8.0, -14.0, (-10.0, -10.0), preference=preference)).metrics
+    found = {name: value.item() for name, value in metrics.items()}
+    expected = {"margin": margin, "accuracy": accuracy, "chosen": chosen, "rejected": rejected}
+    assert found == pytest.approx(expected)
+
+
+def test_metrics_carry_no_gradient_and_anchors_get_none() -> None:
+    current = torch.tensor(-5.0, dtype=torch.float64, requires_grad=True)
+    loss = DPO().loss(pair(current, -7.0))
+    assert loss.values.requires_grad
+    assert not any(values.requires_grad for values in loss.metrics.values())
+
+
+def test_a_margin_of_thousands_of_nats_stays_finite() -> None:
+    values = DPO(1.0).loss(pair(-5000.0, 0.0)).values
+    assert values.item() == pytest.approx(5000)
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+def test_a_beta_that_is_not_positive_is_refused(beta: float) -> None:
+    with pytest.raises(ValueError, match=rf"objective.beta must be > 0, got {beta}"):
+        DPO(beta)
+
+
+def test_the_objective_says_what_it_needs_and_does_not_depend_on_the_round() -> None:
+    assert DPO().needs == {"reference"}
+    assert DPO(0.2).at(7) == replace(DPO(), beta=0.2)

@@ -1,0 +1,77 @@
+"""What every scorer promises, whatever is inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rlhf_flow.protocols import Place, Scorer
+from rlhf_flow.scorer import PARTS
+from rlhf_flow.types import Rollouts
+from tests.scorer.conftest import rollouts
+
+FIELDS = {"rule": {"function": "tests.scorer.rules.length"}, "reward_model": {}}
+ANSWERS = [
+    ["", "yes", "no, never", "yes"],
+    ["日本語 🦊", "e\u0301", "\u202eabc\n", "\x00"],
+    ["a", "a", "b", "a b " * 40],
+]
+
+
+@pytest.fixture(scope="module", params=PARTS)
+def scorer(request: pytest.FixtureRequest, reward_path: str) -> Iterator[Scorer]:
+    fields = {"path": reward_path} if request.param == "reward_model" else FIELDS[request.param]
+    spec = PARTS[request.param](**fields)
+    spec.check()
+    assert isinstance(spec.loads_model, bool)
+    opened = spec.open(Place())
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [rollouts(*ANSWERS), rollouts(["only one"]), rollouts([f"answer {'x' * k}" for k in range(64)]), rollouts()],
+    ids=["3x4", "1x1", "1x64", "none"],
+)
+def test_shapes_counts_and_both_views(scorer: Scorer, asked: Rollouts) -> None:
+    scored = scorer.score(asked)
+    b, n = len(asked.prompts), len(asked.responses[0]) if asked.responses else 0
+    assert scored.rollouts is asked
+    assert scored.utility.shape == (b, n) and scored.utility.dtype == np.float32
+    assert scored.wins.shape == (b, n, n) and scored.wins.dtype == np.float32
+    assert np.isfinite(scored.utility).all()
+    np.testing.assert_allclose(scored.wins + scored.wins.swapaxes(1, 2), 1, atol=1e-6)
+    assert ((scored.wins > 0.5) <= (scored.utility[:, :, None] > scored.utility[:, None, :])).all()
+    assert 0 < scored.counts["judge/queries"] <= b * n or b == 0
+    assert all(values.shape == (b, n) for values in scored.aspects.values())
+
+
+def test_equal_answers_tie_exactly(scorer: Scorer) -> None:
+    scored = scorer.score(rollouts(*ANSWERS))
+    assert scored.utility[0, 1] == scored.utility[0, 3]
+    assert scored.wins[0, 1, 3] == scored.wins[0, 3, 1] == 0.5
+    assert (np.diagonal(scored.wins, axis1=1, axis2=2) == 0.5).all()
+
+
+def test_the_order_of_prompts_and_answers_changes_nothing(scorer: Scorer) -> None:
+    asked = rollouts(*ANSWERS)
+    turned = Rollouts(1, asked.prompts[::-1], tuple(row[::-1] for row in asked.responses[::-1]))
+    forth, back = scorer.score(asked), scorer.score(turned)
+    np.testing.assert_array_equal(forth.utility, back.utility[::-1, ::-1])
+    np.testing.assert_array_equal(forth.wins, back.wins[::-1, ::-1, ::-1])
+
+
+def test_company_changes_nothing(scorer: Scorer) -> None:
+    asked = rollouts(*ANSWERS)
+    together = scorer.score(asked).utility
+    for b, (prompt, responses) in enumerate(zip(asked.prompts, asked.responses, strict=True)):
+        alone = scorer.score(Rollouts(1, (prompt,), (responses,))).utility
+        np.testing.assert_allclose(alone[0], together[b], atol=1e-5)
+
+
+def test_prompts_with_different_numbers_of_answers_are_refused(scorer: Scorer) -> None:
+    with pytest.raises(ValueError, match="'q1' has 1 responses, others in its round have 2"):
+        scorer.score(rollouts(["a", "b"], ["c"]))

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_flow.protocols import Place
+from rlhf_flow.scorer.rule import Rule
+from tests.scorer.conftest import rollouts
+
+HERE = "tests.scorer.rules"
+
+
+def test_aspects_come_through() -> None:
+    scored = Rule(f"{HERE}.aspects").open(Place()).score(rollouts(["a", "bbb"], ["", "cc"]))
+    np.testing.assert_array_equal(scored.utility, [[1, 3], [1, 3]])
+    np.testing.assert_array_equal(scored.aspects["length"], [[1, 3], [0, 2]])
+    np.testing.assert_array_equal(scored.aspects["level"], [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(scored.wins[0], [[0.5, 0], [1, 0.5]])
+    assert scored.counts == {"judge/queries": 4}
+
+
+def test_a_rule_sees_the_gold_answer() -> None:
+    scored = Rule(f"{HERE}.right").open(Place()).score(rollouts(["4", "5", "4"], gold="4"))
+    np.testing.assert_array_equal(scored.utility, [[1, 0, 1]])
+    assert scored.wins[0, 0, 2] == 0.5
+
+
+@pytest.mark.parametrize("answer", ["nan", "huge", "text", "none", "aspect"])
+def test_what_is_no_number_names_the_response(answer: str) -> None:
+    with pytest.raises(ValueError, match=r"moody must return .*, finite in float32.*'1/policy/1/q0'"):
+        Rule(f"{HERE}.moody").open(Place()).score(rollouts(["fine", answer]))
+
+
+def test_aspects_must_be_the_same_throughout() -> None:
+    with pytest.raises(ValueError, match=r"same aspects .*\(tone\).*'1/policy/1/q0' it named none"):
+        Rule(f"{HERE}.moody").open(Place()).score(rollouts(["more", "fine"]))
+
+
+def test_an_error_inside_a_rule_names_the_response() -> None:
+    with pytest.raises(KeyError, match="no such thing") as raised:
+        Rule(f"{HERE}.broken").open(Place()).score(rollouts(["a"]))
+    assert "'1/policy/0/q0'" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("length", "must be written module.function"),
+        ("tests.scorer.", "must be written module.function"),
+        ("no_such_module.f", "importing 'no_such_module' failed with ModuleNotFoundError.*PYTHONPATH"),
+        ("tests.scorer.broken_rules.f", "RuntimeError: half written"),
+        (f"{HERE}.lenght", "'lenght' is not there; .*length"),
+        (f"{HERE}.not_a_function", "'not_a_function' is not callable"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused_before_any_worker_starts(function: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Rule(function).check()

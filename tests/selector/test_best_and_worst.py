@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rlhf_flow.selector.best_and_worst import BestAndWorst
+from rlhf_flow.types import Scored
+from tests.selector.worlds import one, response, scored
+
+
+def sides(world: Scored, **fields: str) -> list[tuple[int, int, float]]:
+    return [
+        (int(pair.first.split("/")[2]), int(pair.second.split("/")[2]), pair.preference)
+        for pair in BestAndWorst(**fields).select(world).pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("utility", "expected"),
+    [([1.0, 4.0, 0.0, 2.0], (1, 2)), ([4.0, 4.0, 0.0, 0.0], (0, 2)), ([0.0, 4.0, 0.0, 4.0], (1, 0))],
+)
+def test_the_best_meets_the_worst_and_among_equals_the_first(utility: list[float], expected: tuple[int, int]) -> None:
+    assert sides(one(utility)) == [(*expected, 1.0)]
+
+
+def test_equal_worth_is_a_tie() -> None:
+    world = one([2.0, 2.0, 2.0])
+    hard, soft = BestAndWorst().select(world), BestAndWorst(label="soft").select(world)
+    assert hard.pairs == () and hard.pair_counts == {"tie": 1}
+    assert list(hard.response_buckets.values()) == ["tie", "tie", "not_selected"]
+    assert soft.pair_counts == {"used_tie": 1} and soft.pairs[0].preference == 0.5
+
+
+def test_equal_worth_of_a_judge_that_cycles_is_a_tie_too() -> None:
+    cycle = [[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]
+    assert BestAndWorst().select(one([0.5] * 3, cycle)).pair_counts == {"tie": 1}
+
+
+def test_the_pair_itself_is_judged_head_to_head() -> None:
+    wins = [[0.5, 0.9, 0.4], [0.1, 0.5, 0.9], [0.6, 0.1, 0.5]]  # 0 is best by the mean, 2 the worst, and 2 beats 0
+    assert sides(one([0.6, 0.5, 0.4], wins)) == [(2, 0, 1.0)]
+    assert sides(one([0.6, 0.5, 0.4], wins), label="soft") == [(2, 0, pytest.approx(0.6))]
+
+
+def test_the_best_may_be_truncated_and_then_the_next_is_best() -> None:
+    world = scored([[response(0, truncated=True), response(1), response(2)]], [[9.0, 2.0, 1.0]])
+    assert sides(world) == [(1, 2, 1.0)]
+    assert sides(world, truncated="keep") == [(0, 2, 1.0)]
+
+
+def test_responses_without_a_utility_are_passed_over() -> None:
+    nan = math.nan
+    wins = [[0.5, nan, nan], [nan, 0.5, 0.2], [nan, 0.8, 0.5]]
+    assert sides(one([nan, 0.3, 0.7], wins)) == [(2, 1, 1.0)]
+    nothing = BestAndWorst().select(one([nan, nan], [[0.5, nan], [nan, 0.5]]))
+    assert nothing.pairs == () and nothing.pair_counts == {"abstained": 1}

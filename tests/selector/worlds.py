@@ -1,0 +1,62 @@
+"""Scored responses, by hand and by hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored
+
+
+def response(
+    k: int, *, b: int = 0, tokens: Sequence[int] | None = None, truncated: bool = False, seed: int = 0
+) -> Response:
+    return Response(
+        id=f"1/policy/{k}/q{b}",
+        tokens=np.array([10 + k] if tokens is None else tokens, dtype=np.int32),
+        text="",
+        logps=None,
+        truncated=truncated,
+        draw=Draw(),
+        seed=seed + k,
+        policy="0" * 64,
+    )
+
+
+def scored(responses: Sequence[Sequence[Response]], utility: np.ndarray, wins: np.ndarray | None = None) -> Scored:
+    """By comparison of the utilities, where no wins are given."""
+    prompts = tuple(Prompt(f"q{b}", (Message("user", "?"),), tokens=(b,)) for b in range(len(responses)))
+    rollouts = Rollouts(1, prompts, tuple(map(tuple, responses)))
+    utility = np.asarray(utility, dtype=np.float32)
+    if wins is None:
+        wins = (np.sign(utility[:, :, None] - utility[:, None, :]) + 1) / 2
+    return Scored(rollouts, utility, np.asarray(wins, dtype=np.float32))
+
+
+def one(utility: Sequence[float], wins: Sequence[Sequence[float]] | None = None, **more: object) -> Scored:
+    """One prompt with different responses."""
+    responses = [response(k, **more) for k in range(len(utility))]
+    return scored([responses], np.array([utility]), None if wins is None else np.array([wins]))
+
+
+@st.composite
+def worlds(draw: st.DrawFn, n: st.SearchStrategy[int]) -> Scored:
+    """Few tokens and few values, so that ties, equal responses, abstentions and truncations are common."""
+    size, count = draw(st.integers(0, 5)), draw(n)
+    responses = [
+        [
+            response(k, b=b, tokens=draw(st.lists(st.integers(0, 1), max_size=2)), truncated=draw(st.booleans()))
+            for k in range(count)
+        ]
+        for b in range(size)
+    ]
+    upper = st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0, float("nan")])
+    wins = np.full((size, count, count), 0.5, dtype=np.float32)
+    for b in range(size):
+        for i in range(count):
+            for j in range(i):
+                wins[b, i, j] = draw(upper)
+                wins[b, j, i] = 1 - wins[b, i, j]
+    return scored(responses, wins.mean(-1) if count else np.zeros((size, 0)), wins)

@@ -1,0 +1,385 @@
+"""From overrides to parts and back, and what may change when a run is resumed."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import ValidationError
+
+from rlhf_flow import config
+from rlhf_flow.memory import Window
+from rlhf_flow.sandbox.world import World, locate
+from rlhf_flow.schedule import EveryK
+from rlhf_flow.schema import GROUPS, RunConfig
+from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.rule import Rule
+
+LOCAL = (
+    "cluster=local",
+    "engine=huggingface",
+    "learner=torch",
+    "scorer=rule",
+    "scorer.function=my_lab.judges.worth",
+    "model.path=some/model",
+    "prompts.path=prompts.jsonl",
+)
+
+
+@dataclass(frozen=True)
+class Mine:
+    """An objective that a user brought along."""
+
+    gamma: float
+    delta: int = 2
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference"})
+
+
+@dataclass(frozen=True)
+class Demanding(Mine):
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference", "previous"})
+
+
+@cache  # a configuration is frozen, and Hydra takes its time
+def composed(*overrides: str) -> RunConfig:
+    return config.compose(*LOCAL, *overrides)
+
+
+def own(target: str, **values: object) -> RunConfig:
+    """A configuration whose objective is named by a file of the user's own."""
+    written = OmegaConf.create(config.as_yaml(composed()))
+    written["objective"] = {"_target_": target, **values}
+    return config.from_yaml(OmegaConf.to_yaml(written))
+
+
+# -- composing --------------------------------------------------------------------------------------------------------
+
+
+def test_the_parts_are_the_parts_themselves() -> None:
+    asked = composed("memory.size=3", "schedule=every_k", "schedule.k=2")
+    assert (asked.memory, asked.schedule) == (Window(3), EveryK(2))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_offers_parts_that_are_frozen_dataclasses(group: str) -> None:
+    offered = config.parts(group)
+    assert offered
+    for part in offered.values():
+        assert is_dataclass(part)
+        assert part.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert len(fields(part)) <= 12, (
+            f"{part.__name__} has {len(fields(part))} fields: there is a part hiding in there"
+        )
+
+
+def test_defaults_are_those_of_the_classes() -> None:
+    asked = composed()
+    assert asked.memory == Window()
+    assert asked.checkpoint == RunConfig().checkpoint
+    assert asked.evaluate == RunConfig().evaluate
+
+
+def test_values_inside_a_list_can_be_overridden() -> None:
+    assert composed("sampler.draws.0.n=7").sampler.draws[0].n == 7
+    draws = composed("sampler.draws=[{name: cold, n: 2, temperature: 0.5}, {name: warm, n: 2}]").sampler.draws
+    assert [(draw.name, draw.temperature) for draw in draws] == [("cold", 0.5), ("warm", 1.0)]
+
+
+def test_evaluation_may_have_a_judge_of_its_own() -> None:
+    asked = composed("scorer@evaluate.scorer=rule", "evaluate.scorer.function=my_lab.judges.gold")
+    assert type(asked.evaluate.scorer) is type(asked.scorer)
+    assert asked.evaluate.scorer != asked.scorer
+    assert composed().evaluate.scorer is None
+
+
+def test_evaluation_answers_each_prompt_once() -> None:
+    assert composed("evaluate.draw.name=mine").evaluate.draw.name == "mine"
+    with pytest.raises(ValueError, match=r"evaluate\.draw\.n must be 1, got 3.* Try evaluate\.draw\.n=1"):
+        composed("evaluate.draw.n=3")
+
+
+def test_a_value_is_checked_by_its_part() -> None:
+    with pytest.raises(ValueError, match=r"memory\.size must be >= 1, got 0"):
+        composed("memory.size=0")
+
+
+@pytest.mark.parametrize("override", ["rounds=0", "seed=-1", "evaluate.every=0", "checkpoint.keep=0", "run_dir=' '"])
+def test_a_value_that_makes_no_run_is_refused_with_its_key(override: str) -> None:
+    key, _ = override.split("=")
+    with pytest.raises(ValueError, match=f"{key} must .*, got .*\\. "):
+        composed(override)
+
+
+def test_a_wrong_type_is_refused() -> None:
+    with pytest.raises(ConfigCompositionException, match=r"memory\.size=many"):
+        composed("memory.size=many")
+
+
+# -- the embedded world -----------------------------------------------------------------------------------------------
+
+HERE = ("experiment=sandbox", "cluster=local", "engine=huggingface", "learner=torch")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world that looks built."""
+    monkeypatch.setenv("RLHF_FLOW_HOME", str(tmp_path))
+    world = locate()
+    world.root.mkdir()
+    world.facts.write_text("{}")
+    return world
+
+
+def test_the_sandbox_learns_from_the_reward_model_and_the_gold_judge_watches(world: World) -> None:
+    asked = config.compose(*HERE)
+    assert asked.model.path == str(world.policy)
+    assert (asked.prompts.path, asked.prompts.held_out_path) == (str(world.prompts), str(world.held_out))
+    assert asked.scorer == RewardModel(path=str(world.reward_model))
+    assert asked.evaluate.scorer == Rule(function="rlhf_flow.sandbox.gold.worth")
+
+
+@pytest.mark.parametrize("source", ["jsonl", "parquet", "huggingface"])
+def test_the_sandbox_cuts_prompts_from_wherever_they_come(world: World, source: str) -> None:
+    asked = config.compose(*HERE, f"prompts={source}", "prompts.path=mine").prompts
+    assert type(asked) is config.parts("prompts")[source]
+    assert (asked.path, asked.batch, asked.max_tokens, asked.too_long) == ("mine", 256, 256, "cut")
+
+
+def test_prompts_of_one_s_own_bring_their_own_held_out_ones(world: World) -> None:
+    assert config.compose(*HERE, "prompts=jsonl", "prompts.path=mine").prompts.held_out_path is None
+    assert config.compose(*HERE, "prompts=huggingface", "prompts.path=mine").prompts.held_out_split is None
+    asked = config.compose(*HERE, "prompts.path=mine").prompts  # only the training prompts
+    assert (asked.path, asked.held_out_path) == ("mine", str(world.held_out))
+
+
+def test_either_judge_of_the_sandbox_can_be_another(world: World) -> None:
+    asked = config.compose(*HERE, "scorer=rule", "scorer.function=my_lab.worth")
+    assert asked.scorer == Rule(function="my_lab.worth")
+    assert asked.evaluate.scorer == Rule(function="rlhf_flow.sandbox.gold.worth")
+    asked = config.compose(*HERE, "scorer@evaluate.scorer=reward_model", "evaluate.scorer.path=mine")
+    assert asked.evaluate.scorer == RewardModel(path="mine")
+    assert config.compose(*HERE, "~scorer@evaluate.scorer").evaluate.scorer is None
+    assert config.compose(*HERE, "scorer=gold").scorer == Rule(function="rlhf_flow.sandbox.gold.worth")
+
+
+# -- parts of one's own -----------------------------------------------------------------------------------------------
+
+
+def test_a_file_may_name_a_class_of_its_own() -> None:
+    assert own(f"{__name__}.Mine", gamma=0.5).objective == Mine(gamma=0.5, delta=2)
+
+
+def test_evaluation_may_have_a_judge_from_a_file() -> None:
+    written = OmegaConf.create(config.as_yaml(composed()))
+    written["evaluate"]["scorer"] = {"_target_": f"{__name__}.Mine", "gamma": 0.5}
+    assert config.from_yaml(OmegaConf.to_yaml(written)).evaluate.scorer == Mine(0.5)
+    written["evaluate"]["scorer"]["gamma"] = "much"
+    with pytest.raises(ValidationError, match=r"full_key: evaluate\.scorer\.gamma"):
+        config.from_yaml(OmegaConf.to_yaml(written))
+
+
+@pytest.mark.parametrize("target", ["no_such_module.Mine", f"{__name__}.NoSuchClass", "Mine"])
+def test_a_class_that_cannot_be_imported_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match=r"objective\._target_ must be the dotted name .* PYTHONPATH"):
+        own(target)
+
+
+def test_a_target_must_be_a_part() -> None:
+    with pytest.raises(ValueError, match=r"objective\._target_ must name a dataclass"):
+        own("pathlib.Path")
+
+
+def test_a_slot_without_a_part_is_refused_with_the_choices() -> None:
+    written = OmegaConf.create(config.as_yaml(composed()))
+    written["schedule"] = {"k": 3}
+    with pytest.raises(ValueError, match=r"schedule needs a part, but got .* Try schedule=fixed\|every_k"):
+        config.from_yaml(OmegaConf.to_yaml(written))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("fixed", "'fixed'. Try schedule=fixed, or a file"),
+        ("fix", "'fix'. Try schedule=fixed|every_k, or a file"),
+        (3, "3. Try schedule=fixed|every_k, or a file"),
+        ([1], "[1]. Try schedule=fixed|every_k, or a file"),
+    ],
+)
+def test_a_slot_that_holds_no_part_is_refused(value: object, told: str) -> None:
+    written = OmegaConf.create(config.as_yaml(composed()))
+    written["schedule"] = value
+    with pytest.raises(ValueError, match=re.escape(f"schedule needs a part, but got {told}")):
+        config.from_yaml(OmegaConf.to_yaml(written))
+
+
+# -- parts that cannot work together ----------------------------------------------------------------------------------
+
+
+def test_an_objective_whose_anchors_nobody_provides_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"needs the log-probs of previous, but schedule=fixed names only reference\. Try"
+    ):
+        config.check(own(f"{__name__}.Demanding", gamma=1.0))
+
+
+def test_a_selector_is_told_how_many_responses_there_are() -> None:
+    with pytest.raises(ValueError, match=r"selector=only_pair needs exactly 2 responses per prompt.* draws 5"):
+        composed("selector=only_pair", "sampler.draws.0.n=5")
+    composed("selector=only_pair", "sampler.draws.0.n=2")
+
+
+def test_several_ranks_need_a_cluster_that_has_them() -> None:
+    with pytest.raises(
+        ValueError, match=r"cluster=local runs one learner rank .* Try cluster=ray, or learner\.ranks=1"
+    ):
+        composed("learner=deepspeed", "learner.ranks=2")
+
+
+def test_an_engine_that_shares_its_process_with_nobody_needs_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"engine=vllm needs a process of its own, .*cluster=local.* Try cluster=ray, or engine=hugg"
+    ):
+        composed("engine=vllm")
+
+
+def test_a_greedy_draw_has_no_second_answer() -> None:
+    with pytest.raises(
+        ValueError, match=r"draw 'policy': n must be 1 at temperature 0, where answers repeat \(or raise it\), got 8"
+    ):
+        composed("sampler.draws.0.temperature=0")
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.dtype must be float32 or bfloat16, got fp8"):
+        composed("model.dtype=fp8")
+
+
+# -- what works, and should be known ----------------------------------------------------------------------------------
+
+
+def test_nothing_is_said_of_draws_from_the_policy_itself() -> None:
+    assert config.warnings(composed()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "sampler.draws.0.temperature=0.7",
+            r"sampler\.draws\.0 decodes with temperature=0\.7: .* another distribution than",
+        ),
+        (
+            "sampler.draws=[{name: a, n: 2}, {name: b, top_k: 5, top_p: 0.9}]",
+            r"draws\.1 decodes with top_p=0\.9, top_k=5:",
+        ),
+        ("evaluate.draw.temperature=0", r"evaluate\.draw decodes with temperature=0\.0: .* eval/kl"),
+    ],
+)
+def test_draws_from_another_distribution_are_flagged(override: str, told: str) -> None:
+    (warning,) = config.warnings(composed(override))
+    assert re.search(told, warning)
+
+
+# -- writing it down --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("memory.size=3", "rounds=9"), ("scorer@evaluate.scorer=rule", "evaluate.scorer.function=my_lab.judges.gold")],
+)
+def test_what_is_written_down_reads_as_the_same_configuration(overrides: tuple[str, ...]) -> None:
+    asked = composed(*overrides)
+    assert config.from_yaml(config.as_yaml(asked)) == asked
+
+
+def test_a_part_of_one_s_own_is_written_down_too() -> None:
+    asked = own(f"{__name__}.Mine", gamma=0.5)
+    assert config.from_yaml(config.as_yaml(asked)) == asked
+    assert config.flat(asked)["objective"] == f"{__name__}.Mine"
+
+
+# -- what makes two runs the same run ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "rounds=7",
+        "run_dir=elsewhere",
+        "observe.tensorboard=true",
+        "checkpoint.every=3",
+        "learner.training.micro_batch=2",
+        "model.path=moved/model",  # of what lies there the contents count
+        "prompts.path=moved.jsonl",
+        "prompts.held_out_path=moved.jsonl",
+    ],
+)
+def test_a_resumed_run_may_change(override: str) -> None:
+    assert config.identity(composed(override)) == config.identity(composed())
+
+
+def test_judges_and_settings_of_deepspeed_may_move(tmp_path: Path) -> None:
+    def moved(folder: str) -> dict[str, object]:
+        settings = tmp_path / f"{folder}.json"
+        settings.write_text("{}")
+        judges = ("scorer=reward_model", "scorer@evaluate.scorer=reward_model")
+        learner = ("learner=deepspeed", f"learner.config={settings}")
+        paths = (f"scorer.path={folder}/a", f"evaluate.scorer.path={folder}/b")
+        others = (item for item in LOCAL if not item.startswith(("scorer", "learner")))
+        return config.identity(config.compose(*others, *judges, *learner, *paths))
+
+    assert moved("here") == moved("there")
+
+
+def test_a_resumed_run_may_move_to_another_cluster() -> None:
+    pytest.importorskip("ray")
+    assert config.identity(composed("cluster=ray")) == config.identity(composed())
+
+
+@pytest.mark.parametrize(
+    ("override", "was", "now"),
+    [
+        ("seed=1", 0, 1),
+        ("schedule=every_k", "fixed", "every_k"),
+        ("sampler.draws.0.temperature=0.5", 1.0, 0.5),
+        ("checkpoint.piece=3", 64, 3),
+        ("model.revision=abc", None, "abc"),
+        ("scorer.function=my_lab.judges.other", "my_lab.judges.worth", "my_lab.judges.other"),
+    ],
+)
+def test_a_resumed_run_may_not_change(override: str, was: object, now: object) -> None:
+    key, _ = override.split("=")
+    old, new = config.identity(composed()), config.identity(composed(override))
+    assert (old[key], new[key]) == (was, now)
+
+
+def test_rounds_are_bound_where_the_learning_rate_spans_them() -> None:
+    spanning = "learner.training.schedule.span=run"
+    old, new = (config.identity(composed(spanning, rounds)) for rounds in ("rounds=4", "rounds=5"))
+    assert (old["rounds"], new["rounds"]) == (4, 5)
+
+
+def test_the_keys_of_a_part_come_and_go_with_it() -> None:
+    old, new = config.identity(composed()), config.identity(composed("schedule=every_k"))
+    assert old.keys() ^ new.keys() == {"schedule.k"}
+
+
+def test_the_identity_survives_json() -> None:
+    identity = config.identity(composed())
+    assert json.loads(json.dumps(identity)) == identity
+
+
+def test_the_files_are_beside_the_package() -> None:
+    assert (config.CONFIGS / "run.yaml").is_file()
+    assert {"algorithm", "experiment"} <= {folder.name for folder in Path(config.CONFIGS).iterdir()}

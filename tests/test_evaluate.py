@@ -1,0 +1,64 @@
+"""Evaluation on a world that can be computed by hand: who judges, on which answers, and what is not measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf_flow.parts import Evaluation
+from rlhf_flow.types import Draw, Rollouts, Scored
+from tests import toy
+
+ONE = Draw(name="mine", n=1)
+
+
+class Counting(toy.HigherIsBetter):
+    """Counts the held-out answers that it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        if len(rollouts.prompts) == toy.PROMPTS:  # a round asks fewer
+            self.asked += sum(map(len, rollouts.responses))
+        return super().score(rollouts)
+
+
+def evaluated(root: Path, *, draw: Draw = ONE, **others: object) -> dict[str, float]:
+    """The metrics of the one round of a toy run."""
+    toy.run(root, rounds=1, **{"evaluation": Evaluation(toy.HigherIsBetter(), draw, every=1), **others})
+    return json.loads((root / "metrics.jsonl").read_text().splitlines()[1])
+
+
+def test_a_judge_that_training_uses_too_is_asked_once_and_is_no_proxy(tmp_path: Path) -> None:
+    judge = Counting()
+    metrics = evaluated(tmp_path, scorer=judge, evaluation=Evaluation(judge, ONE, every=1))
+    assert judge.asked == 2 * 2 * toy.PROMPTS  # two rounds, and each answer beside the start's
+    assert metrics["eval/queries"] == 2 * toy.PROMPTS
+    assert "eval/reward" in metrics
+    assert "eval/proxy" not in metrics
+
+
+def test_the_judge_of_training_is_asked_too_where_it_is_another(tmp_path: Path) -> None:
+    judge = Counting()
+    metrics = evaluated(tmp_path, scorer=judge)
+    assert judge.asked == 2 * toy.PROMPTS
+    assert metrics["eval/queries"] == 3 * toy.PROMPTS
+    assert metrics["eval/proxy"] == pytest.approx(metrics["eval/reward"])
+
+
+def test_the_draw_is_the_one_that_is_configured(tmp_path: Path) -> None:
+    evaluated(tmp_path)
+    answers = pq.read_table(tmp_path / "rounds/00001/evaluation/answers.parquet")
+    assert answers["response"].to_pylist() == [f"1/mine/0/p{i}" for i in range(toy.PROMPTS)]
+
+
+@pytest.mark.parametrize("cold", [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 3}])
+def test_there_is_no_kl_where_the_answers_are_not_the_policy_s_own(tmp_path: Path, cold: dict[str, float]) -> None:
+    assert "eval/kl" in evaluated(tmp_path / "own")
+    metrics = evaluated(tmp_path / "cold", draw=Draw(name="mine", n=1, **cold))
+    assert "eval/kl" not in metrics
+    assert "eval/win_rate" in metrics
