@@ -68,13 +68,22 @@ def workers_of(driver: int) -> Iterator[tuple[str, psutil.Process]]:
     """The worker processes of a run: (engine-0, its process), ..."""
     for process in psutil.process_iter():
         try:
-            environment = process.environ()
+            ours = process.environ().get("RLHF_FLOW_DRIVER") == str(driver)
+            title = " ".join(process.cmdline()) if ours else ""  # ray::engine_0.call
         except (psutil.Error, OSError):
             continue
-        if environment.get("RLHF_FLOW_DRIVER") == str(driver):
-            title = " ".join(process.cmdline())  # ray::engine_0.call
-            if title.startswith("ray::") and "_" in title:
-                yield title.removeprefix("ray::").partition(".")[0].replace("_", "-"), process
+        if title.startswith("ray::") and "_" in title:
+            yield title.removeprefix("ray::").partition(".")[0].replace("_", "-"), process
+
+
+def worker(driver: int, name: str) -> psutil.Process:
+    """The worker of that name. It is looked for again while it changes its title, which Ray does at every call."""
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        for found, process in workers_of(driver):
+            if found == name:
+                return process
+    raise LookupError(f"run {driver} has no worker {name}, but {[found for found, _ in workers_of(driver)]}")
 
 
 def ended(pid: int) -> int | None:
@@ -123,12 +132,10 @@ def kill(case: str, root: Path, command: list[str], whole: Path) -> str:
     status = wait_for(pid, root / trigger)
     if status is not None:
         return f"the run ended with {status} before {trigger} was there"
+    process = psutil.Process(pid) if victim == "driver" else worker(pid, victim)
     if not at:
         time.sleep(0.5 * seconds(whole, stage))
-    if victim == "driver":
-        os.kill(pid, signal.SIGKILL)
-    else:
-        dict(workers_of(pid))[victim].kill()
+    process.kill()
     status = wait_for(pid, None)
     left = [f"{name} ({process.pid})" for name, process in _after_a_while(pid)]
     if left:

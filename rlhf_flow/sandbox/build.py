@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 THREADS = 2  # always: another number of threads sums in another order
 TEXTS = 3000  # exchanges of each part of the corpus that the tokenizer learns from
-ANSWERS = 8  # to each prompt that judges compare, the last one a spoiled copy
+ANSWERS = 8  # to each prompt that judges compare
 SAMPLES = 5  # of them the policy's
+MISHEARD = 1  # of them to a request that differs in one thing
+SPOILED = 2  # of them copies of others with something gone wrong
 CARES = (0.0, 0.0, 0.5, 0.9)  # how careful the writers are whose answers judges compare
 KEPT = 0.2  # the share of requests that nothing is trained on, in any wording
 
@@ -128,12 +130,12 @@ def _comparisons(
     name: str,
     n: int,
 ) -> list[reward.Comparison]:
-    """Judged answers to `n` prompts: some of the policy's own where there is one, some by writers, one spoiled."""
+    """Judged answers to `n` prompts: some of the policy's own where there is one, some by writers, some spoiled."""
     rng = _rng(size, name)
     wanted = [rng.choice(asked) for _ in range(n)]
     prompts = [request.word(one, rng) for one in wanted]
     contexts = [tokenizer.prompt_tokens(words, prompt) for prompt in prompts]
-    answers = [[str(noise.write(one, rng, care=rng.choice(CARES))) for _ in range(ANSWERS - 1)] for one in wanted]
+    answers = [_written(one, rng) for one in wanted]
     if student is not None:
         repeated = [context for context in contexts for _ in range(SAMPLES)]
         seed = seeds.derive(size.seed, name, "samples")
@@ -141,12 +143,16 @@ def _comparisons(
         texts = [str(words.decode(row, skip_special_tokens=True)) for row in drawn]
         answers = [[*texts[at * SAMPLES : (at + 1) * SAMPLES], *given[SAMPLES:]] for at, given in enumerate(answers)]
     comparisons = []
-    for prompt, context, given in zip(prompts, contexts, answers, strict=True):
-        every = [*given, reward.spoil(rng.choice(given), rng)]
-        # encoded from their texts, as by any judge
-        rows = [context + tokenizer.answer_tokens(words, answer) for answer in every]
-        comparisons.append(reward.compare(prompt, every, rows, rng))
+    for prompt, given in zip(prompts, answers, strict=True):
+        every = [*given, *(reward.spoil(rng.choice(given), rng) for _ in range(SPOILED))]
+        comparisons.append(reward.compare(words, prompt, every, rng))
     return comparisons
+
+
+def _written(one: Request, rng: random.Random) -> list[str]:
+    """Answers by writers, the last MISHEARD of them to another request."""
+    heard = [*([one] * (ANSWERS - SPOILED - MISHEARD)), *(noise.mishear(one, rng) for _ in range(MISHEARD))]
+    return [str(noise.write(request, rng, care=rng.choice(CARES))) for request in heard]
 
 
 def _split(every: Sequence[Request], seed: int) -> tuple[list[Request], list[Request]]:

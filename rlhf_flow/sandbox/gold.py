@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlhf_flow.sandbox.grammar import Remark, Sentence, parse, read
+from rlhf_flow.sandbox.lexicon import TOPICS
 from rlhf_flow.sandbox.request import Request, understand
 from rlhf_flow.types import Message, Verdict
 
-WEIGHTS = {"topic": 0.15, "tone": 0.45, "length": 0.2, "kind": 0.1, "reason": 0.1}
+WEIGHTS = {"topic": 0.15, "tone": 0.35, "length": 0.2, "kind": 0.1, "reason": 0.2}
 BROKEN = 0.5  # what is left of the worth of an answer that is not well-formed, at most
 
 
@@ -55,9 +56,13 @@ def _share(hits: Sequence[bool]) -> float:
 
 
 def _topic(request: Request, sentences: Sequence[Sentence]) -> float:
+    """The share of nouns and actions that are of the topic."""
     if request.topic is None:
         return 1.0
-    return _share([sentence.clause.topic == request.topic for sentence in sentences])
+    asked = TOPICS[request.topic]
+    fitting = {*asked.nouns, *asked.verbs, *asked.predicates}
+    words = [word for sentence in sentences for word in sentence.clause.words if word != "they"]
+    return _share([word in fitting for word in words])
 
 
 def _kind(request: Request, sentences: Sequence[Sentence]) -> float:
@@ -67,23 +72,20 @@ def _kind(request: Request, sentences: Sequence[Sentence]) -> float:
 
 
 def _tone(request: Request, parts: Sequence[Remark | Sentence]) -> float:
-    """The share of parts in the tone asked for; a missing opening is a wrong part, except of a curt answer."""
+    """The share of parts in the tone asked for; a missing opening is a wrong part."""
     if request.tone is None:
         return 1.0
     hits = [part.tone == request.tone for part in parts]
-    opened = any(isinstance(part, Remark) and part.place == "opening" for part in parts)
-    if request.tone != "curt" and not opened:
+    if not any(isinstance(part, Remark) and part.place == "opening" for part in parts):
         hits.append(False)
     return _share(hits)
 
 
 def _length(request: Request, sentences: Sequence[Sentence]) -> float:
-    """How near the number of sentences (of items, in a list) of the kind asked for is to the number asked for."""
+    """How near the number of sentences is to the number asked for."""
     if request.count is None:
         return 1.0
-    of_kind = [sentence for sentence in sentences if request.kind in (None, sentence.kind)]
-    given = sum(len(sentence.clause.phrases) for sentence in of_kind)  # one phrase unless it is a list
-    return 1 - abs(given - request.count) / max(given, request.count)
+    return 1 - abs(len(sentences) - request.count) / max(len(sentences), request.count)
 
 
 def _reason(request: Request, sentences: Sequence[Sentence]) -> float:
@@ -94,7 +96,6 @@ def _reason(request: Request, sentences: Sequence[Sentence]) -> float:
 
 def _variety(sentences: Sequence[Sentence]) -> float:
     """The share of nouns, and of actions, that are not said a second time."""
-    nouns = [phrase.noun for sentence in sentences for phrase in sentence.clause.phrases]
-    actions = [sentence.clause.action for sentence in sentences if sentence.clause.action]
-    said = len(nouns) + len(actions)
-    return (len(set(nouns)) + len(set(actions))) / said if said else 0.0
+    nouns = {sentence.clause.phrase.noun for sentence in sentences}
+    actions = {sentence.clause.action for sentence in sentences}
+    return (len(nouns) + len(actions)) / (2 * len(sentences)) if sentences else 0.0

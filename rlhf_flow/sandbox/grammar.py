@@ -1,10 +1,9 @@
 """What a well-formed answer is: a tree, its text, and the parser that finds the tree again.
 
     answer   = [opening] sentence{1..8} [closing]
-    sentence = a frame of some kind and tone around a clause, which stays within one topic
+    sentence = a frame of some kind and tone around a clause, then a stop
     clause   = verb "the" phrase [adjunct] [reason]        advice
              | phrase predicate [adjunct] [reason]         description
-             | phrase {"," phrase} ["and" phrase] [reason] list
     phrase   = [adjective] noun          reason = ", because" ("they" | noun) predicate
 
 Frozen, like the lexicon.
@@ -16,7 +15,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlhf_flow.sandbox.lexicon import ADJUNCTS, CLOSINGS, FRAMES, OPENINGS, TOPICS
+from rlhf_flow.sandbox.lexicon import ADJUNCTS, CLOSINGS, FRAMES, OPENINGS, STOPS, TOPICS
 
 MOST_SENTENCES = 8
 
@@ -41,11 +40,16 @@ class Reason:
 
 @dataclass(frozen=True)
 class Clause:
-    topic: str
-    phrases: tuple[Phrase, ...]  # one, or the items of a list
-    action: str = ""  # the verb of an advice, the predicate of a description
+    phrase: Phrase
+    action: str  # the verb of an advice, the predicate of a description
     adjunct: str | None = None
     reason: Reason | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What it says: nouns and actions."""
+        said = (self.phrase.noun, self.action)
+        return (*said, self.reason.noun, self.reason.predicate) if self.reason else said
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,13 @@ class Sentence:
     tone: str
     frame: str
     clause: Clause
+    stop: str = "."
 
     def __str__(self) -> str:
         clause = self.clause
-        *firsts, last = map(str, clause.phrases)
-        if self.kind == "advice":
-            text = f"{clause.action} the {last}"
-        elif self.kind == "description":
-            text = f"{last} {clause.action}"
-        else:
-            text = f"{', '.join(firsts)} and {last}" if firsts else last
+        text = f"{clause.action} the {clause.phrase}" if self.kind == "advice" else f"{clause.phrase} {clause.action}"
         text += f" {clause.adjunct}" if clause.adjunct else ""
-        text = self.frame.format(text + str(clause.reason or ""))
+        text = self.frame.format(f"{text}{clause.reason or ''}{self.stop}")
         return text[0].upper() + text[1:]
 
 
@@ -97,6 +96,10 @@ REMARKS: dict[str, Remark] = {
     for tone in texts
     for text in texts[tone]
 }
+NOUNS, ADJECTIVES, VERBS, PREDICATES = (
+    tuple(word for topic in TOPICS.values() for word in getattr(topic, words))
+    for words in ("nouns", "adjectives", "verbs", "predicates")
+)
 
 
 def parse(text: str) -> Answer | None:
@@ -113,7 +116,7 @@ def parse(text: str) -> Answer | None:
 
 def read(text: str) -> tuple[Remark | Sentence | None, ...]:
     """The parts of any text, whether or not they make an answer; None where a part is not of the grammar."""
-    parts = re.split(r"(?<=[.!]) ", text.strip())
+    parts = re.split(r"(?<=[.!?]) ", text.strip())
     return tuple(REMARKS.get(part) or _sentence(part) for part in parts)
 
 
@@ -122,19 +125,17 @@ def _remark(part: Remark | Sentence | None, place: str) -> Remark | None:
 
 
 def _sentence(text: str) -> Sentence | None:
-    if not text:
+    if not text or text[-1] not in STOPS.values():
         return None
     for (kind, tone), frames in FRAMES.items():
         for frame in frames:
-            before, after = frame.split("{}")
-            if not text.endswith(after):
-                continue
+            before = frame.removesuffix("{}")
             # the first letter of a frame is a capital in its sentence; "I" always is
             lowered = text if before.startswith("I ") else text[0].lower() + text[1:]
             if not lowered.startswith(before):
                 continue
-            for clause in _clause(lowered[len(before) : len(lowered) - len(after)], kind):
-                sentence = Sentence(kind=kind, tone=tone, frame=frame, clause=clause)
+            for clause in _clause(lowered[len(before) : -1], kind):
+                sentence = Sentence(kind=kind, tone=tone, frame=frame, clause=clause, stop=text[-1])
                 if str(sentence) == text:
                     return sentence
     return None
@@ -149,55 +150,38 @@ def _word(text: str, options: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             yield word, text[len(word) :].removeprefix(" ")
 
 
-def _phrase(text: str, topic: str) -> Iterator[tuple[Phrase, str]]:
-    words = TOPICS[topic]
-    for noun, rest in _word(text, words.nouns):
+def _phrase(text: str) -> Iterator[tuple[Phrase, str]]:
+    for noun, rest in _word(text, NOUNS):
         yield Phrase(noun=noun), rest
-    for adjective, after in _word(text, words.adjectives):
-        for noun, rest in _word(after, words.nouns):
+    for adjective, after in _word(text, ADJECTIVES):
+        for noun, rest in _word(after, NOUNS):
             yield Phrase(noun=noun, adjective=adjective), rest
 
 
-def _reason(text: str, topic: str) -> Iterator[tuple[Reason | None, str]]:
+def _reason(text: str) -> Iterator[tuple[Reason | None, str]]:
     yield None, text
     for _, after in _word(text, (", because",)):
-        for noun, rest in _word(after, ("they", *TOPICS[topic].nouns)):
-            for predicate, end in _word(rest, TOPICS[topic].predicates):
+        for noun, rest in _word(after, ("they", *NOUNS)):
+            for predicate, end in _word(rest, PREDICATES):
                 yield Reason(predicate=predicate, noun=noun), end
 
 
-def _items(text: str, topic: str) -> Iterator[tuple[tuple[Phrase, ...], str]]:
-    for phrase, rest in _phrase(text, topic):
-        yield (phrase,), rest
-        for _, after in _word(rest, ("and",)):
-            for last, end in _phrase(after, topic):
-                yield (phrase, last), end
-        for _, after in _word(rest, (",",)):
-            for others, end in _items(after, topic):
-                if len(others) > 1:
-                    yield (phrase, *others), end
-
-
-def _core(text: str, kind: str, topic: str) -> Iterator[tuple[tuple[Phrase, ...], str, str]]:
-    """Yield (phrases, action, rest)."""
+def _core(text: str, kind: str) -> Iterator[tuple[Phrase, str, str]]:
+    """Yield (phrase, action, rest)."""
     if kind == "advice":
-        for verb, after in _word(text, TOPICS[topic].verbs):
+        for verb, after in _word(text, VERBS):
             for _, noun in _word(after, ("the",)):
-                for phrase, rest in _phrase(noun, topic):
-                    yield (phrase,), verb, rest
-    elif kind == "description":
-        for phrase, after in _phrase(text, topic):
-            for predicate, rest in _word(after, TOPICS[topic].predicates):
-                yield (phrase,), predicate, rest
+                for phrase, rest in _phrase(noun):
+                    yield phrase, verb, rest
     else:
-        for items, rest in _items(text, topic):
-            yield items, "", rest
+        for phrase, after in _phrase(text):
+            for predicate, rest in _word(after, PREDICATES):
+                yield phrase, predicate, rest
 
 
 def _clause(text: str, kind: str) -> Iterator[Clause]:
-    for topic in TOPICS:
-        for phrases, action, after in _core(text, kind, topic):
-            for adjunct, rest in ((None, after), *_word(after, ADJUNCTS[kind])):
-                for reason, end in _reason(rest, topic):
-                    if not end:
-                        yield Clause(topic=topic, phrases=phrases, action=action, adjunct=adjunct, reason=reason)
+    for phrase, action, after in _core(text, kind):
+        for adjunct, rest in ((None, after), *_word(after, ADJUNCTS[kind])):
+            for reason, end in _reason(rest):
+                if not end:
+                    yield Clause(phrase=phrase, action=action, adjunct=adjunct, reason=reason)

@@ -10,24 +10,24 @@ import random
 from dataclasses import replace
 
 from rlhf_flow.sandbox.grammar import REMARKS, Answer, Clause, Phrase, Reason, Remark, Sentence
-from rlhf_flow.sandbox.lexicon import ADJUNCTS, CLOSINGS, FRAMES, KINDS, OPENINGS, TONES, TOPICS
+from rlhf_flow.sandbox.lexicon import ADJUNCTS, CLOSINGS, FRAMES, KINDS, OPENINGS, STOPS, TONES, TOPICS
 from rlhf_flow.sandbox.request import COUNTS, Request
 
 # of a writer: how often an answer ...
-WRONG_KIND = 0.1
-WRONG_TOPIC = 0.18
-WRONG_TONE = 0.35
-WRONG_COUNT = 0.45
-NO_OPENING = 0.35  # where the tone wants one
+WRONG_KIND = 0.05
+WRONG_TOPIC = 0.05
+WRONG_TONE = 0.5
+WRONG_COUNT = 0.5
+NO_OPENING = 0.5  # where the tone wants one
 CLOSING = 0.4
-NO_REASON = 0.5  # where one was asked for
+NO_REASON = 0.6  # where one was asked for
 # ... and how often a sentence
-DRIFT_TOPIC = 0.03
-DRIFT_TONE = 0.05
-UNASKED_REASON = 0.12
-REPEAT = 0.12  # says a noun and an action that were said before
-ADJUNCT = 0.35
-ADJECTIVE = 0.4
+DRIFT_TOPIC = 0.01
+DRIFT_TONE = 0.4
+UNASKED_REASON = 0.1
+REPEAT = 0.05  # minds not what was said before
+ADJUNCT = 0.25
+ADJECTIVE = 0.3
 
 # of a judge: P(first is preferred) = FLIP + (1 - 2 FLIP) sigmoid(SCALE (gold of first - gold of second))
 SCALE = 12.0
@@ -46,23 +46,30 @@ def write(request: Request, rng: random.Random, *, care: float = 0.0) -> Answer:
     kind = _other(KINDS, request.kind, slip * WRONG_KIND, rng)
     topic = _other(tuple(TOPICS), request.topic, slip * WRONG_TOPIC, rng)
     tone = _other(TONES, request.tone, slip * WRONG_TONE, rng)
-    fitting = kind == request.kind and rng.random() >= slip * WRONG_COUNT
-    count = request.count if fitting else rng.choice(COUNTS[kind])
+    count = request.count if rng.random() >= slip * WRONG_COUNT else rng.choice(COUNTS)
     reasoned = request.reason and rng.random() >= slip * NO_REASON
-    length = 1 if kind == "list" else count
-    where = rng.randrange(length) if reasoned else -1
+    where = rng.randrange(count) if reasoned else -1
     sentences: list[Sentence] = []
-    for position in range(length):
+    for position in range(count):
         here = _other(tuple(TOPICS), topic, slip * DRIFT_TOPIC, rng)
-        items = count if kind == "list" else 1
-        clause = _clause(kind, here, items, position == where or rng.random() < UNASKED_REASON, sentences, rng)
-        if rng.random() < slip * REPEAT:
-            clause = _repeat(clause, sentences, rng)
+        said = [] if rng.random() < slip * REPEAT else sentences
+        clause = _clause(kind, here, position == where or rng.random() < slip * UNASKED_REASON, said, rng)
         heard = _other(TONES, tone, slip * DRIFT_TONE, rng)
         frame = rng.choice(FRAMES[kind, heard])
-        sentences.append(Sentence(kind=kind, tone=heard, frame=frame, clause=clause))
+        sentences.append(Sentence(kind=kind, tone=heard, frame=frame, clause=clause, stop=STOPS[heard]))
     opening = _remark(OPENINGS[tone], 1 - slip * NO_OPENING, rng)
     return Answer(sentences=tuple(sentences), opening=opening, closing=_remark(CLOSINGS[tone], CLOSING, rng))
+
+
+def mishear(request: Request, rng: random.Random) -> Request:
+    """The request with another kind, topic or number than was asked for."""
+    assert request.kind and request.topic
+    way = rng.randrange(3)
+    if way == 0:
+        return replace(request, kind=_other(KINDS, request.kind, 1.0, rng))
+    if way == 1:
+        return replace(request, topic=_other(tuple(TOPICS), request.topic, 1.0, rng))
+    return replace(request, count=rng.choice([count for count in COUNTS if count != request.count]))
 
 
 def _other(options: tuple[str, ...], wanted: str, probability: float, rng: random.Random) -> str:
@@ -75,31 +82,19 @@ def _remark(texts: tuple[str, ...], probability: float, rng: random.Random) -> R
     return REMARKS[rng.choice(texts)] if texts and rng.random() < probability else None
 
 
-def _clause(kind: str, topic: str, items: int, reasoned: bool, before: list[Sentence], rng: random.Random) -> Clause:
+def _clause(kind: str, topic: str, reasoned: bool, before: list[Sentence], rng: random.Random) -> Clause:
     words = TOPICS[topic]
-    actions = {"advice": words.verbs, "description": words.predicates, "list": ("",)}[kind]
-    nouns, action = _unsaid(words.nouns, items, before, rng), _unsaid(actions, 1, before, rng)[0]
-    phrases = tuple(
-        Phrase(noun=noun, adjective=rng.choice(words.adjectives) if rng.random() < ADJECTIVE else None)
-        for noun in nouns
-    )
-    adjunct = rng.choice(ADJUNCTS[kind]) if ADJUNCTS[kind] and rng.random() < ADJUNCT else None
+    said = {word for sentence in before for word in sentence.clause.words}
+    noun = _unsaid(words.nouns, said, rng)
+    action = _unsaid(words.verbs if kind == "advice" else words.predicates, said, rng)
+    adjective = rng.choice(words.adjectives) if rng.random() < ADJECTIVE else None
+    adjunct = rng.choice(ADJUNCTS[kind]) if rng.random() < ADJUNCT else None
     reason = None
     if reasoned:
-        predicate = rng.choice([predicate for predicate in words.predicates if predicate != action])
+        predicate = _unsaid(words.predicates, {*said, action}, rng)
         reason = Reason(predicate=predicate, noun=rng.choice(("they", rng.choice(words.nouns))))
-    return Clause(topic=topic, phrases=phrases, action=action, adjunct=adjunct, reason=reason)
+    return Clause(phrase=Phrase(noun=noun, adjective=adjective), action=action, adjunct=adjunct, reason=reason)
 
 
-def _repeat(clause: Clause, before: list[Sentence], rng: random.Random) -> Clause:
-    """The clause with words that were said before, if there are any."""
-    if len(clause.phrases) > 1:
-        return replace(clause, phrases=(*clause.phrases[:-1], rng.choice(clause.phrases[:-1])))
-    alike = [sentence.clause for sentence in before if sentence.clause.topic == clause.topic]
-    return replace(clause, phrases=alike[-1].phrases, action=alike[-1].action) if alike else clause
-
-
-def _unsaid(options: tuple[str, ...], n: int, before: list[Sentence], rng: random.Random) -> list[str]:
-    clauses = [sentence.clause for sentence in before]
-    said = {word for clause in clauses for word in (clause.action, *(phrase.noun for phrase in clause.phrases))}
-    return rng.sample([option for option in options if option not in said], n)
+def _unsaid(options: tuple[str, ...], said: set[str], rng: random.Random) -> str:
+    return rng.choice([option for option in options if option not in said])

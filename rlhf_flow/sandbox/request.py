@@ -16,7 +16,7 @@ from rlhf_flow.sandbox.lexicon import KINDS, TONES, TOPICS
 T = TypeVar("T")
 
 NUMBERS = ("one", "two", "three", "four", "five")
-COUNTS: dict[str, tuple[int, ...]] = {"advice": (1, 2, 3), "description": (1, 2, 3), "list": (2, 3, 4, 5)}
+COUNTS = (1, 2, 3)  # sentences
 
 ASKS: dict[str, tuple[str, ...]] = {
     "advice": (
@@ -30,12 +30,6 @@ ASKS: dict[str, tuple[str, ...]] = {
         "tell me about the {topic} in {n} sentence{s}",
         "write {n} sentence{s} about the {topic}",
         "I want {n} sentence{s} on the {topic}",
-    ),
-    "list": (
-        "name {n} things from the {topic}",
-        "list {n} things that belong to the {topic}",
-        "I want to know {n} things from the {topic}",
-        "give me {n} things of the {topic}",
     ),
 }
 REASONS = (" and say why", " with a reason", " and explain why", ", giving a reason")
@@ -53,7 +47,6 @@ KIND_WORDS = {
     "tips": "advice",
     "sentence": "description",
     "sentences": "description",
-    "things": "list",
 }
 
 
@@ -64,7 +57,7 @@ class Request:
     kind: str | None
     topic: str | None
     tone: str | None
-    count: int | None  # sentences, or items of a list
+    count: int | None  # sentences
     reason: bool
 
 
@@ -75,7 +68,7 @@ def every_request() -> tuple[Request, ...]:
         for kind in KINDS
         for topic in TOPICS
         for tone in TONES
-        for count in COUNTS[kind]
+        for count in COUNTS
         for reason in (False, True)
     )
 

@@ -25,14 +25,14 @@ class Size:
     layers: int = 4
     positions: int = 1024
     max_tokens: int = 64  # of an answer
-    careful: int = 12_000  # instruction/answer pairs by careful writers, learned first
+    careful: int = 4_000  # instruction/answer pairs by careful writers, learned first
     usual: int = 14_000  # instruction/answer pairs by the usual, careless ones
-    policy_batch: int = 24
-    policy_lr: float = 3e-3
-    written: int = 2000  # prompts for which judges compared what writers answered
-    drawn: int = 900  # prompts for which they compared what the policy answered
-    reward_batch: int = 4  # prompts
-    reward_lr: float = 1.5e-3
+    policy_batch: int = 32
+    policy_lr: float = 6e-3
+    written: int = 5000  # prompts for which judges compared what writers answered
+    drawn: int = 1000  # prompts for which they compared what the policy answered
+    reward_batch: int = 8  # prompts
+    reward_lr: float = 2.5e-3
     prompts: int = 4096
     held_out: int = 512
 

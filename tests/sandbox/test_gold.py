@@ -31,9 +31,10 @@ def test_an_answer_that_does_all_that_was_asked_is_worth_one():
     ("aspect", "answer"),
     [
         ("well_formed", BEST[:-1]),
-        ("topic", BEST.replace("water the young roses", "season the fresh soups").replace("need light", "need salt")),
+        ("topic", BEST.replace("water the young roses", "season the fresh soups")),
+        ("topic", BEST.replace("need light", "need salt")),
         ("tone", BEST.replace("Thank you for asking. ", "")),
-        ("tone", BEST.replace("Please water", "Go and water").replace("light.", "light!")),
+        ("tone", BEST.replace("Please water", "Go and water")),
         ("length", BEST.replace("You might trim the ferns. ", "")),
         ("kind", BEST.replace("You might trim the ferns.", "You may find that ferns love the rain.")),
         ("reason", BEST.replace(", because they need light", "")),

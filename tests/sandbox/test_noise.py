@@ -1,9 +1,11 @@
 import random
+from dataclasses import asdict
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.sandbox.noise import FLIP, SCALE, prefers
+from rlhf_flow.sandbox.noise import FLIP, SCALE, mishear, prefers
+from rlhf_flow.sandbox.request import every_request
 
 worths = st.floats(0, 1)
 
@@ -21,3 +23,10 @@ def test_judges_err_as_often_as_stated():
     assert SCALE > 5  # so that a clear case is missed by flips alone
     assert abs(clear - (1 - FLIP)) < 0.01
     assert abs(even - 0.5) < 0.015
+
+
+@given(st.sampled_from(every_request()), st.integers())
+def test_a_request_is_misheard_in_one_thing(asked, seed):
+    heard = asdict(mishear(asked, random.Random(seed)))
+    assert sum(heard[name] != value for name, value in asdict(asked).items()) == 1
+    assert (heard["tone"], heard["reason"]) == (asked.tone, asked.reason)
