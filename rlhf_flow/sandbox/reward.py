@@ -51,6 +51,8 @@ def compare(words: PreTrainedTokenizerFast, prompt: str, answers: Sequence[str],
 def spoil(answer: str, rng: random.Random) -> str:
     """What goes wrong with answers when a policy goes astray: cut, scrambled, or stuck on a phrase."""
     words = answer.split()
+    if not words:  # a policy may say nothing
+        return answer
     way = rng.randrange(5)
     at = rng.randrange(len(words))
     if way == 0:

@@ -1,6 +1,8 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlhf_flow.sandbox import noise, policy, reward, tokenizer
 from rlhf_flow.sandbox.request import every_request, word
@@ -46,3 +48,9 @@ def test_a_comparison_holds_the_tokens_that_any_judge_sees(judged):
             ]
             text = words.apply_chat_template(messages, tokenize=False)
             assert words.encode(text, add_special_tokens=False) == one.prompt + answer
+
+
+@given(st.sampled_from(["", "Fine.", "Fine, water the roses. Look, herbs need light!"]), st.integers())
+def test_any_answer_can_be_spoiled(answer, seed):
+    spoiled = reward.spoil(answer, random.Random(seed))
+    assert set(spoiled.split()) <= set(answer.split())
