@@ -153,7 +153,7 @@ def test_the_sandbox_learns_from_the_reward_model_and_the_gold_judge_watches(wor
 def test_the_sandbox_cuts_prompts_from_wherever_they_come(world: World, source: str) -> None:
     asked = config.compose(*HERE, f"prompts={source}", "prompts.path=mine").prompts
     assert type(asked) is config.parts("prompts")[source]
-    assert (asked.path, asked.batch, asked.max_tokens, asked.too_long) == ("mine", 256, 256, "cut")
+    assert (asked.path, asked.batch, asked.max_tokens, asked.too_long) == ("mine", 512, 256, "cut")
 
 
 def test_prompts_of_one_s_own_bring_their_own_held_out_ones(world: World) -> None:
