@@ -104,7 +104,8 @@ def test_gradients_through_chunks_are_those_through_whole_logits(name: str) -> N
     lm.zero_grad()
     ours(ResponseLogps(lm, chunk=3), pack(rows())).sum().backward()
     for name, parameter in lm.named_parameters():
-        assert torch.allclose(parameter.grad, expected[name], atol=1e-4), name
+        largest = expected[name].abs().max().item()  # 38 for the first layer's queries: float32 errs by that much more
+        assert torch.allclose(parameter.grad, expected[name], rtol=0, atol=1e-4 * largest), name
 
 
 def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
