@@ -1,4 +1,4 @@
-"""The command line: `rlhf-flow run`, `report` and `sandbox`; `python -m rlhf_flow` is the same program.
+"""The command line: `rlhf-flow run`, `report`, `sandbox` and `verify`; `python -m rlhf_flow` is the same program.
 
 Nothing heavy is imported for help or for a look at the configuration. Exit status: 0 done, 1 a failure of the run,
 2 a mistake in what was asked, 130 interrupted.
@@ -26,7 +26,12 @@ DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], int]] = {"run": run, "report": report, "sandbox": sandbox}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": run,
+        "report": report,
+        "sandbox": sandbox,
+        "verify": verify,
+    }
     if not given or given[0] in ("-h", "--help", "help"):
         print(manual.program())
         return DONE if given else MISTAKEN
@@ -113,6 +118,19 @@ def sandbox(arguments: list[str]) -> int:
     sys.argv = ["rlhf-flow sandbox", *arguments]
     build()
     return DONE
+
+
+def verify(arguments: list[str]) -> int:
+    """`rlhf-flow verify`: check the claims of the papers on games with exact solutions."""
+    if {"-h", "--help"} & set(arguments):
+        print(manual.VERIFY)
+        return DONE
+    from rlhf_flow.verify.command import main as check
+
+    try:
+        return check(arguments)
+    except ValueError as error:
+        return _mistaken(str(error))
 
 
 @contextmanager

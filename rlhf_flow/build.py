@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import config as configuration
-from rlhf_flow import loop, report
+from rlhf_flow import loop, report, together
 from rlhf_flow.disk import sha256
+from rlhf_flow.ledger import Ledger
 from rlhf_flow.parts import Evaluation, Keeping, Parts
-from rlhf_flow.protocols import Cluster, Model, PromptSource
+from rlhf_flow.protocols import PromptSource
 from rlhf_flow.record import settle
 from rlhf_flow.schema import RunConfig
-from rlhf_flow.store import Ledger
+from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
 
@@ -67,11 +68,11 @@ class Prepared:
             f"{number} {name.replace('_', ' ')}" for name, number in self.prompts.counts.items() if number
         )
         print(f"prompts: {counted}", flush=True)
-        for line in configuration.warnings(config):
+        for line in together.warnings(config):
             print(f"warning: {line}", flush=True)
         observers = config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config))
         try:
-            engine = cluster.engine(config.engine, self.model)
+            engine = cluster.engine(config.engine, self.model, mixes=config.sampler.mixes)
             learner = cluster.learner(config.learner, self.model)
             scorer = cluster.scorer(config.scorer)
             judge = scorer if config.evaluate.scorer is None else cluster.scorer(config.evaluate.scorer)
@@ -116,7 +117,7 @@ class Prepared:
 
 def prepare(config: RunConfig) -> Prepared:
     """Check a configuration against the world it names, and take its folder. Raises ValueError for any mistake."""
-    configuration.check(config)
+    together.check(config)
     for spec in (config.engine, config.learner, config.scorer, config.evaluate.scorer):
         if spec is not None:
             spec.check()
@@ -186,7 +187,7 @@ def _fits(config: RunConfig, model: Model, *, vocabulary: int, longest: int) -> 
             "They do not belong together: give the folder that both were saved to."
         )
     positions = config.engine.reads_at_most(about.get("max_position_embeddings"))
-    answer = max(draw.max_tokens for draw in (*config.sampler.draws, config.evaluate.draw))
+    answer = max(draw.max_tokens for draw in (*config.sampler.drawn.values(), config.evaluate.draw))
     if positions is not None and longest + answer > positions:
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
@@ -221,7 +222,7 @@ def _manifest(
         "seed": config.seed,
         "model": model.path,  # of the hub: the folder of the commit that `revision` meant
         "prompts": dict(prompts.counts),
-        "warnings": configuration.warnings(config),
+        "warnings": together.warnings(config),
         "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
     }
 

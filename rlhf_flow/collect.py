@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from rlhf_flow import rows
-from rlhf_flow.learning import Library
+from rlhf_flow.library import Library
 from rlhf_flow.parts import Parts
-from rlhf_flow.store import Entry, Facts, write_table
-from rlhf_flow.types import Plan, Scored, Table
+from rlhf_flow.store import Entry, Facts, Shelf
+from rlhf_flow.tables import Table
+from rlhf_flow.types import Plan, Scored
 
 
 def sample(parts: Parts, plan: Plan, library: Library) -> Entry:
@@ -24,10 +24,10 @@ def sample(parts: Parts, plan: Plan, library: Library) -> Entry:
     prompts = parts.prompts.batch(plan.round)
     pieces = [prompts[at : at + parts.piece] for at in range(0, len(prompts), parts.piece)]
 
-    def write(folder: Path, index: int) -> Facts:
-        policies = {"sampler": library[plan.sampler]}
-        rollouts = parts.sampler.sample(parts.engine, pieces[index], policies, plan, seed=parts.seed)
-        write_table(folder, f"responses/{index:05d}", rows.from_rollouts(rollouts))
+    def write(shelf: Shelf, index: int) -> Facts:
+        policies = {role: library.playing(plan, role) for role in plan.samplers}
+        rollouts = parts.sampler.sample(parts.engine, pieces[index], policies, round=plan.round, seed=parts.seed)
+        shelf.table(f"responses/{index:05d}", rows.from_rollouts(rollouts))
         responses = [response for group in rollouts.responses for response in group]
         return {
             "tokens/sampled": sum(len(response.tokens) for response in responses),
@@ -41,10 +41,10 @@ def score(parts: Parts, plan: Plan, sampled: Entry) -> Entry:
     """The judge's view of every response."""
     shards = [Table((shard,)) for shard in parts.ledger.table(plan.round, sampled).shards]
 
-    def write(folder: Path, index: int) -> Facts:
+    def write(shelf: Shelf, index: int) -> Facts:
         rollouts = rows.to_rollouts(shards[index].read())
         scored = parts.scorer.score(rollouts)
-        write_table(folder, f"scores/{index:05d}", rows.from_scored(scored))
+        shelf.table(f"scores/{index:05d}", rows.from_scored(scored))
         judged = scored.utility[~np.isnan(scored.utility)]  # an abstention is no reward of zero
         return {**scored.counts, "reward/sum": float(judged.sum(dtype=np.float64)), "reward/count": judged.size}
 
@@ -54,12 +54,12 @@ def score(parts: Parts, plan: Plan, sampled: Entry) -> Entry:
 def select(parts: Parts, plan: Plan, sampled: Entry, scored: Entry) -> Entry:
     """The pairs the learner will see; each response in one bucket, each considered pair in one."""
 
-    def write(folder: Path) -> Facts:
+    def write(shelf: Shelf) -> Facts:
         responses: dict[str, int] = {}
         pairs: dict[str, int] = {}
         for index, shard in enumerate(_scored(parts, plan.round, sampled, scored)):
             selection = parts.selector.select(shard)
-            write_table(folder, f"pairs/{index:05d}", rows.from_selection(selection))
+            shelf.table(f"pairs/{index:05d}", rows.from_selection(selection))
             for name, number in rows.count(selection.response_buckets).items():
                 responses[name] = responses.get(name, 0) + number
             for name, number in selection.pair_counts.items():
@@ -67,7 +67,7 @@ def select(parts: Parts, plan: Plan, sampled: Entry, scored: Entry) -> Entry:
         total = sampled.facts["responses/sampled"]
         assert sum(responses.values()) == total, f"{sum(responses.values())} bucketed responses of {total}"
         buckets = {"responses": responses, "pairs": pairs}
-        (folder / "buckets.json").write_text(json.dumps(buckets, indent=1))
+        shelf.text("buckets.json", json.dumps(buckets, indent=1))
         return {f"{kind}/{name}": number for kind, counts in buckets.items() for name, number in counts.items()}
 
     parts.progress(plan.round, "select", 0, 1, "rounds")
@@ -85,7 +85,7 @@ def _scored(parts: Parts, round: int, sampled: Entry, scored: Entry) -> list[Sco
 def _in_pieces(
     parts: Parts, round: int, stage: str, sizes: Sequence[int], write: Callable[..., Facts], *, unit: str
 ) -> Entry:
-    """Commit a stage piece by piece; `write(folder, index=...)` makes one, of `sizes[index]` units."""
+    """Commit a stage piece by piece; `write(shelf, index=...)` makes one, of `sizes[index]` units."""
 
     def pieces() -> list[Entry]:
         entries = []

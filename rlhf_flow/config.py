@@ -1,13 +1,13 @@
 """From what was typed to the parts that were meant, and back: Hydra composes, the parts check themselves.
 
-`compose` and `build` make a `RunConfig`; `check` refuses parts that cannot work together, `warnings` says what should
-be known; `as_yaml` writes it down and `from_yaml` reads it again; `identity` is what must not change on a resume.
+`compose` and `build` make a `RunConfig`, `as_yaml` writes it down and `from_yaml` reads it
+again; `identity` is what must not change on a resume.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -22,15 +22,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlhf_flow.schema import GROUPS, RunConfig
+from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
+from rlhf_flow.together import check
 
 CONFIGS = Path(__file__).with_name("configs")
 SWITCHED = {"evaluate.scorer": "scorer"}  # slot -> group, where the two have different names
-
-
-def parts(group: str) -> Mapping[str, type]:
-    """The registered parts of an extension point, by name."""
-    return dict(import_module(f"rlhf_flow.{group}").PARTS)
 
 
 @cache
@@ -73,48 +69,6 @@ def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     swept = [override for override in hydra.overrides.task if override not in typed]
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={hydra.job.num}")
     return _merged(composed, OmegaConf.create({"run_dir": f"{composed.run_dir}-{name}"}))
-
-
-def check(config: RunConfig) -> None:
-    """Refuse parts that each make sense and together do not. Raises ValueError with the way out."""
-    names = {group: part_name(group, getattr(config, group)) for group in GROUPS}
-    if config.model.dtype not in ("float32", "bfloat16"):
-        raise ValueError(
-            f"model.dtype must be float32 or bfloat16, got {config.model.dtype}. Try model.dtype=bfloat16."
-        )
-    anchors = config.schedule.at(1, ()).anchors
-    if missing := sorted(config.objective.needs - anchors.keys()):
-        raise ValueError(
-            f"objective={names['objective']} needs the log-probs of {', '.join(missing)}, but "
-            f"schedule={names['schedule']} names only {', '.join(anchors) or 'none'}. Try another schedule."
-        )
-    config.selector.check(sum(draw.n for draw in config.sampler.draws))
-    config.cluster.check(ranks=config.learner.ranks)
-    if config.engine.alone and config.cluster.one_process:
-        raise ValueError(
-            f"engine={names['engine']} needs a process of its own, but cluster={names['cluster']} runs everything in "
-            "one. Try cluster=ray, or engine=huggingface."
-        )
-
-
-def warnings(config: RunConfig) -> list[str]:
-    """What works, and a reader of the results should know: a sentence each."""
-    draws = [(f"sampler.draws.{at}", draw, "") for at, draw in enumerate(config.sampler.draws)]
-    draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
-    return [
-        f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.altered.items())}: its answers "
-        f"follow another distribution than the policy's own{consequence}."
-        for key, draw, consequence in draws
-        if not draw.is_policy_itself
-    ]
-
-
-def part_name(group: str, part: object) -> str:
-    """The name under which a part is chosen: its registered name, or its class where the user brought it along."""
-    for name, registered in parts(group).items():
-        if type(part) is registered:
-            return name
-    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 # -- writing it down --------------------------------------------------------------------------------------------------

@@ -6,18 +6,17 @@ Each round answers the same prompts once; the judge compares every answer with t
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rlhf_flow import rows
-from rlhf_flow.learning import Library
+from rlhf_flow.library import Library
 from rlhf_flow.parts import Parts
 from rlhf_flow.seeds import derive
-from rlhf_flow.store import Entry, Facts, write_table
-from rlhf_flow.types import Response, Rollouts, Scored, Shard, Table
+from rlhf_flow.store import Entry, Facts, Shelf
+from rlhf_flow.tables import Shard, Table
+from rlhf_flow.types import Response, Rollouts, Scored
 
 RESAMPLES = 2000  # bootstrap resamples over prompts
 
@@ -27,30 +26,34 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
 
     Metrics (design §7): win rate with a 95 % bootstrap interval over prompts, reward by the evaluation judge (and its
     aspects), `proxy` by the training judge where that is another, KL to the start where the answers are the policy's
-    own, length, truncation, share of distinct answers.
+    own, length, truncation, share of distinct answers, and what the evaluation judge says of all answers together.
     """
     due = round % parts.evaluation.every == 0 or round == parts.rounds
+    if round > 0 and not parts.plan(round).evaluated:
+        return None
     if not due or not parts.prompts.held_out():
         return None
 
-    def write(folder: Path) -> Facts:
+    def write(shelf: Shelf) -> Facts:
         policy = library[round]
         judge, draw = parts.evaluation.judge, parts.evaluation.draw
         seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
         answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
-        write_table(folder, "evaluation/answers", rows.from_rollouts(answers))
+        shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
         start = answers if round == 0 else _answers(parts, 0)
         judged = judge.score(_side_by_side(start, answers))
-        write_table(folder, "evaluation/compared", _compared(judged))
+        shelf.table("evaluation/compared", _compared(judged))
         metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(answers)}
         queries = judged.counts.get("judge/queries", 0)
         if judge is not parts.scorer:
             proxy = parts.scorer.score(answers)
-            metrics["eval/proxy"] = float(np.nanmean(proxy.utility))
-            queries += proxy.counts.get("judge/queries", 0)
+            asked = proxy.counts.get("judge/queries")
+            if asked != 0:  # a judge of pairs has nothing to say of one answer to a prompt
+                metrics["eval/proxy"] = float(np.nanmean(proxy.utility))
+            queries += asked or 0
         if round > 0 and draw.is_policy_itself:  # other answers would make it no KL
-            metrics["eval/kl"] = _kl(parts, round, library, folder)
-        return {**metrics, "eval/queries": queries}
+            metrics["eval/kl"] = _kl(parts, round, library, shard)
+        return _with_measures({**metrics, "eval/queries": queries}, judged)
 
     parts.progress(round, "evaluate", 0, 1, "rounds")
     entry = parts.ledger.commit(round, "evaluate", write)
@@ -61,7 +64,8 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
 def _answers(parts: Parts, round: int) -> Rollouts:
     entry = parts.ledger.entry(round, "evaluate")
     assert entry is not None, f"round {round} was not evaluated"
-    return rows.to_rollouts(pq.read_table(parts.ledger.folder(round) / "evaluation/answers.parquet"))
+    answers, _ = parts.ledger.table(round, entry).shards  # in the order of their names: answers, compared
+    return rows.to_rollouts(answers.read())
 
 
 def _side_by_side(start: Rollouts, answers: Rollouts) -> Rollouts:
@@ -80,6 +84,17 @@ def _judged_metrics(judged: Scored, *, seed: int) -> dict[str, float]:
         low, high = bootstrap(wins, seed=seed)
         metrics |= {"eval/win_rate": float(wins.mean()), "eval/win_rate_low": low, "eval/win_rate_high": high}
     return metrics
+
+
+def _with_measures(metrics: dict[str, float], judged: Scored) -> dict[str, float]:
+    """The metrics, and those of the judge's own. Raises ValueError where it calls one as evaluation calls another."""
+    measures = {f"eval/{name}": float(value) for name, value in judged.measures.items()}
+    if taken := sorted(metrics.keys() & measures.keys()):
+        raise ValueError(
+            f"what evaluate.scorer measures must not be called {', '.join(taken)}: so is a measure of the evaluation "
+            "itself. Rename it."
+        )
+    return metrics | measures
 
 
 def bootstrap(values: np.ndarray, *, seed: int) -> tuple[float, float]:
@@ -119,10 +134,9 @@ def _compared(judged: Scored) -> pa.Table:
     return pa.Table.from_pylist([row(b, *both) for b, both in enumerate(judged.rollouts.responses)])
 
 
-def _kl(parts: Parts, round: int, library: Library, folder: Path) -> float:
+def _kl(parts: Parts, round: int, library: Library, answers: Shard) -> float:
     """Mean over held-out samples of sum_t (log pi - log pi_0) at T=1, by the learner. May be negative."""
-    path = folder / "evaluation/answers.parquet"
-    table = Table((Shard(path=path, sha256="", rows=pq.read_metadata(path).num_rows),))
+    table = Table((answers,))
     ids = table.read(["response"])["response"].to_pylist()
 
     def summed(version: int) -> np.ndarray:

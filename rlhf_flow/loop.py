@@ -10,7 +10,8 @@ import time
 
 from rlhf_flow.collect import sample, score, select
 from rlhf_flow.evaluate import evaluate
-from rlhf_flow.learning import Library, anchor, learn
+from rlhf_flow.learning import anchor, learn
+from rlhf_flow.library import Library
 from rlhf_flow.parts import Parts
 from rlhf_flow.record import close, finish, settle
 
@@ -22,7 +23,7 @@ def run(parts: Parts) -> None:
     for r in range(len(parts.ledger.records), parts.rounds + 1):
         began = time.perf_counter() if parts.ledger.untouched(r) else None
         if r > 0:
-            plan = parts.schedule.at(r, parts.ledger.records)
+            plan = parts.plan(r)
             sampled = sample(parts, plan, library)
             scored = score(parts, plan, sampled)
             select(parts, plan, sampled, scored)

@@ -1,8 +1,10 @@
-"""Which past rounds the learner still sees."""
+"""Which past rounds the learner still sees, and how many of their pairs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,39 @@ class Window:
         if self.size < 1:
             raise ValueError(f"memory.size must be >= 1, got {self.size}. Use 1 to learn from the present round alone.")
 
-    def rounds(self, round: int) -> tuple[int, ...]:
-        return tuple(range(max(1, round - self.size + 1), round + 1))
+    def rounds(self, round: int) -> Mapping[int, float]:
+        return dict.fromkeys(range(max(1, round - self.size + 1), round + 1), math.inf)
 
 
-PARTS: dict[str, type] = {"window": Window}
+@dataclass(frozen=True)
+class All:
+    """The pairs of every round so far. RLHF Workflow, Dong et al. 2024, arXiv:2405.07863, algorithm 2."""
+
+    def rounds(self, round: int) -> Mapping[int, float]:
+        return dict.fromkeys(range(1, round + 1), math.inf)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """All pairs of the present round, and fewer the older they are.
+
+    Direct Nash Optimization, Rosset et al. 2024, arXiv:2404.03715: at most 30 % from the round before, 15 % from the
+    one before that.
+    """
+
+    # of the round before, the one before that, ...: the most pairs, as a share of the present round's; older: none
+    shares: list[float] = field(default_factory=lambda: [0.3, 0.15])
+
+    def __post_init__(self) -> None:
+        if not self.shares:
+            raise ValueError("memory.shares must hold at least one share, got none. Try memory=window for no past.")
+        for share in self.shares:
+            if not share > 0:
+                raise ValueError(f"memory.shares must be > 0, got {share}. Leave it out to forget such old rounds.")
+
+    def rounds(self, round: int) -> Mapping[int, float]:
+        past = {round - age: share for age, share in enumerate(self.shares, start=1) if round > age}
+        return {**dict(reversed(past.items())), round: math.inf}
+
+
+PARTS: dict[str, type] = {"window": Window, "all": All, "decay": Decay}

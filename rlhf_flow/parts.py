@@ -17,8 +17,8 @@ from rlhf_flow.protocols import (
     Scorer,
     Selector,
 )
-from rlhf_flow.store import Ledger
-from rlhf_flow.types import Draw, Policy
+from rlhf_flow.store import Store
+from rlhf_flow.types import Draw, Plan, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +62,14 @@ class Parts:
     learner: Learner
     evaluation: Evaluation
     keeping: Keeping
-    ledger: Ledger
+    ledger: Store
     observers: Sequence[Observer]
+
+    def plan(self, round: int) -> Plan:
+        """What the schedule says of a round, as far as the sampler and the objective ask."""
+        records = self.ledger.records if len(self.ledger.records) == round else self.ledger.records[:round]
+        roles, anchors = self.sampler.roles, self.objective.at(round).needs.anchors
+        return self.schedule.at(round, records).only(samplers=roles, anchors=anchors)
 
     def progress(self, round: int, stage: str, done: int, total: int, unit: str) -> None:
         for observer in self.observers:

@@ -2,20 +2,21 @@
 
 Two kinds. A *part* is a small frozen dataclass: its fields are its configuration, its methods its behaviour
 (`Sampler`, `Selector`, `Schedule`, `Memory`, `Objective`). A *worker* holds a model or a device and lives where the
-cluster puts it (`Engine`, `Scorer`, `Learner`); its part is a specification whose method `open` is called there.
+cluster puts it (`Engine`, `Scorer`, `Learner`); its part is a specification (`rlhf_flow.specs`), opened there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rlhf_flow.tables import Lesson, Table
 from rlhf_flow.types import (
     Draw,
-    Lesson,
     Loss,
+    Mixture,
+    Needs,
     PairLogps,
     Plan,
     Policy,
@@ -24,33 +25,10 @@ from rlhf_flow.types import (
     RoundRecord,
     Scored,
     Selection,
-    Table,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class Model:
-    """A Hugging Face causal LM, as the user names it: local folder, or hub name with a revision."""
-
-    path: str
-    revision: str | None = None
-    trust_remote_code: bool = False
-    dtype: str = "float32"  # float32 or bfloat16: of the engine and of the published weights
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which rank of how many a worker is, and where they meet."""
-
-    rank: int = 0
-    size: int = 1
-    address: str = "127.0.0.1"
-    port: int = 0  # of the rendezvous; unused when size is 1
-    device: str = "cpu"
-    threads: int = 1
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -86,15 +64,49 @@ class PromptSource(Protocol):
 class Sampler(Protocol):
     """Who answers."""
 
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The source of each draw's answers (policy, reference, mixture, dataset), by the draw's name."""
+        ...
+
+    @property
+    def drawn(self) -> Mapping[str, Draw]:
+        """Its draws, by the key of the configuration that each is set with."""
+        ...
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Who has to answer, alone or in a mixture: policy, reference, ..."""
+        ...
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it asks the engine for a `Mixture`."""
+        ...
+
     def sample(
-        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], plan: Plan, *, seed: int
+        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Rollouts:
-        """Responses of `plan.round`; `policies["sampler"]` is the policy of round `plan.sampler`, `seed` the run's."""
+        """Responses [B, N]; `policies` has who plays each of `roles`, `seed` is the run's."""
         ...
 
 
 class Selector(Protocol):
     """Which answers become pairs, and which label they get."""
+
+    @property
+    def extra(self) -> str | None:
+        """The draw whose answer goes with each pair as its third response; None: no third response."""
+        ...
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the first of each pair is of one draw, whoever won."""
+        ...
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Raise ValueError where so many answers per prompt, by the name of their draw, cannot give a pair."""
+        ...
 
     def select(self, scored: Scored) -> Selection: ...
 
@@ -103,9 +115,7 @@ class Objective(Protocol):
     """What is minimised: a pure function of log-probs, without device or configuration object."""
 
     @property
-    def needs(self) -> frozenset[str]:
-        """The names of the anchors whose log-probs `loss` reads."""
-        ...
+    def needs(self) -> Needs: ...
 
     def at(self, round: int) -> Objective:
         """The objective of this round, where its constants depend on the round."""
@@ -117,11 +127,20 @@ class Objective(Protocol):
 class Memory(Protocol):
     """Which past rounds the learner still sees."""
 
-    def rounds(self, round: int) -> tuple[int, ...]: ...
+    def rounds(self, round: int) -> Mapping[int, float]:
+        """The rounds that are learned from in this one, the oldest first.
+
+        Each with the most pairs of it that are used, as a share of the number of pairs of the present round.
+        """
+        ...
 
 
 class Schedule(Protocol):
     """Which versions a round uses: pure in the round number and the committed records."""
+
+    def check(self, rounds: int) -> None:
+        """Raise ValueError where a run of so many rounds would not end on a policy that anyone would use."""
+        ...
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> Plan: ...
 
@@ -132,7 +151,9 @@ class Schedule(Protocol):
 class Engine(Protocol):
     """Generation."""
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+    ) -> Rollouts:
         """Draw `draw.n` responses per prompt from exactly `policy`: other weights are fetched first, and probed.
 
         The seed of a response is a function of (seed, round, prompt id, draw name, k) alone (`rlhf_flow.seeds`), so the
@@ -186,8 +207,15 @@ class Learner(Protocol):
         """The weights held now, as a policy that engines can fetch; no file is written."""
         ...
 
-    def save_policy(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint (safetensors, config, tokenizer)."""
+    def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
+        """The policy whose weights are the sum of others', each times its coefficient, in float32.
+
+        The weights held do not change.
+        """
+        ...
+
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
+        """Write a Hugging Face checkpoint (safetensors, config, tokenizer), by default of the weights held."""
         ...
 
     def save_state(self, folder: Path) -> None:
@@ -197,76 +225,5 @@ class Learner(Protocol):
     def load_state(self, folder: Path) -> None:
         """Continue exactly where `save_state` was called."""
         ...
-
-    def close(self) -> None: ...
-
-
-class EngineSpec(Protocol):
-    def check(self) -> None:
-        """Raise ValueError for what can be known to be missing before any worker starts."""
-        ...
-
-    @property
-    def gpus(self) -> int:
-        """How many GPUs one engine takes, where there are any."""
-        ...
-
-    @property
-    def alone(self) -> bool:
-        """Whether it needs a process that it shares with no learner and no scorer."""
-        ...
-
-    def reads_at_most(self, positions: int | None) -> int | None:
-        """Tokens of prompt and answer together, for a model with so many positions; None: no limit is known."""
-        ...
-
-    def open(self, model: Model, place: Place) -> Engine: ...
-
-
-class ScorerSpec(Protocol):
-    def fingerprint(self) -> str:
-        """The identity of what its fields only name: hash of the weights or of the source."""
-        ...
-
-    def check(self) -> None:
-        """As of an engine."""
-        ...
-
-    @property
-    def loads_model(self) -> bool:
-        """Whether the scorer deserves a process of its own."""
-        ...
-
-    def open(self, place: Place) -> Scorer: ...
-
-
-class LearnerSpec(Protocol):
-    def fingerprint(self) -> str:
-        """The identity of what its fields only name: hash of the files; empty where there are none."""
-        ...
-
-    @property
-    def ranks(self) -> int: ...
-
-    def check(self) -> None:
-        """As of an engine."""
-        ...
-
-    def open(self, model: Model, place: Place) -> Learner: ...
-
-
-class Cluster(Protocol):
-    """Where parts run. What it returns has the same signature as the worker itself; calls block.
-
-    Workers open side by side; `ready` waits for all of them.
-    """
-
-    def engine(self, spec: EngineSpec, model: Model) -> Engine: ...
-
-    def scorer(self, spec: ScorerSpec) -> Scorer: ...
-
-    def learner(self, spec: LearnerSpec, model: Model) -> Learner: ...
-
-    def ready(self) -> None: ...
 
     def close(self) -> None: ...

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
-from rlhf_flow.learning import Library
+from rlhf_flow.library import Library, averaged
 from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.store import Entry, Facts, Ledger
+from rlhf_flow.store import Entry, Facts, Shelf, Store
 from rlhf_flow.types import RoundRecord
 
 STAGES = ("sample", "score", "select", "anchor", "learn", "publish", "evaluate")
@@ -24,13 +23,15 @@ def close(parts: Parts, round: int, library: Library, *, began: float | None) ->
     metrics = _metrics(entries) | {f"seconds/{name}": value for name, value in seconds.items()}
     plan: dict[str, object] = {"init": library.sha256(0)}
     if round > 0:
-        chosen = parts.schedule.at(round, parts.ledger.records)
+        chosen = parts.plan(round)
         plan = {
             "init": library.sha256(chosen.init),
-            "sampler": library.sha256(chosen.sampler),
+            "samplers": {role: library.identity(chosen, role) for role in chosen.samplers},
             "anchors": {name: library.sha256(version) for name, version in chosen.anchors.items()},
+            "publish_as": chosen.publish_as,
         }
-        metrics["staleness/max"] = round - 1 - chosen.sampler
+        if "policy" in chosen.samplers:
+            metrics["staleness/max"] = round - 1 - chosen.samplers["policy"]
     if began is not None:
         metrics["seconds/round"] = time.perf_counter() - began
     record = RoundRecord(
@@ -43,7 +44,8 @@ def close(parts: Parts, round: int, library: Library, *, began: float | None) ->
     )
     parts.ledger.close_round(record)
     settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
-    library.keep_only(_named(parts.ledger, parts.schedule) | {round})
+    parts.ledger.release(before=min(parts.memory.rounds(round + 1)))
+    library.keep_only(_named(parts.ledger, parts.schedule)[0] | {round})
     for observer in parts.observers:
         observer.round(record)
 
@@ -52,38 +54,46 @@ def finish(parts: Parts, library: Library) -> None:
     """The last round always leaves its policy: written now where the run was to go on when that round was learned."""
     last = parts.ledger.records[-1].round
 
-    def write(folder: Path) -> Facts:
+    def write(shelf: Shelf) -> Facts:
         library.begin(last)
-        parts.learner.save_policy(folder / "policy")
-        parts.learner.save_state(folder / "learner")
+        parts.learner.save_policy(shelf.folder("policy"))
+        parts.learner.save_state(shelf.folder("learner"))
         return {"sha256": library.sha256(last)}
 
-    if last > 0 and not parts.ledger.has(last, "policy"):
+    if last > 0 and parts.ledger.durable and not parts.ledger.has(last, "policy"):
         parts.ledger.commit(last, "checkpoint", write)
         settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
 
 
-def settle(ledger: Ledger, schedule: Schedule, keeping: Keeping, *, rounds: int) -> None:
+def settle(ledger: Store, schedule: Schedule, keeping: Keeping, *, rounds: int) -> None:
     """Bring what is derived from the records up to date: best.json, final.json, which checkpoints stay.
 
     Also called when a run starts, for a run that was killed between a record and what follows from it.
     """
-    if not ledger.records:
+    if not ledger.records or not ledger.durable:
         return
     done = len(ledger.records) - 1
     best = _point(ledger, rounds=rounds)
     written = [round for round in range(1, done + 1) if ledger.has(round, "policy")]
     newest = written[-keeping.keep :]
-    stay = {*newest, best, done, *_named(ledger, schedule)}
+    named, begun = _named(ledger, schedule)
+    stay, learned = {*newest, best, done, *named}, {*newest, *begun}
     for round in range(1, done + 1):
-        gone = [folder for folder, needed in (("policy", stay), ("learner", newest)) if round not in needed]
-        ledger.prune(round, gone)
+        averages = [path.name for path in ledger.folder(round).glob(averaged("*"))]
+        folders = [*((folder, stay) for folder in ("policy", *averages)), ("learner", learned)]
+        ledger.prune(round, [folder for folder, needed in folders if round not in needed])
 
 
-def _named(ledger: Ledger, schedule: Schedule) -> set[int]:
-    """The rounds whose policies the next round uses, be it one of this run or of a later extension."""
-    plan = schedule.at(len(ledger.records), ledger.records)
-    return {plan.init, plan.sampler, *plan.anchors.values()}
+def _named(ledger: Store, schedule: Schedule) -> tuple[set[int], set[int]]:
+    """The rounds whose policies the next two rounds use, and those that they start from.
+
+    Two, for a half step is made of two; be they rounds of this run or of a later extension.
+    """
+    done = len(ledger.records)
+    plans = [schedule.at(round, ledger.records) for round in (done, done + 1)]
+    begun = {plan.init for plan in plans}
+    named = {version for plan in plans for version in (*plan.samplers.values(), *plan.anchors.values())}
+    return {version for version in named | begun if version < done}, {version for version in begun if version < done}
 
 
 def _metrics(entries: dict[str, Entry]) -> dict[str, float]:
@@ -99,7 +109,7 @@ def _metrics(entries: dict[str, Entry]) -> dict[str, float]:
     return metrics
 
 
-def _point(ledger: Ledger, *, rounds: int) -> int:
+def _point(ledger: Store, *, rounds: int) -> int:
     """Write best.json, and final.json after the last round; return the round of the best policy that is on disk."""
     kept = [record for record in ledger.records if record.round == 0 or ledger.has(record.round, "policy")]
     best = max(kept, key=lambda record: record.metrics.get("eval/win_rate", float("-inf")))
@@ -110,7 +120,7 @@ def _point(ledger: Ledger, *, rounds: int) -> int:
     return best.round
 
 
-def _pointer(ledger: Ledger, record: RoundRecord) -> Facts:
+def _pointer(ledger: Store, record: RoundRecord) -> Facts:
     folder = ledger.folder(record.round).relative_to(ledger.root) / "policy"
     return {
         "round": record.round,

@@ -17,7 +17,8 @@ from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored, S
 
 TOKENS = pa.list_(pa.int32())
 LOGPS = pa.list_(pa.float32())
-WINS = pa.list_(pa.struct([("j", pa.int32()), ("p", pa.float32())]))
+WINS = pa.list_(pa.struct([("j", pa.int32()), ("p", pa.float64())]))  # a verdict is kept as it was given
+SIDES = ("first", "second", "extra")  # the responses that a pair names; the last may be null
 
 RESPONSES = pa.schema(
     [
@@ -36,6 +37,7 @@ RESPONSES = pa.schema(
         ("seed", pa.int64()),
         ("policy", pa.string()),
         ("source", pa.string()),
+        ("mass", pa.float64()),
     ]
 )
 PAIRS = pa.schema(
@@ -43,8 +45,10 @@ PAIRS = pa.schema(
         ("prompt", pa.string()),
         ("first", pa.string()),
         ("second", pa.string()),
-        ("preference", pa.float32()),
-        ("weight", pa.float32()),
+        ("preference", pa.float64()),
+        ("weight", pa.float64()),
+        ("worth", pa.list_(pa.float64(), 2)),  # of first and second; null where nobody reads it
+        ("extra", pa.string()),
     ]
 )
 ANCHORS = pa.schema([("response", pa.string()), ("policy", pa.string()), ("logps", LOGPS)])
@@ -74,6 +78,7 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
                 "seed": response.seed,
                 "policy": response.policy,
                 "source": response.source,
+                "mass": response.mass,
             }
             for response in responses
         ]
@@ -81,7 +86,7 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
 
 
 def to_rollouts(table: pa.Table) -> Rollouts:
-    """The inverse of `from_rollouts`."""
+    """The inverse of `from_rollouts`, but for the candidates that were not drawn."""
     prompts: dict[str, Prompt] = {}
     responses: dict[str, list[Response]] = {}
     draws: dict[str, Draw] = {}
@@ -109,6 +114,7 @@ def to_rollouts(table: pa.Table) -> Rollouts:
                 seed=row["seed"],
                 policy=row["policy"],
                 source=row["source"],
+                mass=row["mass"],
             )
         )
     return Rollouts(
@@ -130,8 +136,8 @@ def from_scored(scored: Scored) -> pa.Table:
             ]
             row = {"response": response.id, "utility": float(scored.utility[b, i]), "wins": wins}
             rows.append(row | {f"aspect/{name}": float(values[b, i]) for name, values in scored.aspects.items()})
-    aspects = [(f"aspect/{name}", pa.float32()) for name in scored.aspects]
-    schema = pa.schema([("response", pa.string()), ("utility", pa.float32()), ("wins", WINS), *aspects])
+    aspects = [(f"aspect/{name}", pa.float64()) for name in scored.aspects]
+    schema = pa.schema([("response", pa.string()), ("utility", pa.float64()), ("wins", WINS), *aspects])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -141,7 +147,7 @@ def to_scored(table: pa.Table, rollouts: Rollouts) -> Scored:
     if table["response"].to_pylist() != ids:
         raise ValueError("scores and responses of the round name different responses")
     shape = (len(rollouts.prompts), len(rollouts.responses[0]) if rollouts.responses else 0)  # [B, N]
-    wins = np.full((*shape, shape[1]), np.nan, dtype=np.float32)  # [B, N, N]
+    wins = np.full((*shape, shape[1]), np.nan)  # [B, N, N]
     for at, row in enumerate(table["wins"].to_pylist()):
         b, i = divmod(at, shape[1])
         wins[b, i, i] = 0.5
@@ -171,8 +177,8 @@ def from_logps(ids: Sequence[str], policy: str, logps: Sequence[np.ndarray]) -> 
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
-    """A column of numbers as a float32 array."""
-    return table[name].to_numpy().astype(np.float32)
+    """A column of numbers as a float64 array."""
+    return table[name].to_numpy().astype(np.float64)
 
 
 def count(values: Sequence[str] | Mapping[str, str]) -> dict[str, int]:

@@ -5,13 +5,15 @@ The defaults in these classes, and in the classes of the parts, are the defaults
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from omegaconf import MISSING
 
 from rlhf_flow.observe import Observe
-from rlhf_flow.protocols import Model
+from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw
 
 GROUPS: dict[str, str] = {  # extension point -> what it decides; `rlhf_flow.<name>.PARTS` has what there is to choose
@@ -26,6 +28,19 @@ GROUPS: dict[str, str] = {  # extension point -> what it decides; `rlhf_flow.<na
     "learner": "what optimises",
     "cluster": "where all of this runs",
 }
+
+
+def parts(group: str) -> Mapping[str, type]:
+    """The registered parts of an extension point, by name."""
+    return dict(import_module(f"rlhf_flow.{group}").PARTS)
+
+
+def part_name(group: str, part: object) -> str:
+    """The name under which a part is chosen: its registered name, or its class where the user brought it along."""
+    for name, registered in parts(group).items():
+        if type(part) is registered:
+            return name
+    return f"{type(part).__module__}.{type(part).__qualname__}"
 
 
 @dataclass(frozen=True)

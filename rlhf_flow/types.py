@@ -7,21 +7,16 @@ other part of the package, so that a configuration can be composed without them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from torch import Tensor
-
-    from rlhf_flow.protocols import Objective
-
-
-# -- policies ---------------------------------------------------------------------------------------------------------
 
 
 class Weights(Protocol):
@@ -54,15 +49,39 @@ class Policy:
     weights: Weights
     probe: Probe | None = None  # None for the start, which every engine loads from its own checkpoint
     state: Path | None = None  # folder of the optimizer state that was published with these weights
+    stateless: bool = False  # learning goes on from the weights alone: no optimizer state belongs to them
 
 
-# -- prompts and responses --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Mixture:
+    """The geometric mixture of two policies, token by token: pi_mix(.|prefix) ~ pi^(1 - weight) * pi_ref^weight.
+
+    Munos et al. 2023, arXiv:2312.00886. It is normalised at every token, so it is not the mixture of whole answers.
+    """
+
+    policy: Policy
+    reference: Policy
+    weight: float  # of the reference, in [0, 1]
+
+    @property
+    def sha256(self) -> str:
+        """Its identity: what it mixes, and how."""
+        parts = f"{self.policy.sha256}\x1f{self.reference.sha256}\x1f{self.weight!r}"
+        return hashlib.sha256(parts.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Message:
     role: str  # system, user or assistant
     content: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An answer that came with the prompt: of a data set, or of a teacher. Tokenised once, EOS included."""
+
+    text: str
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,7 @@ class Prompt:
     messages: tuple[Message, ...]
     tokens: tuple[int, ...]
     answer: str | None = None  # a gold answer, for rules
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)  # name -> answer that samplers may draw
     meta: Mapping[str, object] = field(default_factory=dict)  # every other column of the row
 
 
@@ -124,6 +144,7 @@ class Response:
     seed: int
     policy: str  # sha256 of the policy that drew it
     source: str = "policy"  # policy, reference, mixture or dataset
+    mass: float = 1.0  # how often it counts: pi(y|x) where an engine enumerates all answers
 
 
 @dataclass(frozen=True)
@@ -146,10 +167,13 @@ class Scored:
     """Judged responses, in both views, so that nothing downstream asks which judge ran."""
 
     rollouts: Rollouts
-    utility: np.ndarray  # float32 [B, N]; of a pairwise judge the mean over j of wins, 1/2 at j = i
-    wins: np.ndarray  # float32 [B, N, N]: P(i beats j); wins + wins.T = 1; NaN where the judge abstained
+    utility: np.ndarray  # [B, N]; of a pairwise judge the mean over j of wins, 1/2 at j = i
+    wins: np.ndarray  # [B, N, N]: P(i beats j); wins + wins.T = 1; NaN where the judge abstained
     aspects: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 [B, N]
     counts: Mapping[str, int] = field(default_factory=dict)  # judge/queries, judge/truncated, ...
+    measures: Mapping[str, float] = field(
+        default_factory=dict
+    )  # what the judge says of all answers together, not of each
 
 
 @dataclass(frozen=True)
@@ -161,6 +185,8 @@ class Pair:
     second: str
     preference: float
     weight: float = 1.0
+    worth: tuple[float, float] | None = None  # win rate of each side against the answers that it competed with
+    extra: str | None = None  # a third response, whose log-prob the objective reads; it may be one of the two
 
 
 @dataclass(frozen=True)
@@ -170,9 +196,6 @@ class Selection:
     pairs: tuple[Pair, ...]
     response_buckets: Mapping[str, str]  # response id -> bucket
     pair_counts: Mapping[str, int]  # bucket -> number of considered pairs
-
-
-# -- what the learner sees --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,10 +216,24 @@ class TokenLogps:
 
 @dataclass(frozen=True)
 class Sides:
-    """The log-probs of both sides of P pairs under one policy."""
+    """The log-probs of both sides of P pairs under one policy, and of the third response where pairs have one."""
 
     first: TokenLogps
     second: TokenLogps
+    extra: TokenLogps | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks of the parts around it. A run that cannot give it is refused before any worker starts."""
+
+    anchors: frozenset[str] = frozenset()  # names of the policies whose log-probs `loss` reads
+    draws: frozenset[str] = frozenset()  # sources (`Response.source`) that answers must come from, besides the policy
+    extra: str | None = None  # the source of the third response of each pair
+    worth: bool = False  # win rates of both sides
+    itself: bool = False  # its fixed point is that of samples from the policy itself: T = 1, top_p = 1, no top_k
+    ordered: bool = False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
+    preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
 
 
 @dataclass(frozen=True)
@@ -205,8 +242,9 @@ class PairLogps:
 
     current: Sides
     anchors: Mapping[str, Sides]  # reference, previous, ...
-    preference: Tensor  # float32 [P]
-    weight: Tensor  # float32 [P]
+    preference: Tensor  # [P]
+    weight: Tensor  # [P]
+    worth: Tensor | None = None  # [P, 2]: win rates of first and second, where the pairs have them
 
 
 @dataclass(frozen=True)
@@ -217,73 +255,28 @@ class Loss:
     metrics: Mapping[str, Tensor]  # name -> float32 [P], detached; padding never counted
 
 
-# -- what travels between stages --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shard:
-    path: Path
-    sha256: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows that were committed, in shards. Opened where they are needed, column by column."""
-
-    shards: tuple[Shard, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
-
-    def read(self, columns: list[str] | None = None) -> pa.Table:
-        """All rows, in order; only `columns` where given."""
-        import pyarrow as pa
-
-        return pa.concat_tables(list(self.read_shards(columns)))
-
-    def read_shards(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        import pyarrow.parquet as pq
-
-        # memory_map and threads off: one file, one reader, nothing left running when a worker is killed
-        return (pq.read_table(shard.path, columns=columns, use_threads=False) for shard in self.shards)
-
-
-@dataclass(frozen=True)
-class RoundTables:
-    """What one round leaves for the learner: its pairs, and the responses that they name."""
-
-    round: int
-    responses: Table
-    pairs: Table
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What the learner is taught in one round. A pure function of committed files, so it can be replayed."""
-
-    round: int
-    rounds: int  # of the whole run; a learning-rate schedule may span them
-    seed: int
-    tables: tuple[RoundTables, ...]
-    anchors: Table  # columns: response, policy (sha256), logps list<float32>
-    roles: Mapping[str, str]  # anchor name -> sha256 of the policy that plays it this round
-    objective: Objective
-
-
-# -- what a round is --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Plan:
-    """Which version of which policy a round uses: three different questions (pi_t, pi_0, pi_ref), never one."""
+    """Which version of which policy a round uses: three different questions (pi_t, pi_0, pi_ref), never one.
+
+    A role with the name of an average is played by that average, as of its version.
+    """
 
     round: int
     init: int  # learn from the policy published by this round
-    sampler: int  # sample from the policy published by this round
+    samplers: Mapping[str, int]  # who answers (policy, reference, ...) -> round that published it
     anchors: Mapping[str, int]  # anchor name -> round that published it
     publish_as: str = "policy"
+    averages: Mapping[str, float] = field(default_factory=dict)  # published beside it: name -> decay of the average
+    evaluated: bool = True  # whether what the round publishes is a policy that anyone would use
+
+    def only(self, *, samplers: Collection[str], anchors: Collection[str]) -> Plan:
+        """The plan without the roles that nobody plays. Raises KeyError for one that it has no version for."""
+        return replace(
+            self,
+            samplers={role: self.samplers[role] for role in sorted(samplers)},
+            anchors={name: self.anchors[name] for name in sorted(anchors)},
+        )
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from rlhf_flow import rows
 from rlhf_flow.engine.asking import first_seed
 from rlhf_flow.engine.vllm import VLLM, VLLMEngine
 from rlhf_flow.prompts.jsonl import Jsonl
-from rlhf_flow.protocols import Model, Place
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sandbox.world import locate
+from rlhf_flow.specs import Model, Place
 from rlhf_flow.store import write_table
 from rlhf_flow.types import Draw, Plan, Policy, Prompt
 from rlhf_flow.weights import Checkpoint

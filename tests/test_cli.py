@@ -80,7 +80,7 @@ def test_the_page_of_run_names_files_of_one_s_own(tmp_path: Path, capsys: pytest
     (tmp_path / "objective").mkdir()
     (tmp_path / "objective" / "mine.yaml").write_text("# Twice as good.\n_target_: my_lab.Mine\n")
     main(["run", "--config-dir", str(tmp_path), "--help"])
-    assert "mine            Twice as good." in capsys.readouterr().out
+    assert "mine                  Twice as good." in capsys.readouterr().out
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_a_look_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_module_is_the_program() -> None:
     done = subprocess.run([sys.executable, "-m", "rlhf_flow", "runn"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "rlhf-flow: there is no command 'runn'. Try run, report, sandbox, or --help.\n"
+    assert done.stderr == "rlhf-flow: there is no command 'runn'. Try run, report, sandbox, verify, or --help.\n"
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["expriment=sandbox"], "Did you mean experiment?"),
         (
             ["objective=dop"],
-            "objective=dop names no objective that exists. Did you mean objective=dpo? Try one of dpo.",
+            "objective=dop names no objective that exists. Did you mean objective=dpo? Try one of dno, dpo, inpo, ipo,",
         ),
         (["schedule.k=3"], "schedule has no 'k'. This schedule takes no keys; try another."),
         (["objective.beta=strong"], "objective.beta: Value 'strong' of type 'str' could not be converted to Float."),

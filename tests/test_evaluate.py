@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,6 +28,28 @@ class Counting(toy.HigherIsBetter):
         return super().score(rollouts)
 
 
+class Measuring(toy.HigherIsBetter):
+    """Says of all answers together how many of them are the start's too."""
+
+    def __init__(self, name: str = "kept") -> None:
+        self.name = name
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        kept = [group[0].text == group[-1].text for group in rollouts.responses]
+        return replace(super().score(rollouts), measures={self.name: sum(kept) / len(kept)})
+
+
+class OfPairs(toy.HigherIsBetter):
+    """A judge that compares, and is asked nothing about an answer that stands alone."""
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        scored = super().score(rollouts)
+        n = scored.utility.shape[1]
+        return replace(
+            scored, utility=scored.wins.mean(-1), counts={"judge/queries": len(scored.wins) * n * (n - 1) // 2}
+        )
+
+
 def evaluated(root: Path, *, draw: Draw = ONE, **others: object) -> dict[str, float]:
     """The metrics of the one round of a toy run."""
     toy.run(root, rounds=1, **{"evaluation": Evaluation(toy.HigherIsBetter(), draw, every=1), **others})
@@ -48,6 +71,26 @@ def test_the_judge_of_training_is_asked_too_where_it_is_another(tmp_path: Path) 
     assert judge.asked == 2 * toy.PROMPTS
     assert metrics["eval/queries"] == 3 * toy.PROMPTS
     assert metrics["eval/proxy"] == pytest.approx(metrics["eval/reward"])
+
+
+def test_a_judge_of_pairs_is_no_proxy_for_it_is_asked_nothing(tmp_path: Path) -> None:
+    metrics = evaluated(tmp_path, scorer=OfPairs())
+    assert "eval/proxy" not in metrics
+    assert metrics["eval/queries"] == 2 * toy.PROMPTS
+
+
+def test_what_the_judge_says_of_all_answers_together_is_measured(tmp_path: Path) -> None:
+    metrics = evaluated(tmp_path, evaluation=Evaluation(Measuring(), ONE, every=1))
+    answers = [pq.read_table(tmp_path / f"rounds/0000{at}/evaluation/answers.parquet")["text"] for at in (0, 1)]
+    same = [start == new for start, new in zip(*(column.to_pylist() for column in answers), strict=True)]
+    assert metrics["eval/kept"] == pytest.approx(sum(same) / toy.PROMPTS)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["eval/kept"] == 1
+    assert not [key for key in evaluated(tmp_path / "without") if "kept" in key]
+
+
+def test_a_measure_may_not_stand_in_for_one_of_the_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must not be called eval/length: .*Rename it"):
+        evaluated(tmp_path, evaluation=Evaluation(Measuring("length"), ONE, every=1))
 
 
 def test_the_draw_is_the_one_that_is_configured(tmp_path: Path) -> None:

@@ -19,20 +19,26 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"seeds", "needs"}),
     frozenset({"types"}),
-    frozenset({"weights", "objective", "memory", "schedule"}),
+    frozenset({"tables"}),
+    frozenset({"weights", "objective", "memory", "schedule", "game"}),
     frozenset({"protocols", "chat"}),
+    frozenset({"specs"}),
     frozenset({"sampler", "selector", "scorer", "engine", "learner", "prompts"}),
     frozenset({"disk"}),
     frozenset({"cluster", "store", "observe", "rows"}),
+    frozenset({"ledger", "in_memory"}),
     frozenset({"parts"}),
+    frozenset({"library"}),
     frozenset({"learning"}),
     frozenset({"collect", "evaluate"}),
     frozenset({"record"}),
     frozenset({"loop"}),
     frozenset({"schema"}),
+    frozenset({"together"}),
     frozenset({"config"}),
     frozenset({"report", "explain", "manual"}),
     frozenset({"build"}),
+    frozenset({"verify"}),
     frozenset({"sandbox"}),
     frozenset({"__main__"}),
 )
@@ -147,6 +153,8 @@ def test_nothing_is_asked_of_an_object_that_its_type_does_not_promise(path: Path
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_an_algorithm_is_named_in_its_own_file_and_its_registration_alone(path: Path) -> None:
     if floor(path) == "objective":  # an objective that is built on another one calls it
+        return
+    if name(path).startswith("verify/claims/"):  # what is claimed, is claimed of an algorithm
         return
     algorithms = {part.__name__.lower() for part in parts("objective").values()} | set(parts("objective"))
     for node in ast.walk(tree(path)):

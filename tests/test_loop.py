@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.types import Lesson, Prompt, Rollouts, RoundRecord, Scored
+from rlhf_flow.tables import Lesson
+from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
 from tests import toy
 
 
@@ -37,7 +38,7 @@ def test_a_round_samples_from_the_policy_the_round_before_published(tmp_path: Pa
     records = made.ledger.records
     for before, record in pairwise(records):
         table = pq.read_table(tmp_path / f"rounds/{record.round:05d}/responses/00000.parquet")
-        assert set(table["policy"].to_pylist()) == {before.policy} == {record.plan["sampler"]}
+        assert set(table["policy"].to_pylist()) == {before.policy} == {record.plan["samplers"]["policy"]}
         assert record.plan["anchors"] == {"reference": records[0].policy}
     assert len({record.policy for record in records}) == 4
 

@@ -7,26 +7,62 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.schedule import EveryK, Fixed
+from rlhf_flow.schedule import PARTS, EveryK, Fixed, HalfSteps, Versions
+from rlhf_flow.types import Plan
+
+WORDS = st.one_of(st.sampled_from(["start", "last"]), st.integers(1, 20).map("every_{}".format))
+VERSIONS = st.builds(Versions, init=WORDS, policy=WORDS, reference_sampler=WORDS, reference=WORDS, previous=WORDS)
+SCHEDULES = st.one_of(st.just(Fixed()), st.integers(1, 20).map(EveryK), st.just(HalfSteps()), VERSIONS)
+
+
+def plans(schedule: Schedule, rounds: int) -> list[Plan]:
+    return [schedule.at(round, ()) for round in range(1, rounds + 1)]
+
+
+@given(schedule=SCHEDULES, round=st.integers(1, 200))
+def test_every_version_is_older_than_the_round(schedule: Schedule, round: int) -> None:
+    plan = schedule.at(round, ())
+    assert plan.round == round
+    assert all(0 <= version < round for version in (plan.init, *plan.samplers.values(), *plan.anchors.values()))
+
+
+@given(schedule=SCHEDULES, round=st.integers(1, 200))
+def test_a_plan_is_a_function_of_the_round_with_a_version_for_every_role(schedule: Schedule, round: int) -> None:
+    plan = schedule.at(round, ())
+    assert plan == schedule.at(round, ())
+    assert plan.samplers.keys() == {"policy", "reference"}
+    assert plan.anchors.keys() == {"reference", "previous"}
+
+
+@given(schedule=SCHEDULES, round=st.integers(1, 200))
+def test_what_nobody_would_use_is_published_under_another_name(schedule: Schedule, round: int) -> None:
+    plan = schedule.at(round, ())
+    assert plan.evaluated == (plan.publish_as == "policy")
+
+
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"half_steps"}))
+def test_most_schedules_take_any_number_of_rounds(name: str) -> None:
+    for rounds in (1, 2, 3):
+        PARTS[name]().check(rounds)
+
+
+# -- fixed, every_k ----------------------------------------------------------------------------------------------------
 
 
 def test_fixed_goes_on_from_the_round_before_and_keeps_the_start_as_reference() -> None:
-    plan = Fixed().at(3, ())
-    assert (plan.round, plan.init, plan.sampler, plan.anchors) == (3, 2, 2, {"reference": 0})
+    assert Fixed().at(3, ()) == Plan(
+        3, init=2, samplers={"policy": 2, "reference": 0}, anchors={"reference": 0, "previous": 2}
+    )
 
 
 def test_every_k_renews_the_reference_after_each_k_rounds() -> None:
-    assert [EveryK(2).at(round, ()).anchors["reference"] for round in range(1, 7)] == [0, 0, 2, 2, 4, 4]
+    for plan, expected in zip(plans(EveryK(2), 6), [0, 0, 2, 2, 4, 4], strict=True):
+        assert plan.anchors == {"reference": expected, "previous": plan.round - 1}
+        assert plan.samplers == {"reference": expected, "policy": plan.round - 1}
 
 
 def test_every_1_has_the_round_before_as_reference() -> None:
-    assert [EveryK(1).at(round, ()).anchors["reference"] for round in (1, 2, 3)] == [0, 1, 2]
-
-
-@given(schedule=st.one_of(st.just(Fixed()), st.integers(1, 20).map(EveryK)), round=st.integers(1, 200))
-def test_every_version_is_older_than_the_round(schedule: Schedule, round: int) -> None:
-    plan = schedule.at(round, ())
-    assert all(0 <= version < round for version in (plan.init, plan.sampler, *plan.anchors.values()))
+    assert [plan.anchors["reference"] for plan in plans(EveryK(1), 3)] == [0, 1, 2]
 
 
 @given(k=st.integers(1, 20), round=st.integers(1, 200))
@@ -39,3 +75,58 @@ def test_the_reference_is_the_newest_multiple_of_k(k: int, round: int) -> None:
 def test_a_reference_cannot_be_renewed_every_0_rounds() -> None:
     with pytest.raises(ValueError, match=r"schedule\.k must be >= 1, got 0"):
         EveryK(0)
+
+
+# -- half_steps --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_step_starts_where_its_half_step_started_and_answers_with_the_half() -> None:
+    half, full = plans(HalfSteps(), 4)[2:]
+    assert half == Plan(
+        3,
+        init=2,
+        samplers={"policy": 2, "reference": 0},
+        anchors={"reference": 0, "previous": 2},
+        publish_as="half",
+        evaluated=False,
+    )
+    assert full == Plan(4, init=2, samplers={"policy": 3, "reference": 0}, anchors={"reference": 0, "previous": 2})
+
+
+@given(step=st.integers(1, 100))
+def test_full_policies_follow_one_another_and_halves_lead_nowhere(step: int) -> None:
+    half, full = (HalfSteps().at(round, ()) for round in (2 * step - 1, 2 * step))
+    assert (half.publish_as, full.publish_as) == ("half", "policy")
+    assert half.init == full.init == half.anchors["previous"] == full.anchors["previous"] == 2 * step - 2
+    assert full.samplers["policy"] == half.round
+
+
+def test_a_run_does_not_end_on_half_a_step() -> None:
+    HalfSteps().check(4)
+    with pytest.raises(ValueError, match=r"rounds must be even under schedule=half_steps, .* got 3\. Try rounds=4"):
+        HalfSteps().check(3)
+
+
+# -- versions ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_version_is_chosen_on_its_own() -> None:
+    schedule = Versions(
+        init="start", policy="every_2", reference_sampler="every_3", reference="last", previous="every_4"
+    )
+    assert schedule.at(6, ()) == Plan(
+        6, init=0, samplers={"policy": 4, "reference": 3}, anchors={"reference": 5, "previous": 4}
+    )
+
+
+@given(k=st.integers(1, 20), round=st.integers(1, 200))
+def test_the_named_schedules_are_choices_of_words(k: int, round: int) -> None:
+    assert Versions().at(round, ()) == Fixed().at(round, ())
+    word = f"every_{k}"
+    assert Versions(reference_sampler=word, reference=word).at(round, ()) == EveryK(k).at(round, ())
+
+
+@pytest.mark.parametrize("word", ["", "first", "every", "every_0", "every_-1", "every_2x", "every_1.5"])
+def test_other_words_are_refused(word: str) -> None:
+    with pytest.raises(ValueError, match=r"schedule\.previous must be start, last or every_<k> .* Try every_2"):
+        Versions(previous=word)

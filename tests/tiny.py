@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
+
+from rlhf_flow.types import Rollouts
 from tests.tokenizer import tokenizer
 
 
@@ -67,3 +71,17 @@ def overrides(model: Path, asked: Path, run_dir: Path, **keys: object) -> list[s
     if values["scorer"] != "rule":
         del values["scorer.function"]
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def fond_of_a(messages: object, first: str, second: str, meta: object) -> float:
+    """A judge of preferences who likes the letter a: P(first beats second)."""
+    return 1 / (1 + math.exp(_letters(second) - _letters(first)))
+
+
+def letters(rollouts: Rollouts) -> dict[str, float]:
+    """What `fond_of_a` likes, in the mean of the last answers to each prompt."""
+    return {"letters": float(np.mean([_letters(group[-1].text) for group in rollouts.responses]))}
+
+
+def _letters(answer: str) -> float:
+    return 24.0 * answer.lower().count("a") / max(len(answer), 1)

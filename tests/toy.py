@@ -16,26 +16,25 @@ import numpy as np
 import pyarrow as pa
 
 from rlhf_flow import loop, rows
+from rlhf_flow.ledger import Ledger
 from rlhf_flow.memory import Window
 from rlhf_flow.parts import Evaluation, Keeping, Parts
 from rlhf_flow.schedule import EveryK, Fixed
 from rlhf_flow.seeds import derive
-from rlhf_flow.store import Ledger
+from rlhf_flow.tables import Lesson, Table
 from rlhf_flow.types import (
     Draw,
-    Lesson,
     Loss,
     Message,
+    Needs,
     Pair,
     PairLogps,
-    Plan,
     Policy,
     Prompt,
     Response,
     Rollouts,
     Scored,
     Selection,
-    Table,
 )
 from rlhf_flow.weights import Checkpoint
 
@@ -117,11 +116,12 @@ class Engine:
 @dataclass(frozen=True)
 class Sampler:
     draw: Draw = field(default_factory=lambda: Draw(n=3))
+    roles: frozenset[str] = frozenset({"policy"})
 
     def sample(
-        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], plan: Plan, *, seed: int
+        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Rollouts:
-        return engine.generate(prompts, policies["sampler"], self.draw, round=plan.round, seed=seed)
+        return engine.generate(prompts, policies["policy"], self.draw, round=round, seed=seed)
 
 
 class HigherIsBetter:
@@ -164,8 +164,8 @@ class Objective:
     beta: float = 1.0
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reference"})
+    def needs(self) -> Needs:
+        return Needs(anchors=frozenset({"reference"}))
 
     def at(self, round: int) -> Objective:
         return self
@@ -235,11 +235,16 @@ class Learner:
         self.held = name(self.logits)
         return Policy(name=name_, round=round, sha256=self.held, weights=Logits(self.logits.copy()))
 
-    def save_policy(self, folder: Path) -> None:
+    def average(self, name_: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
+        table = sum(coefficient * logits_of(policy) for policy, coefficient in terms)
+        return Policy(name=name_, round=round, sha256=name(table), weights=Logits(table))
+
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
         if self.rank > 0:
             return
         folder.mkdir(parents=True)
-        (folder / "logits.json").write_text(json.dumps(self.logits.tolist()))
+        logits = self.logits if policy is None else logits_of(policy)
+        (folder / "logits.json").write_text(json.dumps(logits.tolist()))
 
     def save_state(self, folder: Path) -> None:
         if self.rank > 0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow.protocols import Place
+from rlhf_flow.specs import Place
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Held
 

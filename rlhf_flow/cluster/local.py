@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlhf_flow.protocols import (
-    Cluster,
-    Engine,
-    EngineSpec,
-    Learner,
-    LearnerSpec,
-    Model,
-    Place,
-    Scorer,
-    ScorerSpec,
-)
+from rlhf_flow.protocols import Engine, Learner, Scorer
+from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,8 @@ class LocalCluster:
     device: str
     opened: list[Engine | Scorer | Learner] = field(default_factory=list)
 
-    def engine(self, spec: EngineSpec, model: Model) -> Engine:
-        engine = spec.open(model, Place(device=self.device))
+    def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
+        engine = spec.open(model, Place(device=self.device), mixes=mixes)
         self.opened.append(engine)
         return engine
 

@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.cluster.crew import Crew, Worker
 from rlhf_flow.needs import require
-from rlhf_flow.protocols import (
-    Cluster,
-    Engine,
-    EngineSpec,
-    Learner,
-    LearnerSpec,
-    Model,
-    Place,
-    Scorer,
-    ScorerSpec,
-)
-from rlhf_flow.types import Draw, Lesson, Policy, Prompt, Rollouts, Scored, Table
+from rlhf_flow.protocols import Engine, Learner, Scorer
+from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
+from rlhf_flow.tables import Lesson, Table
+from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts, Scored
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,8 +84,8 @@ class RayCluster:
     gpus_left: float  # that no worker has taken; 0 on a cluster of CPUs
     crews: list[Crew] = field(default_factory=list)
 
-    def engine(self, spec: EngineSpec, model: Model) -> Engine:
-        return RayEngine(self._crew("engine", 1, lambda place: spec.open(model, place), gpus=spec.gpus))
+    def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
+        return RayEngine(self._crew("engine", 1, lambda place: spec.open(model, place, mixes=mixes), gpus=spec.gpus))
 
     def scorer(self, spec: ScorerSpec) -> Scorer:
         if not spec.loads_model:
@@ -171,7 +163,9 @@ def _environment() -> dict[str, str]:
 class RayEngine:
     crew: Crew
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+    ) -> Rollouts:
         return self.crew.ask("generate", prompts, policy, draw, round=round, seed=seed)
 
     def close(self) -> None:
@@ -208,8 +202,11 @@ class RayLearner:
     def publish(self, name: str, round: int) -> Policy:
         return self.crew.ask("publish", name, round)
 
-    def save_policy(self, folder: Path) -> None:
-        self.crew.ask("save_policy", folder)
+    def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
+        return self.crew.ask("average", name, round, terms)
+
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
+        self.crew.ask("save_policy", folder, policy)
 
     def save_state(self, folder: Path) -> None:
         self.crew.ask("save_state", folder)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.protocols import Model
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Draw, Policy, Prompt, Response, Rollouts
+from rlhf_flow.specs import Model
+from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,7 +68,7 @@ def end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def answered(
     prompts: Sequence[Prompt],
     samples: Sequence[Sequence[Sample]],  # [B][N]
-    policy: Policy,
+    policy: Policy | Mixture,
     draw: Draw,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -97,6 +97,7 @@ def answered(
                     draw=draw,
                     seed=start + k,
                     policy=policy.sha256,
+                    source="mixture" if isinstance(policy, Mixture) else "policy",
                 )
                 for k, sample in enumerate(group)
             )

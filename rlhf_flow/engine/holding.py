@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.protocols import Model
+from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy, Probe
 from rlhf_flow.weights import Checkpoint
 
@@ -52,7 +52,7 @@ class Holding:
         Raises ValueError, with the engine unchanged, where the state dict is not the model's; and RuntimeError where
         the probe disagrees: what the engine holds is then unknown, and the next policy is loaded whatever it is.
         """
-        if self._has(policy):
+        if self.holds(policy):
             return
         state = policy.weights.load()
         self._check_state(policy, state)
@@ -62,7 +62,7 @@ class Holding:
             self._check_probe(policy, policy.probe, measure)
         self._sha256 = policy.sha256
 
-    def _has(self, policy: Policy) -> bool:
+    def holds(self, policy: Policy) -> bool:
         if self._as_opened and self._sha256 is None and isinstance(policy.weights, Checkpoint):
             opened = policy.weights.path.resolve() == Path(self._model.path).resolve()
             self._sha256 = policy.sha256 if opened else None

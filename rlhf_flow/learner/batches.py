@@ -7,12 +7,13 @@ nothing but the order of float additions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Lesson, Pair, Table
+from rlhf_flow.tables import Lesson, RoundTables, Table
+from rlhf_flow.types import Pair
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Example:
-    """A pair with the tokens and the anchors' log-probs of both sides."""
+    """A pair with the tokens and the anchors' log-probs of both sides, and of its third response where it has one."""
 
-    ids: tuple[str, str]
-    rows: tuple[Row, Row]
-    anchors: Mapping[str, tuple[np.ndarray, np.ndarray]]  # anchor name -> float32 [T] of first and second
+    ids: tuple[str, ...]  # of first, second, extra
+    rows: tuple[Row, ...]
+    anchors: Mapping[str, tuple[np.ndarray, ...]]  # anchor name -> [T] of first, second, extra
     preference: float
     weight: float
+    worth: tuple[float, float] | None = None
 
     @property
     def length(self) -> int:
@@ -92,25 +94,30 @@ def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
 def read_examples(lesson: Lesson) -> list[Example]:
     """All pairs of the lesson with a positive weight, in the order of its tables.
 
-    Raises KeyError naming the response and the policy where an anchor's log-probs are missing.
+    Raises KeyError naming the response and the policy where an anchor's log-probs are missing, and ValueError for a
+    pair without the third response that the objective reads.
     """
-    pairs = [pair for tables in lesson.tables for pair in _read_pairs(tables.pairs)]
-    ids = {id for pair in pairs for id in (pair.first, pair.second)}
+    third = lesson.objective.needs.extra is not None
+    pairs = [pair if third else replace(pair, extra=None) for tables in lesson.tables for pair in read_pairs(tables)]
+    if third and (lacking := [pair for pair in pairs if pair.extra is None]):
+        raise ValueError(
+            f"the objective needs a third response beside each pair, and the pair of {lacking[0].first!r} and "
+            f"{lacking[0].second!r} has none ({len(lacking)} of {len(pairs)} pairs). Set selector.extra."
+        )
+    ids = {id for pair in pairs for id in named(pair)}
     rows = read_rows((tables.responses for tables in lesson.tables), ids)
-    anchors = _read_anchors(lesson, ids)
+    anchors = read_anchors(lesson, ids)
     return [
         Example(
-            ids=(pair.first, pair.second),
-            rows=(rows[pair.first], rows[pair.second]),
+            ids=named(pair),
+            rows=tuple(rows[id] for id in named(pair)),
             anchors={
-                name: (
-                    _anchor(anchors, rows, pair.first, policy=lesson.roles[name], name=name),
-                    _anchor(anchors, rows, pair.second, policy=lesson.roles[name], name=name),
-                )
-                for name in sorted(lesson.objective.needs)
+                name: tuple(_anchor(anchors, rows, id, policy=lesson.roles[name], name=name) for id in named(pair))
+                for name in sorted(lesson.objective.needs.anchors)
             },
             preference=pair.preference,
             weight=pair.weight,
+            worth=pair.worth,
         )
         for pair in pairs
     ]
@@ -118,11 +125,8 @@ def read_examples(lesson: Lesson) -> list[Example]:
 
 def count(lesson: Lesson) -> int:
     """The number of pairs of the lesson with a positive weight."""
-    return sum(
-        int((np.asarray(shard["weight"]) > 0).sum())
-        for tables in lesson.tables
-        for shard in tables.pairs.read_shards(["weight"])
-    )
+    rounds = [tables for tables in lesson.tables if tables.pairs.rows]
+    return sum(int((np.asarray(tables.read_pairs(["weight"])["weight"]) > 0).sum()) for tables in rounds)
 
 
 def global_batches(pairs: int, *, batch: int, epochs: int, seed: int, round: int) -> list[np.ndarray]:
@@ -145,26 +149,38 @@ def deal(lengths: Sequence[int], *, ranks: int, micro_batch: int) -> list[list[n
     return [[order[start : start + wave][rank::ranks] for rank in range(ranks)] for start in range(0, len(order), wave)]
 
 
-def _read_pairs(table: Table) -> list[Pair]:
-    columns = ["prompt", "first", "second", "preference", "weight"]
-    pairs = [Pair(**row) for shard in table.read_shards(columns) for row in shard.to_pylist()]
-    return [pair for pair in pairs if pair.weight > 0]
+def read_pairs(tables: RoundTables) -> list[Pair]:
+    """The pairs of a round that are learned from, with a positive weight."""
+    columns = ["prompt", "first", "second", "preference", "weight", "worth", "extra"]
+    rows = tables.read_pairs(columns).to_pylist() if tables.pairs.rows else []
+    return [
+        Pair(**row | {"worth": None if row["worth"] is None else tuple(row["worth"])})
+        for row in rows
+        if row["weight"] > 0
+    ]
 
 
-def _read_anchors(lesson: Lesson, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:
-    absent = sorted(lesson.objective.needs - set(lesson.roles))
+def named(pair: Pair) -> tuple[str, ...]:
+    """The responses of a pair: first, second, and the third where there is one."""
+    return (pair.first, pair.second) if pair.extra is None else (pair.first, pair.second, pair.extra)
+
+
+def read_anchors(lesson: Lesson, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:
+    """The log-probs [T] of these responses under every anchor, by (response, policy)."""
+    needed = lesson.objective.needs.anchors
+    absent = sorted(needed - set(lesson.roles))
     if absent:
         raise KeyError(
             f"the objective needs the anchor {absent[0]!r}; round {lesson.round} has only {sorted(lesson.roles)}"
         )
-    policies = {lesson.roles[name] for name in lesson.objective.needs}
+    policies = {lesson.roles[name] for name in needed}
     found: dict[tuple[str, str], np.ndarray] = {}
     for shard in lesson.anchors.read_shards(["response", "policy", "logps"]):
         columns = (shard[name] for name in ("response", "policy", "logps"))
         for response, policy, logps in zip(*columns, strict=True):
             key = (response.as_py(), policy.as_py())
             if key[0] in ids and key[1] in policies:
-                found[key] = _array(logps.values, np.float32)
+                found[key] = np.asarray(logps.values)
     return found
 
 

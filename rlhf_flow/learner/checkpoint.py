@@ -9,7 +9,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from rlhf_flow.protocols import Model
+from rlhf_flow.specs import Model
 
 
 def write_checkpoint(folder: Path, model: Model, lm: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rlhf_flow.learner.training import Training
 from rlhf_flow.needs import require
-from rlhf_flow.protocols import Learner, Model, Place
+from rlhf_flow.protocols import Learner
+from rlhf_flow.specs import Model, Place
 
 
 @dataclass(frozen=True)

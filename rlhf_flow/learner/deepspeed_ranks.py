@@ -19,7 +19,7 @@ from rlhf_flow.learner.batches import Packed
 from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.model import ResponseLogps
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Place
+from rlhf_flow.specs import Place
 
 ZeroParameter = Any  # a torch parameter on which DeepSpeed has hung attributes of its own
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,9 @@ from rlhf_flow.learner.batches import Example, Row, count, deal, global_batches,
 from rlhf_flow.learner.checkpoint import write_checkpoint
 from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.update import take_step
-from rlhf_flow.protocols import Model
-from rlhf_flow.types import Lesson, Policy, Probe, Table
+from rlhf_flow.specs import Model
+from rlhf_flow.tables import Lesson, Table
+from rlhf_flow.types import Policy, Probe
 from rlhf_flow.weights import Held, fingerprint
 
 if TYPE_CHECKING:
@@ -76,10 +77,22 @@ class PreferenceLearner:
         collected = self._collect()
         return Policy(name, round, collected.sha256, Held(collected.weights), probe=self._prove())
 
-    def save_policy(self, folder: Path) -> None:
-        collected = self._collect()
+    def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
+        total: dict[str, Tensor] = {}
+        for policy, coefficient in terms:
+            for key, tensor in policy.weights.load().items():
+                part = coefficient * tensor.float() if tensor.is_floating_point() else tensor
+                total[key] = total[key] + part if key in total and tensor.is_floating_point() else part
+        weights = {
+            key: tensor.to(self.dtype) if tensor.is_floating_point() else tensor for key, tensor in total.items()
+        }
+        average = Policy(name, round, fingerprint(weights), Held(weights))
+        return replace(average, probe=self._prove(average))
+
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
+        weights = self._collect().weights if policy is None else policy.weights.load()
         if self.backend.rank == 0:
-            write_checkpoint(folder, self.model, self.backend.lm, collected.weights)
+            write_checkpoint(folder, self.model, self.backend.lm, weights)
 
     def save_state(self, folder: Path) -> None:
         sha256 = self._collect().sha256
@@ -197,11 +210,12 @@ class PreferenceLearner:
 
     # -- between the model's names and the backend's parts ------------------------------------------------------------
 
-    def _prove(self) -> Probe | None:
+    def _prove(self, policy: Policy | None = None) -> Probe | None:
+        """What engines can check `policy` by, by default the one held."""
         if self._probe is None:
             return None
         tokens, prompt = np.array(self._probe.tokens, dtype=np.int32), self._probe.prompt
-        with self._reading():
+        with self._reading(policy):
             (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])])
         return Probe(tuple(self._probe.tokens), prompt, tuple(logps.tolist()))
 

@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlhf_flow.learner.model import ResponseLogps, load, verify
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Model, Place
+from rlhf_flow.specs import Model, Place
 
 
 def be_deterministic(place: Place, *, threads: int | None) -> None:

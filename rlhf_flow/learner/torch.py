@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Learner, Model, Place
+from rlhf_flow.protocols import Learner
+from rlhf_flow.specs import Model, Place
 
 
 @dataclass(frozen=True)

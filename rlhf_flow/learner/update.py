@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batches import Example, Packed, deal, pack
+from rlhf_flow.learner.batches import Example, deal, pack
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Loss, PairLogps, Sides, TokenLogps
 
@@ -63,33 +63,57 @@ def take_step(
 
 
 def pair_loss(backend: Backend, objective: Objective, examples: Sequence[Example]) -> tuple[Loss, Tensor]:
-    """The loss of each pair [P], and the pairs' weights [P]."""
-    packed = pack([example.rows[side] for side in (0, 1) for example in examples])
+    """The loss of each pair [P], and the pairs' weights [P]. A response that several pairs name is read once."""
+    at = _places(examples)
+    packed = pack([examples[p].rows[side] for p, side in at.first_seen])
     logps = backend.logps(packed)  # [M]
+    device = logps.device
+
+    def sides(values: Tensor) -> Sides:
+        """Log-probs [M], row by row, as the sides of P pairs."""
+        mask = torch.from_numpy(packed.mask).to(device)  # [R, T]
+        dense = torch.zeros(mask.shape, device=device, dtype=values.dtype).masked_scatter(mask, values)
+        return Sides(*(TokenLogps(dense[rows], mask[rows]) for rows in at.rows))
+
+    def anchor(name: str) -> Tensor:
+        values = np.concatenate([examples[p].anchors[name][side] for p, side in at.first_seen])
+        return torch.from_numpy(values).to(device)
+
+    with_worth = all(example.worth is not None for example in examples)
     pairs = PairLogps(
-        current=_sides(packed, logps),
-        anchors={
-            name: _sides(packed, _anchor(examples, name).to(logps.device)) for name in sorted(examples[0].anchors)
-        },
-        preference=torch.tensor([example.preference for example in examples], device=logps.device),
-        weight=torch.tensor([example.weight for example in examples], device=logps.device),
+        current=sides(logps),
+        anchors={name: sides(anchor(name)) for name in sorted(examples[0].anchors)},
+        preference=torch.tensor([example.preference for example in examples], device=device),
+        weight=torch.tensor([example.weight for example in examples], device=device),
+        worth=torch.tensor([example.worth for example in examples], device=device) if with_worth else None,
     )
     return objective.loss(pairs), pairs.weight
 
 
-def _anchor(examples: Sequence[Example], name: str) -> Tensor:
-    return torch.from_numpy(np.concatenate([example.anchors[name][side] for side in (0, 1) for example in examples]))
+@dataclass(frozen=True)
+class Places:
+    """Where the responses of P pairs stand among R different ones."""
+
+    first_seen: list[tuple[int, int]]  # [R]: (pair, side) that brings the response
+    rows: list[list[int]]  # for first, second and, where pairs have it, extra: the response's place [P]
 
 
-def _sides(packed: Packed, logps: Tensor) -> Sides:
-    """Log-probs [M], row by row, as the first and second sides of P pairs: 2P rows, all firsts before all seconds."""
-    mask = torch.from_numpy(packed.mask).to(logps.device)  # [2P, T]
-    values = torch.zeros(mask.shape, device=logps.device).masked_scatter(mask, logps)  # [2P, T]
-    pairs = len(mask) // 2
-    return Sides(TokenLogps(values[:pairs], mask[:pairs]), TokenLogps(values[pairs:], mask[pairs:]))
+def _places(examples: Sequence[Example]) -> Places:
+    place: dict[str, int] = {}
+    first_seen: list[tuple[int, int]] = []
+    sides = len(examples[0].ids)
+    rows: list[list[int]] = [[] for _ in range(sides)]
+    for side in range(sides):
+        for p, example in enumerate(examples):
+            id = example.ids[side]
+            if id not in place:
+                place[id] = len(first_seen)
+                first_seen.append((p, side))
+            rows[side].append(place[id])
+    return Places(first_seen, rows)
 
 
 def _names(examples: Sequence[Example]) -> str:
-    named = "; ".join(f"{first} against {second}" for first, second in (example.ids for example in examples[:8]))
+    named = "; ".join(f"{example.ids[0]} against {example.ids[1]}" for example in examples[:8])
     more = f"; and {len(examples) - 8} more" if len(examples) > 8 else ""
     return f"{len(examples)} pair{'s' * (len(examples) != 1)}: {named}{more}"

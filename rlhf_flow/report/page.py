@@ -143,16 +143,22 @@ def _results(run: Run) -> Iterator[Figure]:
         (JUDGE, "eval/reward", f"mean over held-out answers{by(run.judge)}{both}", 2),
         (PROXY, "eval/proxy", f"the same answers{by(run.proxy)}", 6),
     )
+    distance = run.series("eval/gap")
+    if distance:
+        title, note = "Duality gap", "to the equilibrium of the judge's preferences: 0 there and nowhere else"
+        yield Figure(title, note, curve(title, distance, rounds=run.metrics, base=0.0, colour=3))
 
 
 def _changes(run: Run) -> Iterator[Figure]:
-    return _curves(
+    yield from _curves(
         run,
         ("KL from the start", "eval/kl", "nats per answer, mean over held-out answers", 5),
         ("Length", "eval/length", "tokens per held-out answer", 4),
         ("Cut at the limit", "eval/truncated", "share of held-out answers without an end", 3),
         ("Distinct answers", "eval/distinct", "different texts, as a share of the held-out answers", 7),
     )
+    styles = {name: run.series(f"eval/style/{name}") for name in run.names("eval/style/")}
+    yield from _stack(run, "Styles", "share of the held-out answers that have each style", styles)
 
 
 def _aspects(run: Run) -> Iterator[Figure]:
@@ -223,6 +229,7 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     for label, key, form in (
         ("judge", "eval/reward", ".3f"),
         ("proxy", "eval/proxy", ".3f"),
+        ("gap", "eval/gap", ".3f"),
         ("KL", "eval/kl", ".2f"),
         ("length", "eval/length", ".1f"),
         ("cut", "eval/truncated", ".1%"),

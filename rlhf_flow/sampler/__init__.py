@@ -1,5 +1,13 @@
 """Who answers: which policies a round's responses are drawn from."""
 
+from rlhf_flow.sampler.mixture import MixtureSampler
+from rlhf_flow.sampler.plan import PlanSampler
 from rlhf_flow.sampler.policy import PolicySampler
+from rlhf_flow.sampler.policy_and_reference import PolicyAndReference
 
-PARTS: dict[str, type] = {"policy": PolicySampler}
+PARTS: dict[str, type] = {
+    "policy": PolicySampler,
+    "policy_and_reference": PolicyAndReference,
+    "mixture": MixtureSampler,
+    "plan": PlanSampler,
+}

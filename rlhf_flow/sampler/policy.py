@@ -1,4 +1,4 @@
-"""All answers come from the policy that the plan names as the sampler, in any number of draws."""
+"""All answers come from the policy that the schedule names as the sampler, in any number of draws."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_flow.protocols import Engine
-from rlhf_flow.types import Draw, Plan, Policy, Prompt, Rollouts
+from rlhf_flow.sampler.source import check_names, side_by_side, sourced
+from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 
 
 @dataclass(frozen=True)
@@ -16,25 +17,26 @@ class PolicySampler:
     draws: list[Draw] = field(default_factory=lambda: [Draw(n=8)])
 
     def __post_init__(self) -> None:
-        names = [draw.name for draw in self.draws]
-        if not names:
-            raise ValueError("sampler.draws must hold at least one draw, got none")
-        slashed = [name for name in names if "/" in name]
-        if slashed:
-            raise ValueError(f"sampler.draws: a name must not hold '/', which parts response ids, got {slashed[0]!r}")
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(
-                f"sampler.draws must have different names, got {', '.join(repeated)} more than once: draws of one name "
-                f"would give the same answers. Name each draw."
-            )
+        check_names("sampler.draws", self.draws)
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return {draw.name: "policy" for draw in self.draws}
+
+    @property
+    def drawn(self) -> Mapping[str, Draw]:
+        return {f"sampler.draws.{at}": draw for at, draw in enumerate(self.draws)}
+
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset({"policy"})
+
+    @property
+    def mixes(self) -> bool:
+        return False
 
     def sample(
-        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], plan: Plan, *, seed: int
+        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Rollouts:
-        """Responses [B, N] from `policies["sampler"]`, draw after draw in the order of `draws`."""
-        parts = [
-            engine.generate(prompts, policies["sampler"], draw, round=plan.round, seed=seed) for draw in self.draws
-        ]
-        groups = zip(*(part.responses for part in parts), strict=True)
-        return Rollouts(plan.round, tuple(prompts), tuple(sum(group, ()) for group in groups))
+        """Responses [B, N], draw after draw in the order of `draws`."""
+        return side_by_side([sourced(draw) for draw in self.draws], engine, prompts, policies, round=round, seed=seed)

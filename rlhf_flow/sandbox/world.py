@@ -13,6 +13,11 @@ from rlhf_flow import seeds
 from rlhf_flow.sandbox import gold, grammar, lexicon, noise, request
 
 FROZEN = (lexicon, request, grammar, gold, noise)
+# Sources that make nothing of the world: they may change, and a world that was built stays the one that is meant.
+OUTSIDE = (
+    "__main__.py",  # the command that builds it or finds it
+    "styles.py",  # judges of a policy's answers; no answer, prompt or weight of the world has met them
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def key(size: Size) -> str:
     here = Path(__file__).parent
     sources = [*sorted(here.glob("*.py")), Path(str(seeds.__file__))]
     made_by = {
-        "source": _source_hash([path for path in sources if path.name != "__main__.py"]),
+        "source": _source_hash([path for path in sources if path.name not in OUTSIDE]),
         "size": asdict(size),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
     }

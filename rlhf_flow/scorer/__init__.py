@@ -1,9 +1,13 @@
 """What an answer is worth."""
 
+from rlhf_flow.scorer.comparison import Comparison
+from rlhf_flow.scorer.preference_model import PreferenceModel
 from rlhf_flow.scorer.reward_model import RewardModel
 from rlhf_flow.scorer.rule import Rule
 
 PARTS: dict[str, type] = {
     "rule": Rule,
     "reward_model": RewardModel,
+    "comparison": Comparison,
+    "preference_model": PreferenceModel,
 }

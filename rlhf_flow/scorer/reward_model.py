@@ -6,23 +6,19 @@ P(i beats j) = sigma(r_i - r_j), Bradley and Terry 1952; for language models Ouy
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.chat import FORMATS, chat_tokens, plain_view, require_template
-from rlhf_flow.protocols import Place
+from rlhf_flow.chat import FORMATS, chat_tokens, plain_view
+from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
+from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
 from rlhf_flow.scorer.wins import bradley_terry, by_answer
+from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Prompt, Response, Rollouts, Scored
-from rlhf_flow.weights import checkpoint_fingerprint
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-DTYPES = ("float32", "bfloat16")
-Tokens = tuple[int, ...]
-Loaded = TypeVar("Loaded")
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class View(Protocol):
@@ -55,28 +51,28 @@ class RewardModel:
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
 
     @property
+    def can_cycle(self) -> bool:
+        return False  # a number for each answer
+
+    @property
     def loads_model(self) -> bool:
         return True
 
     def fingerprint(self) -> str:
         """Hash of the weights of a local checkpoint; a model of the hub is what its name and revision say."""
-        folder = Path(self.path)
-        return checkpoint_fingerprint(folder) if folder.is_dir() else f"{self.path}@{self.revision}"
+        return self._source.fingerprint()
 
     def check(self) -> None:
         """Raise ValueError where the checkpoint is no reward model, as far as can be told without its weights."""
-        self._longest(self._config(), self._tokenizer())
+        self._source.longest(self._config(), self._source.tokenizer(self.format), self.max_tokens)
 
     def open(self, place: Place) -> RewardJudge:
         """Load the model onto `place.device`. Raises ValueError where it is no reward model."""
-        import torch
+        from transformers import AutoModelForSequenceClassification
 
-        config, tokenizer = self._config(), self._tokenizer()
-        longest = self._longest(config, tokenizer)
-        torch.set_num_threads(place.threads)
-        model = self._model()
-        model.to(place.device)  # type: ignore[arg-type]  # its wrapper hides that it is a method
-        model.eval().requires_grad_(False)
+        config, tokenizer = self._config(), self._source.tokenizer(self.format)
+        longest = self._source.longest(config, tokenizer, self.max_tokens)
+        model = at_work(self._source.model(AutoModelForSequenceClassification.from_pretrained, self.dtype), place)
 
         def view(messages: Sequence[Message], answer: str) -> list[int]:
             if self.format == "chat":
@@ -85,16 +81,18 @@ class RewardModel:
 
         return RewardJudge(model, view, longest=longest, batch_tokens=self.batch_tokens)
 
-    def _config(self) -> PretrainedConfig:
-        from transformers import AutoConfig
+    @property
+    def _source(self) -> Source:
+        return Source(self.path, self.revision, self.trust_remote_code)
 
-        config: PretrainedConfig = self._loaded(AutoConfig.from_pretrained)
+    def _config(self) -> PretrainedConfig:
+        config = self._source.config()
         classes = [*(config.architectures or ()), *(config.to_dict().get("auto_map") or ())]
         if not any(name.endswith("ForSequenceClassification") for name in classes):
             raise ValueError(
                 f"scorer.path must be a sequence-classification checkpoint, and {self.path!r} is "
                 f"{', '.join(classes) or 'none'}. "
-                "A language model alone has no score: train a reward model, or use scorer=rule."
+                "A language model alone has no score: train a reward model, or ask it with scorer=preference_model."
             )
         if config.num_labels != 1:
             raise ValueError(
@@ -102,55 +100,6 @@ class RewardModel:
                 f"{config.num_labels}. Use one that was trained as a reward model."
             )
         return config
-
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        from transformers import AutoTokenizer
-
-        tokenizer: PreTrainedTokenizerBase = self._loaded(AutoTokenizer.from_pretrained)
-        if self.format == "chat":
-            require_template(tokenizer, "scorer.format")
-        return tokenizer
-
-    def _model(self) -> PreTrainedModel:
-        from transformers import AutoModelForSequenceClassification
-
-        model, report = self._loaded(
-            AutoModelForSequenceClassification.from_pretrained,
-            dtype=self.dtype,
-            output_loading_info=True,
-        )
-        if report["missing_keys"]:  # transformers would fill them with random numbers
-            raise ValueError(
-                f"scorer.path must be a complete checkpoint, and {self.path!r} has no weights for "
-                f"{', '.join(sorted(report['missing_keys']))}."
-            )
-        return model
-
-    def _loaded(self, load: Callable[..., Loaded], **more: object) -> Loaded:
-        folder = Path(self.path)
-        if folder.exists() and not (folder / "config.json").is_file():
-            raise ValueError(f"scorer.path must be a Hugging Face checkpoint, and {self.path!r} holds no config.json.")
-        try:
-            return load(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code, **more)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"scorer.path must be a Hugging Face checkpoint: loading {self.path!r} failed: {error}"
-            ) from error
-
-    def _longest(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-        """Tokens that are read, of prompt and answer."""
-        text = config.get_text_config()
-        name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # GPT-2 has its own word
-        positions = text.to_dict().get(name)
-        known = [tokenizer.model_max_length, *([] if positions is None else [positions])]
-        context = min(known)
-        if self.max_tokens is None and context > 10**9:  # what tokenizers say that know no limit
-            raise ValueError(f"scorer.max_tokens must be given, because {self.path!r} names no longest input.")
-        if self.max_tokens is not None and self.max_tokens > context:
-            raise ValueError(
-                f"scorer.max_tokens must be <= {context}, which {self.path!r} can read, got {self.max_tokens}"
-            )
-        return context if self.max_tokens is None else self.max_tokens
 
 
 class RewardJudge:
@@ -175,7 +124,7 @@ class RewardJudge:
                 tokens = self._read(prompt, response)
                 truncated += len(tokens) > self._longest
                 views[response.id] = cut_front(tokens, self._longest)
-        distinct = sorted(set(views.values()), key=lambda tokens: (len(tokens), tokens))
+        distinct = by_length(set(views.values()))
         worth = {
             tokens: score
             for batch in packed(distinct, self._batch_tokens)
@@ -204,16 +153,9 @@ class RewardJudge:
         """Scores, one per row of the batch."""
         import torch
 
-        pad = self._padding(batch)
-        longest = max(map(len, batch))
-        tokens = torch.full((len(batch), longest), pad, dtype=torch.long)
-        mask = torch.zeros((len(batch), longest), dtype=torch.long)
-        for at, row in enumerate(batch):  # padded on the right
-            tokens[at, : len(row)] = torch.tensor(row)
-            mask[at, : len(row)] = 1
-        device = self._model.device
+        tokens, mask = padded(batch, self._padding(batch), self._model.device)
         with torch.inference_mode():
-            output = self._model(input_ids=tokens.to(device), attention_mask=mask.to(device))
+            output = self._model(input_ids=tokens, attention_mask=mask)
         return [float(score) for score in output.logits[:, 0].float()]
 
     def _padding(self, batch: Sequence[Tokens]) -> int:
@@ -233,15 +175,3 @@ class RewardJudge:
 def cut_front(tokens: Tokens, longest: int) -> Tokens:
     """The first token (BOS) and the last `longest - 1`: the answer is judged, so it is the prompt's front that goes."""
     return tokens if len(tokens) <= longest else (tokens[0], *tokens[len(tokens) - longest + 1 :])
-
-
-def packed(rows: Sequence[Tokens], budget: int) -> Iterator[list[Tokens]]:
-    """Batches of rows that are sorted by length, as many as fit into `budget` tokens with padding, at least one."""
-    batch: list[Tokens] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * len(row) > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

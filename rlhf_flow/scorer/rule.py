@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from rlhf_flow.protocols import Place
+from rlhf_flow.scorer.function import check_name, imported, is_number, source_hash, told
 from rlhf_flow.scorer.wins import by_answer, by_comparison
+from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Prompt, Response, Rollouts, Scored, Verdict
 
 Function: TypeAlias = Callable[[tuple[Message, ...], str, Mapping[str, object]], "float | Verdict"]
-LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -31,8 +27,11 @@ class Rule:
     function: str  # "module.function", importable where the run was started
 
     def __post_init__(self) -> None:
-        if not all(part.isidentifier() for part in self.function.split(".")) or "." not in self.function:
-            raise ValueError(f"scorer.function must be written module.function, got {self.function!r}")
+        check_name("scorer.function", self.function)
+
+    @property
+    def can_cycle(self) -> bool:
+        return False  # a number for each answer
 
     @property
     def loads_model(self) -> bool:
@@ -40,16 +39,18 @@ class Rule:
 
     def fingerprint(self) -> str:
         """Hash of the source file that the function is in."""
-        source = inspect.getsourcefile(_import(self.function))
-        return "" if source is None else hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return source_hash(self._function())
 
     def check(self) -> None:
         """Raise ValueError where the function cannot be imported."""
-        _import(self.function)
+        self._function()
 
     def open(self, place: Place) -> RuleJudge:
         """Raises ValueError where the function cannot be imported."""
-        return RuleJudge(self.function, _import(self.function))
+        return RuleJudge(self.function, self._function())
+
+    def _function(self) -> Function:
+        return imported("scorer.function", self.function)
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class RuleJudge:
 
     def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
         try:
-            returned = self.function(prompt.messages, response.text, _meta(prompt))
+            returned = self.function(prompt.messages, response.text, told(prompt))
         except Exception as error:
             error.add_note(f"raised by scorer.function={self.name} on response {response.id!r}")
             raise
@@ -107,38 +108,3 @@ class RuleJudge:
         return {
             name: by_answer(rollouts, {id: verdict.aspects[name] for id, verdict in verdicts.items()}) for name in names
         }
-
-
-def is_number(value: object) -> bool:
-    """Whether a rule may answer it: a number that is finite in float32."""
-    return isinstance(value, int | float | np.integer | np.floating) and bool(np.abs(value) <= LARGEST)
-
-
-def _meta(prompt: Prompt) -> Mapping[str, object]:
-    if prompt.answer is None:
-        return prompt.meta
-    if "answer" in prompt.meta:
-        raise ValueError(
-            f"prompt {prompt.id!r} has a gold answer and another column called 'answer'; a rule can be given "
-            "only one of them. Rename the column, or set prompts.columns.answer=answer."
-        )
-    return {**prompt.meta, "answer": prompt.answer}
-
-
-def _import(name: str) -> Function:
-    module_name, _, function_name = name.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
-        raise ValueError(
-            f"scorer.function={name}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
-            "Put the folder that holds it on PYTHONPATH, or correct it."
-        ) from error
-    functions = {key: value for key, value in vars(module).items() if callable(value)}
-    if function_name not in functions:
-        found = "is not callable" if function_name in vars(module) else "is not there"
-        there = ", ".join(sorted(key for key in functions if not key.startswith("_"))) or "none"
-        raise ValueError(
-            f"scorer.function={name}: {function_name!r} {found}; the functions of {module_name!r} are: {there}."
-        )
-    return functions[function_name]

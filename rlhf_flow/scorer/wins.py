@@ -25,14 +25,20 @@ def by_answer(rollouts: Rollouts, values: Sequence[float] | Mapping[str, float])
 
     Raises ValueError where prompts have different numbers of responses.
     """
-    n = len(rollouts.responses[0]) if rollouts.responses else 0
-    for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True):
-        if len(responses) != n:
-            raise ValueError(f"prompt {prompt.id!r} has {len(responses)} responses, others in its round have {n}")
+    n = answers_each(rollouts)
     ordered = values
     if isinstance(values, Mapping):
         ordered = [values[response.id] for responses in rollouts.responses for response in responses]
     return np.array(ordered, dtype=np.float32).reshape(len(rollouts.prompts), n)
+
+
+def answers_each(rollouts: Rollouts) -> int:
+    """N, the number of responses to each prompt. Raises ValueError where prompts have different numbers of them."""
+    n = len(rollouts.responses[0]) if rollouts.responses else 0
+    for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True):
+        if len(responses) != n:
+            raise ValueError(f"prompt {prompt.id!r} has {len(responses)} responses, others in its round have {n}")
+    return n
 
 
 def _gap(utility: np.ndarray) -> np.ndarray:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlhf_flow.selector.one_pair import Choice, OnePair
+from rlhf_flow.selector.pairing import Choice, Pairing
 from rlhf_flow.types import Scored, Selection
 
 
 @dataclass(frozen=True)
-class OnlyPair(OnePair):
+class OnlyPair(Pairing):
     """The pair of the two responses that each prompt has; any other number is refused."""
 
-    def check(self, n: int) -> None:
-        """Raise ValueError unless there are `n` = 2 responses per prompt."""
-        if n != 2:
-            raise ValueError(
-                f"selector=only_pair needs exactly 2 responses per prompt, and the sampler draws {n}. "
-                "Draw 2, or use selector=best_and_worst or selector=random."
-            )
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Raise ValueError unless there are 2 responses per prompt."""
+        _two(self.paired(counts))
+        super().check(counts)
 
     def select(self, scored: Scored) -> Selection:
         for responses in scored.rollouts.responses:
-            self.check(len(responses))
-        return self.pairs(scored, lambda b, left: Choice(left[0], left[1]))
+            _two(self.paired(Counter(one.draw.name for one in responses)))
+        return self.pairs(scored, lambda b, left: [Choice(left[0], left[1])])
+
+
+def _two(n: int) -> None:
+    if n != 2:
+        raise ValueError(
+            f"selector=only_pair needs exactly 2 responses per prompt, and the sampler draws {n}. "
+            "Draw 2, or use selector=best_and_worst or selector=random; selector.among says which draws are paired."
+        )

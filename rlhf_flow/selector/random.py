@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_flow.seeds import derive
-from rlhf_flow.selector.one_pair import Choice, OnePair
+from rlhf_flow.selector.pairing import Choice, Pairing
 from rlhf_flow.types import Scored, Selection
 
 
 @dataclass(frozen=True)
-class Random(OnePair):
+class Random(Pairing):
     """Two different responses of each prompt, drawn from its id, the round and the seeds of its responses."""
 
     def select(self, scored: Scored) -> Selection:
         rollouts = scored.rollouts
 
-        def choose(b: int, left: list[int]) -> Choice:
+        def choose(b: int, left: list[int]) -> list[Choice]:
             seed = derive("pair", rollouts.round, rollouts.prompts[b].id, rollouts.responses[b][0].seed)
             first, second = np.random.default_rng(seed).choice(left, size=2, replace=False)
-            return Choice(int(first), int(second))
+            return [Choice(int(first), int(second))]
 
         return self.pairs(scored, choose)

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.crew import WorkerError
+from rlhf_flow.cluster.crew import Stored, WorkerError
 from rlhf_flow.cluster.ray import Ray, RayCluster
-from rlhf_flow.protocols import Model, Place
-from rlhf_flow.types import Draw, Rollouts
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Draw, Mixture, Policy, Rollouts
+from rlhf_flow.weights import Held
 from tests import toy
 
 pytestmark = pytest.mark.heavy
@@ -26,8 +27,27 @@ MODEL = Model(path="toy")
 class EngineSpec:
     gpus: int = 1
 
-    def open(self, model: Model, place: Place) -> toy.Engine:
-        return toy.Engine()
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> toy.Engine | Telling:
+        return Telling() if mixes else toy.Engine()
+
+
+class Telling:
+    """Stands for an engine that mixes: says which weights reached it."""
+
+    def generate(self, prompts: object, policy: Mixture, draw: Draw, *, round: int, seed: int) -> list[str]:
+        return [each.weights.load()["w"] for each in (policy.policy, policy.reference)]
+
+
+class Publishing:
+    """Stands for a learner, and for the specification of one."""
+
+    ranks = 1
+
+    def open(self, model: Model, place: Place) -> Publishing:
+        return self
+
+    def publish(self, name: str, round: int) -> Policy:
+        return Policy(name, round, "hash", Held({"w": f"weights of round {round}"}))
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,14 @@ def test_a_run_on_actors_gives_what_it_gives_in_one_process(cluster: RayCluster,
     loop.run(made)
     made.ledger.close()
     assert final(tmp_path / "there") == final(tmp_path / "here")
+
+
+def test_the_weights_of_both_policies_of_a_mixture_reach_the_engine(cluster: RayCluster) -> None:
+    engine, learner = cluster.engine(EngineSpec(), MODEL, mixes=True), cluster.learner(Publishing(), MODEL)
+    cluster.ready()
+    mixture = Mixture(learner.publish("policy", 2), learner.publish("policy", 1), 0.3)
+    assert isinstance(mixture.policy.weights, Stored)
+    assert engine.generate((), mixture, Draw(), round=3, seed=0) == ["weights of round 2", "weights of round 1"]
 
 
 def test_what_a_worker_raises_reaches_the_caller_as_it_was_raised(cluster: RayCluster) -> None:

@@ -7,36 +7,47 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pytest
 
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm import VLLM
-from rlhf_flow.protocols import Engine, EngineSpec, Model, Place
-from rlhf_flow.types import Draw, Policy, Probe, Prompt, Rollouts
+from rlhf_flow.protocols import Engine
+from rlhf_flow.specs import EngineSpec, Model, Place
+from rlhf_flow.types import Draw, Mixture, Policy, Probe, Prompt, Rollouts
 from rlhf_flow.weights import Checkpoint, Held, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCABULARY, END, POSITIONS, SECONDS = 128, 1, 128, 240
+END, POSITIONS, SECONDS = 1, 128, 240
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The mixture of a world's weights of two seeds."""
+
+    policy: int
+    reference: int
+    weight: float
 
 
 class World:
     """A checkpoint on disk, other weights of the same architecture, and what a plain float32 forward says of both."""
 
-    def __init__(self, folder: Path, *, tied: bool) -> None:
+    def __init__(self, folder: Path, *, tied: bool = False, vocabulary: int = 128) -> None:
         self.folder = folder
         self.tied = tied
+        self.vocabulary = vocabulary
         self._networks: dict[int, LlamaForCausalLM] = {}
         self._network(seed=0).save_pretrained(folder)
-        _tokenizer().save_pretrained(folder)
+        _tokenizer(vocabulary).save_pretrained(folder)
         self.model = Model(str(folder))
         self.start = Policy("start", 0, fingerprint(Checkpoint(folder).load()), Checkpoint(folder))
 
@@ -46,27 +57,35 @@ class World:
     def policy(self, seed: int, *, probed_as: int | None = None, name: str = "policy") -> Policy:
         """Weights of `seed`, with the probe that belongs to the weights of `probed_as`."""
         state = self.state(seed)
-        tokens = (0, *range(20, 40))
+        tokens = (0, *(token % self.vocabulary for token in range(20, 40)))
         logps = self.logps(seed if probed_as is None else probed_as, tokens, 3)
         return Policy(name, 1, fingerprint(state), Held(state), Probe(tokens, 3, tuple(logps.tolist())))
 
-    def logps(self, seed: int, tokens: Sequence[int], first: int) -> np.ndarray:
-        """float32 log-probs of tokens[first:] by one forward pass without cache, padding or batch."""
-        return self.distributions(seed, tokens)[np.arange(first - 1, len(tokens) - 1), tokens[first:]]
+    def mixture(self, of: Mixed) -> Mixture:
+        policy, reference = (self.start if seed == 0 else self.policy(seed) for seed in (of.policy, of.reference))
+        return Mixture(policy, reference, of.weight)
 
-    def distributions(self, seed: int, tokens: Sequence[int]) -> np.ndarray:
-        """Log-probs [S, V] of the token after each position."""
+    def logps(self, of: int | Mixed, tokens: Sequence[int], first: int) -> np.ndarray:
+        """float32 log-probs of tokens[first:] by one forward pass without cache, padding or batch."""
+        return self.distributions(of, tokens)[np.arange(first - 1, len(tokens) - 1), tokens[first:]]
+
+    def distributions(self, of: int | Mixed, tokens: Sequence[int]) -> np.ndarray:
+        """Log-probs [S, V] of the token after each position: of the weights of a seed, or of a mixture."""
         import torch
 
+        if isinstance(of, Mixed):
+            mixed = (1 - of.weight) * self.distributions(of.policy, tokens)
+            mixed += of.weight * self.distributions(of.reference, tokens)
+            return mixed - np.logaddexp.reduce(mixed, axis=-1, keepdims=True)
         with torch.inference_mode():
-            logits = self._network(seed=seed)(torch.tensor([list(tokens)])).logits[0]
+            logits = self._network(seed=of)(torch.tensor([list(tokens)])).logits[0]
         return logits.float().log_softmax(-1).numpy()
 
-    def worst_error(self, seed: int, rollouts: Rollouts, logps: Sequence[np.ndarray]) -> float:
+    def worst_error(self, of: int | Mixed, rollouts: Rollouts, logps: Sequence[np.ndarray]) -> float:
         """The largest difference of `logps`, one array per response, to this oracle's."""
         pairs = [(p, r) for p, group in zip(rollouts.prompts, rollouts.responses, strict=True) for r in group]
         return max(
-            float(np.abs(found - self.logps(seed, [*p.tokens, *r.tokens.tolist()], len(p.tokens))).max())
+            float(np.abs(found - self.logps(of, [*p.tokens, *r.tokens.tolist()], len(p.tokens))).max())
             for (p, r), found in zip(pairs, logps, strict=True)
         )
 
@@ -80,7 +99,7 @@ class World:
             torch.manual_seed(seed)
             self._networks[seed] = LlamaForCausalLM(
                 LlamaConfig(
-                    vocab_size=VOCABULARY,
+                    vocab_size=self.vocabulary,
                     hidden_size=64,
                     intermediate_size=128,
                     num_hidden_layers=2,
@@ -96,13 +115,13 @@ class World:
         return self._networks[seed]
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<s>", "</s>", "<unk>", *(f"w{number}" for number in range(3, VOCABULARY))]
+    words = ["<s>", "</s>", "<unk>", *(f"w{number}" for number in range(3, vocabulary))]
     plain = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     plain.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=plain, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -128,8 +147,8 @@ class Server:
             raise answer
         return answer
 
-    def open(self, spec: EngineSpec, model: Model) -> Engine:
-        return Served(self, self.ask("open", spec, model, Place()))
+    def open(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
+        return Served(self, self.ask("open", spec, model, Place(), mixes=mixes))
 
     def close(self) -> None:
         self._here.close()
@@ -144,10 +163,12 @@ class Served:
     server: Server
     handle: object
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+    ) -> Rollouts:
         return self.server.ask("generate", self.handle, prompts, policy, draw, round=round, seed=seed)
 
-    def logps(self, rollouts: Rollouts, policy: Policy) -> list[np.ndarray]:
+    def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
         return self.server.ask("logps", self.handle, rollouts, policy)
 
     def close(self) -> None:
@@ -174,16 +195,18 @@ def world(worlds: Mapping[str, World]) -> World:
     return worlds["untied"]
 
 
-Opener = Callable[[World], Engine]
+class Opener(Protocol):
+    """Opens a fresh engine on a world. It stays open: closing one vLLM ends all others of its process."""
+
+    def __call__(self, world: World, *, mixes: bool = False) -> Engine: ...
 
 
 @pytest.fixture(scope="session", params=["huggingface", pytest.param("vllm", marks=pytest.mark.heavy)])
 def opener(request: pytest.FixtureRequest) -> Opener:
-    """Opens a fresh engine of each kind on a world. It stays open: closing one vLLM ends all others of its process."""
     if request.param == "huggingface":
-        return lambda world: HuggingFace(batch=24).open(world.model, Place())
+        return lambda world, mixes=False: HuggingFace(batch=24).open(world.model, Place(), mixes=mixes)
     server = request.getfixturevalue("server")
-    return lambda world: server.open(VLLM(kv_cache_mib=16), world.model)
+    return lambda world, mixes=False: server.open(VLLM(kv_cache_mib=16), world.model, mixes=mixes)
 
 
 @pytest.fixture(scope="session")
@@ -192,6 +215,12 @@ def engine(opener: Opener, world: World) -> Iterator[Engine]:
     engine = opener(world)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def mixer(opener: Opener, world: World) -> Engine:
+    """One engine for all tests of mixtures."""
+    return opener(world, mixes=True)
 
 
 @pytest.fixture

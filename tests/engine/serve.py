@@ -21,7 +21,7 @@ def serve(connection: Connection) -> None:
         try:
             if method == "open":
                 spec, model, place = arguments
-                engines.append(spec.open(model, place))
+                engines.append(spec.open(model, place, **options))
                 answer = len(engines) - 1
             else:
                 engine = engines[arguments[0]]

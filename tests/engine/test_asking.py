@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rlhf_flow.engine.asking import end_tokens
-from rlhf_flow.protocols import Model
+from rlhf_flow.specs import Model
 
 if TYPE_CHECKING:
     from tests.engine.conftest import World

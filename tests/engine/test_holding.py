@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf_flow.engine.holding import Holding
-from rlhf_flow.protocols import Model
+from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy, Probe
 from rlhf_flow.weights import Checkpoint, Held
 

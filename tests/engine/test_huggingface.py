@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.engine.huggingface import HuggingFace, choose
-from rlhf_flow.protocols import Place
+from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Prompt
 from rlhf_flow.weights import Held
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlhf_flow.engine.vllm import VLLM
-from rlhf_flow.protocols import Model
+from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw, Prompt
 from rlhf_flow.weights import Held
 

@@ -14,11 +14,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlhf_flow import rows
 from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.protocols import Learner, Model
-from rlhf_flow.types import Lesson, Policy, RoundTables, Shard, Table
+from rlhf_flow.protocols import Learner
+from rlhf_flow.specs import Model
+from rlhf_flow.tables import FileShard, Lesson, RoundTables, Table
+from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, fingerprint
 
 VOCABULARY = 128
@@ -74,7 +77,7 @@ def write(table: pa.Table, path: Path, *, shards: int = 1) -> Table:
         file = path / f"{i}.parquet"
         part = table.slice(start, stride)
         pq.write_table(part, file)
-        pieces.append(Shard(file, hashlib.sha256(file.read_bytes()).hexdigest(), part.num_rows))
+        pieces.append(FileShard(file, hashlib.sha256(file.read_bytes()).hexdigest(), part.num_rows))
     return Table(tuple(pieces))
 
 
@@ -129,12 +132,4 @@ def make_lesson(
 RESPONSES = pa.schema(
     [("response", pa.string()), ("prompt_tokens", pa.list_(pa.int32())), ("tokens", pa.list_(pa.int32()))]
 )
-PAIRS = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("first", pa.string()),
-        ("second", pa.string()),
-        ("preference", pa.float32()),
-        ("weight", pa.float32()),
-    ]
-)
+PAIRS = rows.PAIRS

@@ -10,8 +10,10 @@ import psutil
 import pyarrow as pa
 from torch import Tensor
 
-from rlhf_flow.protocols import Learner, LearnerSpec, Model, Place
-from rlhf_flow.types import Lesson, Policy, Table
+from rlhf_flow.protocols import Learner
+from rlhf_flow.specs import LearnerSpec, Model, Place
+from rlhf_flow.tables import Lesson, Table
+from rlhf_flow.types import Policy
 
 
 @dataclass(frozen=True)

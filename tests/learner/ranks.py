@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from rlhf_flow.protocols import Place
+from rlhf_flow.specs import Place
 
 
 @dataclass

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.learner.batches import Row, count, deal, global_batches, pack, read_examples, read_rows
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.types import Lesson, RoundTables, Table
+from rlhf_flow.tables import Lesson, RoundTables, Table
 from tests.learner.classroom import PAIRS, RESPONSES, make_tables, write
 
 

@@ -15,8 +15,9 @@ import torch
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Model, Place
-from rlhf_flow.types import Lesson, Policy, RoundTables
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.tables import Lesson, RoundTables
+from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, fingerprint
 from tests.learner import jobs
 from tests.learner.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write

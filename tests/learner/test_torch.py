@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Learner, Model, Place
-from rlhf_flow.types import Lesson, Policy, RoundTables, Table
+from rlhf_flow.protocols import Learner
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.tables import Lesson, RoundTables, Table
+from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, Held, fingerprint
 from tests.learner import jobs
 from tests.learner.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write

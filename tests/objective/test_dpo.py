@@ -8,13 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.types import PairLogps, Sides, TokenLogps
+from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
+from tests.objective.pairs import START, normalised, slope_at
 
 NATS = st.floats(-30, 30, width=32)
+patient = settings(deadline=None)  # on a busy machine
 
 
 def side(total: torch.Tensor) -> TokenLogps:
@@ -37,6 +39,7 @@ def pair(
     )
 
 
+@patient
 @given(st.tuples(NATS, NATS), st.tuples(NATS, NATS), st.floats(0, 1), st.floats(0.01, 2))
 def test_the_loss_is_that_of_equation_7(
     current: tuple[float, float], reference: tuple[float, float], preference: float, beta: float
@@ -47,6 +50,7 @@ def test_the_loss_is_that_of_equation_7(
     assert loss == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@patient
 @given(NATS, NATS, st.floats(0, 1))
 def test_the_gradient_is_that_of_finite_differences(first: float, second: float, preference: float) -> None:
     objective, step = DPO(0.3), 1e-5
@@ -71,6 +75,7 @@ def test_descent_raises_the_preferred_response_by_beta_over_2_at_the_reference()
     assert second.grad.item() == pytest.approx(0.05)
 
 
+@patient
 @given(st.floats(0, 1), NATS, NATS)
 def test_at_the_reference_the_loss_is_log_2(preference: float, first: float, second: float) -> None:
     loss = DPO().loss(pair(first, second, (first, second), preference=preference))
@@ -79,6 +84,7 @@ def test_at_the_reference_the_loss_is_log_2(preference: float, first: float, sec
     assert loss.metrics["accuracy"].item() == 0.5
 
 
+@patient
 @given(NATS, NATS, st.floats(0, 1))
 def test_which_response_comes_first_does_not_matter(first: float, second: float, preference: float) -> None:
     here = DPO().loss(pair(first, second, (1.0, -1.0), preference=preference))
@@ -114,6 +120,25 @@ def test_a_margin_of_thousands_of_nats_stays_finite() -> None:
     assert values.item() == pytest.approx(5000)
 
 
+def test_a_soft_label_of_four_fifths_is_met_at_the_logit_of_four_fifths() -> None:
+    first = torch.tensor(math.log(4) / 0.1, dtype=torch.float64, requires_grad=True)  # beta * delta = 1.386
+    DPO(0.1).loss(pair(first, 0.0, preference=0.8)).values.sum().backward()
+    assert first.grad is not None
+    assert first.grad.item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [START, np.array([0.2, 0.2, 0.6])])
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_under_preferences_that_come_from_rewards_the_optimum_is_the_tilted_reference(
+    beta: float, sampler: np.ndarray
+) -> None:
+    rewards = np.array([0.0, 0.5, 1.2])
+    wins = 1 / (1 + np.exp(rewards - rewards[:, None]))
+    optimum = normalised(START * np.exp(rewards / beta))
+    slope = slope_at(DPO(beta), optimum, sampler, wins=wins, reference=START)
+    assert slope == pytest.approx(np.zeros(3), abs=1e-12)
+
+
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
 def test_a_beta_that_is_not_positive_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match=rf"objective.beta must be > 0, got {beta}"):
@@ -121,5 +146,5 @@ def test_a_beta_that_is_not_positive_is_refused(beta: float) -> None:
 
 
 def test_the_objective_says_what_it_needs_and_does_not_depend_on_the_round() -> None:
-    assert DPO().needs == {"reference"}
+    assert DPO().needs == Needs(anchors=frozenset({"reference"}))
     assert DPO(0.2).at(7) == replace(DPO(), beta=0.2)

@@ -89,6 +89,23 @@ def test_every_curve_and_stack_is_there_and_says_what_it_shows(good_run: Path) -
     assert "Judge of the evaluation: 0.41 in round 0, then 0.758 in round 4" in labels
 
 
+def test_the_gap_and_the_styles_are_there_where_they_were_measured(make_run: MakeRun, good_run: Path) -> None:
+    lines = [
+        {"eval/win_rate": 0.5, "eval/gap": 0.27, "eval/style/formal": 0.25, "eval/style/polite": 0.75},
+        {"eval/win_rate": 0.6, "eval/gap": 0.035, "eval/style/formal": 0.5, "eval/style/polite": 0.5},
+    ]
+    folder = make_run(lines, name="game")
+    page = page_of(folder)
+    labels = [value for _, name, value in page.attributes if name == "aria-label"]
+    assert "Duality gap: 0.27 in round 0, then 0.035 in round 1" in labels
+    assert "Styles, total: 1 in round 0, then 1 in round 1" in labels
+    assert re.search(r"Styles.*formal.*polite.*round\s*0\s*1\s*formal\s*0\.25\s*0\.5\s", page.words, re.S)
+    assert re.search(r"rate +gap", report.table(folder))
+    words = page_of(good_run).words
+    assert "Duality gap" not in words and "Styles" not in words
+    assert "gap" not in report.table(good_run)
+
+
 def test_it_says_who_judged_what(good_run: Path, make_run: MakeRun) -> None:
     words = page_of(good_run).words
     assert "mean over held-out answers, by rule: rlhf_flow.sandbox.gold.worth" in words

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from rlhf_flow.sampler import PARTS
 from rlhf_flow.sampler.policy import PolicySampler
-from rlhf_flow.types import Draw, Plan, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights import Checkpoint
-
-PLAN = Plan(round=5, init=4, sampler=3, anchors={})
-PROMPTS = [Prompt("a", (), (0,)), Prompt("b", (), (0, 1))]
-POLICIES = {role: Policy(role, 3, f"hash of {role}", Checkpoint(Path("x"))) for role in ("sampler", "reference")}
-
-
-class Engine:
-    """Answers with what it was asked."""
-
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
-        def response(prompt: Prompt, k: int) -> Response:
-            name = f"{round}/{draw.name}/{k}/{prompt.id}"
-            return Response(name, np.zeros(1, np.int32), "", None, False, draw, seed, policy.sha256)
-
-        groups = tuple(tuple(response(prompt, k) for k in range(draw.n)) for prompt in prompts)
-        return Rollouts(round, tuple(prompts), groups)
-
-    def close(self) -> None: ...
+from rlhf_flow.types import Draw
+from tests.sampler.echo import POLICIES, PROMPTS, Echo, ids
 
 
 def test_draws_are_concatenated_in_order() -> None:
     sampler = PolicySampler([Draw("warm", n=2), Draw("cold", n=1, temperature=0.5)])
-    rollouts = sampler.sample(Engine(), PROMPTS, POLICIES, PLAN, seed=9)
+    rollouts = sampler.sample(Echo(), PROMPTS, POLICIES, round=5, seed=9)
     assert rollouts.round == 5
     assert rollouts.prompts == tuple(PROMPTS)
-    assert [[response.id for response in group] for group in rollouts.responses] == [
+    assert ids(rollouts) == [
         ["5/warm/0/a", "5/warm/1/a", "5/cold/0/a"],
         ["5/warm/0/b", "5/warm/1/b", "5/cold/0/b"],
     ]
-    assert {(r.policy, r.seed) for group in rollouts.responses for r in group} == {("hash of sampler", 9)}
+    everyone = [response for group in rollouts.responses for response in group]
+    assert {(r.policy, r.seed, r.source) for r in everyone} == {("hash of policy", 9, "policy")}
+
+
+def test_it_says_what_it_draws() -> None:
+    warm, cold = Draw("warm", n=2), Draw("cold", n=1)
+    sampler = PolicySampler([warm, cold])
+    assert sampler.drawn == {"sampler.draws.0": warm, "sampler.draws.1": cold}
+    assert sampler.sources == {"warm": "policy", "cold": "policy"}
+    assert sampler.roles == {"policy"} and not sampler.mixes
 
 
 def test_the_default_is_one_draw_of_eight() -> None:

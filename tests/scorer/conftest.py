@@ -50,6 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         template: bool = True,
         head: bool = True,
         positions: int = 512,
+        tied: bool = False,
     ) -> str:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
@@ -68,6 +69,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=pad,
+            tie_word_embeddings=tied,
         )
         torch.manual_seed(0)
         model = LlamaForSequenceClassification(config) if head else LlamaForCausalLM(config)
@@ -81,3 +83,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def reward_path(checkpoint: Checkpoint) -> str:
     return checkpoint()
+
+
+@pytest.fixture(scope="session")
+def language_path(checkpoint: Checkpoint) -> str:
+    return checkpoint(head=False)

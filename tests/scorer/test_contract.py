@@ -7,12 +7,18 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from rlhf_flow.protocols import Place, Scorer
+from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer import PARTS
+from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts
 from tests.scorer.conftest import rollouts
 
-FIELDS = {"rule": {"function": "tests.scorer.rules.length"}, "reward_model": {}}
+FIELDS: dict[str, dict[str, str]] = {
+    "rule": {"function": "tests.scorer.rules.length"},
+    "reward_model": {},
+    "comparison": {"function": "tests.scorer.comparisons.longer"},
+    "preference_model": {"template": "{conversation}|{first}|{second}|"},
+}
 ANSWERS = [
     ["", "yes", "no, never", "yes"],
     ["日本語 🦊", "e\u0301", "\u202eabc\n", "\x00"],
@@ -21,11 +27,17 @@ ANSWERS = [
 
 
 @pytest.fixture(scope="module", params=PARTS)
-def scorer(request: pytest.FixtureRequest, reward_path: str) -> Iterator[Scorer]:
-    fields = {"path": reward_path} if request.param == "reward_model" else FIELDS[request.param]
-    spec = PARTS[request.param](**fields)
+def spec(request: pytest.FixtureRequest, reward_path: str, language_path: str) -> ScorerSpec:
+    paths = {"reward_model": {"path": reward_path}, "preference_model": {"path": language_path}}
+    return PARTS[request.param](**FIELDS[request.param], **paths.get(request.param, {}))
+
+
+@pytest.fixture(scope="module")
+def scorer(spec: ScorerSpec) -> Iterator[Scorer]:
     spec.check()
     assert isinstance(spec.loads_model, bool)
+    assert isinstance(spec.can_cycle, bool)
+    assert spec.fingerprint()
     opened = spec.open(Place())
     yield opened
     opened.close()
@@ -36,7 +48,7 @@ def scorer(request: pytest.FixtureRequest, reward_path: str) -> Iterator[Scorer]
     [rollouts(*ANSWERS), rollouts(["only one"]), rollouts([f"answer {'x' * k}" for k in range(64)]), rollouts()],
     ids=["3x4", "1x1", "1x64", "none"],
 )
-def test_shapes_counts_and_both_views(scorer: Scorer, asked: Rollouts) -> None:
+def test_shapes_counts_and_both_views(spec: ScorerSpec, scorer: Scorer, asked: Rollouts) -> None:
     scored = scorer.score(asked)
     b, n = len(asked.prompts), len(asked.responses[0]) if asked.responses else 0
     assert scored.rollouts is asked
@@ -44,8 +56,12 @@ def test_shapes_counts_and_both_views(scorer: Scorer, asked: Rollouts) -> None:
     assert scored.wins.shape == (b, n, n) and scored.wins.dtype == np.float32
     assert np.isfinite(scored.utility).all()
     np.testing.assert_allclose(scored.wins + scored.wins.swapaxes(1, 2), 1, atol=1e-6)
-    assert ((scored.wins > 0.5) <= (scored.utility[:, :, None] > scored.utility[:, None, :])).all()
-    assert 0 < scored.counts["judge/queries"] <= b * n or b == 0
+    if spec.can_cycle:
+        np.testing.assert_allclose(scored.utility * n, scored.wins.sum(-1), rtol=1e-5)
+        assert 0 <= scored.counts["judge/queries"] <= b * n * (n - 1) // 2
+    else:
+        assert ((scored.wins > 0.5) <= (scored.utility[:, :, None] > scored.utility[:, None, :])).all()
+        assert 0 < scored.counts["judge/queries"] <= b * n or b == 0
     assert all(values.shape == (b, n) for values in scored.aspects.values())
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_flow.protocols import Place
-from rlhf_flow.scorer.reward_model import RewardModel, cut_front, packed
+from rlhf_flow.scorer.reward_model import RewardModel, cut_front
+from rlhf_flow.specs import Place
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.tokenizer import tokenizer
 
@@ -153,14 +153,6 @@ def test_values_are_checked(reward_path: str) -> None:
             RewardModel(reward_path, **{key: value})
     with pytest.raises(ValueError, match=r"scorer\.max_tokens must be <= 512"):
         RewardModel(reward_path, max_tokens=513).check()
-
-
-def test_packing_keeps_the_order_and_the_budget() -> None:
-    rows = [(0,) * length for length in (1, 2, 2, 3, 5, 5, 30)]
-    batches = list(packed(rows, 10))
-    assert [row for batch in batches for row in batch] == rows
-    assert [len(batch) for batch in batches] == [3, 2, 1, 1]
-    assert all(len(batch) * len(batch[-1]) <= 10 or len(batch) == 1 for batch in batches)
 
 
 def test_the_front_is_cut_but_for_bos() -> None:

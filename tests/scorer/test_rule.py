@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_flow.protocols import Place
 from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 
 HERE = "tests.scorer.rules"

@@ -1,4 +1,4 @@
-"""Every response has one bucket, every prompt considers one pair, and the totals add up: for every selector."""
+"""Every response has one bucket and so has every considered pair, and the totals add up: for every selector."""
 
 from __future__ import annotations
 
@@ -10,65 +10,192 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.selector import PARTS
-from rlhf_flow.types import Scored
+from rlhf_flow.selector.pairing import BUCKETS
+from rlhf_flow.types import Pair, Response, Scored
 from tests.selector.worlds import worlds
 
-LABELS = ("hard", "soft", "sampled")
+DRAWS = st.sampled_from([None, "policy", "reference"])
+ONE_PAIR = ("only_pair", "random", "best_and_worst", "tournament")
+
+
+@st.composite
+def fields(draw: st.DrawFn, name: str) -> dict[str, object]:
+    """Any values of the fields that all selectors share. `margin` takes hard labels, `cross` names its own draws."""
+    among = None if name in ("cross", "only_pair") else draw(st.sampled_from([None, ["policy"]]))
+    own = (
+        {"floor": draw(st.sampled_from([0.3, None])), "margin": 0.4, "student_margin": 0.1} if name == "margin" else {}
+    )
+    return own | {
+        "label": draw(st.sampled_from(["hard"] if name == "margin" else ["hard", "soft", "sampled"])),
+        "truncated": draw(st.sampled_from(["keep", "drop"])),
+        "identical": draw(st.sampled_from(["keep", "drop"])),
+        "among": among,
+        "opponent": draw(DRAWS),
+        "extra": draw(DRAWS),
+    }
+
+
+@st.composite
+def cases(draw: st.DrawFn, name: str) -> tuple[Scored, dict[str, object]]:
+    return draw(worlds(st.just(2) if name == "only_pair" else st.integers(2, 5))), draw(fields(name))
+
+
+def whole(responses: tuple[Response, ...], given: dict[str, object]) -> list[Response]:
+    return [one for one in responses if given["truncated"] == "keep" or not one.truncated]
+
+
+def considered(name: str, responses: tuple[Response, ...], given: dict[str, object]) -> int:
+    """How many pairs of a prompt have to be counted."""
+    left = [one for one in whole(responses, given) if given["among"] is None or one.draw.name in given["among"]]
+    names = Counter(one.draw.name for one in left)
+    if len(left) < 2 or given["extra"] not in (None, *(one.draw.name for one in whole(responses, given))):
+        return 1
+    if name == "cross":
+        return max(1, names["policy"] * names["reference"])
+    return 1 if name in ONE_PAIR else math.comb(len(left), 2)
 
 
 @pytest.mark.parametrize("name", PARTS)
-@settings(deadline=None)
-@given(data=st.data(), label=st.sampled_from(LABELS), truncated=st.sampled_from(["keep", "drop"]))
-def test_every_response_and_every_pair_has_one_bucket(
-    name: str, data: st.DataObject, label: str, truncated: str
-) -> None:
-    world: Scored = data.draw(worlds(st.just(2) if name == "only_pair" else st.integers(2, 5)))
-    selection = PARTS[name](label=label, truncated=truncated).select(world)
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_every_response_and_every_pair_has_one_bucket(name: str, data: st.DataObject) -> None:
+    world, given = data.draw(cases(name))
+    selection = PARTS[name](**given).select(world)
     everyone = {one.id: one for responses in world.rollouts.responses for one in responses}
     buckets, pairs = selection.response_buckets, selection.pair_counts
     total = Counter(buckets.values())
 
     assert buckets.keys() == everyone.keys()
-    assert sum(pairs.values()) == len(world.rollouts.prompts)
-    for bucket in ("used", "used_tie", "tie", "identical", "abstained"):
-        assert total[bucket] == 2 * pairs.get(bucket, 0)
+    assert {*buckets.values(), *pairs} <= set(BUCKETS)
+    assert sum(pairs.values()) == sum(considered(name, responses, given) for responses in world.rollouts.responses)
     assert len(selection.pairs) == pairs.get("used", 0) + pairs.get("used_tie", 0)
-    assert total.keys() <= {"used", "used_tie", "tie", "identical", "abstained", "not_selected", "truncated", "no_pair"}
-    assert total["truncated"] == (truncated == "drop") * sum(one.truncated for one in everyone.values())
-    assert label != "hard" or not total["used_tie"]
-    assert label == "hard" or not total["tie"]
+    assert total["truncated"] == (given["truncated"] == "drop") * sum(one.truncated for one in everyone.values())
+    assert given["label"] != "hard" or given["identical"] == "keep" or not total["used_tie"]
+    assert given["label"] == "hard" or not total["tie"]
+    assert given["identical"] == "drop" or not total["identical"]
+    assert not {"extra", "not_selected", "truncated"} & pairs.keys()
+    if name in ONE_PAIR:
+        for bucket in ("used", "used_tie", "tie", "identical", "abstained", "not_beaten"):
+            assert total[bucket] == 2 * pairs.get(bucket, 0)
+    for bucket in total.keys() - {"extra", "not_selected", "truncated"}:
+        assert pairs[bucket] > 0
 
 
 @pytest.mark.parametrize("name", PARTS)
-@settings(deadline=None)
-@given(data=st.data(), label=st.sampled_from(LABELS), truncated=st.sampled_from(["keep", "drop"]))
-def test_pairs_are_of_different_responses_to_one_prompt_and_say_what_the_judge_said(
-    name: str, data: st.DataObject, label: str, truncated: str
-) -> None:
-    world: Scored = data.draw(worlds(st.just(2) if name == "only_pair" else st.integers(2, 5)))
-    for pair in PARTS[name](label=label, truncated=truncated).select(world).pairs:
-        b = next(b for b, prompt in enumerate(world.rollouts.prompts) if prompt.id == pair.prompt)
-        index = {one.id: k for k, one in enumerate(world.rollouts.responses[b])}
-        i, j = index[pair.first], index[pair.second]
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_a_response_is_called_used_where_a_pair_uses_it(name: str, data: st.DataObject) -> None:
+    world, given = data.draw(cases(name))
+    selection = PARTS[name](**given).select(world)
+    uses: dict[str, set[str]] = {id: set() for id in selection.response_buckets}
+    for pair in selection.pairs:
+        for side in (pair.first, pair.second):
+            uses[side].add("used_tie" if pair.preference == 0.5 else "used")
+        if pair.extra is not None:
+            uses[pair.extra].add("extra")
+    for id, bucket in selection.response_buckets.items():
+        best = next((use for use in ("used", "used_tie", "extra") if use in uses[id]), None)
+        assert bucket == best if best else bucket not in ("used", "used_tie", "extra")
+
+
+@pytest.mark.parametrize("name", PARTS)
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_pairs_are_of_different_responses_to_one_prompt_that_may_be_paired(name: str, data: st.DataObject) -> None:
+    world, given = data.draw(cases(name))
+    found: Counter[tuple[str, ...]] = Counter()
+    for pair in PARTS[name](**given).select(world).pairs:
+        b, i, j = located(world, pair)
         first, second = world.rollouts.responses[b][i], world.rollouts.responses[b][j]
-        p = float(world.wins[b, i, j])
-        assert first.tokens.tolist() != second.tokens.tolist()
-        assert truncated == "keep" or not (first.truncated or second.truncated)
-        assert not math.isnan(p) and pair.weight == 1
-        if pair.preference == 0.5:
-            assert label != "hard" and (p == 0.5 or world.utility[b, i] == world.utility[b, j])
-        elif label == "soft":
-            assert pair.preference == pytest.approx(p) and p > 0.5
+        found[pair.prompt, *sorted((pair.first, pair.second))] += 1
+        assert i != j
+        assert given["identical"] == "keep" or first.tokens.tolist() != second.tokens.tolist()
+        assert given["truncated"] == "keep" or not (first.truncated or second.truncated)
+        assert given["among"] is None or {first.draw.name, second.draw.name} <= set(given["among"])
+        assert pair.weight == first.mass * second.mass
+        third(pair, world.rollouts.responses[b], given)
+    assert all(times == 1 for times in found.values())
+
+
+def third(pair: Pair, responses: tuple[Response, ...], given: dict[str, object]) -> None:
+    """Assert that the extra is a side, where one side alone is of that draw, and else the draw's first answer."""
+    own = [one.id for one in whole(responses, given) if one.draw.name == given["extra"]]
+    sides = [id for id in (pair.first, pair.second) if id in own]
+    expected = None if given["extra"] is None else sides[0] if len(sides) == 1 else own[0]
+    assert pair.extra == expected
+
+
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"margin"}))
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_preferences_say_what_the_judge_said(name: str, data: st.DataObject) -> None:
+    world, given = data.draw(cases(name))
+    for pair in PARTS[name](**given).select(world).pairs:
+        b, i, j = located(world, pair)
+        first, second = world.rollouts.responses[b][i], world.rollouts.responses[b][j]
+        p, preference = float(world.wins[b, i, j]), pair.preference
+        if first.tokens.tolist() == second.tokens.tolist():
+            assert preference == 0.5
+            continue
+        assert not math.isnan(p)
+        if name == "cross":
+            assert (first.draw.name, second.draw.name) == ("policy", "reference")
+        elif preference != 0.5:
+            assert preference > 0.5
+        if preference == 0.5:
+            assert given["label"] != "hard" and (p == 0.5 or world.utility[b, i] == world.utility[b, j])
+        elif given["label"] == "soft":
+            assert preference == pytest.approx(p)
         else:
-            assert pair.preference == 1
-            assert p > 0.5 if label == "hard" else p > 0
+            assert preference in (0.0, 1.0)
+            assert (p > 0.5) == (preference == 1) if given["label"] == "hard" else p != 1 - preference
+
+
+@pytest.mark.parametrize("name", PARTS)
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_worth_is_the_mean_win_rate_against_the_opponents(name: str, data: st.DataObject) -> None:
+    world, given = data.draw(cases(name))
+    for pair in PARTS[name](**given).select(world).pairs:
+        b, i, j = located(world, pair)
+        assert pair.worth == pytest.approx(tuple(worth(world, b, k, given["opponent"]) for k in (i, j)))
+
+
+def worth(world: Scored, b: int, i: int, opponent: object) -> float:
+    total = rate = 0.0
+    for j, other in enumerate(world.rollouts.responses[b]):
+        p = float(world.wins[b, i, j])
+        if opponent in (None, other.draw.name) and not math.isnan(p):
+            total, rate = total + other.mass, rate + other.mass * (0.5 if i == j else p)
+    return rate / total
+
+
+def located(world: Scored, pair: Pair) -> tuple[int, int, int]:
+    """The indices of the pair's prompt, first and second."""
+    b = next(b for b, prompt in enumerate(world.rollouts.prompts) if prompt.id == pair.prompt)
+    index = {one.id: k for k, one in enumerate(world.rollouts.responses[b])}
+    return b, index[pair.first], index[pair.second]
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_values_and_numbers_of_responses_are_checked(name: str) -> None:
-    for key in ("label", "truncated"):
+    for key in ("label", "truncated", "identical"):
         with pytest.raises(ValueError, match=rf"selector\.{key} must be one of .* got 'firm'"):
             PARTS[name](**{key: "firm"})
-    PARTS[name]().check(2)
+    both = {"policy": 1, "reference": 1}
+    PARTS[name]().check(both)
+    PARTS[name](opponent="reference", extra="policy").check(both)
+    for key in ("opponent", "extra"):
+        with pytest.raises(ValueError, match=rf"selector\.{key} must name a draw .* has policy, reference, got 'ref'"):
+            PARTS[name](**{key: "ref"}).check(both)
+
+
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"cross"}))
+def test_only_the_draws_that_are_paired_count(name: str) -> None:
     with pytest.raises(ValueError, match="2 responses per prompt"):
-        PARTS[name]().check(1)
+        PARTS[name]().check({"policy": 1})
+    PARTS[name](among=["policy"]).check({"policy": 2, "opponent": 5})
+    with pytest.raises(ValueError, match="2 responses per prompt"):
+        PARTS[name](among=["policy"]).check({"policy": 1, "opponent": 5})
+    with pytest.raises(ValueError, match=r"selector\.among must name a draw of the sampler"):
+        PARTS[name](among=["policy", "ref"]).check({"policy": 2})

@@ -2,49 +2,67 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_flow.selector.label import coin, labelled
-from rlhf_flow.types import Message, Prompt
+from rlhf_flow.selector.label import Label, coin, labelled
 from tests.selector.worlds import response
 
-PROMPT = Prompt("q0", (Message("user", "?"),), tokens=(1,))
 A, B = response(0), response(1)
+SAME = response(1, tokens=[10])
 
 
 @pytest.mark.parametrize(
-    ("kind", "wins", "bucket", "preference", "first"),
+    ("kind", "wins", "bucket", "label"),
     [
-        ("hard", 0.8, "used", 1.0, A.id),
-        ("hard", 0.3, "used", 1.0, B.id),
-        ("hard", 0.5, "tie", None, None),
-        ("soft", 0.8, "used", 0.8, A.id),
-        ("soft", 0.3, "used", 0.7, B.id),
-        ("soft", 0.5, "used_tie", 0.5, A.id),
-        ("sampled", 0.5, "used_tie", 0.5, A.id),
-        ("sampled", 1.0, "used", 1.0, A.id),
-        ("sampled", 0.0, "used", 1.0, B.id),
-        ("hard", float("nan"), "abstained", None, None),
-        ("soft", float("nan"), "abstained", None, None),
+        ("hard", 0.8, "used", Label(False, 1.0)),
+        ("hard", 0.3, "used", Label(True, 1.0)),
+        ("hard", 0.5, "tie", None),
+        ("soft", 0.8, "used", Label(False, 0.8)),
+        ("soft", 0.3, "used", Label(True, 0.7)),
+        ("soft", 0.5, "used_tie", Label(False, 0.5)),
+        ("sampled", 0.5, "used_tie", Label(False, 0.5)),
+        ("sampled", 1.0, "used", Label(False, 1.0)),
+        ("sampled", 0.0, "used", Label(True, 1.0)),
+        ("hard", float("nan"), "abstained", None),
+        ("soft", float("nan"), "abstained", None),
     ],
 )
-def test_by_hand(kind: str, wins: float, bucket: str, preference: float | None, first: str | None) -> None:
-    found, pair = labelled(kind, PROMPT, (A, B), wins=wins)
+def test_by_hand(kind: str, wins: float, bucket: str, label: Label | None) -> None:
+    found, made = labelled(kind, A, B, wins=wins)
     assert found == bucket
-    if preference is None:
-        assert pair is None
-    else:
-        assert pair is not None and pair.prompt == "q0"
-        assert (pair.first, pair.preference) == (first, pytest.approx(preference))
-        assert {pair.first, pair.second} == {A.id, B.id}
+    assert made == (label and Label(label.swapped, pytest.approx(label.preference)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wins", "preference"),
+    [("hard", 0.8, 1.0), ("hard", 0.3, 0.0), ("soft", 0.8, 0.8), ("soft", 0.3, 0.3), ("sampled", 0.0, 0.0)],
+)
+def test_the_loser_may_stay_first_with_what_that_makes_of_its_preference(
+    kind: str, wins: float, preference: float
+) -> None:
+    assert labelled(kind, A, B, wins=wins, keep_order=True) == ("used", Label(False, preference))
+
+
+def test_kept_order_is_the_same_label_said_of_the_other_side() -> None:
+    for k in range(50):
+        one, other = response(k), response(k + 1)
+        _, kept = labelled("sampled", one, other, wins=0.4, keep_order=True)
+        _, ordered = labelled("sampled", one, other, wins=0.4)
+        assert ordered == Label(kept.preference == 0, 1.0)
 
 
 def test_equal_tokens_are_no_pair_whatever_the_judge_says() -> None:
-    assert labelled("hard", PROMPT, (A, response(1, tokens=[10])), wins=1.0) == ("identical", None)
-    assert labelled("hard", PROMPT, (A, response(1, tokens=[10, 10])), wins=1.0)[0] == "used"
+    assert labelled("hard", A, SAME, wins=1.0) == ("identical", None)
+    assert labelled("hard", A, response(1, tokens=[10, 10]), wins=1.0)[0] == "used"
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "sampled"])
+@pytest.mark.parametrize("wins", [1.0, 0.5, float("nan")])
+def test_or_they_are_a_pair_that_nobody_wins(kind: str, wins: float) -> None:
+    assert labelled(kind, A, SAME, wins=wins, keep_identical=True) == ("used_tie", Label(False, 0.5))
 
 
 def test_a_sampled_label_follows_the_probability_and_the_seed_of_the_run() -> None:
     pairs = [(response(0, b=b), response(1, b=b)) for b in range(2000)]
-    won = [labelled("sampled", PROMPT, sides, wins=0.8)[1].first == sides[0].id for sides in pairs]
-    assert 0.77 < sum(won) / 2000 < 0.83  # three standard deviations
-    assert won == [labelled("sampled", PROMPT, sides, wins=0.8)[1].first == sides[0].id for sides in pairs]
+    lost = [labelled("sampled", *both, wins=0.8)[1].swapped for both in pairs]
+    assert 0.17 < sum(lost) / 2000 < 0.23  # three standard deviations
+    assert lost == [labelled("sampled", *both, wins=0.8)[1].swapped for both in pairs]
     assert coin(A, B) != coin(response(0, seed=7), response(1, seed=7))

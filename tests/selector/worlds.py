@@ -7,21 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored
+from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored, Selection
 
 
 def response(
-    k: int, *, b: int = 0, tokens: Sequence[int] | None = None, truncated: bool = False, seed: int = 0
+    k: int,
+    *,
+    b: int = 0,
+    tokens: Sequence[int] | None = None,
+    truncated: bool = False,
+    seed: int = 0,
+    draw: str = "policy",
+    source: str = "policy",
+    text: str = "",
+    mass: float = 1.0,
 ) -> Response:
     return Response(
-        id=f"1/policy/{k}/q{b}",
+        id=f"1/{draw}/{k}/q{b}",
         tokens=np.array([10 + k] if tokens is None else tokens, dtype=np.int32),
-        text="",
+        text=text,
         logps=None,
         truncated=truncated,
-        draw=Draw(),
+        draw=Draw(draw),
         seed=seed + k,
         policy="0" * 64,
+        source=source,
+        mass=mass,
     )
 
 
@@ -41,13 +52,32 @@ def one(utility: Sequence[float], wins: Sequence[Sequence[float]] | None = None,
     return scored([responses], np.array([utility]), None if wins is None else np.array([wins]))
 
 
+def sides(selection: Selection) -> list[tuple[int, int, float]]:
+    """The pairs, by the numbers k of their sides, with the preference."""
+    return [
+        (int(pair.first.split("/")[2]), int(pair.second.split("/")[2]), pair.preference) for pair in selection.pairs
+    ]
+
+
 @st.composite
 def worlds(draw: st.DrawFn, n: st.SearchStrategy[int]) -> Scored:
-    """Few tokens and few values, so that ties, equal responses, abstentions and truncations are common."""
+    """Few tokens and few values, so that ties, equal responses, abstentions and truncations are common.
+
+    The first response is of the draw `policy`, the second of `reference`, others of either; some have masses.
+    """
     size, count = draw(st.integers(0, 5)), draw(n)
+    names = ["policy", "reference", *(draw(st.sampled_from(["policy", "reference"])) for _ in range(count - 2))]
+    masses = draw(st.sampled_from([[1.0], [0.1, 0.25, 0.5]]))
     responses = [
         [
-            response(k, b=b, tokens=draw(st.lists(st.integers(0, 1), max_size=2)), truncated=draw(st.booleans()))
+            response(
+                k,
+                b=b,
+                tokens=draw(st.lists(st.integers(0, 1), max_size=2)),
+                truncated=draw(st.booleans()),
+                draw=names[k],
+                mass=draw(st.sampled_from(masses)),
+            )
             for k in range(count)
         ]
         for b in range(size)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.store import Ledger
+from rlhf_flow.ledger import Ledger
+from rlhf_flow.store import Shelf
 from tests import toy
 
 
@@ -19,7 +20,7 @@ def opened(root: Path, **identity: object) -> Ledger:
 
 def test_a_second_start_beside_a_live_run_is_refused_and_names_the_holder(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from rlhf_flow.store import Ledger\n"
+        "import sys; from pathlib import Path; from rlhf_flow.ledger import Ledger\n"
         "Ledger.open(Path(sys.argv[1]), config='', identity={}, manifest={})\n"
         "print('held', flush=True); sys.stdin.read()"
     )
@@ -70,12 +71,12 @@ def test_a_damaged_file_of_an_earlier_round_stops_the_run_with_its_name(
 def test_a_committed_stage_is_not_done_again(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
 
-    def write(folder: Path) -> dict:
-        (folder / "answer.json").write_text("42")
+    def write(shelf: Shelf) -> dict:
+        shelf.text("answer.json", "42")
         return {"answers": 1}
 
     first = ledger.commit(1, "sample", write)
-    again = ledger.commit(1, "sample", lambda folder: pytest.fail("a committed stage was done again"))
+    again = ledger.commit(1, "sample", lambda shelf: pytest.fail("a committed stage was done again"))
     assert again == first
     assert (tmp_path / "rounds/00001/answer.json").read_text() == "42"
     ledger.close()
@@ -84,8 +85,8 @@ def test_a_committed_stage_is_not_done_again(tmp_path: Path) -> None:
 def test_a_stage_that_fails_leaves_no_entry_and_no_file(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
 
-    def write(folder: Path) -> dict:
-        (folder / "half.json").write_text("4")
+    def write(shelf: Shelf) -> dict:
+        shelf.text("half.json", "4")
         raise RuntimeError("the judge went away")
 
     with pytest.raises(RuntimeError, match="judge"):

@@ -1,0 +1,66 @@
+"""The weights inside a live vLLM: how new ones get there, and which of them it draws with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_flow.engine.mixing import POLICY, REFERENCE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from vllm import LLM
+
+
+class Weights:
+    """Of one model, or of the two that `vllm_mixture` puts side by side. What any of them cached is never reused."""
+
+    def __init__(self, llm: LLM, *, mixes: bool, processes: bool) -> None:
+        self._llm = llm
+        self._mixes = mixes
+        self._processes = processes  # vLLM's ranks are processes of their own
+        self._share: float | None = None  # of the reference in what is drawn; None: not told yet
+
+    def put(self, slot: int, state: Mapping[str, Tensor]) -> None:
+        """Replace the weights in a slot."""
+        if self._mixes:
+            from rlhf_flow.engine.vllm_mixture import NETWORKS
+
+            state = {f"{NETWORKS[slot]}.{name}": tensor for name, tensor in state.items()}
+        if self._processes:
+            self._put_by_file(state)
+        else:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(state.items())})
+        self._forget()
+
+    def mix(self, share: float) -> None:
+        """Draw from now on with this share of the reference; of one model there is nothing to mix."""
+        if not self._mixes or share == self._share:
+            return
+        self._llm.collective_rpc("mix", args=(share,))
+        # Blocks hold what the networks at work computed. Between two mixtures those are the same, and so is it.
+        if self._share is None or {share, self._share} & {POLICY, REFERENCE}:
+            self._forget()
+        self._share = share
+
+    def _put_by_file(self, state: Mapping[str, Tensor]) -> None:
+        """Tensors cannot be passed to other processes."""
+        from safetensors.torch import save_file
+
+        apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # a file shares no memory
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(apart, Path(folder) / "model.safetensors")
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+
+    def _forget(self) -> None:
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM refused to reset its prefix cache, which holds what other weights computed")
+
+
+def mixing() -> dict[str, Any]:
+    """The arguments of `vllm.LLM` that make it hold two models."""
+    from rlhf_flow.engine import vllm_mixture
+
+    return vllm_mixture.options()

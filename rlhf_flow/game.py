@@ -1,0 +1,156 @@
+"""Games small enough to solve: K answers to a prompt, a preference between any two, and a policy that is a table.
+
+An answer is a short sequence of tokens, so a policy has what a language model has: log-probs token by token, answers
+of unequal length, a mixture that is normalised at every token. The tabular engine and learner, and the judge `matrix`,
+play them; `rlhf_flow.verify` solves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rlhf_flow.types import Message, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOGITS = "logits"  # the one tensor of a tabular policy's state dict
+
+
+@dataclass(frozen=True)
+class Game:
+    """P(i beats j) among K answers, and the reference policy over them.
+
+    Raises ValueError where `wins` is no preference, `reference` no distribution, or one answer begins another.
+    """
+
+    wins: np.ndarray = field(repr=False)  # [K, K]: wins + wins.T = 1
+    reference: np.ndarray = field(repr=False)  # [K]
+    answers: tuple[tuple[int, ...], ...] = ()  # [K] of tokens; empty: answer k is the one token k
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "wins", np.asarray(self.wins, dtype=np.float64))
+        object.__setattr__(self, "reference", np.asarray(self.reference, dtype=np.float64))
+        if not self.answers:
+            object.__setattr__(self, "answers", tuple((k,) for k in range(self.size)))
+        begun = {answer[:length] for answer in self.answers for length in range(len(answer))}
+        for rule, ok in (
+            ("wins must be [K, K] with wins + wins.T = 1", np.allclose(self.wins + self.wins.T, 1)),
+            ("reference must be [K], positive, of sum 1", _distribution(self.reference, self.size)),
+            ("answers must be K different ones", len(set(self.answers)) == self.size == len(self.answers)),
+            ("answers must not begin one another, nor be empty", not begun & set(self.answers)),
+        ):
+            if not ok:
+                raise ValueError(f"a game's {rule}; got {self.size} x {self.wins.shape[-1]} wins, {self!r}")
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.wins)
+
+
+def bradley_terry(worth: npt.ArrayLike, reference: npt.ArrayLike) -> Game:
+    """The game of a judge that gives each answer a number: P(i beats j) = sigma(worth_i - worth_j)."""
+    values = np.asarray(worth, dtype=np.float64)
+    return Game(1 / (1 + np.exp(values[None, :] - values[:, None])), np.asarray(reference))
+
+
+@dataclass(frozen=True)
+class Board:
+    """Some games side by side. Prompt "<g>/<copy>" plays game g, whose tokens are (g,).
+
+    A policy is a table of logits [rows, V], a row for every beginning of an answer of every game: float64, -inf where
+    no answer goes on with that token.
+    """
+
+    games: tuple[Game, ...]
+
+    def prompts(self, copies: int = 1) -> tuple[Prompt, ...]:
+        """Every game, `copies` times."""
+        return tuple(
+            Prompt(id=f"{g}/{copy}", messages=(Message("user", f"game {g}"),), tokens=(g,))
+            for g in range(len(self.games))
+            for copy in range(copies)
+        )
+
+    @cached_property
+    def index(self) -> dict[tuple[int, tuple[int, ...]], int]:
+        """(game, tokens of an answer) -> which of all games' answers it is."""
+        flat = [(g, answer) for g, game in enumerate(self.games) for answer in game.answers]
+        return {key: place for place, key in enumerate(flat)}
+
+    @cached_property
+    def of_game(self) -> list[slice]:
+        """Which of all games' answers are those of game g."""
+        ends = np.cumsum([game.size for game in self.games])
+        return [slice(int(end) - game.size, int(end)) for end, game in zip(ends, self.games, strict=True)]
+
+    @cached_property
+    def paths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For all games' answers: the rows they pass [A, T], the tokens they take there [A, T], the mask [A, T]."""
+        longest = max(len(answer) for _, answer in self.index)
+        rows, tokens = np.zeros((2, len(self.index), longest), dtype=np.int64)
+        mask = np.zeros((len(self.index), longest), dtype=bool)
+        for place, (g, answer) in enumerate(self.index):
+            for t, token in enumerate(answer):
+                rows[place, t], tokens[place, t], mask[place, t] = self.rows[g, answer[:t]], token, True
+        return rows, tokens, mask
+
+    @cached_property
+    def rows(self) -> dict[tuple[int, tuple[int, ...]], int]:
+        """(game, beginning of an answer) -> row of the table."""
+        begun = dict.fromkeys((g, answer[:t]) for g, answer in self.index for t in range(len(answer)))
+        return {key: row for row, key in enumerate(begun)}
+
+    @cached_property
+    def games_of_rows(self) -> np.ndarray:
+        """Which game each row of the table belongs to."""
+        return np.asarray([g for g, _ in self.rows])
+
+    def token_logps(self, logits: Tensor) -> Tensor:
+        """Log-probs [A, T] of all games' answers; 0 behind an answer's end."""
+        import torch
+
+        rows, tokens, mask = (torch.from_numpy(part) for part in self.paths)
+        return torch.where(mask, logits.log_softmax(-1)[rows, tokens], 0.0)
+
+    def probabilities(self, logits: Tensor) -> list[np.ndarray]:
+        """The policy over the answers of each game: [K] each."""
+        flat = self.token_logps(logits).sum(-1).exp().numpy()
+        return [flat[part] for part in self.of_game]
+
+    def logits(self, policies: Sequence[np.ndarray]) -> Tensor:
+        """The table whose policy over each game's answers is the given one [K]."""
+        import torch
+
+        table = torch.full((len(self.rows), 1 + int(self.paths[1].max())), -torch.inf, dtype=torch.float64)
+        mass = np.concatenate(policies)
+        rows, tokens, mask = self.paths
+        table[rows[mask], tokens[mask]] = 0.0
+        total = torch.zeros_like(table)
+        for place, t in zip(*mask.nonzero(), strict=True):
+            total[rows[place, t], tokens[place, t]] += mass[place]
+        return torch.where(table.isfinite(), total.log() - total.sum(-1, keepdim=True).log(), -torch.inf)
+
+    @cached_property
+    def reference(self) -> Tensor:
+        """The table of the games' reference policies."""
+        return self.logits([game.reference for game in self.games])
+
+
+def mixed(policy: Tensor, reference: Tensor, weight: float) -> Tensor:
+    """Log-probs of the geometric mixture at every row: policy^(1 - weight) * reference^weight, normalised."""
+    import torch
+
+    blended = torch.lerp(policy.log_softmax(-1), reference.log_softmax(-1), weight)
+    return torch.where(policy.isfinite(), blended, -torch.inf).log_softmax(-1)
+
+
+def _distribution(values: np.ndarray, size: int) -> bool:
+    return values.shape == (size,) and bool((values > 0).all()) and bool(np.isclose(values.sum(), 1))

@@ -1,0 +1,46 @@
+"""The anchor of a step of mirror descent in a regularised game: pi_previous^(1 - tau/eta) * pi_reference^(tau/eta).
+
+Not normalised: the constant is the same for both sides of a pair. Without a regulariser (tau = 0) it is the previous
+policy, and nobody has to play the reference.
+"""
+
+from __future__ import annotations
+
+from rlhf_flow.types import PairLogps, Sides, TokenLogps
+
+
+def check_step(eta: float, tau: float) -> None:
+    """Raise ValueError where eta and tau make no step."""
+    if not eta > 0:
+        raise ValueError(
+            f"objective.eta must be > 0, got {eta}. It is one over the size of a step from the previous policy: "
+            "larger stays nearer to it, and the sign is never changed."
+        )
+    if not 0 <= tau < eta:
+        raise ValueError(
+            f"objective.tau must be >= 0 and < objective.eta={eta}, got {tau}. It is the strength of the KL to the "
+            "reference, and tau / eta is the reference's share of the anchor. "
+            f"Try objective.tau={eta / 3:.3g}, or a larger objective.eta."
+        )
+
+
+def anchors(tau: float) -> frozenset[str]:
+    """The names of the policies that the anchor is made of."""
+    return frozenset({"previous", "reference"}) if tau > 0 else frozenset({"previous"})
+
+
+def anchored(pairs: PairLogps, eta: float, tau: float) -> Sides:
+    """The log-probs of both sides under the anchor."""
+    previous = pairs.anchors["previous"]
+    if tau == 0:
+        return Sides(previous.first, previous.second)
+    reference = pairs.anchors["reference"]
+    return Sides(
+        _between(previous.first, reference.first, tau / eta),
+        _between(previous.second, reference.second, tau / eta),
+    )
+
+
+def _between(previous: TokenLogps, reference: TokenLogps, share: float) -> TokenLogps:
+    # written so that it is exactly the previous policy where the two are equal
+    return TokenLogps(previous.values + share * (reference.values - previous.values), previous.mask)

@@ -1,0 +1,61 @@
+"""The winner of the winners against the loser of the losers. INPO, Zhang et al. 2024, arXiv:2407.00617."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_flow.selector.pairing import Choice, Pairing
+from rlhf_flow.types import Scored, Selection
+
+
+@dataclass(frozen=True)
+class Tournament(Pairing):
+    """Best and worst of a power of two of responses, found by comparisons alone: with 8 responses, 11 of them.
+
+    The first round is 0 against 1, 2 against 3, ...; its winners play on for the best, its losers for the worst. A
+    match that is tied, or that the judge abstained from, counts as won by the first. The pair is used where the best
+    beats the worst in the end (P > 1/2; else `not_beaten`), whatever the label. Of another number of responses, as
+    where cut ones are dropped, the first ones play: the largest power of two.
+    """
+
+    def check(self, counts: Mapping[str, int]) -> None:
+        """Raise ValueError unless the number of responses per prompt is a power of two."""
+        super().check(counts)
+        total = self.paired(counts)
+        if total & (total - 1):
+            below = _players(total)
+            raise ValueError(
+                f"selector=tournament needs a power of two of responses per prompt, and the sampler draws {total}. "
+                f"Draw {below} or {2 * below}, or use selector=best_and_worst."
+            )
+
+    def select(self, scored: Scored) -> Selection:
+        def choose(b: int, left: list[int]) -> list[Choice]:
+            wins = scored.wins[b]
+            winners, losers = _matches(wins, left[: _players(len(left))])
+            while len(winners) > 1:
+                winners, _ = _matches(wins, winners)
+                _, losers = _matches(wins, losers)
+            best, worst = winners[0], losers[0]
+            lost = wins[best, worst] <= 0.5  # an abstention is neither, and counted as what it is
+            return [Choice(best, worst, refused="not_beaten" if lost else None)]
+
+        return self.pairs(scored, choose)
+
+
+def _matches(wins: np.ndarray, players: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Who won and who lost, where each player meets the next."""
+    winners, losers = [], []
+    for one, other in zip(players[::2], players[1::2], strict=True):
+        won = not wins[one, other] < 0.5
+        winners.append(one if won else other)
+        losers.append(other if won else one)
+    return winners, losers
+
+
+def _players(n: int) -> int:
+    """The largest power of two that is at most n."""
+    return 1 << (n.bit_length() - 1)

@@ -1,0 +1,113 @@
+"""What a worker is, before it lives: specifications, which a cluster opens where it puts the worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlhf_flow.protocols import Engine, Learner, Scorer
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Hugging Face causal LM, as the user names it: local folder, or hub name with a revision."""
+
+    path: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: str = "float32"  # float32 or bfloat16: of the engine and of the published weights
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank of how many a worker is, and where they meet."""
+
+    rank: int = 0
+    size: int = 1
+    address: str = "127.0.0.1"
+    port: int = 0  # of the rendezvous; unused when size is 1
+    device: str = "cpu"
+    threads: int = 1
+
+
+class EngineSpec(Protocol):
+    def check(self) -> None:
+        """Raise ValueError for what can be known to be missing before any worker starts."""
+        ...
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs one engine takes, where there are any."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether it needs a process that it shares with no learner and no scorer."""
+        ...
+
+    @property
+    def can_mix(self) -> bool:
+        """Whether it can be opened for mixtures."""
+        ...
+
+    def reads_at_most(self, positions: int | None) -> int | None:
+        """Tokens of prompt and answer together, for a model with so many positions; None: no limit is known."""
+        ...
+
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> Engine:
+        """`mixes`: whether it will be asked for a `Mixture`, which takes a second set of weights."""
+        ...
+
+
+class ScorerSpec(Protocol):
+    def fingerprint(self) -> str:
+        """The identity of what its fields only name: hash of the weights or of the source."""
+        ...
+
+    def check(self) -> None:
+        """As of an engine."""
+        ...
+
+    @property
+    def loads_model(self) -> bool:
+        """Whether the scorer deserves a process of its own."""
+        ...
+
+    @property
+    def can_cycle(self) -> bool:
+        """Whether its preferences can have cycles: it compares answers, and does not give each a number."""
+        ...
+
+    def open(self, place: Place) -> Scorer: ...
+
+
+class LearnerSpec(Protocol):
+    def fingerprint(self) -> str:
+        """The identity of what its fields only name: hash of the files; empty where there are none."""
+        ...
+
+    @property
+    def ranks(self) -> int: ...
+
+    def check(self) -> None:
+        """As of an engine."""
+        ...
+
+    def open(self, model: Model, place: Place) -> Learner: ...
+
+
+class Cluster(Protocol):
+    """Where parts run. What it returns has the same signature as the worker itself; calls block.
+
+    Workers open side by side; `ready` waits for all of them.
+    """
+
+    def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine: ...
+
+    def scorer(self, spec: ScorerSpec) -> Scorer: ...
+
+    def learner(self, spec: LearnerSpec, model: Model) -> Learner: ...
+
+    def ready(self) -> None: ...
+
+    def close(self) -> None: ...

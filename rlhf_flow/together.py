@@ -1,0 +1,97 @@
+"""Which parts can work together: what is refused before any worker starts, and what a reader should know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rlhf_flow.schema import GROUPS, RunConfig, part_name
+
+
+def check(config: RunConfig) -> None:
+    """Refuse parts that each make sense and together do not. Raises ValueError with the way out."""
+    names = {group: part_name(group, getattr(config, group)) for group in GROUPS}
+    if config.model.dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"model.dtype must be float32 or bfloat16, got {config.model.dtype}. Try model.dtype=bfloat16."
+        )
+    config.schedule.check(config.rounds)
+    _check_roles(config, names)
+    _check_draws(config, names)
+    config.selector.check({draw.name: draw.n for draw in config.sampler.drawn.values()})
+    config.cluster.check(ranks=config.learner.ranks)
+    if config.engine.alone and config.cluster.one_process:
+        raise ValueError(
+            f"engine={names['engine']} needs a process of its own, but cluster={names['cluster']} runs everything in "
+            "one. Try cluster=ray, or engine=huggingface."
+        )
+    if config.sampler.mixes and not config.engine.can_mix:
+        raise ValueError(
+            f"sampler={names['sampler']} draws from a mixture of two policies, token by token, and "
+            f"engine={names['engine']} as configured cannot. Try engine=huggingface."
+        )
+    if config.objective.needs.preferences and not config.scorer.can_cycle:
+        raise ValueError(
+            f"objective={names['objective']} plays a game of preferences, and scorer={names['scorer']} gives each "
+            "answer a number: its preferences can have no cycle, and simpler methods solve that game. Try "
+            "scorer=preference_model, or objective.scalar_judge=allow to use it all the same."
+        )
+
+
+def _check_roles(config: RunConfig, names: Mapping[str, str]) -> None:
+    """Every policy that a part asks for must be named by the schedule."""
+    plan = config.schedule.at(1, ())
+    asked = (
+        ("objective", "the log-probs of", config.objective.needs.anchors, plan.anchors),
+        ("sampler", "answers of", config.sampler.roles, plan.samplers),
+    )
+    for slot, what, wanted, named in asked:
+        if missing := sorted(wanted - named.keys()):
+            raise ValueError(
+                f"{slot}={names[slot]} needs {what} {', '.join(missing)}, but schedule={names['schedule']} names only "
+                f"{', '.join(named) or 'none'}. Try another schedule."
+            )
+
+
+def _check_draws(config: RunConfig, names: Mapping[str, str]) -> None:
+    """Every kind of answer that the objective reads must be drawn, and its third response must be one of that kind."""
+    needs, sources, extra = config.objective.needs, config.sampler.sources, config.selector.extra
+    who = f"objective={names['objective']}"
+    if missing := sorted(needs.draws - set(sources.values())):
+        raise ValueError(
+            f"{who} needs answers from the {' and the '.join(missing)}, but sampler={names['sampler']} draws only from "
+            f"the {' and the '.join(sorted(set(sources.values())))}. Try sampler=policy_and_reference, or sampler=plan."
+        )
+    if needs.ordered and not config.selector.keeps_order:
+        raise ValueError(
+            f"{who} moves the first answer of each pair, which must be the policy's own whoever won, and "
+            f"selector={names['selector']} puts the winner first. Try selector=cross with selector.keep_order=true."
+        )
+    if extra is not None and extra not in sources:
+        raise ValueError(
+            f"selector.extra must be the name of a draw ({', '.join(sources)}), got {extra!r}. "
+            "Try one of them, or leave it out."
+        )
+    if needs.extra is not None and (extra is None or sources[extra] != needs.extra):
+        fitting = [name for name, source in sources.items() if source == needs.extra]
+        raise ValueError(
+            f"{who} reads a third answer beside each pair, from the {needs.extra}, but selector.extra is "
+            f"{extra or 'null'}. Try selector.extra={' or '.join(fitting) or f'a draw from the {needs.extra}'}."
+        )
+
+
+def warnings(config: RunConfig) -> list[str]:
+    """What works, and a reader of the results should know: a sentence each."""
+    objective = part_name("objective", config.objective)
+    theory = f". The fixed point of objective={objective} is that of answers of the policy itself: it moves with them"
+    draws = [
+        (key, draw, theory if config.objective.needs.itself else "")
+        for key, draw in config.sampler.drawn.items()
+        if config.sampler.sources[draw.name] != "dataset"
+    ]
+    draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
+    return [
+        f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.altered.items())}: its answers "
+        f"follow another distribution than the policy's own{consequence}."
+        for key, draw, consequence in draws
+        if not draw.is_policy_itself
+    ]

@@ -1,0 +1,29 @@
+"""Games with exact solutions, and the claims of the papers checked on them.
+
+Public, so that an objective of your own can be checked the same way:
+
+    from rlhf_flow.verify import Game, gap, nash, play
+"""
+
+from __future__ import annotations
+
+from rlhf_flow.game import Board, Game, bradley_terry
+from rlhf_flow.learner.tabular_methods import Choice, Descent, Fit
+from rlhf_flow.verify.play import Played, play
+from rlhf_flow.verify.solve import gap, kl, nash, softmax, tilted
+
+__all__ = [
+    "Board",
+    "Choice",
+    "Descent",
+    "Fit",
+    "Game",
+    "Played",
+    "bradley_terry",
+    "gap",
+    "kl",
+    "nash",
+    "play",
+    "softmax",
+    "tilted",
+]

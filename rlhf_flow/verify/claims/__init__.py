@@ -1,0 +1,28 @@
+"""All claims, in the order of their names."""
+
+from __future__ import annotations
+
+from rlhf_flow.verify.claim import Claim
+from rlhf_flow.verify.claims import (
+    constants,
+    dno,
+    egpo,
+    exploration,
+    inpo,
+    nash_md,
+    online_dpo,
+    online_ipo,
+    squared_anchor,
+)
+
+CLAIMS: tuple[Claim, ...] = (
+    *online_ipo.CLAIMS,
+    *online_dpo.CLAIMS,
+    *nash_md.CLAIMS,
+    *inpo.CLAIMS,
+    *dno.CLAIMS,
+    *exploration.CLAIMS,
+    *egpo.CLAIMS,
+    *constants.CLAIMS,
+    *squared_anchor.CLAIMS,
+)

@@ -1,0 +1,148 @@
+"""Check the claims side by side, and tell what was found: `rlhf-flow verify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_flow.verify.claim import Claim, Finding
+from rlhf_flow.verify.claims import CLAIMS
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A claim, what was found, and how long it took."""
+
+    claim: str  # its id
+    findings: tuple[Finding, ...]
+    seconds: float
+    error: str = ""  # where checking it failed
+
+    @property
+    def holds(self) -> bool:
+        return not self.error and bool(self.findings) and all(finding.holds for finding in self.findings)
+
+
+def chosen(only: Sequence[str]) -> tuple[Claim, ...]:
+    """The claims whose id (V1a), family (V1) or beginning of the method is asked for; all where nothing is.
+
+    Raises ValueError for one that no claim has.
+    """
+    for word in only:
+        if not any(_fits(claim, word) for claim in CLAIMS):
+            names = ", ".join(claim.id for claim in CLAIMS)
+            raise ValueError(f"--only {word} names no claim. Try one of {names}, or the beginning of a method.")
+    return tuple(claim for claim in CLAIMS if not only or any(_fits(claim, word) for word in only))
+
+
+def _fits(claim: Claim, word: str) -> bool:
+    family = claim.id.rstrip("abcde")
+    return word.lower() in (claim.id.lower(), family.lower()) or claim.method.lower().startswith(word.lower())
+
+
+def check(id: str, seed: int) -> Checked:
+    """Check one claim in this process, on one thread: claims run side by side."""
+    import torch
+
+    torch.set_num_threads(1)
+    (claim,) = (claim for claim in CLAIMS if claim.id == id)
+    began = time.perf_counter()
+    try:
+        findings, error = tuple(claim.check(seed)), ""
+    except Exception as failure:  # a claim that cannot be checked has failed, and the others go on
+        findings, error = (), f"{type(failure).__name__}: {failure}"
+    return Checked(id, findings, time.perf_counter() - began, error)
+
+
+def checked(claims: Sequence[Claim], *, seed: int, jobs: int) -> Iterator[Checked]:
+    """Each claim as soon as it is checked, the slowest first, `jobs` at a time."""
+    # A forked child would inherit torch's threads in whatever state they are in.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        slowest_first = sorted(claims, key=lambda claim: -claim.seconds)
+        waiting = [pool.submit(check, claim.id, seed) for claim in slowest_first]
+        for done in as_completed(waiting):
+            yield done.result()
+
+
+def table(claims: Sequence[Claim], results: Sequence[Checked]) -> Table:
+    """One row a finding: claim, paper, measured, threshold, verdict."""
+    by_id = {result.claim: result for result in results}
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "claim", "paper", "found", "measured", "threshold", "verdict"):
+        shown.add_column(name, justify="right" if name == "measured" else "left", overflow="fold")
+    for claim in claims:
+        result = by_id[claim.id]
+        rows = [(one.what, f"{one.measured:.3g}", one.rule, one.holds) for one in result.findings]
+        if result.error:
+            rows.append((result.error, "—", "", False))
+        head = [claim.id, f"{claim.method}: {claim.says}", claim.paper]
+        for what, measured, rule, holds in rows:
+            shown.add_row(*head, what, measured, rule, "[green]holds[/]" if holds else "[red]FAILS[/]")
+            head = ["", "", ""]
+    return shown
+
+
+def markdown(claims: Sequence[Claim], results: Sequence[Checked]) -> str:
+    """The table as a README has it."""
+    by_id = {result.claim: result for result in results}
+    lines = ["| id | claim (paper) | found | measured | threshold |", "|---|---|---|---|---|"]
+    for claim in claims:
+        head = f"{claim.id} | {claim.method}: {claim.says} ({claim.paper})"
+        for one in by_id[claim.id].findings:
+            verdict = "" if one.holds else " **fails**"
+            lines.append(f"| {head} | {_cell(one.what)} | {one.measured:.3g}{verdict} | {one.rule} |")
+            head = " | "
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def as_json(claims: Sequence[Claim], results: Sequence[Checked], *, seed: int) -> str:
+    by_id = {result.claim: result for result in results}
+    facts = [
+        {"id": claim.id, "method": claim.method, "says": claim.says, "paper": claim.paper}
+        | {"holds": by_id[claim.id].holds, **asdict(by_id[claim.id])}
+        for claim in claims
+    ]
+    return json.dumps({"seed": seed, "claims": facts}, indent=1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status 0 where every claim holds, 1 where one does not."""
+    parser = argparse.ArgumentParser(prog="rlhf-flow verify", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[], metavar="CLAIM", help="ids (V1a, V8) or methods (XPO, Nash)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="claims that are checked side by side")
+    parser.add_argument("--json", type=Path, help="also write what was found to this file")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    asked = parser.parse_args(list(arguments))
+    claims = chosen(asked.only)
+    console, results = Console(width=None if os.isatty(1) else 200), []
+    began = time.perf_counter()
+    for result in checked(claims, seed=asked.seed, jobs=asked.jobs):
+        results.append(result)
+        verdict = "holds" if result.holds else "FAILS"
+        print(f"{len(results)}/{len(claims)} {result.claim} {verdict} ({result.seconds:.1f} s)", flush=True)
+    print(markdown(claims, results)) if asked.markdown else console.print(table(claims, results))
+    if asked.json is not None:
+        asked.json.write_text(as_json(claims, results, seed=asked.seed))
+    failed = [result.claim for result in results if not result.holds]
+    seconds = time.perf_counter() - began
+    print(f"{len(claims) - len(failed)} of {len(claims)} claims hold, {seconds:.0f} s" + _named(failed))
+    return 1 if failed else 0
+
+
+def _named(failed: Sequence[str]) -> str:
+    return f"; failed: {', '.join(failed)}" if failed else ""

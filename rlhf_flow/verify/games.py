@@ -1,0 +1,25 @@
+"""The games that the claims are checked on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlhf_flow.game import Game, bradley_terry
+
+# An asymmetric cycle with a biased reference: the methods differ on it, and solving it takes three answers.
+CYCLE = Game(np.array([[0.5, 0.9, 0.3], [0.1, 0.5, 0.8], [0.7, 0.2, 0.5]]), np.array([0.6, 0.3, 0.1]))
+# Rock, paper, scissors. With a uniform reference online DPO would find the Nash policy too, so the reference is biased.
+ROCK_PAPER_SCISSORS = Game(np.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]), np.array([0.6, 0.3, 0.1]))
+TWO_ARMS = Game(np.array([[0.5, 0.7], [0.3, 0.5]]), np.array([0.5, 0.5]))
+NUMBERS = bradley_terry([0.0, 0.5, 1.2], [0.6, 0.3, 0.1])  # a judge that gives each answer a number
+# The cycle again with answers of one, two and three tokens: a sum over tokens is not their mean here.
+LONGER = Game(CYCLE.wins, CYCLE.reference, answers=((0,), (1, 0), (1, 1, 0)))
+
+
+def random_game(size: int, seed: int) -> Game:
+    """K answers, preferences and a reference drawn at random."""
+    random = np.random.default_rng(seed)
+    upper = np.triu(random.uniform(size=(size, size)), 1)
+    wins = upper + np.tril(1 - upper.T, -1)
+    np.fill_diagonal(wins, 0.5)
+    return Game(wins, random.dirichlet(np.ones(size) * 3))

@@ -1,0 +1,116 @@
+"""Play a game by the same loop, objective, selector, schedule and memory that a run on a cluster uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_flow import loop
+from rlhf_flow.engine.tabular import TabularEngine
+from rlhf_flow.game import LOGITS, Board, Game
+from rlhf_flow.in_memory import InMemory
+from rlhf_flow.learner.tabular import TabularLearner
+from rlhf_flow.learner.tabular_methods import Fit, Method
+from rlhf_flow.memory import Window
+from rlhf_flow.parts import Evaluation, Keeping, Parts
+from rlhf_flow.protocols import Memory, Objective, Sampler, Schedule, Selector
+from rlhf_flow.schedule import Fixed
+from rlhf_flow.scorer.matrix import MatrixScorer
+from rlhf_flow.types import Draw, Policy, Prompt
+from rlhf_flow.weights import Held, fingerprint
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Every prompt of the board in every round, and nothing held out."""
+
+    prompts: tuple[Prompt, ...]
+    sha256: str = ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"training": len(self.prompts)}
+
+    @property
+    def longest(self) -> int:
+        return 1
+
+    def batch(self, round: int) -> tuple[Prompt, ...]:
+        return self.prompts
+
+    def held_out(self) -> tuple[Prompt, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Played:
+    """The policies of a run. `of(g)` is [rounds + 1, K]: round 0 is the start."""
+
+    board: Board
+    policies: Sequence[Sequence[np.ndarray]]  # [rounds + 1][G] of [K]
+
+    def of(self, game: int = 0) -> np.ndarray:
+        return np.stack([policies[game] for policies in self.policies])
+
+
+def play(
+    *games: Game,
+    objective: Objective,
+    sampler: Sampler,
+    selector: Selector,
+    rounds: int,
+    schedule: Schedule | None = None,
+    memory: Memory | None = None,
+    method: Method | None = None,
+    exact: bool = True,
+    copies: int = 1,
+    prompts: tuple[Prompt, ...] | None = None,
+    seed: int = 0,
+) -> Played:
+    """Run `rounds` rounds on the games and return every policy that was published.
+
+    exact: every draw enumerates the answers with their probabilities, so that the learner sees expectations; otherwise
+    it samples `n` of them, for `copies` prompts per game; `prompts` replaces these, to bring candidates. `method` says
+    how the learner learns, by default to the minimum of each round's loss.
+    """
+    if len({game.size for game in games}) != 1:
+        raise ValueError(
+            f"games that are played side by side must have equally many answers, got {[game.size for game in games]}. "
+            "Play them one after another."
+        )
+    board = Board(tuple(games))
+    logits = board.reference
+    learner = TabularLearner(board, method or Fit())
+    learner.published[0] = board.probabilities(logits)
+    state = {LOGITS: logits}
+    judge = MatrixScorer(board)
+    store = InMemory()
+    asked = prompts or board.prompts(copies)
+    parts = Parts(
+        seed=seed,
+        rounds=rounds,
+        piece=len(asked),
+        start=Policy("policy", 0, fingerprint(state), Held(state), stateless=True),
+        trust_remote_code=False,
+        prompts=Rounds(asked),
+        sampler=sampler,
+        engine=TabularEngine(board, enumerates=exact),
+        scorer=judge,
+        selector=selector,
+        objective=objective,
+        memory=memory or Window(),
+        schedule=schedule or Fixed(),
+        learner=learner,
+        evaluation=Evaluation(judge=judge, draw=Draw(name="held-out", n=1), every=rounds),
+        keeping=Keeping(every=rounds + 1, steps=None, keep=1),
+        ledger=store,
+        observers=(),
+    )
+    try:
+        loop.run(parts)
+    finally:
+        store.close()
+    published = learner.published
+    return Played(board, [published[round] if round in published else published[0] for round in range(rounds + 1)])

@@ -1,0 +1,228 @@
+"""What is true of every objective, and of every one that looks at pairs evenhandedly."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+import torch
+from hypothesis import given
+from omegaconf import OmegaConf
+
+from rlhf_flow.objective import PARTS
+from rlhf_flow.protocols import Objective
+from rlhf_flow.types import Needs
+from tests.objective.pairs import SEEDS, OnePair, at_the_anchors, blocks, draw_pairs, gradients, quick, tensors
+
+VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, and otherwise
+    "dpo": [PARTS["dpo"](), PARTS["dpo"](beta=1.3)],
+    "ipo": [PARTS["ipo"](), PARTS["ipo"](tau=0.1, reduction="mean")],
+    "slic": [PARTS["slic"](), PARTS["slic"](beta=0.5), PARTS["slic"](beta=0.5, reduction="mean")],
+    "xpo": [PARTS["xpo"](), PARTS["xpo"](alpha=[0.3], clip=2.0)],
+    "selm": [PARTS["selm"](), PARTS["selm"](beta=0.5, alpha=0.4, variant="theoretical")],
+    "dno": [PARTS["dno"](), PARTS["dno"](eta=0.7, tau=0.2)],
+    "squared_anchor": [
+        PARTS["squared_anchor"](),
+        PARTS["squared_anchor"](eta=0.5, tau=0.2),
+        PARTS["squared_anchor"](eta=0.5, tau=0.2, reduction="mean"),
+    ],
+    "inpo": [PARTS["inpo"](), PARTS["inpo"](eta=0.2, tau=0.1), PARTS["inpo"](tau=0.1, decaying=True)],
+    "nash_md": [PARTS["nash_md"](), PARTS["nash_md"](tau=0.3, clip=0.2, scalar_judge="allow")],
+    "sppo": [PARTS["sppo"](), PARTS["sppo"](eta=3.0, reduction="mean")],
+}
+EVERY = [pytest.param(o, id=f"{name}-{at}") for name, some in VARIANTS.items() for at, o in enumerate(some)]
+PAIRWISE = [param for param in EVERY if not str(param.id).startswith("nash_md")]
+LABELLED = [param for param in PAIRWISE if not str(param.id).startswith(("dno", "sppo"))]  # those make labels of rates
+SQUARED = [param for param in PAIRWISE if str(param.id).startswith(("ipo", "squared_anchor", "inpo", "sppo"))]
+
+every = pytest.mark.parametrize("objective", EVERY)
+pairwise = pytest.mark.parametrize("objective", PAIRWISE)
+
+
+def test_every_part_is_tried() -> None:
+    assert VARIANTS.keys() == PARTS.keys()
+    assert all(type(o) is PARTS[name] for name, some in VARIANTS.items() for o in some)
+
+
+@every
+def test_it_is_satisfied_by_what_it_needs(objective: Objective) -> None:
+    assert isinstance(objective.needs, Needs)
+    loss = objective.loss(tensors(draw_pairs(0), objective))
+    assert loss.values.shape == (4,)
+    assert loss.values.requires_grad
+    for values in loss.metrics.values():
+        assert values.shape == (4,)
+        assert values.is_floating_point()
+        assert not values.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("xpo", "extra"), ("selm", "extra"), ("dno", "worth"), ("sppo", "worth")]
+)
+def test_pairs_without_what_it_needs_are_refused(name: str, missing: str) -> None:
+    objective = VARIANTS[name][0]
+    pairs = tensors(draw_pairs(0), objective)
+    poor = {"extra": replace(pairs, current=replace(pairs.current, extra=None)), "worth": replace(pairs, worth=None)}
+    with pytest.raises(ValueError, match=rf"these pairs have none. Try a selector .*{missing}"):
+        objective.loss(poor[missing])
+
+
+@every
+@quick
+@given(SEEDS)
+def test_anchors_and_padding_get_no_gradient(objective: Objective, seed: int) -> None:
+    drawn = draw_pairs(seed)
+    pairs = tensors(drawn, objective, left=1, right=2, padding=-7.0)
+    objective.loss(pairs).values.sum().backward()
+    for block in blocks(pairs).values():
+        assert block.values.grad is None or not block.values.grad[~block.mask].any()
+    assert not any(anchor.first.values.requires_grad for anchor in pairs.anchors.values())
+
+
+@every
+@quick
+@given(SEEDS)
+def test_padding_changes_nothing(objective: Objective, seed: int) -> None:
+    drawn = draw_pairs(seed)
+    bare = objective.loss(tensors(drawn, objective))
+    values, found = gradients(objective, tensors(drawn, objective))
+    for padded in ({"right": 3}, {"left": 2}, {"left": 1, "right": 1, "padding": 55.0}):
+        again, found_again = gradients(objective, tensors(drawn, objective, **padded))
+        assert again == pytest.approx(values, rel=1e-12)
+        for here, there in zip(found, found_again, strict=True):
+            for side in here:
+                assert there[side] == pytest.approx(here[side], rel=1e-12)
+        metrics = objective.loss(tensors(drawn, objective, **padded)).metrics
+        for name in bare.metrics:
+            assert metrics[name].tolist() == pytest.approx(bare.metrics[name].tolist(), rel=1e-9, abs=1e-12)
+
+
+@every
+@quick
+@given(SEEDS)
+def test_a_pair_does_not_depend_on_its_batch(objective: Objective, seed: int) -> None:
+    drawn = draw_pairs(seed)
+    together = objective.loss(tensors(drawn, objective))
+    for row, pair in enumerate(drawn):
+        alone = objective.loss(tensors([pair], objective))
+        assert alone.values.item() == pytest.approx(together.values[row].item(), rel=1e-12)
+        for name, values in alone.metrics.items():
+            assert values.item() == pytest.approx(together.metrics[name][row].item(), rel=1e-12)
+
+
+@pairwise
+@quick
+@given(SEEDS)
+def test_the_gradient_is_that_of_finite_differences(objective: Objective, seed: int) -> None:
+    drawn, step = draw_pairs(seed, count=2), 1e-4
+    _, found = gradients(objective, tensors(drawn, objective))
+    for row, pair in enumerate(drawn):
+        for side, gradient in found[row].items():
+            for token, slope in enumerate(gradient):
+                up, down = (
+                    objective.loss(tensors([_moved(pair, side, token, by)], objective)).values.item()
+                    for by in (step, -step)
+                )
+                assert slope == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-5)
+
+
+def _moved(pair: OnePair, side: str, token: int, by: float) -> OnePair:
+    moved = list(pair.tokens["current"][side])
+    moved[token] += by
+    return replace(pair, tokens={**pair.tokens, "current": {**pair.tokens["current"], side: moved}})
+
+
+@pairwise
+@quick
+@given(SEEDS)
+def test_which_response_comes_first_does_not_matter(objective: Objective, seed: int) -> None:
+    drawn = draw_pairs(seed)
+    here = objective.loss(tensors(drawn, objective))
+    there = objective.loss(tensors([pair.swapped() for pair in drawn], objective))
+    assert here.values.tolist() == pytest.approx(there.values.tolist(), rel=1e-12)
+    for name, values in here.metrics.items():
+        assert values.tolist() == pytest.approx(there.metrics[name].tolist(), rel=1e-9, abs=1e-11)
+
+
+@pytest.mark.parametrize("objective", LABELLED)
+@quick
+@given(SEEDS)
+def test_a_soft_label_is_the_expectation_over_hard_ones(objective: Objective, seed: int) -> None:
+    """Linear in p: at 1 it is the hard loss, and at 0 that of the other order."""
+    drawn = draw_pairs(seed)
+    soft, won, lost = (
+        objective.loss(tensors([replace(pair, p=p(pair)) for pair in drawn], objective)).values
+        for p in (lambda pair: pair.p, lambda _: 1.0, lambda _: 0.0)
+    )
+    p = torch.tensor([pair.p for pair in drawn], dtype=torch.float64)
+    assert soft.tolist() == pytest.approx((p * won + (1 - p) * lost).tolist(), rel=1e-12)
+    turned = objective.loss(tensors([replace(pair.swapped(), p=1.0) for pair in drawn], objective)).values
+    assert lost.tolist() == pytest.approx(turned.tolist(), rel=1e-12)
+
+
+@pairwise
+@quick
+@given(SEEDS)
+def test_at_the_anchors_the_margin_is_0_and_descent_raises_the_winner(objective: Objective, seed: int) -> None:
+    drawn = [at_the_anchors(pair, p=1.0, worth=(0.9, 0.2)) for pair in draw_pairs(seed)]
+    metrics = objective.loss(tensors(drawn, objective)).metrics
+    for name in ("margin", "chosen", "rejected", *(["h"] if "h" in metrics else [])):
+        assert metrics[name].tolist() == [0.0] * 4, name
+    assert metrics["accuracy"].tolist() == [0.5] * 4
+    _, found = gradients(objective, tensors(drawn, objective))
+    for gradient in found:
+        assert all(slope < 0 for slope in gradient["first"])
+        assert all(slope > 0 for slope in gradient["second"])
+        assert all(slope > 0 for slope in gradient.get("extra", [])), "the explored response is made less likely"
+
+
+@every
+def test_in_float32_the_margin_of_a_long_answer_at_the_anchors_is_0_to_1e_4(objective: Objective) -> None:
+    long = draw_pairs(1, count=1)[0]
+    tokens = {side: [-0.1 - 0.37 * t % 3 for t in range(5)] for side in long.tokens["reference"]}
+    pair = at_the_anchors(replace(long, tokens={"reference": tokens}), p=0.7, worth=(0.9, 0.2))
+    loss = objective.loss(tensors([pair], objective, dtype=torch.float32))
+    assert loss.values.dtype == torch.float32
+    for name in ("margin", "h", "kl", "extra"):
+        if name in loss.metrics:
+            assert loss.metrics[name].dtype == torch.float32
+            assert abs(loss.metrics[name].item()) < 1e-4
+
+
+@pytest.mark.parametrize("objective", SQUARED)
+@quick
+@given(SEEDS)
+def test_the_gradient_of_a_square_vanishes_where_h_is_the_target(objective: Objective, seed: int) -> None:
+    """Moving the preferred side by what h lacks of its target leaves no gradient between the two sides."""
+    pair = replace(draw_pairs(seed, count=1)[0], p=0.8, worth=(0.7, 0.4))
+    metrics = objective.loss(tensors([pair], objective)).metrics
+    lacks = (metrics["target"] - metrics["h"]).item()
+    mean = "reduction='mean'" in repr(objective)
+    moved = _moved(pair, "first", 0, lacks * (pair.length("first") if mean else 1))
+    after = objective.loss(tensors([moved], objective)).metrics
+    assert after["h"].item() == pytest.approx(after["target"].item(), abs=1e-9)
+    _, (gradient,) = gradients(objective, tensors([moved], objective))
+    lengths = {side: pair.length(side) if mean else 1 for side in ("first", "second")}
+    sides = {side: gradient[side][0] * lengths[side] for side in lengths}
+    if objective.needs.worth:  # one target a response: the two residuals are equal, not nil
+        assert sides["first"] == pytest.approx(sides["second"], abs=1e-8)
+    else:
+        assert sides["first"] == pytest.approx(0, abs=1e-8)
+
+
+@every
+def test_it_is_a_configuration(objective: Objective) -> None:
+    composed = OmegaConf.structured(objective)
+    assert OmegaConf.to_object(composed) == objective
+    assert {field.name for field in fields(objective)} == set(composed)
+    with pytest.raises(FrozenInstanceError):
+        objective.tau = objective.beta = objective.eta = 1.0
+
+
+@every
+def test_a_round_gives_an_objective_of_the_same_kind(objective: Objective) -> None:
+    for round in (1, 2, 7):
+        now = objective.at(round)
+        assert type(now) is type(objective)
+        assert now.needs == objective.needs
+        assert now.at(round) == now

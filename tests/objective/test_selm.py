@@ -1,0 +1,52 @@
+"""SELM against its closed form: alpha times beta, on the response that the reference drew."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+
+from rlhf_flow.objective.selm import SELM
+from rlhf_flow.types import Needs
+from tests.objective.pairs import SEEDS, Gradient, OnePair, agrees, draw_pairs, metric, quick
+from tests.objective.test_xpo import logistic
+
+
+@pytest.mark.parametrize("variant", ["practical", "theoretical"])
+@pytest.mark.parametrize(("beta", "alpha"), [(0.01, 0.001), (0.5, 0.0), (0.5, 2.0)])
+@quick
+@given(SEEDS)
+def test_the_loss_is_that_of_equation_4_2(beta: float, alpha: float, variant: str, seed: int) -> None:
+    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
+        loss, slope = logistic(pair, beta)
+        loss += alpha * beta * pair.ratio("reference", "extra")
+        return loss, pair.slopes(slope, -slope, extra=alpha * beta)
+
+    agrees(SELM(beta, alpha, variant), closed_form, draw_pairs(seed))
+
+
+def test_the_metrics_have_the_log_ratio_of_the_third_response() -> None:
+    pairs = draw_pairs(4)
+    assert metric(SELM(), pairs, "extra") == pytest.approx([pair.ratio("reference", "extra") for pair in pairs])
+
+
+@pytest.mark.parametrize("alpha", [-0.001, float("nan"), float("inf")])
+def test_an_alpha_that_is_no_strength_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match=rf"objective.alpha must be >= 0, got {alpha}.*Try objective.alpha=0"):
+        SELM(alpha=alpha)
+
+
+def test_a_variant_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective.variant must be practical or theoretical, got greedy.*Try"):
+        SELM(variant="greedy")
+
+
+def test_a_beta_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"objective.beta must be > 0, got -1"):
+        SELM(beta=-1)
+
+
+def test_the_variant_says_who_drew_the_third_response() -> None:
+    one = frozenset({"reference"})
+    assert SELM().needs == Needs(anchors=one, extra="policy")
+    assert SELM(variant="theoretical").needs == Needs(anchors=one, draws=one, extra="reference")
+    assert SELM(0.2).at(7) == SELM(0.2)

@@ -1,0 +1,55 @@
+"""Answers that came with the prompts, and sources that make no sense."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_flow.sampler.source import Source
+from rlhf_flow.seeds import derive
+from rlhf_flow.types import Candidate, Prompt
+from tests.sampler.echo import POLICIES, PROMPTS, Echo
+
+GOLD = Source("teacher", n=1, who="dataset", candidate="gold")
+
+
+def test_a_candidate_is_an_answer_that_no_policy_drew() -> None:
+    engine = Echo()
+    ((answer,), (other,)) = GOLD.answers(engine, PROMPTS, POLICIES, round=4, seed=1)
+    assert engine.asked == []
+    assert (answer.id, answer.text, answer.tokens.tolist()) == ("4/teacher/0/a", "yes", [7, 8, 2])
+    assert answer.tokens.dtype == np.int32
+    assert (answer.logps, answer.truncated, answer.policy, answer.source) == (None, False, "", "dataset")
+    assert answer.seed == derive(1, 4, "a", "teacher") != other.seed
+    assert answer.draw == GOLD.draw
+
+
+def test_a_prompt_without_the_candidate_is_named() -> None:
+    bare = Prompt("c", (), (0,), candidates={"worse": Candidate("no", (9, 2)), "last": Candidate("x", (2,))})
+    with pytest.raises(ValueError, match=r"prompt 'c' has no candidate 'gold' .* it has worse, last\. Name one that"):
+        GOLD.answers(Echo(), [bare], POLICIES, round=1, seed=0)
+
+
+def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
+    tight = Source("teacher", n=1, max_tokens=2, who="dataset", candidate="gold")
+    with pytest.raises(ValueError, match=r"prompt 'a': its candidate 'gold' has 3 tokens, .* max_tokens=2\. Raise it"):
+        tight.answers(Echo(), PROMPTS, POLICIES, round=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"who": ""}, "who must be a role"),
+        ({"who": "mixture"}, ".* a mixture is who=policy with a weight"),
+        ({"weight": 1.5}, r"weight must be in \[0, 1\], or null .* got 1\.5"),
+        ({"who": "reference", "weight": 0.5}, "weight must be null for who=reference"),
+        ({"who": "dataset"}, "candidate must be the name of one for who=dataset"),
+        ({"candidate": "gold"}, "candidate must be null for who=policy, as who=dataset draws it, got 'gold'"),
+        ({"who": "dataset", "candidate": "gold", "n": 2}, "n must be 1 for a candidate"),
+        ({"who": "dataset", "candidate": "gold", "n": 1, "temperature": 0.7}, "decoding must be left out"),
+        ({"temperature": -1.0}, "temperature must be >= 0"),
+    ],
+)
+def test_sources_that_make_no_sense_are_refused(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=f"draw 'x': {says}"):
+        Source("x", **fields)

@@ -1,0 +1,161 @@
+"""Parts that each make sense and together do not, and parts that work while a reader should know something."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pytest
+
+from rlhf_flow import config
+from rlhf_flow.schema import RunConfig
+from rlhf_flow.together import check, warnings
+from rlhf_flow.types import Needs
+from tests.test_config import LOCAL
+
+
+@dataclass(frozen=True)
+class Demanding:
+    @property
+    def needs(self) -> Needs:
+        return Needs(anchors=frozenset({"reference", "slow"}))
+
+
+@cache  # a configuration is frozen, and Hydra takes its time
+def composed(*overrides: str) -> RunConfig:
+    return config.compose(*LOCAL, *overrides)
+
+
+def test_an_objective_whose_anchors_nobody_provides_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"needs the log-probs of slow, but schedule=fixed names only reference, previous\. Try"
+    ):
+        check(replace(composed(), objective=Demanding()))
+
+
+def test_a_selector_is_told_how_many_responses_there_are() -> None:
+    with pytest.raises(ValueError, match=r"selector=only_pair needs exactly 2 responses per prompt.* draws 5"):
+        composed("selector=only_pair", "sampler.draws.0.n=5")
+    composed("selector=only_pair", "sampler.draws.0.n=2")
+
+
+def test_several_ranks_need_a_cluster_that_has_them() -> None:
+    with pytest.raises(
+        ValueError, match=r"cluster=local runs one learner rank .* Try cluster=ray, or learner\.ranks=1"
+    ):
+        composed("learner=deepspeed", "learner.ranks=2")
+
+
+def test_an_engine_that_shares_its_process_with_nobody_needs_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"engine=vllm needs a process of its own, .*cluster=local.* Try cluster=ray, or engine=hugg"
+    ):
+        composed("engine=vllm")
+
+
+def test_a_greedy_draw_has_no_second_answer() -> None:
+    with pytest.raises(
+        ValueError, match=r"draw 'policy': n must be 1 at temperature 0, where answers repeat \(or raise it\), got 8"
+    ):
+        composed("sampler.draws.0.temperature=0")
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.dtype must be float32 or bfloat16, got fp8"):
+        composed("model.dtype=fp8")
+
+
+def test_nothing_is_said_of_draws_from_the_policy_itself() -> None:
+    assert warnings(composed()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "sampler.draws.0.temperature=0.7",
+            r"sampler\.draws\.0 decodes with temperature=0\.7: .* another distribution than",
+        ),
+        (
+            "sampler.draws=[{name: a, n: 2}, {name: b, top_k: 5, top_p: 0.9}]",
+            r"draws\.1 decodes with top_p=0\.9, top_k=5:",
+        ),
+        ("evaluate.draw.temperature=0", r"evaluate\.draw decodes with temperature=0\.0: .* eval/kl"),
+    ],
+)
+def test_draws_from_another_distribution_are_flagged(override: str, told: str) -> None:
+    (warning,) = warnings(composed(override))
+    assert re.search(told, warning)
+
+
+# -- objectives, and what they ask of the parts around them ----------------------------------------------------------
+
+XPO = ("objective=xpo", "selector=cross", "memory=all")
+
+
+def test_exploration_needs_answers_of_the_reference() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"objective=xpo needs answers from the reference, but sampler=policy draws only from the policy\. "
+        r"Try sampler=policy_and_reference",
+    ):
+        composed(*XPO, "selector=random", "selector.extra=policy")
+
+
+def test_a_third_answer_must_be_named_and_of_the_right_kind() -> None:
+    both = (*XPO, "sampler=policy_and_reference")
+    with pytest.raises(ValueError, match=r"third answer .*from the reference, .* null\. Try selector\.extra=ref"):
+        composed(*both)
+    with pytest.raises(ValueError, match=r"selector\.extra is policy\. Try selector\.extra=reference"):
+        composed(*both, "selector.extra=policy")
+    with pytest.raises(ValueError, match=r"selector\.extra must be .* draw \(policy, reference\), got 'gold'"):
+        composed(*both, "selector.extra=gold")
+    composed(*both, "selector.extra=reference")
+
+
+def test_tau_must_leave_room_for_a_step() -> None:
+    with pytest.raises(ValueError, match=r"objective\.tau must .*eta"):
+        composed("objective=inpo", "objective.eta=0.1", "objective.tau=0.1")
+
+
+GAME = ("objective=nash_md", "sampler=plan", "selector=cross", "selector.second=mixture", "selector.label=soft")
+DRAWS = "sampler.draws=[{name: policy, n: 1}, {name: mixture, n: 1, weight: 0.125}]"
+
+
+def test_a_game_needs_a_judge_of_preferences_or_an_explicit_word() -> None:
+    with pytest.raises(ValueError, match=r"objective=nash_md plays a game .* objective\.scalar_judge=allow"):
+        composed(*GAME, DRAWS)
+    composed(*GAME, DRAWS, "objective.scalar_judge=allow")
+
+
+def test_a_policy_gradient_needs_its_own_answer_first() -> None:
+    with pytest.raises(ValueError, match=r"must be the policy's own whoever won, .* selector\.keep_order=true"):
+        composed(*GAME, DRAWS, "objective.scalar_judge=allow", "selector.keep_order=false")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An engine that has one set of weights."""
+
+    alone: bool = False
+    can_mix: bool = False
+
+
+def test_a_mixture_needs_an_engine_that_can() -> None:
+    made = composed("sampler=mixture", "selector=only_pair")
+    check(made)
+    with pytest.raises(ValueError, match=r"sampler=mixture draws from a mixture .* cannot\. Try engine="):
+        check(replace(made, engine=Plain()))
+
+
+def test_a_fixed_point_of_the_policy_itself_is_said_to_move_with_other_decoding() -> None:
+    (warning,) = warnings(composed("objective=ipo", "sampler.draws.0.top_p=0.9"))
+    assert "The fixed point of objective=ipo is that of answers of the policy itself" in warning
+    (warning,) = warnings(composed("sampler.draws.0.top_p=0.9"))
+    assert "fixed point" not in warning
+
+
+def test_half_steps_end_on_a_whole_one() -> None:
+    with pytest.raises(ValueError, match=r"rounds must be even under schedule=half_steps.* Try rounds=4"):
+        composed("schedule=half_steps", "rounds=3")
