@@ -197,9 +197,7 @@ def test_a_target_must_be_a_part() -> None:
 def test_a_slot_without_a_part_is_refused_with_the_choices() -> None:
     written = OmegaConf.create(config.as_yaml(composed()))
     written["schedule"] = {"k": 3}
-    with pytest.raises(
-        ValueError, match=r"schedule needs a part, but got .* Try schedule=fixed\|every_k\|"
-    ):
+    with pytest.raises(ValueError, match=r"schedule needs a part, but got .* Try schedule=fixed\|every_k\|"):
         config.from_yaml(OmegaConf.to_yaml(written))
 
 

@@ -12,7 +12,7 @@ from rlhf_flow.types import Rollouts
 from tests.tokenizer import tokenizer
 
 
-def policy(folder: Path, *, rows: int | None = None) -> Path:
+def policy(folder: Path, *, rows: int | None = None, heads: int = 2) -> Path:
     """Write a Llama of two layers with its tokenizer; `rows`: of its embedding, by default one for each token."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,8 +24,8 @@ def policy(folder: Path, *, rows: int | None = None) -> Path:
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=256,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
@@ -73,15 +73,15 @@ def overrides(model: Path, asked: Path, run_dir: Path, **keys: object) -> list[s
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def fond_of_a(messages: object, first: str, second: str, meta: object) -> float:
-    """A judge of preferences who likes the letter a: P(first beats second)."""
-    return 1 / (1 + math.exp(_letters(second) - _letters(first)))
+def fond_of_vowels(messages: object, first: str, second: str, meta: object) -> float:
+    """A judge of preferences, for whom an answer is the better the more of its letters are vowels."""
+    return 1 / (1 + math.exp(20 * (_vowels(second) - _vowels(first))))
 
 
-def letters(rollouts: Rollouts) -> dict[str, float]:
-    """What `fond_of_a` likes, in the mean of the last answers to each prompt."""
-    return {"letters": float(np.mean([_letters(group[-1].text) for group in rollouts.responses]))}
+def vowels(rollouts: Rollouts) -> dict[str, float]:
+    """The share of vowels in the last answer to each prompt: what `fond_of_vowels` likes."""
+    return {"vowels": float(np.mean([_vowels(group[-1].text) for group in rollouts.responses]))}
 
 
-def _letters(answer: str) -> float:
-    return 24.0 * answer.lower().count("a") / max(len(answer), 1)
+def _vowels(answer: str) -> float:
+    return sum(letter in "aeiou" for letter in answer.lower()) / max(len(answer), 1)

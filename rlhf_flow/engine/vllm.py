@@ -39,7 +39,7 @@ class VLLM:
     block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
     max_num_seqs: int = 256  # answers that are drawn side by side
     tensor_parallel: int = 1
-    eager: bool = False  # CUDA: no CUDA graphs, no compilation; the CPU always runs eagerly
+    eager: bool = False  # CUDA: no CUDA graphs, no compilation. Always so on the CPU, and where mixtures are drawn
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
     def __post_init__(self) -> None:

@@ -23,8 +23,9 @@ from vllm.model_executor.models.interfaces import has_inner_state, is_attention_
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
 
 from rlhf_flow.engine.mixing import blend
+from rlhf_flow.engine.vllm_weights import NETWORKS
 
-NETWORKS = ("policy", "reference")  # by slot: the names of their weights begin so
+PREFIXES = tuple(f"{name}." for name in NETWORKS)
 
 
 class TwoModels(nn.Module):
@@ -41,8 +42,8 @@ class TwoModels(nn.Module):
         for special in (has_inner_state, is_attention_free, is_hybrid, supports_multimodal):
             if special(self.policy):
                 raise ValueError(
-                    f"{type(self.policy).__name__} cannot be mixed: of {special.__name__} models vLLM keeps more than "
-                    "the keys and values of each token. Try engine=huggingface."
+                    f"{type(self.policy).__name__} cannot be mixed: vLLM keeps more of it than the keys "
+                    f"and values of each token ({special.__name__}). Try engine=huggingface."
                 )
         self.weight = 0.5  # of the reference. Both networks work while vLLM measures how much memory they take
         # Both begin with the checkpoint: vLLM reads it once for the policy and once more for these.
@@ -89,7 +90,6 @@ class Mixer:
         self.get_model().weight = weight  # type: ignore[attr-defined]  # a method of the worker
 
 
-PREFIXES = tuple(f"{name}." for name in NETWORKS)
 ARCHITECTURE = TwoModels.__name__
 ModelRegistry.register_model(ARCHITECTURE, TwoModels)
 

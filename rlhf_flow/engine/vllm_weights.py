@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from vllm import LLM
 
+NETWORKS = ("policy", "reference")  # by slot: in an engine of two models their weights' names begin so
+
 
 class Weights:
     """Of one model, or of the two that `vllm_mixture` puts side by side. What any of them cached is never reused."""
@@ -26,8 +28,6 @@ class Weights:
     def put(self, slot: int, state: Mapping[str, Tensor]) -> None:
         """Replace the weights in a slot."""
         if self._mixes:
-            from rlhf_flow.engine.vllm_mixture import NETWORKS
-
             state = {f"{NETWORKS[slot]}.{name}": tensor for name, tensor in state.items()}
         if self._processes:
             self._put_by_file(state)

@@ -246,20 +246,7 @@ def test_every_engine_says_that_it_can_mix() -> None:
 
 
 @pytest.mark.heavy
-def test_a_crowded_cache_changes_no_answer_of_a_mixture(
-    request: pytest.FixtureRequest, server: Server, world: World, prompts: list[Prompt]
-) -> None:
+def test_a_crowded_cache_changes_no_answer_of_a_mixture(server: Server, world: World, prompts: list[Prompt]) -> None:
     crowded = server.open(VLLM(kv_cache_mib=1, max_num_seqs=16), world.model, mixes=True)
     roomy = server.open(VLLM(kv_cache_mib=16), world.model, mixes=True)
     assert tokens(draw(crowded, world, prompts, MIXED)) == tokens(draw(roomy, world, prompts, MIXED))
-
-
-@pytest.mark.heavy
-def test_two_ranks_of_tensor_parallelism_mix(
-    fresh_server: Server, worlds: Mapping[str, World], prompts: list[Prompt]
-) -> None:
-    world = worlds["tied"]
-    mixer = fresh_server.open(VLLM(kv_cache_mib=16, tensor_parallel=2), world.model, mixes=True)
-    for of in (MIXED, 1, Mixed(1, 2, 0.6), 0):
-        draw(mixer, world, prompts, of)
-    mixer.close()

@@ -15,6 +15,7 @@ from rlhf_flow.engine.vllm import VLLM
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw, Prompt
 from rlhf_flow.weights import Held
+from tests.engine.conftest import Mixed
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Server, World
@@ -105,9 +106,10 @@ def test_two_ranks_of_tensor_parallelism_get_new_weights(
     fresh_server: Server, worlds: Mapping[str, World], prompts: list[Prompt]
 ) -> None:
     world = worlds["tied"]
-    engine = fresh_server.open(VLLM(kv_cache_mib=16, tensor_parallel=2), world.model)
-    for seed, policy in ((0, world.start), (1, world.policy(1))):
-        rollouts = engine.generate(prompts, policy, DRAW, round=1, seed=7)
+    engine = fresh_server.open(VLLM(kv_cache_mib=16, tensor_parallel=2), world.model, mixes=True)
+    for of in (0, 1, Mixed(policy=2, reference=1, weight=0.3)):
+        asked = world.mixture(of) if isinstance(of, Mixed) else world.start if of == 0 else world.policy(of)
+        rollouts = engine.generate(prompts, asked, DRAW, round=1, seed=7)
         drawn = [response.logps for group in rollouts.responses for response in group]
-        assert world.worst_error(seed, rollouts, drawn) < 1e-4
+        assert world.worst_error(of, rollouts, drawn) < 1e-4
     engine.close()

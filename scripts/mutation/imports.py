@@ -1,0 +1,90 @@
+"""Which tests and which claims have to do with a file: those that import it, or a file of its folder that does."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+MUTATED = ("objective/*.py", "selector/*.py", "sampler/*.py", "schedule.py", "memory.py")
+CLAIMS = "rlhf_flow/verify/claims"
+
+
+def mutated_files(root: Path) -> list[str]:
+    """The files that are mutated, by their paths under the root of the repository."""
+    return [_below(root, path) for pattern in MUTATED for path in sorted((root / "rlhf_flow").glob(pattern))]
+
+
+class Imports:
+    """Who imports whom in a repository."""
+
+    def __init__(self, root: Path) -> None:
+        self.files = {_below(root, path): path for top in ("rlhf_flow", "tests") for path in (root / top).rglob("*.py")}
+        self.trees = {path: ast.parse(file.read_text(encoding="utf-8")) for path, file in self.files.items()}
+        self.imported = {path: _imported(tree) for path, tree in self.trees.items()}
+
+    def tests(self, path: str) -> list[str]:
+        """The test files of a file."""
+        return sorted(user for user in self._importing(self._near(path)) if _name(user).startswith("test_"))
+
+    def claims(self, path: str) -> list[str]:
+        """The claims of a file, as rlhf_flow/verify/claims/dno.py:V7a; the setting that they share leads to it too."""
+        users = self._importing(self._users(self._near(path), "rlhf_flow/verify"))
+        modules = sorted(user for user in users if _folder(user) == CLAIMS and _name(user) != "__init__.py")
+        return [f"{module}:{name}" for module in modules for name in _claimed(self.trees[module])]
+
+    def _near(self, path: str) -> set[str]:
+        """A file, and those of its folder that are built on it; the package itself is not such a folder."""
+        return {path} if _folder(path) == "rlhf_flow" else self._users({path}, _folder(path))
+
+    def _users(self, paths: Collection[str], folder: str) -> set[str]:
+        """These files, and those of the folder that import one of them, at however many removes."""
+        found = set(paths)
+        while new := {user for user in self._importing(found) if _folder(user) == folder} - found:
+            found |= new
+        return found
+
+    def _importing(self, paths: Collection[str]) -> set[str]:
+        names = {module(path) for path in paths}
+        return {user for user, imported in self.imported.items() if names & imported}
+
+
+def module(path: str) -> str:
+    """rlhf_flow/objective/__init__.py -> rlhf_flow.objective"""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """The dotted names; `from package import name` gives package and package.name."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _claimed(tree: ast.Module) -> list[str]:
+    """The first words of `Claim("V1a", ...)`."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    names = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Claim"]
+    return [name.value for name in names if isinstance(name, ast.Constant) and isinstance(name.value, str)]
+
+
+def named_after(path: str) -> str:
+    """rlhf_flow/objective/xpo.py -> tests/objective/test_xpo.py"""
+    _, *folders, name = PurePosixPath(path).parts
+    return "/".join(["tests", *folders, f"test_{name}"])
+
+
+def _folder(path: str) -> str:
+    return PurePosixPath(path).parent.as_posix()
+
+
+def _name(path: str) -> str:
+    return PurePosixPath(path).name
+
+
+def _below(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
