@@ -20,7 +20,7 @@ INSTALLED := .venv/installed-$(STACK)-$(shell cat requirements/torch.txt require
 LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --constraint requirements/torch.txt
 
-.PHONY: help run world test check drill repeat throughput format lock wheel clean
+.PHONY: help run world test check drill mutants repeat throughput format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to do
@@ -44,6 +44,9 @@ check: $(INSTALLED) ## format, lint, types, and the tests that need no Ray, vLLM
 
 drill: world ## the whole crash drill on the real stack: every process of a run, killed at every stage; about half an hour
 	.venv/bin/python scripts/drill.py --stack ray $(ARGS)
+
+mutants: $(INSTALLED) ## every formula made wrong, one place at a time: do the tests notice? ARGS="--only objective/xpo"
+	.venv/bin/python scripts/mutants.py $(ARGS)
 
 repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" compares the two
 	.venv/bin/python scripts/repeat.py $(ARGS)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,11 @@ def made(source: str, operator: str, path: str = OBJECTIVE) -> list[str]:
     return [mutant.after for mutant in operators.mutants(path, source) if mutant.operator == operator]
 
 
+@cache
+def of_file(path: str) -> list:
+    return operators.mutants(path, (ROOT / path).read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize(
     ("operator", "line", "expected"),
     [
@@ -47,7 +52,7 @@ def made(source: str, operator: str, path: str = OBJECTIVE) -> list[str]:
         ("first or second", "a = b.first, c.second", ["a = b.second, c.second", "a = b.first, c.first"]),
         ("wrong anchor", "a = b['reference']", ['a = b["previous"]']),
         ("policy or reference", "a = 'policy', 'reference'", ["a = \"reference\", 'reference'"]),
-        ("stop-gradient", "a = (b + c).detach()", ["a = (b + c)"]),
+        ("stop-gradient", "a = (b + c.d).detach() * e", ["a = (b + c.d) * e"]),
         ("stop-gradient", "a = torch.no_grad()", ["a = torch.enable_grad()"]),
         ("off by a round", "a = b(round)", ["a = b(round + 1)", "a = b(round - 1)"]),
         ("off by a round", "a = b.round * c", ["a = (b.round + 1) * c", "a = (b.round - 1) * c"]),
@@ -94,15 +99,11 @@ def test_what_two_operators_make_alike_is_one_mutant() -> None:
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_a_mutant_differs_in_one_place(path: str) -> None:
-    source = (ROOT / path).read_text(encoding="utf-8")
-    found = operators.mutants(path, source)
-    assert len({mutant.source for mutant in found}) == len(found)
-    for mutant in found:
-        assert ast.dump(ast.parse(mutant.source)) != ast.dump(ast.parse(source))
-        ours, theirs = source.splitlines(), mutant.source.splitlines()
-        (changed,) = (at for at, (one, other) in enumerate(zip(ours, theirs, strict=True), 1) if one != other)
-        assert changed == mutant.line
+def test_a_mutant_differs_in_one_line(path: str) -> None:
+    source = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    for mutant in of_file(path):
+        lines = zip(source, mutant.source.splitlines(), strict=True)
+        assert [at for at, (one, other) in enumerate(lines, start=1) if one != other] == [mutant.line]
 
 
 def test_every_file_has_tests_and_its_own_come_into_it() -> None:
@@ -116,7 +117,7 @@ def test_every_file_has_tests_and_its_own_come_into_it() -> None:
 
 
 def test_equivalent_mutants_are_mutants_and_have_a_proof() -> None:
-    found = [one for path in FILES for one in operators.mutants(path, (ROOT / path).read_text(encoding="utf-8"))]
+    found = [one for path in FILES for one in of_file(path)]
     assert equivalents.stale(equivalents.EQUIVALENTS, found) == []
     assert all(entry.proof.endswith(".") for entry in equivalents.EQUIVALENTS)
     gone = equivalents.Equivalent("rlhf_flow/memory.py", "1", "2", "There is no such line.")
@@ -128,12 +129,20 @@ def test_equivalent_mutants_are_mutants_and_have_a_proof() -> None:
 SMALL = {
     "pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["heavy"]\n',
     "rlhf_flow/__init__.py": "",
-    "rlhf_flow/memory.py": "def kept(n):\n    return n + 1\n\ndef least():\n    return 2\n\ndef most():\n    return 3\n",
+    "rlhf_flow/memory.py": """def kept(n):
+    return n + 1
+
+def least():
+    return 2
+
+def most():
+    return 3
+""",
     "rlhf_flow/verify/claims/one.py": """from types import SimpleNamespace as Claim
 from rlhf_flow import memory
 
 CLAIMS = [Claim(id="V1", check=lambda seed: [Claim(what="least", holds=memory.least() == 2)])]
-NAMED = lambda: Claim("V1")
+NAMED = lambda: Claim("V1")  # claims are found by such a call
 """,
     "tests/test_memory.py": "from rlhf_flow.memory import kept\n\ndef test_kept():\n    assert kept(2) == 3\n",
 }

@@ -20,7 +20,8 @@ RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 CONSTANTS = {
     "online_slic": {"objective.beta": 0.1},
     "selm": {"objective.beta": 0.1},
-    "dno_prct": {"selector.margin": 0.1, "selector.student_margin": 0.1},
+    "dno": {"prompts.batch": 64},  # of four answers, in six pairs
+    "dno_prct": {"prompts.batch": 48, "selector.student_margin": 0.2},  # of five, in up to ten
     "inpo": {"objective.eta": 0.1},
     "online_ipo": {"objective.tau": 0.1},
     "ipo_md": {"objective.tau": 0.1},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 MUTATED = ("objective/*.py", "selector/*.py", "sampler/*.py", "schedule.py", "memory.py")
@@ -65,11 +65,12 @@ def _imported(tree: ast.Module) -> set[str]:
     return names
 
 
-def _claimed(tree: ast.Module) -> list[str]:
-    """The first words of `Claim("V1a", ...)`."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    names = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Claim"]
-    return [name.value for name in names if isinstance(name, ast.Constant) and isinstance(name.value, str)]
+def _claimed(tree: ast.Module) -> Iterator[str]:
+    """V1a of `Claim("V1a", ...)`, and so on."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id="Claim"), args=[ast.Constant(value=str(name)), *_]):
+                yield name
 
 
 def named_after(path: str) -> str:

@@ -172,8 +172,9 @@ def role(node: ast.AST, text: Text) -> Iterator[Edit]:
 
 def stop_gradient(node: ast.AST, text: Text) -> Iterator[Edit]:
     match node:
-        case ast.Call(func=ast.Attribute(attr="detach", value=inner)):
-            yield text.span(node), text.written(inner)
+        case ast.Call(func=ast.Attribute(attr="detach") as method):
+            dot = max(at for string, at in text.tokens if string == "." and at < text.last(method)[0])
+            yield (dot, text.span(node)[1]), ""
         case ast.Attribute(attr="no_grad"):
             yield text.last(node), "enable_grad"
 
