@@ -145,10 +145,12 @@ def kill(case: str, root: Path, command: list[str], whole: Path, *, share: float
     before = "rounds/00001/record.json" if stage == "sample" else f"rounds/00002/stages/{_previous(stage)}.json"
     trigger = f"rounds/00002/stages/{stage}.json" if at else before
     pid = start(root, command)
-    status = wait_for(pid, root / trigger)
+    status = wait_for(pid, root / "rounds/00001/record.json")
+    if status is None:  # every worker is up by now; looking through all processes would take too long later
+        process = psutil.Process(pid) if victim == "driver" else worker(pid, victim)
+        status = wait_for(pid, root / trigger)
     if status is not None:
         return f"the run ended with {status} before {trigger} was there"
-    process = psutil.Process(pid) if victim == "driver" else worker(pid, victim)
     if not at:
         time.sleep(share * seconds(whole, stage))
     process.kill()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mutation.imports import Imports, named_after
+from mutation.imports import Imports
 from mutation.operators import Mutant
 from mutation.running import Job, Tree, run
 
@@ -20,12 +20,12 @@ class Kind:
     """Tests or claims, and the seconds of processor time that they are given."""
 
     name: str
-    of: Callable[[Imports, str], list[str]]  # those of a file
+    of: Callable[[Imports, str], Mapping[str, int]]  # those of a file: 0 for what is first asked, 1 for the rest
     each: float  # what takes longer is not asked
-    all: float  # what one mutant is put to: the quick ones
+    all: float  # that one mutant may take, if it goes as fast as without
 
 
-KINDS = (Kind("tests", Imports.tests, 600.0, math.inf), Kind("claims", Imports.claims, 10.0, 60.0))
+KINDS = (Kind("tests", Imports.tests, 600.0, math.inf), Kind("claims", Imports.claims, 10.0, 30.0))
 
 
 def jobs(
@@ -36,7 +36,7 @@ def jobs(
     seed: int,
     progress: Callable[[str], None],
 ) -> list[Job]:
-    """What each mutant is put to: first what is named after its file, then the rest, the quick ones first.
+    """What each mutant is put to: what is nearest to its file first, and of that what is quick.
 
     Raises BaselineError where something fails without a mutant.
     """
@@ -52,9 +52,9 @@ def jobs(
     return [_job(mutant, of[mutant.path], seconds, kind.all) for mutant in mutants]
 
 
-def _job(mutant: Mutant, of: Sequence[str], seconds: dict[str, float], most: float) -> Job:
-    asked, spent, named = [], 0.0, named_after(mutant.path)
-    for one in sorted((one for one in of if one in seconds), key=lambda one: (one != named, seconds[one])):
+def _job(mutant: Mutant, of: Mapping[str, int], seconds: Mapping[str, float], most: float) -> Job:
+    asked, spent = [], 0.0
+    for one in sorted(of.keys() & seconds.keys(), key=lambda one: (of[one], seconds[one])):
         if spent + seconds[one] <= most:
             asked.append(one)
             spent += seconds[one]

@@ -23,15 +23,19 @@ class Imports:
         self.trees = {path: ast.parse(file.read_text(encoding="utf-8")) for path, file in self.files.items()}
         self.imported = {path: _imported(tree) for path, tree in self.trees.items()}
 
-    def tests(self, path: str) -> list[str]:
-        """The test files of a file."""
-        return sorted(user for user in self._importing(self._near(path)) if _name(user).startswith("test_"))
+    def tests(self, path: str) -> dict[str, int]:
+        """The test files of a file: 0 for the one that is named after it, 1 for others."""
+        tests = sorted(user for user in self._importing(self._near(path)) if _name(user).startswith("test_"))
+        return {test: int(test != named_after(path)) for test in tests}
 
-    def claims(self, path: str) -> list[str]:
-        """The claims of a file, as rlhf_flow/verify/claims/dno.py:V7a; the setting that they share leads to it too."""
+    def claims(self, path: str) -> dict[str, int]:
+        """The claims of a file, as rlhf_flow/verify/claims/dno.py:V7a: 0 for its own, 1 where their setting has it."""
+        own = self._importing(self._near(path))
         users = self._importing(self._users(self._near(path), "rlhf_flow/verify"))
         modules = sorted(user for user in users if _folder(user) == CLAIMS and _name(user) != "__init__.py")
-        return [f"{module}:{name}" for module in modules for name in _claimed(self.trees[module])]
+        return {
+            f"{module}:{name}": int(module not in own) for module in modules for name in _claimed(self.trees[module])
+        }
 
     def _near(self, path: str) -> set[str]:
         """A file, and those of its folder that are built on it; the package itself is not such a folder."""

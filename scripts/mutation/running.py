@@ -93,7 +93,8 @@ class Child:
 
     def outcome(self) -> Outcome | None:
         """How it ended; None while it is at work."""
-        if time.monotonic() - self._began > PATIENCE * self.job.limit:
+        late = time.monotonic() - self._began > PATIENCE * self.job.limit
+        if late:
             self.kill()
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if not pid:
@@ -103,7 +104,7 @@ class Child:
         ended, seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
         if ended == 0:
             return Outcome(self.tree.red.read_text(encoding="utf-8"), seconds)
-        if -ended in (signal.SIGXCPU, signal.SIGKILL):
+        if late or ended == -signal.SIGXCPU:
             return Outcome(f"timed out after {seconds:.0f} s", seconds, late=True)
         return Outcome(f"the process ended with {ended}", seconds)
 
