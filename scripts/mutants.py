@@ -82,7 +82,8 @@ class Progress:
 def share(tried: Iterable[Tried]) -> float:
     """How many went red, of those that something could notice."""
     states = Counter(one.state for one in tried)
-    return states["red"] / max(1, states["red"] + states["survived"])
+    noticeable = states["red"] + states["survived"]
+    return states["red"] / noticeable if noticeable else 1.0
 
 
 def report(tried: Sequence[Tried]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.schedule import PARTS, EveryK, Fixed, HalfSteps, Versions
+from rlhf_flow.schedule import PARTS, Averaged, EveryK, Fixed, HalfSteps, Versions
 from rlhf_flow.types import Plan
 
 WORDS = st.one_of(st.sampled_from(["start", "last"]), st.integers(1, 20).map("every_{}".format))
@@ -103,8 +105,30 @@ def test_full_policies_follow_one_another_and_halves_lead_nowhere(step: int) -> 
 
 def test_a_run_does_not_end_on_half_a_step() -> None:
     HalfSteps().check(4)
+    HalfSteps().check(2)
     with pytest.raises(ValueError, match=r"rounds must be even under schedule=half_steps, .* got 3\. Try rounds=4"):
         HalfSteps().check(3)
+
+
+# -- averaged ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_average_answers_beside_the_policy() -> None:
+    assert Averaged().at(3, ()) == Plan(
+        3,
+        init=2,
+        samplers={"policy": 2, "reference": 0, "ema": 2},
+        anchors={"reference": 0, "previous": 2},
+        averages={"ema": 0.9},
+    )
+    assert Averaged(0.0).at(1, ()).averages == {"ema": 0.0}
+    Averaged().check(3)
+
+
+@pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, math.nan])
+def test_a_decay_is_a_share(decay: float) -> None:
+    with pytest.raises(ValueError, match=r"schedule\.decay must be in \[0, 1\), got"):
+        Averaged(decay)
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------
@@ -130,3 +154,7 @@ def test_the_named_schedules_are_choices_of_words(k: int, round: int) -> None:
 def test_other_words_are_refused(word: str) -> None:
     with pytest.raises(ValueError, match=r"schedule\.previous must be start, last or every_<k> .* Try every_2"):
         Versions(previous=word)
+
+
+def test_a_reference_is_renewed_each_round_unless_told_otherwise() -> None:
+    assert EveryK() == EveryK(1)

@@ -74,4 +74,4 @@ class NashMD:
         if self.clip is not None:
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         values = -(gain * mask).sum(-1)  # [P]
-        return Loss(values, {"preference": pairs.preference.detach(), "kl": kl.sum(-1)})
+        return Loss(values, {"preference": pairs.preference, "kl": kl.sum(-1)})

@@ -16,6 +16,21 @@ NUMBERS = bradley_terry([0.0, 0.5, 1.2], [0.6, 0.3, 0.1])  # a judge that gives 
 LONGER = Game(CYCLE.wins, CYCLE.reference, answers=((0,), (1, 0), (1, 1, 0)))
 
 
+def cyclic_game(size: int, seed: int) -> Game:
+    """An odd number K of answers in a ring, each better than the next (K - 1) / 2, with chances drawn at random.
+
+    A random game often has answers that beat all others, and then every method ends soon; in a ring there are none.
+    """
+    random = np.random.default_rng(seed)
+    wins = np.full((size, size), 0.5)
+    for i in range(size):
+        for ahead in range(1, (size - 1) // 2 + 1):
+            j = (i + ahead) % size
+            wins[i, j] = random.uniform(0.6, 0.95)
+            wins[j, i] = 1 - wins[i, j]
+    return Game(wins, random.dirichlet(np.ones(size) * 3))
+
+
 def random_game(size: int, seed: int) -> Game:
     """K answers, preferences and a reference drawn at random."""
     random = np.random.default_rng(seed)

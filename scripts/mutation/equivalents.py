@@ -23,7 +23,78 @@ class Equivalent:
         return f"- {self.before}\n+ {self.after}"
 
 
-EQUIVALENTS: tuple[Equivalent, ...] = ()
+LAST = "The tensor is [P, T], so its dimension 1 is its last one."
+
+EQUIVALENTS: tuple[Equivalent, ...] = (
+    Equivalent(
+        "rlhf_flow/objective/nash_md.py",
+        "to_go = kl.flip(-1).cumsum(-1).flip(-1)",
+        "to_go = kl.flip(+1).cumsum(-1).flip(-1)",
+        LAST,
+    ),
+    Equivalent(
+        "rlhf_flow/objective/nash_md.py",
+        "to_go = kl.flip(-1).cumsum(-1).flip(-1)",
+        "to_go = kl.flip(-1).cumsum(+1).flip(-1)",
+        LAST,
+    ),
+    Equivalent(
+        "rlhf_flow/objective/nash_md.py",
+        "to_go = kl.flip(-1).cumsum(-1).flip(-1)",
+        "to_go = kl.flip(-1).cumsum(-1).flip(+1)",
+        LAST,
+    ),
+    Equivalent(
+        "rlhf_flow/objective/nash_md.py",
+        "values = -(gain * mask).sum(-1)",
+        "values = -(gain * mask).sum(+1)",
+        LAST,
+    ),
+    Equivalent(
+        "rlhf_flow/objective/nash_md.py",
+        'return Loss(values, {"preference": pairs.preference, "kl": kl.sum(-1)})',
+        'return Loss(values, {"preference": pairs.preference, "kl": kl.sum(+1)})',
+        LAST,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/best_and_worst.py",
+        "return [Choice(best, worst, tied=worth[best] == worth[worst], wins=1.0 if decides else None)]",
+        "return [Choice(best, worst, tied=worth[best] == worth[worst], wins=2.0 if decides else None)]",
+        "With a length penalty the label is hard, or the selector is refused; of a hard label only wins > 0.5 is read.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/label.py",
+        'one_first = coin(one, other) < wins if kind == "sampled" else wins > 0.5',
+        'one_first = coin(one, other) < wins if kind == "sampled" else wins >= 0.5',
+        "Where wins is 0.5 the function has returned: it is a tie.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/margin.py",
+        "high, low = (i, j) if worth[i] >= worth[j] else (j, i)",
+        "high, low = (i, j) if worth[i] > worth[j] else (j, i)",
+        "Sides of equal worth are refused in either order, with a bucket that has none: the difference, 0 or (of "
+        "infinities) NaN, is not >= a margin, both of which are > 0, and a floor is held against the same worth.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/margin.py",
+        "return Choice(high, low, wins=1.0)",
+        "return Choice(high, low, wins=2.0)",
+        "The label is hard, or the selector is refused; of a hard label only wins > 0.5 is read.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/pairing.py",
+        "if _RANK[name] < _RANK[buckets[id]]:",
+        "if _RANK[name] <= _RANK[buckets[id]]:",
+        "No two buckets have one rank: at equal ranks the bucket is replaced by itself.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/tournament.py",
+        "if total & (total - 1):",
+        "if total & (total - 2):",
+        "Here total is at least 2. An odd one shares bit 0 with total - 2, and is no power of two; of an even one, "
+        "2 m, it is 2 (m & (m - 1)), which is 0 if and only if m, and so 2 m, is a power of two.",
+    ),
+)
 
 
 def stale(known: Iterable[Equivalent], found: Iterable[Mutant]) -> list[Equivalent]:

@@ -158,6 +158,7 @@ def run(jobs: Iterable[Job], trees: Sequence[Tree], seed: int) -> Iterator[tuple
     finally:
         for child in children:
             child.kill()
+            os.waitpid(child.pid, 0)
 
 
 def _work(job: Job, tree: Tree, seed: int) -> NoReturn:

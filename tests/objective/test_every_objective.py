@@ -226,3 +226,20 @@ def test_a_round_gives_an_objective_of_the_same_kind(objective: Objective) -> No
         assert type(now) is type(objective)
         assert now.needs == objective.needs
         assert now.at(round) == now
+
+
+def test_the_defaults_are_those_of_the_papers() -> None:
+    """Written down once more: who changes one changes what a recipe is."""
+    found = {name: {field.name: getattr(part(), field.name) for field in fields(part)} for name, part in PARTS.items()}
+    assert found == {
+        "dpo": {"beta": 0.1},
+        "ipo": {"tau": 1.0, "reduction": "sum"},
+        "slic": {"beta": 0.002, "reduction": "sum"},
+        "xpo": {"beta": 0.1, "alpha": [1e-5, 5e-6, 0.0], "clip": 500.0},
+        "selm": {"beta": 0.01, "alpha": 0.001, "variant": "practical"},
+        "dno": {"eta": 0.1, "tau": 0.0},
+        "squared_anchor": {"eta": 0.005, "tau": 0.0, "reduction": "sum"},
+        "inpo": {"eta": 0.005, "tau": None, "decaying": False, "reduction": "sum"},
+        "nash_md": {"tau": 0.008, "clip": None, "scalar_judge": "refuse"},
+        "sppo": {"eta": 1000.0, "reduction": "sum"},
+    }

@@ -32,3 +32,10 @@ def test_it_says_what_it_draws() -> None:
 def test_a_weight_is_a_share(weight: float) -> None:
     with pytest.raises(ValueError, match=r"sampler\.weight must be in \[0, 1\], got"):
         MixtureSampler(weight=weight)
+
+
+@pytest.mark.parametrize(("round", "weight"), [(1, 2 / 3), (2, 1 / 2), (8, 1 / 5)])
+def test_a_weight_may_decay_with_the_rounds(round: int, weight: float) -> None:
+    engine = Echo()
+    MixtureSampler(decaying=True).sample(engine, PROMPTS, POLICIES, round=round, seed=0)
+    assert [policy for policy, _ in engine.asked] == [Mixture(POLICIES["policy"], POLICIES["reference"], weight)]

@@ -66,3 +66,8 @@ def test_a_sampled_label_follows_the_probability_and_the_seed_of_the_run() -> No
     assert 0.17 < sum(lost) / 2000 < 0.23  # three standard deviations
     assert lost == [labelled("sampled", *both, wins=0.8)[1].swapped for both in pairs]
     assert coin(A, B) != coin(response(0, seed=7), response(1, seed=7))
+
+
+def test_a_side_that_never_wins_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_flow.selector.label.derive", lambda *_: 0)  # the smallest number that a coin can show
+    assert labelled("sampled", A, B, wins=0.0) == ("used", Label(True, 1.0))

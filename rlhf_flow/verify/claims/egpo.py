@@ -12,7 +12,7 @@ from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.protocols import Sampler, Schedule
 from rlhf_flow.schedule import Fixed, HalfSteps
 from rlhf_flow.verify.claim import Claim, Finding, above, below
-from rlhf_flow.verify.games import CYCLE, random_game
+from rlhf_flow.verify.games import CYCLE, cyclic_game
 from rlhf_flow.verify.play import Played, play
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY, mixture
 from rlhf_flow.verify.solve import gap, kl, nash
@@ -20,7 +20,7 @@ from rlhf_flow.verify.solve import gap, kl, nash
 
 def linear_rate(seed: int) -> Iterator[Finding]:
     beta, step, rounds = 0.01, 0.8, 2000
-    game = random_game(10, seed)
+    game = cyclic_game(9, seed=0)
     objective = SquaredAnchor(eta=1 / step, tau=beta)
 
     def last(sampler: Sampler, schedule: Schedule, rounds: int) -> float:

@@ -79,13 +79,13 @@ def _bounded(games: Sequence[Game], beta: float) -> list[torch.Tensor]:
 
 
 def hidden_arm(seed: int) -> Iterator[Finding]:
-    beta, repeats, hidden = 0.1, 10, 1e-4
+    beta, repeats, hidden = 0.1, 6, 1e-4
     reference = np.array([hidden, *[(1 - hidden) / 9] * 9])
     game = bradley_terry([2.0, *np.linspace(0.1, 0.9, 9)], reference)
     worth = np.array([2.0, *np.linspace(0.1, 0.9, 9)])
     for name, objective, sampler, selector in (
         ("online DPO", DPO(beta=beta), SELF_PLAY, OWN_PAIRS),
-        ("XPO", XPO(beta=beta, alpha=[0.01], clip=30.0), policy_and_reference(), AGAINST_REFERENCE),
+        ("XPO", XPO(beta=beta, alpha=[0.01] * 20 + [0.0], clip=30.0), policy_and_reference(), AGAINST_REFERENCE),
     ):
         played = play(
             *[game] * repeats,
@@ -93,8 +93,8 @@ def hidden_arm(seed: int) -> Iterator[Finding]:
             sampler=sampler,
             selector=selector,
             memory=All(),
-            method=Fit(bound=30.0, most=15),
-            rounds=60,
+            method=Fit(bound=30.0, most=10, corners=True),
+            rounds=25,
             exact=False,
             copies=8,
             seed=seed,
