@@ -23,8 +23,8 @@ CONSTANTS = {
     "dno": {"prompts.batch": 64},  # of four answers, in six pairs
     "dno_prct": {"prompts.batch": 48, "selector.student_margin": 0.2},  # of five, in up to ten
     "inpo": {"objective.eta": 0.1},
-    "online_ipo": {"objective.tau": 0.1},
-    "ipo_md": {"objective.tau": 0.1},
+    "online_ipo": {"objective.tau": 0.1, "rounds": 6, "evaluate.every": 6},
+    "ipo_md": {"objective.tau": 0.1, "rounds": 6, "evaluate.every": 6},
     "sppo": {"objective.eta": 20.0},
     "egpo": {"rounds": 8, "evaluate.every": 8},
 }

@@ -26,12 +26,12 @@ def above(what: str, measured: SupportsFloat, threshold: SupportsFloat) -> Findi
 
 
 def between(what: str, measured: SupportsFloat, low: float, high: float) -> Finding:
-    return Finding(what, float(measured), f"{low:g} to {high:g}", low <= float(measured) <= high)
+    return Finding(what, float(measured), f"{low:g} to {high:g}", bool(low <= float(measured) <= high))
 
 
 def near(what: str, measured: SupportsFloat, expected: float, within: float) -> Finding:
     rule = f"{expected:g} ± {within:g}"
-    return Finding(what, float(measured), rule, abs(float(measured) - expected) <= within)
+    return Finding(what, float(measured), rule, bool(abs(float(measured) - expected) <= within))
 
 
 @dataclass(frozen=True)
