@@ -24,19 +24,18 @@ from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.store import write_table
-from rlhf_flow.types import Draw, Plan, Policy, Prompt
+from rlhf_flow.store import FolderShelf
+from rlhf_flow.types import Draw, Policy, Prompt
 from rlhf_flow.weights import Checkpoint
 
-PLAN = Plan(round=1, init=0, sampler=0, anchors={})
-SEED = 1
+ROUND, SEED = 1, 1
 Tokens = list[list[int]]
 
 
 def rollout(engine: VLLMEngine, prompts: Sequence[Prompt], policy: Policy, draw: Draw, folder: Path) -> Tokens:
     """What a round does with a piece of its prompts."""
-    rollouts = PolicySampler([draw]).sample(engine, prompts, {"sampler": policy}, PLAN, seed=SEED)
-    write_table(folder, "responses/00000", rows.from_rollouts(rollouts))
+    rollouts = PolicySampler([draw]).sample(engine, prompts, {"policy": policy}, round=ROUND, seed=SEED)
+    FolderShelf(folder).table("responses/00000", rows.from_rollouts(rollouts))
     return [response.tokens.tolist() for group in rollouts.responses for response in group]
 
 
@@ -47,7 +46,7 @@ def bare(engine: VLLMEngine, prompts: Sequence[Prompt], draw: Draw, *, text: boo
     params = [
         SamplingParams(
             n=draw.n,
-            seed=first_seed(SEED, PLAN.round, prompt, draw),
+            seed=first_seed(SEED, ROUND, prompt, draw),
             temperature=draw.temperature,
             max_tokens=draw.max_tokens,
             logprobs=0,

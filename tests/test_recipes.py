@@ -94,5 +94,5 @@ def test_so_it_does_with_vllm_and_deepspeed(
 def liked(metrics: list[dict[str, float]]) -> None:
     first, *_, last = metrics
     told = {key: (first.get(key), last.get(key)) for key in ("eval/vowels", "eval/win_rate", "eval/length")}
-    assert last["eval/vowels"] > first["eval/vowels"], told
+    assert last["eval/vowels"] > first["eval/vowels"] + 0.02, told
     assert last["eval/win_rate"] > 0.5, told
