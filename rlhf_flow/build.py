@@ -24,9 +24,10 @@ from rlhf_flow.ledger import Ledger
 from rlhf_flow.parts import Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource
 from rlhf_flow.record import settle
+from rlhf_flow.sampler.source import Source
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
-from rlhf_flow.types import Policy
+from rlhf_flow.types import Draw, Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def prepare(config: RunConfig) -> Prepared:
     tokenizer = _tokenizer(model)
     prompts = config.prompts.open(tokenizer, seed=config.seed)
     _fits(config, model, vocabulary=len(tokenizer), longest=prompts.longest)
+    _check_candidates(config.sampler.drawn, prompts.candidates)
     identity = {
         **configuration.identity(config),
         "start.sha256": start.sha256,
@@ -193,6 +195,24 @@ def _fits(config: RunConfig, model: Model, *, vocabulary: int, longest: int) -> 
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
             f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
         )
+
+
+def _check_candidates(drawn: Mapping[str, Draw], there: Mapping[str, int]) -> None:
+    """Refuse to draw an answer of the data set that some prompt has not, or that is longer than answers may be."""
+    for key, draw in drawn.items():
+        name = draw.candidate if isinstance(draw, Source) else None
+        if name is None:
+            continue
+        if name not in there:
+            raise ValueError(
+                f"{key}.candidate must be an answer that every prompt came with ({', '.join(there) or 'none'}), got "
+                f"{name!r}. Name its column with 'prompts.columns.candidates={{{name}: column}}'."
+            )
+        if there[name] > draw.max_tokens:
+            raise ValueError(
+                f"{key}.max_tokens must be >= {there[name]}, the tokens of the longest {name!r} among the prompts, got "
+                f"{draw.max_tokens}. Raise it, or leave out the prompts with longer ones."
+            )
 
 
 def _tokenizer(model: Model) -> PreTrainedTokenizerBase:

@@ -226,6 +226,8 @@ def _writable(part: type) -> DictConfig:
 
 def _thaw(node: DictConfig | ListConfig) -> None:
     OmegaConf.set_readonly(node, None)
+    if OmegaConf.get_type(node) is dict:  # a mapping, and no class: its keys are the user's
+        OmegaConf.set_struct(node, False)
     keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
     for child in map(node._get_node, keys):
         if isinstance(child, DictConfig | ListConfig) and not child._is_missing() and not child._is_none():

@@ -48,6 +48,11 @@ class PromptSource(Protocol):
         ...
 
     @property
+    def candidates(self) -> Mapping[str, int]:
+        """The answers that came with every training prompt, for samplers to draw: name -> tokens of the longest."""
+        ...
+
+    @property
     def sha256(self) -> str:
         """Of all prompts, training and held out, in order: a resumed run must ask the same."""
         ...

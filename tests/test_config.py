@@ -143,6 +143,19 @@ def test_the_sandbox_learns_from_the_reward_model_and_the_gold_judge_watches(wor
     assert asked.evaluate.scorer == Rule(function="rlhf_flow.sandbox.gold.worth")
 
 
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (config.CONFIGS / "experiment").glob("*.yaml")))
+@pytest.mark.parametrize("algorithm", sorted(path.stem for path in (config.CONFIGS / "algorithm").glob("*.yaml")))
+def test_every_algorithm_fits_every_experiment(world: World, experiment: str, algorithm: str) -> None:
+    asked = config.compose(f"experiment={experiment}", f"algorithm={algorithm}")
+    assert asked.model.path == str(world.policy)
+
+
+def test_an_experiment_sets_the_constants_of_an_algorithm_and_the_command_line_has_the_last_word(world: World) -> None:
+    assert config.compose(*HERE).objective.beta == 0.2
+    assert config.compose(*HERE, "objective.beta=0.7").objective.beta == 0.7
+    assert config.compose(*HERE, "algorithm=online_ipo").objective.tau == 0.05
+
+
 @pytest.mark.parametrize("source", ["jsonl", "parquet", "huggingface"])
 def test_the_sandbox_cuts_prompts_from_wherever_they_come(world: World, source: str) -> None:
     asked = config.compose(*HERE, f"prompts={source}", "prompts.path=mine").prompts

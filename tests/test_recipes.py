@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.__main__ import main
+from rlhf_flow.cluster import kept
 from rlhf_flow.config import CONFIGS
-from tests import shared, tiny
+from tests import tiny
 
 pytestmark = pytest.mark.heavy
 
@@ -70,13 +71,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def stack() -> Iterator[list[str]]:
     """Overrides for vLLM, and DeepSpeed on two ranks, on one Ray cluster for all recipes."""
-    folder = tmp_path_factory.mktemp("shared")
-    (folder / "cluster").mkdir()
-    (folder / "cluster" / "shared.yaml").write_text("_target_: tests.shared.Shared\n")
-    yield ["--config-dir", str(folder), "cluster=shared", "engine=vllm", "learner=deepspeed", "learner.ranks=2"]
-    shared.end()
+    yield ["cluster=kept", "engine=vllm", "learner=deepspeed", "learner.ranks=2"]
+    kept.end()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -96,3 +94,16 @@ def liked(metrics: list[dict[str, float]]) -> None:
     told = {key: (first.get(key), last.get(key)) for key in ("eval/vowels", "eval/win_rate", "eval/length")}
     assert last["eval/vowels"] > first["eval/vowels"] + 0.02, told
     assert last["eval/win_rate"] > 0.5, told
+
+
+def test_a_run_on_workers_that_served_another_is_the_same_run(
+    world: tuple[Path, Path], stack: list[str], tmp_path: Path
+) -> None:
+    def ended(name: str, recipe: str, **keys: object) -> str:
+        learned(recipe, tmp_path / name, *world, others=stack, **keys)
+        return str(json.loads((tmp_path / name / "final.json").read_text())["sha256"])
+
+    short = {"rounds": 1, "evaluate.every": 1, "prompts.batch": 32}
+    first = ended("first", "nash_md_exact", **short)
+    assert ended("other", "online_dpo", seed=1, **short) != first
+    assert ended("again", "nash_md_exact", **short) == first

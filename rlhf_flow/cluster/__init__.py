@@ -1,4 +1,5 @@
+from rlhf_flow.cluster.kept import Kept
 from rlhf_flow.cluster.local import Local
 from rlhf_flow.cluster.ray import Ray
 
-PARTS: dict[str, type] = {"local": Local, "ray": Ray}
+PARTS: dict[str, type] = {"kept": Kept, "local": Local, "ray": Ray}

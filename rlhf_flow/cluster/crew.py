@@ -86,7 +86,8 @@ class Crew:
     """The processes that together are one worker: all get the same calls, the first one's answer counts."""
 
     name: str
-    handles: list[ActorHandle]
+    handles: list[ActorHandle]  # none once it was dismissed
+    gpus: float = 0.0  # that each of them has
     pids: list[int] = field(default_factory=list)  # once they are up
 
     def ready(self, *, timeout: float) -> None:
@@ -102,8 +103,8 @@ class Crew:
     def dismiss(self) -> None:
         import ray
 
-        for handle in self.handles:
-            ray.kill(handle)
+        while self.handles:
+            ray.kill(self.handles.pop())
 
     def _wait(self, references: list[ObjectRef], *, timeout: float | None) -> Any:
         """The first one's answer, once all have answered. One failure ends the wait: a rank without its peers hangs."""

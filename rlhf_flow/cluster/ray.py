@@ -72,7 +72,7 @@ class Ray:
             local=address is None,
             start_seconds=self.start_seconds,
             gpu_share=self.gpu_share,
-            gpus_left=ray.cluster_resources().get("GPU", 0.0),
+            gpus=ray.cluster_resources().get("GPU", 0.0),
         )
 
 
@@ -81,7 +81,7 @@ class RayCluster:
     local: bool
     start_seconds: float
     gpu_share: float
-    gpus_left: float  # that no worker has taken; 0 on a cluster of CPUs
+    gpus: float  # 0 on a cluster of CPUs
     crews: list[Crew] = field(default_factory=list)
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
@@ -98,7 +98,8 @@ class RayCluster:
     def ready(self) -> None:
         """Wait until every worker is up. Raises WorkerError, or what a worker raised while it started."""
         for crew in self.crews:
-            crew.ready(timeout=self.start_seconds)
+            if crew.handles:
+                crew.ready(timeout=self.start_seconds)
 
     def close(self) -> None:
         import ray
@@ -111,14 +112,14 @@ class RayCluster:
         """`size` processes; `opener(place)` makes the worker in each. `gpus` is what one of them could use alone."""
         import ray
 
-        on_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        on_gpu = self.gpus > 0
         share = gpus * self.gpu_share if on_gpu else 0.0
-        if size * share > self.gpus_left:
+        left = self.gpus - sum(crew.gpus * len(crew.handles) for crew in self.crews)
+        if size * share > left:
             raise ValueError(
-                f"the {name} needs {size} x {share:g} GPUs, but the cluster has only {self.gpus_left:g} left. "
+                f"the {name} needs {size} x {share:g} GPUs, but the cluster has only {left:g} left. "
                 "Try a smaller cluster.gpu_share, fewer learner.ranks, or more GPUs."
             )
-        self.gpus_left -= size * share
         handles = [
             ray.remote(type(f"{name}_{rank}", (Worker,), {}))  # titles its process ray::engine_0.call
             .options(
@@ -137,7 +138,7 @@ class RayCluster:
             handle.open.remote(
                 opener, Place(rank=rank, size=size, address=address, port=port, device="cuda" if on_gpu else "cpu")
             )
-        crew = Crew(name, handles)
+        crew = Crew(name, handles, gpus=share)
         self.crews.append(crew)
         return crew
 

@@ -47,6 +47,12 @@ class Dealt:
         return max(len(prompt.tokens) for prompt in (*self.training, *self.kept))
 
     @property
+    def candidates(self) -> Mapping[str, int]:
+        """The answers that came with every training prompt: name -> tokens of the longest."""
+        names = set.intersection(*(set(prompt.candidates) for prompt in self.training))
+        return {name: max(len(prompt.candidates[name].tokens) for prompt in self.training) for name in sorted(names)}
+
+    @property
     def sha256(self) -> str:
         """The identity of the data: of every prompt as it was read and tokenised, and of the side that it is on."""
         digest = sha256()

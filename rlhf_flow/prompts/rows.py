@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_flow.types import Message
 
@@ -18,6 +18,15 @@ class Columns:
     prompt: str = "prompt"  # a text (one user message), or a list of {role, content} that ends with the user
     id: str | None = None  # None: ids are made from row numbers, "row-17"
     answer: str | None = None  # a gold answer, for rules
+    # name -> column: answers that samplers may draw (who: dataset), each a text, or a chat that ends with the assistant
+    candidates: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def named(self) -> Mapping[str, str]:
+        """The columns that are named, by the key that does so."""
+        single = {"prompt": self.prompt, "id": self.id, "answer": self.answer}
+        several = {f"candidates.{name}": column for name, column in self.candidates.items()}
+        return {key: column for key, column in (single | several).items() if column is not None}
 
 
 @dataclass(frozen=True)
@@ -37,28 +46,28 @@ class Question:
     id: str
     messages: tuple[Message, ...]
     answer: str | None
+    candidates: Mapping[str, str]  # name -> text
     meta: Mapping[str, object]  # JSON values only
     left_out: int  # columns that are no JSON values and so cannot travel in meta
 
 
 def question(row: Row, columns: Columns, *, prefix: str = "row") -> Question:
     """Check a row. Raises ValueError with the place, what was expected, what was found and the way out."""
-    mapped = [name for name in (columns.prompt, columns.id, columns.answer) if name is not None]
-    for name in mapped:
+    for key, name in columns.named.items():
         if name not in row.values:
             there = ", ".join(row.values) or "none"
-            key = next(key for key, value in vars(columns).items() if value == name)
             raise ValueError(
                 f"{row.place}: expected a column {name!r}; the columns there are: {there}. "
                 f"Name the right one with prompts.columns.{key}=…"
             )
-    meta = {name: value for name, value in row.values.items() if name not in mapped}
+    meta = {name: value for name, value in row.values.items() if name not in columns.named.values()}
     kept = {name: value for name, value in meta.items() if is_json(value)}
     return Question(
         place=row.place,
         id=f"{prefix}-{row.number}" if columns.id is None else _id(row, columns.id),
         messages=_messages(row, columns.prompt),
         answer=None if columns.answer is None else _answer(row, columns.answer),
+        candidates={name: _candidate(row, column) for name, column in columns.candidates.items()},
         meta=kept,
         left_out=len(meta) - len(kept),
     )
@@ -115,6 +124,20 @@ def _messages(row: Row, column: str) -> tuple[Message, ...]:
             f"{row.place}: a system message may only come first in column {column!r}. Move it to the front."
         )
     return messages
+
+
+def _candidate(row: Row, column: str) -> str:
+    """The text; of a chat the last message, which must be the assistant's. What was asked before it is not compared."""
+    value = row.values[column]
+    if not isinstance(value, list):
+        return _text(row, f"column {column!r}", value)
+    last = _message(row, f"the last message of column {column!r}", value[-1]) if value else None
+    if last is None or last.role != "assistant":
+        raise ValueError(
+            f"{row.place}: column {column!r} must be a text, or a chat whose last message is from the assistant, found "
+            f"{'no message' if last is None else f'one from the {last.role}'}. Correct the row, or name another column."
+        )
+    return last.content
 
 
 def _message(row: Row, where: str, value: object) -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rlhf_flow.chat import FORMATS
@@ -62,7 +62,8 @@ class PromptSpec:
             kept = [one for one in prompts if one.id in kept_ids]
         else:
             training = prompts
-            kept = self._prompts(questions(apart, self.columns, prefix="held-out-row"), rendering, counts)
+            columns = replace(self.columns, candidates={})  # who evaluates draws none
+            kept = self._prompts(questions(apart, columns, prefix="held-out-row"), rendering, counts)
             _refuse_overlap(training, kept)
         counts.update(training=len(training), held_out=len(kept))
         if self.batch > len(training):
@@ -91,7 +92,17 @@ class PromptSpec:
                 token in message.content for message in question.messages for token in special
             )
             seen.add(question.messages)
-            prompts.append(Prompt(question.id, question.messages, tokens, answer=question.answer, meta=question.meta))
+            candidates = {name: rendering.candidate(question.place, text) for name, text in question.candidates.items()}
+            prompts.append(
+                Prompt(
+                    question.id,
+                    question.messages,
+                    tokens,
+                    answer=question.answer,
+                    candidates=candidates,
+                    meta=question.meta,
+                )
+            )
         return prompts
 
 

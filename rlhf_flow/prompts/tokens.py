@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlhf_flow.chat import FORMATS, chat_tokens, plain_tokens, require_template
+from rlhf_flow.chat import FORMATS, chat_tokens, encode, plain_tokens, require_template
 from rlhf_flow.prompts.rows import Question
-from rlhf_flow.types import Message
+from rlhf_flow.types import Candidate, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,19 @@ class Rendering:
             )
         cut = self._cut(asked)
         return cut, tuple(self._tokens(cut, cut.messages)), True
+
+    def candidate(self, place: str, text: str) -> Candidate:
+        """An answer as the policy would have given it: its text, and the tokenizer's EOS.
+
+        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError without EOS.
+        """
+        end = self.tokenizer.eos_token_id
+        if end is None:
+            raise ValueError(
+                f"{place}: an answer of the data set ends with the tokenizer's EOS, and it has none. "
+                "Set eos_token in the tokenizer."
+            )
+        return Candidate(text, (*encode(self.tokenizer, text), end))
 
     def _with_system(self, question: Question) -> tuple[Message, ...]:
         if self.system is None or question.messages[0].role == "system":  # a row's own system message stands

@@ -25,7 +25,7 @@ class PlanSampler:
 
     @property
     def drawn(self) -> Mapping[str, Draw]:
-        return {f"sampler.draws.{at}": source.draw for at, source in enumerate(self.draws)}
+        return {f"sampler.draws.{at}": source for at, source in enumerate(self.draws)}
 
     @property
     def roles(self) -> frozenset[str]:

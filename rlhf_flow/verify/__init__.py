@@ -3,12 +3,19 @@
 Public, so that an objective of your own can be checked the same way:
 
     from rlhf_flow.verify import Game, gap, nash, play
+
+and its loss against a formula of your own, on pairs of answers of several tokens:
+
+    from rlhf_flow.verify import agreement
+    assert all(finding.holds for finding in agreement([(MyObjective(), closed_form)]))
 """
 
 from __future__ import annotations
 
 from rlhf_flow.game import Board, Game, bradley_terry
 from rlhf_flow.learner.tabular_methods import Choice, Descent, Fit
+from rlhf_flow.verify.agreement import agreement
+from rlhf_flow.verify.pairs import OnePair
 from rlhf_flow.verify.play import Played, play
 from rlhf_flow.verify.solve import gap, kl, nash, softmax, tilted
 
@@ -18,7 +25,9 @@ __all__ = [
     "Descent",
     "Fit",
     "Game",
+    "OnePair",
     "Played",
+    "agreement",
     "bradley_terry",
     "gap",
     "kl",

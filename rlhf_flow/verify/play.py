@@ -37,6 +37,11 @@ class Rounds:
     def longest(self) -> int:
         return 1
 
+    @property
+    def candidates(self) -> dict[str, int]:
+        names = set.intersection(*(set(prompt.candidates) for prompt in self.prompts))
+        return dict.fromkeys(sorted(names), 1)
+
     def batch(self, round: int) -> tuple[Prompt, ...]:
         return self.prompts
 

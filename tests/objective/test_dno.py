@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 
 from rlhf_flow.objective.dno import DNO
 from rlhf_flow.types import Needs
-from tests.objective.pairs import (
-    CYCLE,
-    SEEDS,
-    START,
-    Gradient,
-    OnePair,
-    agrees,
-    draw_pairs,
-    metric,
-    normalised,
-    quick,
-    slope_at,
-)
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import draw_pairs
+from tests.objective.pairs import CYCLE, SEEDS, START, agrees, metric, normalised, quick, slope_at
 
 BEFORE = np.array([0.2, 0.5, 0.3])
 
@@ -32,19 +20,7 @@ BEFORE = np.array([0.2, 0.5, 0.3])
 @quick
 @given(SEEDS)
 def test_the_loss_is_that_of_algorithm_1_and_of_appendix_a(eta: float, tau: float, seed: int) -> None:
-    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
-        delta = 0.0
-        for side, sign in (("first", 1), ("second", -1)):
-            for t in range(pair.length(side)):
-                anchor = (1 - tau / eta) * pair.tokens["previous"][side][t]
-                anchor += tau / eta * pair.tokens["reference"][side][t]
-                delta += sign * eta * (pair.tokens["current"][side][t] - anchor)
-        label = 1 / (1 + math.exp(pair.worth[1] - pair.worth[0]))
-        loss = label * math.log1p(math.exp(-delta)) + (1 - label) * math.log1p(math.exp(delta))
-        slope = eta * (1 / (1 + math.exp(-delta)) - label)
-        return loss, pair.slopes(slope, -slope)
-
-    agrees(DNO(eta, tau), closed_form, draw_pairs(seed))
+    agrees(DNO(eta, tau), formulas.cross_entropy_of_rates(eta, tau), draw_pairs(seed))
 
 
 @pytest.mark.parametrize("sampler", [BEFORE, np.full(3, 1 / 3)])

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from rlhf_flow.objective import PARTS
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Needs
-from tests.objective.pairs import SEEDS, OnePair, at_the_anchors, blocks, draw_pairs, gradients, quick, tensors
+from rlhf_flow.verify.pairs import at_the_anchors, blocks, draw_pairs, gradients, tensors
+from tests.objective.pairs import SEEDS, quick
 
 VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, and otherwise
     "dpo": [PARTS["dpo"](), PARTS["dpo"](beta=1.3)],
@@ -120,16 +121,10 @@ def test_the_gradient_is_that_of_finite_differences(objective: Objective, seed: 
         for side, gradient in found[row].items():
             for token, slope in enumerate(gradient):
                 up, down = (
-                    objective.loss(tensors([_moved(pair, side, token, by)], objective)).values.item()
+                    objective.loss(tensors([pair.moved(side, token, by)], objective)).values.item()
                     for by in (step, -step)
                 )
                 assert slope == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-5)
-
-
-def _moved(pair: OnePair, side: str, token: int, by: float) -> OnePair:
-    moved = list(pair.tokens["current"][side])
-    moved[token] += by
-    return replace(pair, tokens={**pair.tokens, "current": {**pair.tokens["current"], side: moved}})
 
 
 @pairwise
@@ -198,7 +193,7 @@ def test_the_gradient_of_a_square_vanishes_where_h_is_the_target(objective: Obje
     metrics = objective.loss(tensors([pair], objective)).metrics
     lacks = (metrics["target"] - metrics["h"]).item()
     mean = "reduction='mean'" in repr(objective)
-    moved = _moved(pair, "first", 0, lacks * (pair.length("first") if mean else 1))
+    moved = pair.moved("first", 0, lacks * (pair.length("first") if mean else 1))
     after = objective.loss(tensors([moved], objective)).metrics
     assert after["h"].item() == pytest.approx(after["target"].item(), abs=1e-9)
     _, (gradient,) = gradients(objective, tensors([moved], objective))

@@ -10,21 +10,9 @@ from hypothesis import given
 
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.types import Needs
-from tests.objective.pairs import (
-    CYCLE,
-    SEEDS,
-    START,
-    agrees,
-    at_the_anchors,
-    draw_pairs,
-    gradients,
-    nash,
-    normalised,
-    quick,
-    slope_at,
-    tensors,
-)
-from tests.objective.test_squared_anchor import square
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import at_the_anchors, draw_pairs, gradients, tensors
+from tests.objective.pairs import CYCLE, SEEDS, START, agrees, nash, normalised, quick, slope_at
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -34,7 +22,7 @@ from tests.objective.test_squared_anchor import square
 def test_the_loss_is_that_of_equation_8(eta: float, tau: float | None, reduction: str, seed: int) -> None:
     used = eta / 3 if tau is None else tau
     agrees(
-        INPO(eta, tau, reduction=reduction), lambda pair: square(pair, eta, used, reduction), draw_pairs(seed), rel=1e-8
+        INPO(eta, tau, reduction=reduction), formulas.anchored_square(eta, used, reduction), draw_pairs(seed), rel=1e-8
     )
 
 

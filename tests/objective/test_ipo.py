@@ -11,23 +11,9 @@ from hypothesis import given
 
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.types import Needs
-from tests.objective.pairs import (
-    CYCLE,
-    SEEDS,
-    START,
-    Gradient,
-    OnePair,
-    agrees,
-    at_the_anchors,
-    draw_pairs,
-    gradients,
-    metric,
-    nash,
-    normalised,
-    quick,
-    slope_at,
-    tensors,
-)
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import at_the_anchors, draw_pairs, gradients, tensors
+from tests.objective.pairs import CYCLE, SEEDS, START, agrees, metric, nash, normalised, quick, slope_at
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -35,13 +21,7 @@ from tests.objective.pairs import (
 @quick
 @given(SEEDS)
 def test_the_loss_is_that_of_equation_17(tau: float, reduction: str, seed: int) -> None:
-    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
-        h, target = pair.gap("reference", reduction), 1 / (2 * tau)
-        loss = pair.p * (h - target) ** 2 + (1 - pair.p) * (-h - target) ** 2
-        slope = 2 * (h - (pair.p - 0.5) / tau)  # one square, with the soft target
-        return loss, pair.slopes(slope, -slope, reduction)
-
-    agrees(IPO(tau, reduction), closed_form, draw_pairs(seed))
+    agrees(IPO(tau, reduction), formulas.square(tau, reduction), draw_pairs(seed))
 
 
 def test_sum_and_mean_are_different_losses() -> None:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from rlhf_flow.objective.nash_md import NashMD
 from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
-from tests.objective.pairs import SEEDS, Gradient, OnePair, agrees, draw_pairs, gradients, metric, quick, tensors
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import draw_pairs, gradients, tensors
+from tests.objective.pairs import SEEDS, agrees, metric, quick
 
 RESPONSES = [(0,), *((a, b) for a in (1, 2) for b in (0, 1, 2))]  # 0 ends an answer; two tokens are the most
 MASK = torch.tensor([[True, len(response) == 2] for response in RESPONSES])  # [N, T]
@@ -87,20 +89,6 @@ def test_a_token_that_answers_for_its_own_kl_alone_gets_another_gradient() -> No
     assert (estimated(tau, own_token) + gradient).abs().max() > 1e-3
 
 
-def closed_form(pair: OnePair, tau: float, clip: float = math.inf) -> tuple[float, Gradient]:
-    current, reference, previous = (pair.tokens[name]["first"] for name in ("current", "reference", "previous"))
-    loss, slopes = 0.0, []
-    for t in range(len(current)):
-        advantage = pair.p - 0.5
-        for s in range(t, len(current)):
-            advantage -= tau * (current[s] - reference[s])
-        ratio = math.exp(current[t] - previous[t])
-        clipped = max(1 - clip, min(1 + clip, ratio))
-        loss -= min(ratio * advantage, clipped * advantage)
-        slopes.append(-ratio * advantage if ratio * advantage <= clipped * advantage else 0.0)
-    return loss, {"first": slopes, "second": [0.0] * pair.length("second")}
-
-
 @pytest.mark.parametrize("clip", [None, 0.3])
 @pytest.mark.parametrize("tau", [0.0, 0.008, 0.4])
 @quick
@@ -109,7 +97,7 @@ def test_off_the_policy_that_drew_each_token_is_weighted_by_its_ratio(
     tau: float, clip: float | None, seed: int
 ) -> None:
     bound = math.inf if clip is None else clip
-    agrees(NashMD(tau, clip), lambda pair: closed_form(pair, tau, bound), draw_pairs(seed))
+    agrees(NashMD(tau, clip), formulas.policy_gradient(tau, bound), draw_pairs(seed))
 
 
 @pytest.mark.parametrize(("p", "sign"), [(1.0, -1), (0.0, 1)])

@@ -7,8 +7,9 @@ from hypothesis import given
 
 from rlhf_flow.objective.selm import SELM
 from rlhf_flow.types import Needs
-from tests.objective.pairs import SEEDS, Gradient, OnePair, agrees, draw_pairs, metric, quick
-from tests.objective.test_xpo import logistic
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import draw_pairs
+from tests.objective.pairs import SEEDS, agrees, metric, quick
 
 
 @pytest.mark.parametrize("variant", ["practical", "theoretical"])
@@ -16,12 +17,7 @@ from tests.objective.test_xpo import logistic
 @quick
 @given(SEEDS)
 def test_the_loss_is_that_of_equation_4_2(beta: float, alpha: float, variant: str, seed: int) -> None:
-    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
-        loss, slope = logistic(pair, beta)
-        loss += alpha * beta * pair.ratio("reference", "extra")
-        return loss, pair.slopes(slope, -slope, extra=alpha * beta)
-
-    agrees(SELM(beta, alpha, variant), closed_form, draw_pairs(seed))
+    agrees(SELM(beta, alpha, variant), formulas.self_explored(beta, alpha), draw_pairs(seed))
 
 
 def test_the_metrics_have_the_log_ratio_of_the_third_response() -> None:

@@ -7,7 +7,9 @@ from hypothesis import given
 
 from rlhf_flow.objective.slic import SLiC
 from rlhf_flow.types import Needs
-from tests.objective.pairs import SEEDS, Gradient, OnePair, agrees, draw_pairs, gradients, quick, tensors
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import OnePair, draw_pairs, gradients, tensors
+from tests.objective.pairs import SEEDS, agrees, quick
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -15,13 +17,7 @@ from tests.objective.pairs import SEEDS, Gradient, OnePair, agrees, draw_pairs, 
 @quick
 @given(SEEDS)
 def test_the_loss_is_a_hinge_on_the_log_ratios(beta: float, reduction: str, seed: int) -> None:
-    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
-        margin = beta * pair.gap("reference", reduction)
-        loss = pair.p * max(0.0, 1 - margin) + (1 - pair.p) * max(0.0, 1 + margin)
-        slope = beta * ((1 - pair.p) * (margin > -1) - pair.p * (margin < 1))
-        return loss, pair.slopes(slope, -slope, reduction)
-
-    agrees(SLiC(beta, reduction), closed_form, draw_pairs(seed))
+    agrees(SLiC(beta, reduction), formulas.hinge(beta, reduction), draw_pairs(seed))
 
 
 @pytest.mark.parametrize("beta", [0.002, 0.1])

@@ -9,7 +9,9 @@ from hypothesis import given
 
 from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
-from tests.objective.pairs import CYCLE, SEEDS, START, Gradient, OnePair, agrees, draw_pairs, metric, normalised, quick
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import OnePair, draw_pairs
+from tests.objective.pairs import CYCLE, SEEDS, START, agrees, metric, normalised, quick
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -17,12 +19,7 @@ from tests.objective.pairs import CYCLE, SEEDS, START, Gradient, OnePair, agrees
 @quick
 @given(SEEDS)
 def test_the_loss_is_half_the_sum_of_both_squares(eta: float, reduction: str, seed: int) -> None:
-    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
-        left = pair.ratio("previous", "first", reduction) - eta * (pair.worth[0] - 0.5)
-        right = pair.ratio("previous", "second", reduction) - eta * (pair.worth[1] - 0.5)
-        return 0.5 * (left**2 + right**2), pair.slopes(left, right, reduction)
-
-    agrees(SPPO(eta, reduction), closed_form, draw_pairs(seed))
+    agrees(SPPO(eta, reduction), formulas.two_squares(eta, reduction), draw_pairs(seed))
 
 
 def test_both_responses_rise_where_both_win_more_than_half() -> None:

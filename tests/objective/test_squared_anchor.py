@@ -8,41 +8,12 @@ from hypothesis import given
 
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.types import Needs
-from tests.objective.pairs import (
-    CYCLE,
-    SEEDS,
-    START,
-    Gradient,
-    OnePair,
-    agrees,
-    draw_pairs,
-    metric,
-    normalised,
-    quick,
-    slope_at,
-)
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import draw_pairs
+from tests.objective.pairs import CYCLE, SEEDS, START, agrees, metric, normalised, quick, slope_at
 
 BEFORE = np.array([0.2, 0.5, 0.3])
 ETA, TAU = 0.4, 0.1
-
-
-def h_of(pair: OnePair, eta: float, tau: float, reduction: str) -> float:
-    """Equation 8, term by term."""
-    parts = {"current": 1.0, "reference": -tau / eta, "previous": -(eta - tau) / eta}
-    h = 0.0
-    for policy, coefficient in parts.items():
-        for side, sign in (("first", 1), ("second", -1)):
-            scale = 1 / pair.length(side) if reduction == "mean" else 1
-            for logp in pair.tokens[policy][side]:
-                h += coefficient * sign * scale * logp
-    return h
-
-
-def square(pair: OnePair, eta: float, tau: float, reduction: str) -> tuple[float, Gradient]:
-    h = h_of(pair, eta, tau, reduction)
-    loss = pair.p * (h - 1 / (2 * eta)) ** 2 + (1 - pair.p) * (h + 1 / (2 * eta)) ** 2
-    slope = 2 * (h - (2 * pair.p - 1) / (2 * eta))
-    return loss, pair.slopes(slope, -slope, reduction)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -51,7 +22,7 @@ def square(pair: OnePair, eta: float, tau: float, reduction: str) -> tuple[float
 @given(SEEDS)
 def test_the_loss_is_that_of_equation_8_with_soft_labels(eta: float, tau: float, reduction: str, seed: int) -> None:
     objective = SquaredAnchor(eta, tau, reduction)
-    agrees(objective, lambda pair: square(pair, eta, tau, reduction), draw_pairs(seed))
+    agrees(objective, formulas.anchored_square(eta, tau, reduction), draw_pairs(seed))
 
 
 def half_step() -> np.ndarray:
@@ -86,7 +57,7 @@ def test_other_pairs_than_the_opponents_make_another_step() -> None:
 def test_the_metrics_say_where_h_is_and_where_it_is_drawn_to() -> None:
     pairs = draw_pairs(5, count=20)
     objective = SquaredAnchor(ETA, TAU)
-    expected = [np.sign(pair.p - 0.5) * h_of(pair, ETA, TAU, "sum") for pair in pairs]
+    expected = [np.sign(pair.p - 0.5) * formulas.anchored(pair, ETA, TAU, "sum") for pair in pairs]
     assert metric(objective, pairs, "h") == pytest.approx(expected, abs=1e-12)
     assert metric(objective, pairs, "target") == pytest.approx([abs(2 * pair.p - 1) / (2 * ETA) for pair in pairs])
     assert metric(objective, pairs, "margin") == pytest.approx([ETA * h for h in expected], abs=1e-12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,14 +9,9 @@ from hypothesis import given
 
 from rlhf_flow.objective.xpo import XPO
 from rlhf_flow.types import Needs
-from tests.objective.pairs import SEEDS, Gradient, OnePair, agrees, draw_pairs, gradients, metric, quick, tensors
-
-
-def logistic(pair: OnePair, beta: float) -> tuple[float, float]:
-    """The loss without exploration, and its slope by the log-ratio of first."""
-    delta = pair.gap("reference")
-    loss = pair.p * math.log1p(math.exp(-beta * delta)) + (1 - pair.p) * math.log1p(math.exp(beta * delta))
-    return loss, beta * (1 / (1 + math.exp(-beta * delta)) - pair.p)
+from rlhf_flow.verify import formulas
+from rlhf_flow.verify.pairs import draw_pairs, gradients, tensors
+from tests.objective.pairs import SEEDS, agrees, metric, quick
 
 
 @pytest.mark.parametrize("clip", [0.5, 500.0])
@@ -25,13 +19,7 @@ def logistic(pair: OnePair, beta: float) -> tuple[float, float]:
 @quick
 @given(SEEDS)
 def test_the_loss_is_that_of_algorithm_1(alpha: float, clip: float, seed: int) -> None:
-    def closed_form(pair: OnePair) -> tuple[float, Gradient]:
-        loss, slope = logistic(pair, 0.2)
-        explored = pair.ratio("reference", "extra")
-        loss += alpha * max(-clip, min(clip, explored))
-        return loss, pair.slopes(slope, -slope, extra=alpha * (abs(explored) < clip))
-
-    agrees(XPO(beta=0.2, alpha=[alpha], clip=clip), closed_form, draw_pairs(seed))
+    agrees(XPO(beta=0.2, alpha=[alpha], clip=clip), formulas.explored(0.2, alpha, clip), draw_pairs(seed))
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])

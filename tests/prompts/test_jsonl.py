@@ -50,12 +50,25 @@ SEVEN = numbered(6)
             NAMED,
             ["line 7"],
         ),
+        ({"prompt": "why?"}, Columns(candidates={"good": "answer"}), ["line 7", "prompts.columns.candidates.good="]),
+        (
+            {"prompt": "why?", "answer": " "},
+            Columns(candidates={"good": "answer"}),
+            ["line 7", "'answer'", "not empty"],
+        ),
+        (
+            {"prompt": "why?", "answer": [{"role": "user", "content": "a"}]},
+            Columns(candidates={"good": "answer"}),
+            ["line 7", "'answer'", "last message is from the assistant, found one from the user"],
+        ),
+        ({"prompt": "why?", "answer": []}, Columns(candidates={"good": "answer"}), ["'answer'", "found no message"]),
     ],
 )
 def test_a_bad_row_is_refused_with_its_line(
     seventh: object, columns: Columns, said: list[str], write: Write, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    path = write([*({**row, "answer": "x"} if columns.answer else row for row in SEVEN), seventh])
+    answered = columns.answer or columns.candidates
+    path = write([*({**row, "answer": "x"} if answered else row for row in SEVEN), seventh])
     with pytest.raises(ValueError) as refused:
         Jsonl(path=path, columns=columns, batch=1).open(tokenizer, 0)
     for part in [path, *said]:
@@ -111,3 +124,29 @@ def test_whole_numbers_are_ids(write: Write, tokenizer: PreTrainedTokenizerFast)
     path = write([{"id": 7, "prompt": "a"}, {"id": "7", "prompt": "b"}])
     with pytest.raises(ValueError, match=r"line 2.*'7'.*line 1"):
         Jsonl(path=path, columns=NAMED, batch=1).open(tokenizer, 0)
+
+
+def test_answers_that_come_with_the_prompts_are_tokenised_with_their_end(
+    write: Write, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    chat = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "since so"}]
+    rows = [{"prompt": f"why {k}?", "chosen": chat, "rejected": "no", "more": k} for k in range(3)]
+    columns = Columns(candidates={"good": "chosen", "bad": "rejected"})
+    source = Jsonl(path=write(rows), columns=columns, batch=2, held_out=1).open(tokenizer, 0)
+    prompt = source.batch(1)[0]
+    texts = {name: candidate.text for name, candidate in prompt.candidates.items()}
+    assert texts == {"good": "since so", "bad": "no"}
+    *tokens, last = prompt.candidates["good"].tokens
+    assert (tokenizer.decode(tokens), last) == ("since so", tokenizer.eos_token_id)
+    assert list(prompt.meta) == ["more"]
+    lengths = {name: len(candidate.tokens) for name, candidate in prompt.candidates.items()}
+    assert source.candidates == lengths  # the same answers everywhere
+    assert source.sha256 != Jsonl(path=write(rows), batch=2, held_out=1).open(tokenizer, 0).sha256
+
+
+def test_held_out_prompts_need_no_answers(tmp_path: Path, write: Write, tokenizer: PreTrainedTokenizerFast) -> None:
+    (tmp_path / "apart.jsonl").write_text('{"prompt": "how?"}\n')
+    columns = Columns(candidates={"good": "answer"})
+    path = write([{"prompt": "why?", "answer": "so"}])
+    source = Jsonl(path=path, held_out_path=str(tmp_path / "apart.jsonl"), columns=columns, batch=1).open(tokenizer, 0)
+    assert [prompt.candidates for prompt in source.held_out()] == [{}]

@@ -53,3 +53,8 @@ def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
 def test_sources_that_make_no_sense_are_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=f"draw 'x': {says}"):
         Source("x", **fields)
+
+
+def test_a_candidate_that_is_as_long_as_an_answer_may_be_is_given() -> None:
+    exact = Source("teacher", n=1, max_tokens=3, who="dataset", candidate="gold")
+    assert len(exact.answers(Echo(), PROMPTS[:1], POLICIES, round=1, seed=0)[0][0].tokens) == 3

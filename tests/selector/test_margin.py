@@ -65,6 +65,11 @@ def test_an_answer_that_repeats_itself_is_worse_than_any_good_one() -> None:
     assert strict.pair_counts == {"used": 2, "below_floor": 1}
 
 
+def test_of_two_answers_that_repeat_themselves_neither_is_good() -> None:
+    world = scored([[response(k, tokens=[1, 2] * (4 + k)) for k in range(2)]], [[6.0, 1.0]])
+    assert Margin(floor=None, repeat_ngram=2).select(world).pair_counts == {"below_floor": 1}
+
+
 @given(tokens=st.lists(st.integers(0, 2), max_size=12), n=st.integers(1, 4), most=st.integers(1, 4))
 def test_repetition_is_counted_by_hand_the_same(tokens: list[int], n: int, most: int) -> None:
     rows = [tuple(tokens[at : at + n]) for at in range(len(tokens) - n + 1)]

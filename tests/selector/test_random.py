@@ -4,7 +4,7 @@ from collections import Counter
 
 from rlhf_flow.selector.random import Random
 from rlhf_flow.types import Rollouts, Scored
-from tests.selector.worlds import response, scored
+from tests.selector.worlds import response, scored, sides
 
 
 def world(seed: int = 0) -> Scored:
@@ -29,3 +29,10 @@ def test_the_draw_belongs_to_prompt_round_and_run() -> None:
     assert chosen(here) != chosen(Scored(later, here.utility, here.wins))
     alone = Rollouts(1, here.rollouts.prompts[7:8], here.rollouts.responses[7:8])
     assert chosen(Scored(alone, here.utility[7:8], here.wins[7:8])) == chosen(here)[7:8]
+
+
+def test_the_draw_is_the_one_of_earlier_versions() -> None:
+    """A round that an earlier version began is finished with the same pairs, in the same order."""
+    equals = scored([[response(k, b=b) for k in range(4)] for b in range(6)], [[1.0] * 4] * 6)
+    drawn = [pair[:2] for pair in sides(Random(label="soft").select(equals))]
+    assert drawn == [(3, 1), (1, 3), (3, 1), (0, 2), (0, 2), (2, 3)]

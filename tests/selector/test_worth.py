@@ -38,6 +38,11 @@ def test_every_opponent_counts_by_its_mass() -> None:
     assert rates(world())[0] == pytest.approx((0.5 + 0.9 + 0.25 * 0.2) / 2.25)
 
 
+def test_an_answer_that_meets_nobody_has_no_rate_and_no_division() -> None:
+    with np.errstate(all="raise"):
+        assert rates(world(), "nobody") == pytest.approx([NAN] * 3, nan_ok=True)
+
+
 def test_a_named_opponent_is_compared_with_alone() -> None:
     assert rates(world(), "policy")[2] == pytest.approx(0.8)
     assert rates(world(), "opponent") == pytest.approx([0.2, NAN, 0.5], nan_ok=True)

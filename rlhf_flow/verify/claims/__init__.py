@@ -9,6 +9,7 @@ from rlhf_flow.verify.claims import (
     egpo,
     exploration,
     inpo,
+    losses,
     nash_md,
     online_dpo,
     online_ipo,
@@ -16,6 +17,7 @@ from rlhf_flow.verify.claims import (
 )
 
 CLAIMS: tuple[Claim, ...] = (
+    *losses.CLAIMS,
     *online_ipo.CLAIMS,
     *online_dpo.CLAIMS,
     *nash_md.CLAIMS,

@@ -1,0 +1,76 @@
+"""A Ray cluster that stays up between the runs of one process, as those of `rlhf-flow run --multirun cluster=kept`.
+
+Opening engines and learners takes longer than a short run. A worker that the next run asks for by the same
+specification serves it too, and one that it asks for otherwise makes room first.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_flow.cluster.ray import Ray
+from rlhf_flow.protocols import Engine, Learner, Scorer
+from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, ScorerSpec
+
+UP: dict[Kept, KeptCluster] = {}  # at most one
+
+
+@dataclass(frozen=True)
+class Kept(Ray):
+    """As `cluster=ray`, but workers stay for the next run of this process. After a run that failed, none does."""
+
+    def open(self) -> Cluster:
+        if self not in UP:
+            end()
+            UP[self] = KeptCluster(super().open())
+        return UP[self]
+
+
+@dataclass
+class KeptCluster:
+    """What is open, and the specification that it was opened by, of each place that a run has for a worker."""
+
+    cluster: Cluster
+    workers: dict[str, tuple[object, Any]] = field(default_factory=dict)
+    scorers: int = 0  # of the run that is on
+
+    def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
+        known, _ = self.workers.get("engine", (None, None))
+        mixes = mixes or known == (spec, model, True)  # an engine for mixtures answers for one policy as well
+        return self._worker("engine", (spec, model, mixes), lambda: self.cluster.engine(spec, model, mixes=mixes))
+
+    def scorer(self, spec: ScorerSpec) -> Scorer:
+        self.scorers += 1
+        return self._worker(f"scorer {self.scorers}", spec, lambda: self.cluster.scorer(spec))
+
+    def learner(self, spec: LearnerSpec, model: Model) -> Learner:
+        return self._worker("learner", (spec, model), lambda: self.cluster.learner(spec, model))
+
+    def ready(self) -> None:
+        self.cluster.ready()
+
+    def close(self) -> None:
+        """The end of a run: everything stays up, unless an error ends it, for then nobody knows what they hold."""
+        self.scorers = 0
+        if sys.exception() is not None:
+            end()
+
+    def _worker(self, place: str, key: object, opener: Callable[[], Any]) -> Any:
+        known = self.workers.pop(place, None)
+        if known is not None and known[0] == key:
+            self.workers[place] = known
+        else:
+            if known is not None:
+                known[1].close()
+            self.workers[place] = (key, opener())
+        return self.workers[place][1]
+
+
+def end() -> None:
+    """Close what is up. A process that just ends does so too."""
+    while UP:
+        _, kept = UP.popitem()
+        kept.cluster.close()
