@@ -44,7 +44,7 @@ class World:
 
 WORLDS = {
     "sandbox": World("sandbox", rounds=4, queries=4096, aim="eval/win_rate", sign=1),
-    "cyclic": World("cyclic", rounds=8, queries=4096, aim="eval/gap", sign=-1),
+    "cyclic": World("cyclic", rounds=8, queries=2048, aim="eval/gap", sign=-1),
 }
 
 

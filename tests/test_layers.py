@@ -21,6 +21,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"types"}),
     frozenset({"tables"}),
     frozenset({"weights", "objective", "memory", "schedule", "game"}),
+    frozenset({"equilibrium"}),
     frozenset({"protocols", "chat"}),
     frozenset({"specs"}),
     frozenset({"sampler", "selector", "scorer", "engine", "learner", "prompts"}),

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from rlhf_flow.equilibrium import gap
 from rlhf_flow.game import Game, bradley_terry
 from rlhf_flow.sandbox.grammar import parse
 from rlhf_flow.sandbox.request import understand
@@ -93,8 +94,6 @@ def _measured(rollouts: Rollouts, wins: np.ndarray) -> dict[str, float]:
 
 def _gap(groups: Sequence[Sequence[Response]], wins: np.ndarray) -> float:
     """Of the shares of styles alone: what else tells two answers apart does not count as distance."""
-    from rlhf_flow.verify.solve import gap  # with it come the loop and torch, and who only compares needs neither
-
     start = _counted([group[0] for group in groups]) + SMOOTHED
     now = _counted([group[-1] for group in groups])
     return gap(Game(wins, start / start.sum()), now / now.sum(), TAU)

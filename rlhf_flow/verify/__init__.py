@@ -12,12 +12,12 @@ and its loss against a formula of your own, on pairs of answers of several token
 
 from __future__ import annotations
 
+from rlhf_flow.equilibrium import gap, kl, nash, softmax, tilted
 from rlhf_flow.game import Board, Game, bradley_terry
 from rlhf_flow.learner.tabular_methods import Choice, Descent, Fit
 from rlhf_flow.verify.agreement import agreement
 from rlhf_flow.verify.pairs import OnePair
 from rlhf_flow.verify.play import Played, play
-from rlhf_flow.verify.solve import gap, kl, nash, softmax, tilted
 
 __all__ = [
     "Board",

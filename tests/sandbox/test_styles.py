@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow import config
+from rlhf_flow.equilibrium import gap, nash
 from rlhf_flow.game import Game
 from rlhf_flow.sandbox import noise, styles, world
 from rlhf_flow.sandbox.lexicon import TONES
@@ -26,7 +27,6 @@ from rlhf_flow.sandbox.styles import CYCLIC, OTHER, STYLES, TAU, TRANSITIVE, cyc
 from rlhf_flow.scorer.comparison import Comparison
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts
-from rlhf_flow.verify.solve import gap, nash
 
 ANSWERS = {  # one of each style
     "polite": "Thank you for asking. Please water the roses.",

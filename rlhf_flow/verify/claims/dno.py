@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhf_flow.equilibrium import gap, tilted
 from rlhf_flow.objective.dno import DNO
 from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, LONGER, ROCK_PAPER_SCISSORS
 from rlhf_flow.verify.play import play
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY
-from rlhf_flow.verify.solve import gap, tilted
 
 
 def regression(seed: int) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from rlhf_flow.equilibrium import gap, kl, nash
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.protocols import Sampler, Schedule
 from rlhf_flow.schedule import Fixed, HalfSteps
@@ -15,7 +16,6 @@ from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, cyclic_game
 from rlhf_flow.verify.play import Played, play
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY, mixture
-from rlhf_flow.verify.solve import gap, kl, nash
 
 
 def linear_rate(seed: int) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhf_flow.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.selector.tournament import Tournament
@@ -17,7 +18,6 @@ from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, LONGER
 from rlhf_flow.verify.play import Played, play
 from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
-from rlhf_flow.verify.solve import gap, kl, nash, tilted
 
 TAU = 0.1
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_flow.equilibrium import gap, kl, nash
 from rlhf_flow.game import Board, mixed
 from rlhf_flow.learner.tabular_methods import Descent
 from rlhf_flow.objective.inpo import INPO
@@ -25,7 +26,6 @@ from rlhf_flow.verify.claim import Claim, Finding, above, below, between, near
 from rlhf_flow.verify.games import CYCLE, LONGER, random_game
 from rlhf_flow.verify.play import play
 from rlhf_flow.verify.setting import EXACT, mixture
-from rlhf_flow.verify.solve import gap, kl, nash
 
 TAU = 0.1
 # Each answer of the policy against each of the opponent, equal ones too: they bear the KL to the reference.

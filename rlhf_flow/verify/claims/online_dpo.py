@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhf_flow.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.game import Game, bradley_terry
 from rlhf_flow.learner.tabular_methods import Descent, Fit
 from rlhf_flow.memory import All
@@ -22,7 +23,6 @@ from rlhf_flow.verify.claim import Claim, Finding, above, below, near
 from rlhf_flow.verify.games import CYCLE, NUMBERS, ROCK_PAPER_SCISSORS, TWO_ARMS
 from rlhf_flow.verify.play import Played, play
 from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
-from rlhf_flow.verify.solve import gap, kl, nash, tilted
 
 
 def _online(game: Game, beta: float, rounds: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhf_flow.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.learner.tabular_methods import Descent
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.sampler.plan import PlanSampler
@@ -21,7 +22,6 @@ from rlhf_flow.verify.claim import Claim, Finding, above, below, near
 from rlhf_flow.verify.games import CYCLE, LONGER
 from rlhf_flow.verify.play import play
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY, log_change
-from rlhf_flow.verify.solve import gap, kl, nash, tilted
 
 TAU = 0.1
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlhf_flow.equilibrium import gap, tilted
 from rlhf_flow.game import Game
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.protocols import Sampler, Schedule
@@ -17,7 +18,6 @@ from rlhf_flow.verify.claim import Claim, Finding, below
 from rlhf_flow.verify.games import CYCLE, ROCK_PAPER_SCISSORS, random_game
 from rlhf_flow.verify.play import play
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY, mixture
-from rlhf_flow.verify.solve import gap, tilted
 
 ETA, TAU = 0.5, 0.1
 
