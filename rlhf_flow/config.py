@@ -26,7 +26,8 @@ from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.together import check
 
 CONFIGS = Path(__file__).with_name("configs")
-SWITCHED = {"evaluate.scorer": "scorer"}  # slot -> group, where the two have different names
+OPTIONAL = ("evaluate.scorer",)  # slots that may be empty
+INNER = "of"  # the field in which a part may hold another of its group, as a judge that is seen through noise does
 
 
 @cache
@@ -95,7 +96,7 @@ def flat(config: RunConfig) -> dict[str, object]:
     for slot, part in _slots(config):
         if part is not None:
             del keys[f"{slot}._target_"]
-            keys[slot] = part_name(SWITCHED.get(slot, slot), part)
+            keys[slot] = part_name(group_of(slot), part)
     return keys
 
 
@@ -146,6 +147,7 @@ def identity(config: RunConfig) -> dict[str, object]:
 
 
 def _free(key: str) -> bool:
+    key = key.replace(f".{INNER}.", ".")  # what may move, may move inside another part
     return any(key == free or key.startswith(f"{free}.") for free in FREE) or "timeout" in key.rpartition(".")[2]
 
 
@@ -159,8 +161,12 @@ def _leaves(key: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _slots(config: RunConfig) -> Iterator[tuple[str, object]]:
-    yield from ((group, getattr(config, group)) for group in GROUPS)
-    yield "evaluate.scorer", config.evaluate.scorer
+    """Every slot and its part; what is inside a part comes after it."""
+    found = [(group, getattr(config, group)) for group in GROUPS] + [("evaluate.scorer", config.evaluate.scorer)]
+    for slot, part in found:
+        yield slot, part
+        if _holds_another(part):
+            found.append((f"{slot}.{INNER}", getattr(part, INNER)))
 
 
 def _at(written: dict[str, object], slot: str) -> dict[str, object]:
@@ -177,11 +183,31 @@ def _at(written: dict[str, object], slot: str) -> dict[str, object]:
 
 def _part(slot: str, value: object) -> object:
     """The part itself. `value` is one already where it is registered, and a dict where a file names its `_target_`."""
-    if value is None and slot in SWITCHED:
+    if value is None and slot in OPTIONAL:
         return None
-    if is_dataclass(value):
-        return value
-    group = SWITCHED.get(slot, slot)
+    part = value if is_dataclass(value) else _made(slot, value)
+    if _holds_another(part):
+        inner = _part(f"{slot}.{INNER}", getattr(part, INNER))
+        part = replace(part, **{INNER: inner})  # type: ignore[type-var]  # a dataclass instance
+    return part
+
+
+def _holds_another(part: object) -> bool:
+    return is_dataclass(part) and INNER in (field.name for field in fields(part))
+
+
+def group_of(slot: str) -> str:
+    """Which parts a slot takes: evaluate.scorer and scorer.of take a scorer, any other those of its own name."""
+    return slot.removeprefix("evaluate.").partition(".")[0]
+
+
+def is_slot(key: str) -> bool:
+    """Whether a part may stand there that is not called as its group is."""
+    return key in OPTIONAL or key.endswith(f".{INNER}")
+
+
+def _made(slot: str, value: object) -> object:
+    group = group_of(slot)
     target = value.pop("_target_", None) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(target, str):
         choices = [value] if value in [*parts(group)] else parts(group)

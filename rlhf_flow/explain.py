@@ -17,7 +17,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from rlhf_flow.config import SWITCHED
+from rlhf_flow.config import group_of, is_slot
 
 Mistake = (ValueError, HydraException, OmegaConfBaseException)  # what composing, checking and preparing may raise
 
@@ -62,8 +62,8 @@ def _no_such_key(error: OmegaConfBaseException) -> str:
     where = f"{parent} has" if parent else "the configuration has"
     prefix = f"{parent}." if parent else ""
     others = f"Try one of {', '.join(siblings)}." if siblings else f"This {parent} takes no keys; try another."
-    if parent in SWITCHED and not siblings:  # there is no part yet whose key it could be
-        others = f"Try {SWITCHED[parent]}@{parent}=name first."
+    if is_slot(parent) and not siblings:  # there is no part yet whose key it could be
+        others = f"Try {group_of(parent)}@{parent}=name first."
     try_this = f"Did you mean {prefix}{near[0]}?" if near else others
     return f"there is no key {key!r}: {where} no {name!r}. {try_this}"
 
