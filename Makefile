@@ -20,7 +20,7 @@ INSTALLED := .venv/installed-$(STACK)-$(shell cat requirements/torch.txt require
 LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --constraint requirements/torch.txt
 
-.PHONY: help run world test check drill mutants repeat throughput format lock wheel clean
+.PHONY: help run world test check drill mutants repeat compare throughput format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to do
@@ -50,6 +50,9 @@ mutants: $(INSTALLED) ## every formula made wrong, one place at a time: do the t
 
 repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" compares the two
 	.venv/bin/python scripts/repeat.py $(ARGS)
+
+compare: world ## every recipe at the same number of judge queries, about an hour; ARGS="--world cyclic"
+	.venv/bin/python scripts/compare.py $(ARGS)
 
 throughput: world ## a rollout stage against bare vLLM
 	.venv/bin/python scripts/rollout_throughput.py $(ARGS)
