@@ -4,10 +4,14 @@ from rlhf_flow.scorer.comparison import Comparison
 from rlhf_flow.scorer.preference_model import PreferenceModel
 from rlhf_flow.scorer.reward_model import RewardModel
 from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.scorer.rules import Rules
+from rlhf_flow.scorer.simulated import Simulated
 
 PARTS: dict[str, type] = {
     "rule": Rule,
+    "rules": Rules,
     "reward_model": RewardModel,
     "comparison": Comparison,
     "preference_model": PreferenceModel,
+    "simulated": Simulated,
 }

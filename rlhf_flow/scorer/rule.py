@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from rlhf_flow.scorer.function import check_name, imported, is_number, source_hash, told
 from rlhf_flow.scorer.wins import by_answer, by_comparison
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Message, Prompt, Response, Rollouts, Scored, Verdict
+from rlhf_flow.types import Prompt, Response, Rollouts, Scored, Verdict
 
-Function: TypeAlias = Callable[[tuple[Message, ...], str, Mapping[str, object]], "float | Verdict"]
+Judgement: TypeAlias = Callable[[Prompt, Response], Verdict]  # of a utility that is NaN where it abstains
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A function `(prompt: tuple[Message, ...], answer: str, meta) -> float | Verdict`, higher is better.
+    """A function `(prompt: tuple[Message, ...], answer: str, meta, **arguments) -> float | Verdict`, higher is better.
 
     `answer` is what the policy said. `meta` holds the other columns of the prompt's row, and under "answer" the gold
     answer where the prompts have one. An answer of more worth wins with probability 1; exact ties get 1/2.
+
+    None or NaN is an abstention: the answer has no utility, and neither wins nor loses. `rlhf_flow.scorer.shipped` has
+    functions that need not be written.
     """
 
     function: str  # "module.function", importable where the run was started
+    arguments: dict[str, Any] = field(default_factory=dict)  # what the function takes besides, by name
 
     def __post_init__(self) -> None:
         check_name("scorer.function", self.function)
@@ -39,72 +45,118 @@ class Rule:
 
     def fingerprint(self) -> str:
         """Hash of the source file that the function is in."""
-        return source_hash(self._function())
+        return source_hash(self._asked().function)
 
     def check(self) -> None:
-        """Raise ValueError where the function cannot be imported."""
-        self._function()
+        """Raise ValueError where the function cannot be imported, or does not take the arguments."""
+        self._asked()
 
     def open(self, place: Place) -> RuleJudge:
-        """Raises ValueError where the function cannot be imported."""
-        return RuleJudge(self.function, self._function())
+        """As `check`."""
+        asked = self._asked()
+        return RuleJudge(str(asked), asked)
 
-    def _function(self) -> Function:
-        return imported("scorer.function", self.function)
+    def _asked(self) -> Asked:
+        return Asked.of("scorer", self.function, self.arguments)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A function with its arguments, as it is asked about one response at a time."""
+
+    key: str  # where the configuration names it
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, slot: str, name: str, arguments: Mapping[str, Any]) -> Asked:
+        """The function of `<slot>.function` with `<slot>.arguments`.
+
+        Raises ValueError where it cannot be imported, or does not take the arguments.
+        """
+        function = imported(f"{slot}.function", name)
+        signature = inspect.signature(function)
+        try:
+            signature.bind((), "", {}, **arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"{slot}.arguments must be those of {name}{signature} besides prompt, answer and meta, got "
+                f"{dict(arguments)}: {error}."
+            ) from error
+        return cls(f"{slot}.function", name, function, arguments)
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.name}"
+
+    def __call__(self, prompt: Prompt, response: Response) -> Verdict:
+        """Raises ValueError, with the response's id, for anything but a finite number, a Verdict or an abstention."""
+        try:
+            returned = self.function(prompt.messages, response.text, told(prompt), **self.arguments)
+        except Exception as error:
+            error.add_note(f"raised by {self} on response {response.id!r}")
+            raise
+        verdict = returned if isinstance(returned, Verdict) else Verdict(returned)
+        silent = _is_silence(verdict.utility)
+        worth = {} if silent else {"a float (or a Verdict)": verdict.utility}
+        for what, value in {**worth, **verdict.aspects}.items():
+            if not is_number(value):
+                raise ValueError(
+                    f"{self} must return {what}, finite in float32, or None where it abstains; "
+                    f"for response {response.id!r} it returned {returned!r}"
+                )
+        aspects = {name: float(value) for name, value in verdict.aspects.items()}
+        return Verdict(math.nan if silent else float(verdict.utility), aspects)
 
 
 @dataclass(frozen=True)
 class RuleJudge:
     """A rule at work."""
 
-    name: str
-    function: Function
+    name: str  # what the configuration calls it
+    judgement: Judgement
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Call the function once per response.
+        """Judge every response by itself.
 
-        Raises ValueError, with the response's id, where it returns anything but a finite number or a Verdict of such.
+        An abstention has a utility of NaN, wins of NaN against every other answer, and aspects of NaN where it names
+        none. Raises ValueError, with a response's id, for a judgement that is no number, or has other aspects.
         """
         verdicts = {
-            response.id: self._verdict(prompt, response)
+            response.id: self.judgement(prompt, response)
             for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in responses
         }
         utility = by_answer(rollouts, {id: verdict.utility for id, verdict in verdicts.items()})  # [B, N]
+        wins = by_comparison(utility)  # [B, N, N]
+        itself = np.arange(utility.shape[1])
+        wins[:, itself, itself] = 0.5
         return Scored(
             rollouts,
             utility=utility,
-            wins=by_comparison(utility),
+            wins=wins,
             aspects=self._aspects(rollouts, verdicts),
-            counts={"judge/queries": len(verdicts)},
+            counts={"judge/queries": len(verdicts), "judge/abstained": int(np.isnan(utility).sum())},
         )
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _verdict(self, prompt: Prompt, response: Response) -> Verdict:
-        try:
-            returned = self.function(prompt.messages, response.text, told(prompt))
-        except Exception as error:
-            error.add_note(f"raised by scorer.function={self.name} on response {response.id!r}")
-            raise
-        verdict = returned if isinstance(returned, Verdict) else Verdict(returned)
-        for what, value in {"a float (or a Verdict)": verdict.utility, **verdict.aspects}.items():
-            if not is_number(value):
-                raise ValueError(
-                    f"scorer.function={self.name} must return {what}, finite in float32; "
-                    f"for response {response.id!r} it returned {returned!r}"
-                )
-        return Verdict(float(verdict.utility), {name: float(value) for name, value in verdict.aspects.items()})
-
     def _aspects(self, rollouts: Rollouts, verdicts: Mapping[str, Verdict]) -> dict[str, np.ndarray]:
-        names = next((tuple(verdict.aspects) for verdict in verdicts.values()), ())
+        judged = [verdict for verdict in verdicts.values() if not math.isnan(verdict.utility)]
+        names = next((tuple(verdict.aspects) for verdict in judged or verdicts.values()), ())
         for id, verdict in verdicts.items():
-            if verdict.aspects.keys() != set(names):
+            left_out = math.isnan(verdict.utility) and verdict.aspects.keys() < set(names)
+            if not left_out and verdict.aspects.keys() != set(names):
                 raise ValueError(
-                    f"scorer.function={self.name} must name the same aspects for every response ({', '.join(names)}); "
+                    f"{self.name} must name the same aspects for every response ({', '.join(names)}); "
                     f"for response {id!r} it named {', '.join(verdict.aspects) or 'none'}"
                 )
         return {
-            name: by_answer(rollouts, {id: verdict.aspects[name] for id, verdict in verdicts.items()}) for name in names
+            name: by_answer(rollouts, {id: verdict.aspects.get(name, math.nan) for id, verdict in verdicts.items()})
+            for name in names
         }
+
+
+def _is_silence(returned: object) -> bool:
+    return returned is None or (isinstance(returned, float | np.floating) and bool(np.isnan(returned)))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer import PARTS
+from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.scorer.rules import Term
 from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts
 from tests.scorer.conftest import rollouts
 
-FIELDS: dict[str, dict[str, str]] = {
+OVER = Term("rlhf_flow.scorer.shipped.length", weight=0.5, name="over", arguments={"most": 3})
+FIELDS: dict[str, dict[str, Any]] = {
     "rule": {"function": "tests.scorer.rules.length"},
+    "rules": {"terms": [Term("tests.scorer.rules.length"), OVER]},
+    "simulated": {"of": Rule("tests.scorer.rules.length"), "position_bias": 0.5, "flips": 0.1},
     "reward_model": {},
     "comparison": {"function": "tests.scorer.comparisons.longer"},
     "preference_model": {"template": "{conversation}|{first}|{second}|"},

@@ -8,6 +8,7 @@ from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 
 HERE = "tests.scorer.rules"
+LENGTH = "rlhf_flow.scorer.shipped.length"
 
 
 def test_aspects_come_through() -> None:
@@ -16,7 +17,7 @@ def test_aspects_come_through() -> None:
     np.testing.assert_array_equal(scored.aspects["length"], [[1, 3], [0, 2]])
     np.testing.assert_array_equal(scored.aspects["level"], [[0, 0], [1, 1]])
     np.testing.assert_array_equal(scored.wins[0], [[0.5, 0], [1, 0.5]])
-    assert scored.counts == {"judge/queries": 4}
+    assert scored.counts == {"judge/queries": 4, "judge/abstained": 0}
 
 
 def test_a_rule_sees_the_gold_answer() -> None:
@@ -25,10 +26,35 @@ def test_a_rule_sees_the_gold_answer() -> None:
     assert scored.wins[0, 0, 2] == 0.5
 
 
-@pytest.mark.parametrize("answer", ["nan", "huge", "text", "none", "aspect"])
+@pytest.mark.parametrize("answer", ["huge", "text", "aspect"])
 def test_what_is_no_number_names_the_response(answer: str) -> None:
     with pytest.raises(ValueError, match=r"moody must return .*, finite in float32.*'1/policy/1/q0'"):
         Rule(f"{HERE}.moody").open(Place()).score(rollouts(["fine", answer]))
+
+
+def test_an_abstention_has_no_worth_and_meets_nobody() -> None:
+    scored = Rule(f"{HERE}.moody").open(Place()).score(rollouts(["fine", "none", "nan", "fine"]))
+    np.testing.assert_array_equal(scored.utility, [[1, np.nan, np.nan, 1]])
+    x = np.nan
+    np.testing.assert_array_equal(scored.wins[0], [[0.5, x, x, 0.5], [x, 0.5, x, x], [x, x, 0.5, x], [0.5, x, x, 0.5]])
+    assert scored.counts == {"judge/queries": 4, "judge/abstained": 2}
+    assert scored.aspects == {}
+
+
+def test_an_abstention_need_not_name_the_aspects() -> None:
+    scored = Rule(f"{HERE}.moody").open(Place()).score(rollouts(["none", "more", "nan"]))
+    np.testing.assert_array_equal(scored.aspects["tone"], [[np.nan, 1, np.nan]])
+
+
+def test_arguments_reach_the_function() -> None:
+    scored = Rule(LENGTH, {"least": 2, "most": 3}).open(Place()).score(rollouts(["", "aa", "aaa", "aaaaa"]))
+    np.testing.assert_array_equal(scored.utility, [[-2, 0, 0, -2]])
+
+
+@pytest.mark.parametrize("arguments", [{"mots": 3}, {"answer": "mine"}])
+def test_arguments_that_the_function_does_not_take_are_refused_before_any_worker_starts(arguments) -> None:
+    with pytest.raises(ValueError, match=r"scorer.arguments must be those of .*length\(.*most.*argument"):
+        Rule(LENGTH, arguments).check()
 
 
 def test_aspects_must_be_the_same_throughout() -> None:
