@@ -1,4 +1,4 @@
-"""The command line: `rlhf-flow run`, `report`, `sandbox` and `verify`; `python -m rlhf_flow` is the same program.
+"""The command line: `rlhf-flow run` and the other commands; `python -m rlhf_flow` is the same program.
 
 Nothing heavy is imported for help or for a look at the configuration. Exit status: 0 done, 1 a failure of the run,
 2 a mistake in what was asked, 130 interrupted.
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "run": run,
         "report": report,
         "sandbox": sandbox,
+        "serve": serve,
+        "train-reward": train_reward,
         "verify": verify,
     }
     if not given or given[0] in ("-h", "--help", "help"):
@@ -48,6 +50,25 @@ def run(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(manual.run(arguments))
         return DONE
+    return _run("run", arguments)
+
+
+def train_reward(arguments: list[str]) -> int:
+    """`rlhf-flow train-reward [overrides]`: the same with a learner of rewards, on answers that came with prompts."""
+    if {"-h", "--help"} & set(arguments):
+        print(manual.train_reward())
+        return DONE
+    return _run("train-reward", arguments)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
+    again = f"The same command goes on where it stopped: {command} {name} {shlex.join(arguments)}"
+    return _composed(name, arguments, lambda composed: _job(composed, arguments, again=again))
+
+
+def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> int:
+    """Do a job on each configuration `name` that Hydra composes of the arguments; return the highest exit status."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # the console script finds modules of one's own where `python -m` does
 
@@ -55,17 +76,15 @@ def run(arguments: list[str]) -> int:
 
     from rlhf_flow import config, explain
 
-    command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
-    again = f"The same command goes on where it stopped: {command} run {shlex.join(arguments)}"
     statuses = [DONE]  # one more for each job
 
-    def job(composed: DictConfig) -> None:
-        statuses.append(_job(composed, arguments, again=again))
+    def told(composed: DictConfig) -> None:
+        statuses.append(job(composed))
 
     try:
-        with _as_hydra_expects(arguments):
+        with _as_hydra_expects(name, arguments):
             config.register()
-            hydra.main(config_path=str(config.CONFIGS.resolve()), config_name="run", version_base="1.3")(job)()
+            hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
     except KeyboardInterrupt:
@@ -120,6 +139,32 @@ def sandbox(arguments: list[str]) -> int:
     return DONE
 
 
+def serve(arguments: list[str]) -> int:
+    """`rlhf-flow serve [overrides]`: compose a scorer with Hydra, and serve it over HTTP until a signal."""
+    if {"-h", "--help"} & set(arguments):
+        print(manual.serve())
+        return DONE
+    from rlhf_flow.serve import settings
+
+    settings.register()
+    return _composed("serve", arguments, _served)
+
+
+def _served(composed: DictConfig) -> int:
+    from rlhf_flow import explain
+    from rlhf_flow.serve import command, settings
+
+    try:
+        command.serve(settings.build(composed))
+    except explain.Mistake as error:
+        return _mistaken(explain.mistake(error))
+    except Exception as error:
+        traceback.print_exc()
+        print(f"rlhf-flow: the server failed: {error or type(error).__name__}", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
 def verify(arguments: list[str]) -> int:
     """`rlhf-flow verify`: check the claims of the papers on games with exact solutions."""
     if {"-h", "--help"} & set(arguments):
@@ -134,10 +179,10 @@ def verify(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _as_hydra_expects(arguments: list[str]) -> Iterator[None]:
+def _as_hydra_expects(command: str, arguments: list[str]) -> Iterator[None]:
     """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it hand its errors over instead of printing them."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["rlhf-flow run", *sorted(arguments, key=_is_override)]
+    sys.argv = [f"rlhf-flow {command}", *sorted(arguments, key=_is_override)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from rlhf_flow import config as configuration
 from rlhf_flow import loop, report, together
 from rlhf_flow.disk import sha256
+from rlhf_flow.learner.reading import check_view
 from rlhf_flow.ledger import Ledger
-from rlhf_flow.parts import Evaluation, Keeping, Parts
-from rlhf_flow.protocols import PromptSource
+from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
+from rlhf_flow.protocols import PromptSource, Sampler, Scorer
 from rlhf_flow.record import settle
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.schema import RunConfig
@@ -93,7 +94,7 @@ class Prepared:
                 memory=config.memory,
                 schedule=config.schedule,
                 learner=learner,
-                evaluation=Evaluation(judge=judge, draw=config.evaluate.draw, every=config.evaluate.every),
+                evaluation=self._evaluation(judge),
                 keeping=self._keeping(),
                 ledger=self.ledger,
                 observers=observers,
@@ -102,6 +103,12 @@ class Prepared:
         finally:
             for observer in observers:
                 observer.close()
+
+    def _evaluation(self, judge: Scorer) -> Evaluation | Agreement:
+        evaluate = self.config.evaluate
+        if evaluate.by == "agreement":
+            return Agreement(judge, every=evaluate.every)
+        return Evaluation(judge, draw=evaluate.draw, every=evaluate.every)
 
     def _keeping(self) -> Keeping:
         checkpoint = self.config.checkpoint
@@ -132,8 +139,11 @@ def prepare(config: RunConfig) -> Prepared:
     )
     tokenizer = _tokenizer(model)
     prompts = config.prompts.open(tokenizer, seed=config.seed)
-    _fits(config, model, vocabulary=len(tokenizer), longest=prompts.longest)
     _check_candidates(config.sampler.drawn, prompts.candidates)
+    _fits(config, model, prompts, vocabulary=len(tokenizer))
+    if config.evaluate.by == "agreement":
+        _check_labelled(config.sampler, prompts)
+        check_view(tokenizer, prompts)
     identity = {
         **configuration.identity(config),
         "start.sha256": start.sha256,
@@ -179,7 +189,7 @@ def _on_disk(model: Model) -> Model:
     return replace(model, path=str(folder.resolve()))
 
 
-def _fits(config: RunConfig, model: Model, *, vocabulary: int, longest: int) -> None:
+def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary: int) -> None:
     """Refuse a tokenizer that does not belong to the model, and prompts that leave no room for an answer."""
     about = json.loads((Path(model.path) / "config.json").read_text())
     rows = about.get("vocab_size", vocabulary)
@@ -189,12 +199,21 @@ def _fits(config: RunConfig, model: Model, *, vocabulary: int, longest: int) -> 
             "They do not belong together: give the folder that both were saved to."
         )
     positions = config.engine.reads_at_most(about.get("max_position_embeddings"))
-    answer = max(draw.max_tokens for draw in (*config.sampler.drawn.values(), config.evaluate.draw))
+    longest, drawn = prompts.longest, list(config.sampler.drawn.values())
+    if config.evaluate.by == "answers":
+        drawn.append(config.evaluate.draw)
+    answer = max(_longest_answer(draw, prompts.candidates) for draw in drawn)
     if positions is not None and longest + answer > positions:
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
             f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
         )
+
+
+def _longest_answer(draw: Draw, there: Mapping[str, int]) -> int:
+    """The most tokens that an answer can have: of a data set, as many as the longest has."""
+    name = draw.candidate if isinstance(draw, Source) else None
+    return draw.max_tokens if name is None else there.get(name, draw.max_tokens)
 
 
 def _check_candidates(drawn: Mapping[str, Draw], there: Mapping[str, int]) -> None:
@@ -213,6 +232,22 @@ def _check_candidates(drawn: Mapping[str, Draw], there: Mapping[str, int]) -> No
                 f"{key}.max_tokens must be >= {there[name]}, the tokens of the longest {name!r} among the prompts, got "
                 f"{draw.max_tokens}. Raise it, or leave out the prompts with longer ones."
             )
+
+
+def _check_labelled(sampler: Sampler, prompts: PromptSource) -> None:
+    """Refuse to measure agreement on answers that nobody labelled."""
+    if sampler.roles:
+        raise ValueError(
+            f"evaluate.by=agreement takes answers that came with the prompts, and the sampler asks "
+            f"{', '.join(sorted(sampler.roles))}. Try who=dataset for every draw, or evaluate.by=answers."
+        )
+    drawn = {draw.candidate for draw in sampler.drawn.values() if isinstance(draw, Source)}
+    lacking = [prompt.id for prompt in prompts.held_out() if not drawn <= set(prompt.candidates)]
+    if lacking:
+        raise ValueError(
+            f"evaluate.by=agreement takes answers that came with the held-out prompts, and {len(lacking)} of them, "
+            f"such as {lacking[0]!r}, lack some. Leave prompts.held_out_path out, and set prompts.held_out to a share."
+        )
 
 
 def _tokenizer(model: Model) -> PreTrainedTokenizerBase:

@@ -55,10 +55,10 @@ def build(composed: DictConfig) -> RunConfig:
     """The parts themselves; each checks its values as it is made. Raises ValueError or an OmegaConf error."""
     if OmegaConf.get_type(composed) is not RunConfig:  # a file that `as_yaml` wrote, not composed
         composed = _merged(_writable(RunConfig), composed)
-    config = _object(composed)
+    config = instance(composed)
     assert isinstance(config, RunConfig)
-    evaluate = replace(config.evaluate, scorer=_part("evaluate.scorer", config.evaluate.scorer))
-    slots: dict[str, Any] = {group: _part(group, getattr(config, group)) for group in GROUPS}
+    evaluate = replace(config.evaluate, scorer=part_of("evaluate.scorer", config.evaluate.scorer))
+    slots: dict[str, Any] = {group: part_of(group, getattr(config, group)) for group in GROUPS}
     return replace(config, evaluate=evaluate, **slots)
 
 
@@ -113,6 +113,8 @@ def from_yaml(text: str) -> RunConfig:
 
 # -- what must not change ---------------------------------------------------------------------------------------------
 
+# Of a judge: where it is, how it is reached, and what it may cost; not what it says.
+WHERE = ("path", "urls", "token_env", "retries", "concurrency", "endpoint", "budget")
 FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,
     "rounds",
     "cluster",
@@ -132,8 +134,7 @@ FREE = (  # keys, and parents of keys, that may differ when a run is resumed: wh
     "model.path",  # and where things lie: what they are is hashed
     "prompts.path",
     "prompts.held_out_path",
-    "scorer.path",
-    "evaluate.scorer.path",
+    *(f"{slot}.{key}" for slot in ("scorer", "evaluate.scorer") for key in WHERE),
     "learner.config",
 )
 BOUND = ("checkpoint.piece",)  # but this may not: what was committed in pieces is never cut anew
@@ -181,13 +182,13 @@ def _at(written: dict[str, object], slot: str) -> dict[str, object]:
 # -- OmegaConf ---------------------------------------------------------------------------------------------------------
 
 
-def _part(slot: str, value: object) -> object:
+def part_of(slot: str, value: object) -> object:
     """The part itself. `value` is one already where it is registered, and a dict where a file names its `_target_`."""
     if value is None and slot in OPTIONAL:
         return None
     part = value if is_dataclass(value) else _made(slot, value)
     if _holds_another(part):
-        inner = _part(f"{slot}.{INNER}", getattr(part, INNER))
+        inner = part_of(f"{slot}.{INNER}", getattr(part, INNER))
         part = replace(part, **{INNER: inner})  # type: ignore[type-var]  # a dataclass instance
     return part
 
@@ -216,12 +217,12 @@ def _made(slot: str, value: object) -> object:
             f"{'|'.join(choices)}, or a file with `_target_: module.Class` of your own."
         )
     own = OmegaConf.create({slot: _writable(_import(slot, target))})  # under its slot, so that errors name the full key
-    made = _object(_merged(own, OmegaConf.create({slot: value})))
+    made = instance(_merged(own, OmegaConf.create({slot: value})))
     assert isinstance(made, dict)
     return made[slot]
 
 
-def _object(node: DictConfig) -> object:
+def instance(node: DictConfig) -> object:
     try:
         return OmegaConf.to_object(node)
     except FrozenInstanceError as error:  # Hydra's +key=value went past the schema

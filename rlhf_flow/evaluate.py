@@ -1,22 +1,29 @@
 """Held-out prompts: is the new policy better than the start, how far did it go, and what did it become?
 
 Each round answers the same prompts once; the judge compares every answer with the start's answer to the same prompt.
+A reward model answers nothing: it says which of the answers that came with the prompts is better, and the judge has the
+labels.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
 
 from rlhf_flow import rows
+from rlhf_flow.learner.agreement import Verdicts, measure, reliability
 from rlhf_flow.library import Library
-from rlhf_flow.parts import Parts
+from rlhf_flow.parts import Agreement, Evaluation, Parts
+from rlhf_flow.protocols import Scorer
+from rlhf_flow.scorer.gpm import log_odds
 from rlhf_flow.seeds import derive
 from rlhf_flow.store import Entry, Facts, Shelf
 from rlhf_flow.tables import Shard, Table
-from rlhf_flow.types import Response, Rollouts, Scored
+from rlhf_flow.types import Message, Response, Rollouts, Scored
 
 RESAMPLES = 2000  # bootstrap resamples over prompts
 
@@ -27,6 +34,7 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     Metrics (design §7): win rate with a 95 % bootstrap interval over prompts, reward by the evaluation judge (and its
     aspects), `proxy` by the training judge where that is another, KL to the start where the answers are the policy's
     own, length, truncation, share of distinct answers, and what the evaluation judge says of all answers together.
+    Those of a reward model: `rlhf_flow.learner.agreement.measure`.
     """
     due = round % parts.evaluation.every == 0 or round == parts.rounds
     if round > 0 and not parts.plan(round).evaluated:
@@ -35,30 +43,71 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
         return None
 
     def write(shelf: Shelf) -> Facts:
-        policy = library[round]
-        judge, draw = parts.evaluation.judge, parts.evaluation.draw
-        seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
-        answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
-        shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
-        start = answers if round == 0 else _answers(parts, 0)
-        judged = judge.score(_side_by_side(start, answers))
-        shelf.table("evaluation/compared", _compared(judged))
-        metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(answers)}
-        queries = judged.counts.get("judge/queries", 0)
-        if judge is not parts.scorer:
-            proxy = parts.scorer.score(answers)
-            asked = proxy.counts.get("judge/queries")
-            if asked != 0:  # a judge of pairs has nothing to say of one answer to a prompt
-                metrics["eval/proxy"] = float(np.nanmean(proxy.utility))
-            queries += asked or 0
-        if round > 0 and draw.is_policy_itself:  # other answers would make it no KL
-            metrics["eval/kl"] = _kl(parts, round, library, shard)
-        return _with_measures({**metrics, "eval/queries": queries}, judged)
+        if isinstance(parts.evaluation, Agreement):
+            return _agreement(parts, parts.evaluation.judge, round, library, shelf)
+        return _better(parts, parts.evaluation, round, library, shelf)
 
     parts.progress(round, "evaluate", 0, 1, "rounds")
     entry = parts.ledger.commit(round, "evaluate", write)
     parts.progress(round, "evaluate", 1, 1, "rounds")
     return entry
+
+
+def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, shelf: Shelf) -> Facts:
+    policy, judge, draw = library[round], evaluation.judge, evaluation.draw
+    seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
+    answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
+    shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
+    start = answers if round == 0 else _answers(parts, 0)
+    judged = judge.score(_side_by_side(start, answers))
+    shelf.table("evaluation/compared", _compared(judged))
+    metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(answers)}
+    queries = judged.counts.get("judge/queries", 0)
+    if judge is not parts.scorer:
+        proxy = parts.scorer.score(answers)
+        asked = proxy.counts.get("judge/queries")
+        if asked != 0:  # a judge of pairs has nothing to say of one answer to a prompt
+            metrics["eval/proxy"] = float(np.nanmean(proxy.utility))
+        queries += asked or 0
+    if round > 0 and draw.is_policy_itself:  # other answers would make it no KL
+        metrics["eval/kl"] = _kl(parts, round, library, shard)
+    return _with_measures({**metrics, "eval/queries": queries}, judged)
+
+
+def _agreement(parts: Parts, judge: Scorer, round: int, library: Library, shelf: Shelf) -> Facts:
+    """What the reward model of a round says of the held-out answers, against the labels."""
+    seed = derive(parts.seed, "evaluate")
+    answers = parts.sampler.sample(parts.engine, parts.prompts.held_out(), {}, round=round, seed=seed)
+    judged = judge.score(answers)
+    shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
+    ids = [response.id for group in answers.responses for response in group]
+    read = parts.learner.logps([Table((shard,))], ids, library[round])["logps"].to_pylist()
+    verdicts = _verdicts(judged, np.array(read, dtype=np.float64).reshape(*judged.utility.shape, -1))
+    metrics: dict[str, float] = {"eval/queries": judged.counts.get("judge/queries", 0)}
+    if verdicts.label.size:
+        metrics |= {f"eval/{name}": value for name, value in measure(verdicts, seed=seed).items()}
+        shelf.text("evaluation/reliability.json", json.dumps(reliability(verdicts), indent=1))
+    return metrics
+
+
+def _verdicts(judged: Scored, numbers: np.ndarray) -> Verdicts:
+    """Of numbers [B, N, D]: every two different answers to a prompt, where the judge has a label."""
+    by_reward = numbers.shape[-1] == 1
+    groups: dict[tuple[Message, ...], int] = {}
+    odds, label, longer, answers, prompts = [], [], [], [], []
+    for b, (prompt, responses) in enumerate(zip(judged.rollouts.prompts, judged.rollouts.responses, strict=True)):
+        group = groups.setdefault(prompt.messages, len(groups))
+        for i, j in combinations(range(len(responses)), 2):
+            one, other = responses[i], responses[j]
+            if np.isnan(judged.wins[b, i, j]) or one.text == other.text:
+                continue
+            first, second = numbers[b, i], numbers[b, j]  # [D]
+            odds.append(float(first[0] - second[0] if by_reward else log_odds(first, second)))
+            label.append(float(judged.wins[b, i, j]))
+            longer.append(len(one.tokens) - len(other.tokens))
+            answers.append((one.text, other.text))
+            prompts.append(group)
+    return Verdicts(np.array(odds), np.array(label), np.array(longer, dtype=np.float64), answers, np.array(prompts))
 
 
 def _answers(parts: Parts, round: int) -> Rollouts:

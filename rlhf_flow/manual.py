@@ -20,6 +20,8 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow run experiment=sandbox      run on it: nothing is downloaded
   rlhf-flow run [key=value ...]         run on your own model, prompts and judge
   rlhf-flow report RUN                  write the report of the run in the folder RUN again
+  rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
+  rlhf-flow train-reward [key=value ..] train a judge on recorded preferences, by the same loop
   rlhf-flow verify                      check every algorithm against its paper, on games with exact solutions
 
   rlhf-flow COMMAND --help              what a command takes
@@ -38,6 +40,56 @@ rlhf-flow sandbox
 
 Builds the embedded world that `rlhf-flow run experiment=sandbox` uses: a corpus from a seeded grammar, a tokenizer, a
 small policy trained on the corpus, and a reward model trained on noisy preferences. Built once; about two minutes."""
+
+SERVE = """\
+rlhf-flow serve [scorer=name] [scorer.key=value ...] [key=value ...] [--cfg job] [--config-dir DIR]
+
+Serves a scorer over HTTP until it is interrupted, for any number of runs with scorer=remote, on other machines too.
+
+Examples
+  rlhf-flow serve scorer.path=my/reward_model device=cuda
+  rlhf-flow run experiment=sandbox scorer=remote 'scorer.urls=[http://127.0.0.1:8000]'
+  TOKEN=... rlhf-flow serve scorer.path=my/reward_model host=0.0.0.0 token_env=TOKEN
+                                                              for clients with scorer.token_env=TOKEN
+
+Keys
+  host=127.0.0.1   port=8000     where it listens; port=0 is any that is free, and the first line on stdout says which
+  token_env=null                 the environment variable with the token that clients must show; any host but this
+                                 machine needs one. What it listens on is plain HTTP: put TLS before it
+  max_body_mib=64                a larger request is refused (413)
+  max_waiting=64                 requests; those beyond are sent away for the moment (503)
+  batch_wait_ms=0                a request waits so long for others, to be scored with them. Faster for a model under
+                                 many small requests; but scores then differ by rounding with the company
+  max_batch=4096                 answers that are scored together at most
+  device=cpu   threads=1         of a scorer that is a model
+
+POST /score takes and gives JSON: what is in it stands in rlhf_flow/scorer/wire.py. GET /health says what is served.
+
+Scorers, and their keys with the defaults"""
+
+TRAIN_REWARD = """\
+rlhf-flow train-reward [key=value ...] [--multirun] [--cfg job] [--config-dir DIR]
+
+Trains a reward model, or a general preference model, on answers that were compared: the loop of `rlhf-flow run`, whose
+learner reads a response as the outputs of a head. RUN/rounds/<last>/policy is a checkpoint for scorer=reward_model, or
+scorer=gpm. It starts from a language model or from such a checkpoint, and the same command again goes on.
+
+Examples
+  rlhf-flow train-reward model.path=my/model prompts.path=preferences.jsonl
+                                                              rows with the columns prompt, chosen and rejected
+  rlhf-flow train-reward model.path=my/model prompts.path=preferences.jsonl scorer.preference=p
+                                                              p: how likely the first is to win; null: not known
+  rlhf-flow train-reward reward=gpm learner.head.outputs=4 model.path=my/model prompts.path=preferences.jsonl
+  rlhf-flow run experiment=sandbox scorer=reward_model scorer.path=runs/reward/rounds/00004/policy
+
+Keys
+  reward=bradley_terry|gpm|rating          what is learned; rating reads the columns in scorer.ratings
+  prompts.columns.candidates={first: chosen, second: rejected}   the columns with the answers
+  prompts.batch=512   rounds=4             rows a round, and rounds: together, what is learned from
+  prompts.held_out=0.05                    the share of the rows that evaluation uses: eval/accuracy, eval/ece, ...
+  learner=torch cluster=local              one process: without Ray and DeepSpeed
+
+Every other key is one of `rlhf-flow run --help`."""
 
 VERIFY = """\
 rlhf-flow verify [--only CLAIM ...] [--seed N] [--jobs N] [--json FILE] [--markdown]
@@ -106,6 +158,20 @@ def run(arguments: Sequence[str]) -> str:
     lines += ["", "The rest"]
     for key, rest in (("model", Model), ("evaluate", Evaluate), ("checkpoint", Checkpoint), ("observe", Observe)):
         lines += _choice(key, key, rest)
+    return "\n".join(lines)
+
+
+def train_reward() -> str:
+    return TRAIN_REWARD
+
+
+def serve() -> str:
+    """The page of `rlhf-flow serve`."""
+    from rlhf_flow.config import parts
+
+    lines = [SERVE]
+    for name, part in parts("scorer").items():
+        lines += _choice("scorer", name, part)
     return "\n".join(lines)
 
 

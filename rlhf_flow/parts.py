@@ -34,6 +34,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How a reward model is judged: by whose labels of the held-out answers, and how often."""
+
+    judge: Scorer
+    every: int
+
+
+@dataclass(frozen=True)
 class Keeping:
     """Which rounds leave a checkpoint, and which checkpoints stay."""
 
@@ -60,7 +68,7 @@ class Parts:
     memory: Memory
     schedule: Schedule
     learner: Learner
-    evaluation: Evaluation
+    evaluation: Evaluation | Agreement
     keeping: Keeping
     ledger: Store
     observers: Sequence[Observer]

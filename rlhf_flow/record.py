@@ -112,12 +112,18 @@ def _metrics(entries: dict[str, Entry]) -> dict[str, float]:
 def _point(ledger: Store, *, rounds: int) -> int:
     """Write best.json, and final.json after the last round; return the round of the best policy that is on disk."""
     kept = [record for record in ledger.records if record.round == 0 or ledger.has(record.round, "policy")]
-    best = max(kept, key=lambda record: record.metrics.get("eval/win_rate", float("-inf")))
+    best = max(kept, key=_merit)
     last = ledger.records[-1]
     ledger.point("best", _pointer(ledger, best))
     if last.round >= rounds and ledger.has(last.round, "policy"):
         ledger.point("final", _pointer(ledger, last))
     return best.round
+
+
+def _merit(record: RoundRecord) -> float:
+    """How good what the round published is: a policy by its win rate, a reward model by its accuracy."""
+    measured = [record.metrics[key] for key in ("eval/win_rate", "eval/accuracy") if key in record.metrics]
+    return measured[0] if measured else float("-inf")
 
 
 def _pointer(ledger: Store, record: RoundRecord) -> Facts:

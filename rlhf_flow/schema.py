@@ -45,13 +45,18 @@ def part_name(group: str, part: object) -> str:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How a policy is judged on held-out prompts."""
+    """How a policy is judged on held-out prompts, or a reward model on the answers that came with them."""
 
+    by: str = "answers"  # answers: a policy's own, against the start's; agreement: a reward model's, with the labels
     every: int = 1  # rounds; the last round is always evaluated
     scorer: Any = None  # any scorer; null: the one that training uses
     draw: Draw = field(default_factory=lambda: Draw(name="held-out", n=1))
 
     def __post_init__(self) -> None:
+        if self.by not in ("answers", "agreement"):
+            raise ValueError(
+                f"evaluate.by must be answers or agreement, got {self.by!r}. rlhf-flow train-reward sets the latter."
+            )
         if self.every < 1:
             raise ValueError(
                 f"evaluate.every must be >= 1, got {self.every}. Use a number above `rounds` for the last only."

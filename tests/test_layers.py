@@ -38,7 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"together"}),
     frozenset({"config"}),
     frozenset({"report", "explain", "manual"}),
-    frozenset({"build"}),
+    frozenset({"build", "serve"}),
     frozenset({"verify"}),
     frozenset({"sandbox"}),
     frozenset({"__main__"}),

@@ -1,9 +1,11 @@
 """Generation: engines draw answers from exactly the policy that is named."""
 
 from rlhf_flow.engine.huggingface import HuggingFace
+from rlhf_flow.engine.idle import Idle
 from rlhf_flow.engine.vllm import VLLM
 
 PARTS: dict[str, type] = {
     "huggingface": HuggingFace,
     "vllm": VLLM,
+    "idle": Idle,
 }

@@ -58,7 +58,10 @@ class Backend(Protocol):
         ...
 
     def logps(self, packed: Packed) -> Tensor:
-        """Log-probs float32 [M] of the response tokens, with gradients where torch's grad mode is on."""
+        """Log-probs float32 [M] of the response tokens, or what else the model reads, row by row.
+
+        With gradients where torch's grad mode is on.
+        """
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

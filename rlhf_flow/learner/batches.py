@@ -53,7 +53,7 @@ class Packed:
         np.ndarray
     )  # int64 [M]: indices into tokens.flatten(), row by row, of the positions that predict response tokens
     targets: np.ndarray  # int64 [M]: the response tokens, row by row
-    mask: np.ndarray  # bool [R, T]
+    mask: np.ndarray  # bool [R, T]: where what is read of each row stands
 
 
 def pack(rows: Sequence[Row]) -> Packed:

@@ -1,4 +1,4 @@
-"""A published policy as an ordinary Hugging Face checkpoint."""
+"""A published policy, or reward model, as an ordinary Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ def write_checkpoint(folder: Path, model: Model, lm: PreTrainedModel, weights: M
     config = AutoConfig.from_pretrained(model.path, **source)
     config.dtype = model.dtype
     config.architectures = [type(lm).__name__]
+    config.num_labels = lm.config.num_labels
+    config.get_text_config().pad_token_id = lm.config.get_text_config().pad_token_id
     config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model.path, **source).save_pretrained(folder)
+    if not lm.can_generate():
+        return
     inherited = lm.generation_config
     special = {key: inherited.to_dict().get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**special).save_pretrained(folder)

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlhf_flow.learner.head import Head
 from rlhf_flow.learner.training import Training
 from rlhf_flow.needs import require
 from rlhf_flow.protocols import Learner
@@ -20,6 +21,7 @@ class DeepSpeed:
     zero_stage: int = 2  # 0 shares nothing; 1 moments; 2 and gradients; 3 and weights
     config: str | None = None  # your own DeepSpeed JSON: its settings hold wherever they are not ours to make
     training: Training = field(default_factory=Training)
+    head: Head = field(default_factory=Head)  # of a reward model
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -53,5 +55,5 @@ class DeepSpeed:
         config = engine_config(
             self.training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
         )
-        backend = Ranks(open_model(model, self.training), self.training, config, place)
-        return PreferenceLearner(model, self.training, backend)
+        opened, reading = open_model(model, self.training, self.head)
+        return PreferenceLearner(model, self.training, Ranks(opened, self.training, config, place), reading)

@@ -18,6 +18,7 @@ from rlhf_flow.learner.backend import Parameter, Part
 from rlhf_flow.learner.batches import Packed
 from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.model import ResponseLogps
+from rlhf_flow.learner.reward import ResponseNumbers
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Place
 
@@ -62,7 +63,7 @@ def _meeting(place: Place) -> dist.Store:
 
 
 class Ranks:
-    def __init__(self, model: ResponseLogps, training: Training, config: Json, place: Place) -> None:
+    def __init__(self, model: ResponseLogps | ResponseNumbers, training: Training, config: Json, place: Place) -> None:
         import deepspeed
 
         self.rank, self.size = place.rank, place.size

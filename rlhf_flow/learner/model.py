@@ -64,16 +64,29 @@ class Head(nn.Module):
 
 def load(path: str, *, revision: str | None, trust_remote_code: bool, gradient_checkpointing: bool) -> PreTrainedModel:
     """The model in float32, without dropout. Raises ValueError where `path` is no causal LM."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(path, **source)
-        for key, value in _dropouts(config.to_dict()).items():
-            setattr(config, key, type(value)(0))
+        config = quiet_config(path, **source)
         lm = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, **source)
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path={path!r} is not the checkpoint of a causal LM: {error}") from error
+    return ready(lm, gradient_checkpointing=gradient_checkpointing)
+
+
+def quiet_config(path: str, **source: object) -> PreTrainedConfig:
+    """The configuration of a checkpoint, without dropout."""
+    from transformers import AutoConfig
+
+    config: PreTrainedConfig = AutoConfig.from_pretrained(path, **source)
+    for key, value in _dropouts(config.to_dict()).items():
+        setattr(config, key, type(value)(0))
+    return config
+
+
+def ready(lm: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
+    """The model, as it is to be trained."""
     lm.config.use_cache = False
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

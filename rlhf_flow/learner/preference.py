@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batches import Example, Row, count, deal, global_batches, pack, read_examples, read_rows
+from rlhf_flow.learner.batches import Example, Row, count, deal, global_batches, read_examples, read_rows
 from rlhf_flow.learner.checkpoint import write_checkpoint
+from rlhf_flow.learner.reading import Reading
 from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.update import take_step
 from rlhf_flow.specs import Model
@@ -47,8 +48,8 @@ class Collected:
 class PreferenceLearner:
     """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
 
-    def __init__(self, model: Model, training: Training, backend: Backend) -> None:
-        self.model, self.training, self.backend = model, training, backend
+    def __init__(self, model: Model, training: Training, backend: Backend, reading: Reading) -> None:
+        self.model, self.training, self.backend, self.reading = model, training, backend, reading
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]  # of what is published
         # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
         # moved they have none, and get their own where it is asked for.
@@ -67,7 +68,7 @@ class PreferenceLearner:
                     raise ValueError(f"{policy.state} holds the weights {self.held}, not those of {policy}")
             else:
                 self._collected = None
-                self._write(policy.weights.load())
+                self._write(self.reading.state(policy.weights))
                 state.forget(self.backend)
                 self.held = policy.sha256
         if self.training.optimizer_state == "fresh":
@@ -80,7 +81,7 @@ class PreferenceLearner:
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
         total: dict[str, Tensor] = {}
         for policy, coefficient in terms:
-            for key, tensor in policy.weights.load().items():
+            for key, tensor in self.reading.state(policy.weights).items():
                 part = coefficient * tensor.float() if tensor.is_floating_point() else tensor
                 total[key] = total[key] + part if key in total and tensor.is_floating_point() else part
         weights = {
@@ -90,7 +91,7 @@ class PreferenceLearner:
         return replace(average, probe=self._prove(average))
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        weights = self._collect().weights if policy is None else policy.weights.load()
+        weights = self._collect().weights if policy is None else self.reading.state(policy.weights)
         if self.backend.rank == 0:
             write_checkpoint(folder, self.model, self.backend.lm, weights)
 
@@ -124,21 +125,21 @@ class PreferenceLearner:
 
     @torch.no_grad()
     def _forward(self, rows: Sequence[Row]) -> list[np.ndarray]:
-        """Log-probs float32 [T] of each row; the ranks share the rows, and all get the result."""
+        """What is read of each row, float32 [W]; the ranks share the rows, and all get the result."""
         if not rows:
             return []
-        ends = np.cumsum([len(row.tokens) for row in rows])
+        widths = [self.reading.width(row) for row in rows]
+        ends = np.cumsum(widths)
         flat = torch.zeros(int(ends[-1]))
         lengths = [row.length for row in rows]
         for wave in deal(lengths, ranks=self.backend.size, micro_batch=2 * self.training.micro_batch):
             mine = wave[self.backend.rank]
             stand_in = wave[0][-1:]  # a rank without a row still takes part: collectives count on it
-            logps = self.backend.logps(pack([rows[i] for i in (mine if len(mine) else stand_in)])).cpu()
+            logps = self.backend.logps(self.reading.pack([rows[i] for i in (mine if len(mine) else stand_in)])).cpu()
             start = 0
             for i in mine:
-                tokens = len(rows[i].tokens)
-                flat[ends[i] - tokens : ends[i]] = logps[start : start + tokens]
-                start += tokens
+                flat[ends[i] - widths[i] : ends[i]] = logps[start : start + widths[i]]
+                start += widths[i]
         return np.split(self.backend.sum(flat).numpy(), ends[:-1])
 
     @contextmanager
@@ -155,7 +156,7 @@ class PreferenceLearner:
         buffers = {name: buffer.clone() for name, buffer in self.backend.lm.named_buffers()}
         try:
             if policy is not None and not held:
-                self._write(policy.weights.load(), moves_masters=False)
+                self._write(self.reading.state(policy.weights), moves_masters=False)
             for parameter in self.backend.parameters():
                 parameter.seen.values.copy_(parameter.seen.values.to(self.dtype))
             yield
@@ -185,6 +186,7 @@ class PreferenceLearner:
                 [studied.examples[i] for i in studied.batches[step]],
                 micro_batch=self.training.micro_batch,
                 lr=rate,
+                pack=self.reading.pack,
             )
             pairs += taken.weight
             of_step = {"gradient_norm": norm * taken.weight, "learning_rate": rate * taken.weight}
@@ -203,7 +205,7 @@ class PreferenceLearner:
                 round=lesson.round,
             )
             self._studied = Studied(lesson, examples, batches)
-            if examples:
+            if examples and self.reading.generates:
                 row = examples[0].rows[0]
                 self._probe = state.Context([*row.prompt.tolist(), *row.tokens.tolist()], len(row.prompt))
         return self._studied

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 
 import torch
+from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from rlhf_flow.learner.model import ResponseLogps, load, verify
+from rlhf_flow.learner import model as policies
+from rlhf_flow.learner import reward as rewards
+from rlhf_flow.learner.head import Head
+from rlhf_flow.learner.model import ResponseLogps
+from rlhf_flow.learner.reading import AtTheEnd, LogProbs, Reading, tail_of
+from rlhf_flow.learner.reward import ResponseNumbers
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model, Place
 
@@ -22,17 +28,35 @@ def be_deterministic(place: Place, *, threads: int | None) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch has no stub
 
 
-def open_model(model: Model, training: Training) -> ResponseLogps:
-    """The model in float32 on the CPU. Raises ValueError where it cannot be trained here."""
+def open_model(model: Model, training: Training, head: Head) -> tuple[ResponseLogps | ResponseNumbers, Reading]:
+    """The model in float32 on the CPU, and how it reads responses: a policy without a head, a reward model with one.
+
+    Raises ValueError where it cannot be trained here.
+    """
     disable_progress_bar()  # of loading: a run shows its own
     if model.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype must be float32 or bfloat16, got {model.dtype!r}")
-    lm = load(
+    if head.outputs:
+        return _open_reward_model(model, training, head)
+    lm = policies.load(
         model.path,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         gradient_checkpointing=training.gradient_checkpointing,
     )
     logps = ResponseLogps(lm, chunk=training.chunk)
-    verify(logps)
-    return logps
+    policies.verify(logps)
+    return logps, LogProbs()
+
+
+def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[ResponseNumbers, Reading]:
+    trust = model.trust_remote_code
+    tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=trust)
+    tail = tail_of(tokenizer)
+    lm = rewards.load_classifier(model.path, head, revision=model.revision, trust_remote_code=trust)
+    text, end = lm.config.get_text_config(), tail[-1] if tail else tokenizer.eos_token_id
+    if text.pad_token_id == end:  # a classifier reads before its padding: it would pass over the end of every answer
+        text.pad_token_id = None
+    numbers = ResponseNumbers(policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing))
+    rewards.verify(numbers)
+    return numbers, AtTheEnd(head, tail, trust)

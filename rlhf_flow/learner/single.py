@@ -10,11 +10,12 @@ from torch import Tensor
 from rlhf_flow.learner.backend import Parameter, Part
 from rlhf_flow.learner.batches import Packed
 from rlhf_flow.learner.model import ResponseLogps
+from rlhf_flow.learner.reward import ResponseNumbers
 from rlhf_flow.learner.training import Training
 
 
 class SingleProcess:
-    def __init__(self, model: ResponseLogps, training: Training, *, device: str) -> None:
+    def __init__(self, model: ResponseLogps | ResponseNumbers, training: Training, *, device: str) -> None:
         self.rank, self.size = 0, 1
         self.model = model.to(device)
         self.lm = model.lm

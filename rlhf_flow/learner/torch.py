@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rlhf_flow.learner.head import Head
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
@@ -15,6 +16,7 @@ class Torch:
 
     ranks: int = 1
     training: Training = field(default_factory=Training)
+    head: Head = field(default_factory=Head)  # of a reward model
 
     def __post_init__(self) -> None:
         if self.ranks != 1:
@@ -32,5 +34,6 @@ class Torch:
         from rlhf_flow.learner.single import SingleProcess
 
         be_deterministic(place, threads=self.training.threads)
-        backend = SingleProcess(open_model(model, self.training), self.training, device=place.device)
-        return PreferenceLearner(model, self.training, backend)
+        opened, reading = open_model(model, self.training, self.head)
+        backend = SingleProcess(opened, self.training, device=place.device)
+        return PreferenceLearner(model, self.training, backend, reading)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batches import Example, deal, pack
+from rlhf_flow.learner.batches import Example, Packed, Row, deal, pack
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Loss, PairLogps, Sides, TokenLogps
+
+Pack: TypeAlias = Callable[[Sequence[Row]], Packed]  # how a model reads rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,13 @@ class Sums:
 
 
 def take_step(
-    backend: Backend, objective: Objective, batch: Sequence[Example], *, micro_batch: int, lr: float
+    backend: Backend,
+    objective: Objective,
+    batch: Sequence[Example],
+    *,
+    micro_batch: int,
+    lr: float,
+    pack: Pack = pack,
 ) -> tuple[Sums, float]:
     """Move the weights by the gradient of a global batch's weighted mean loss; return its sums and the gradient norm.
 
@@ -39,7 +48,7 @@ def take_step(
         mine = wave[backend.rank]
         # A rank without a pair still takes part: collectives count on it. Its stand-in weighs nothing.
         share = [batch[i] for i in mine] or [replace(batch[wave[0][-1]], weight=0.0)]
-        loss, weights = pair_loss(backend, objective, share)
+        loss, weights = pair_loss(backend, objective, share, pack=pack)
         total = (loss.values * weights).sum() / weight
         if wave is not waves[-1]:
             backend.backward(total, last=False)
@@ -62,7 +71,9 @@ def take_step(
     return Sums(weight, dict(zip(names, added[: len(names)].tolist(), strict=True))), norm
 
 
-def pair_loss(backend: Backend, objective: Objective, examples: Sequence[Example]) -> tuple[Loss, Tensor]:
+def pair_loss(
+    backend: Backend, objective: Objective, examples: Sequence[Example], *, pack: Pack = pack
+) -> tuple[Loss, Tensor]:
     """The loss of each pair [P], and the pairs' weights [P]. A response that several pairs name is read once."""
     at = _places(examples)
     packed = pack([examples[p].rows[side] for p, side in at.first_seen])

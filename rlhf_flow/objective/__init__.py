@@ -1,12 +1,15 @@
-"""What is minimised: pure functions of log-probs."""
+"""What is minimised: pure functions of log-probs, or of what else a learner reads of responses."""
 
 from __future__ import annotations
 
+from rlhf_flow.objective.bradley_terry import BradleyTerry
 from rlhf_flow.objective.dno import DNO
 from rlhf_flow.objective.dpo import DPO
+from rlhf_flow.objective.gpm import GeneralPreference
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.nash_md import NashMD
+from rlhf_flow.objective.rating import RatingRegression
 from rlhf_flow.objective.selm import SELM
 from rlhf_flow.objective.slic import SLiC
 from rlhf_flow.objective.sppo import SPPO
@@ -24,4 +27,7 @@ PARTS: dict[str, type] = {
     "inpo": INPO,
     "nash_md": NashMD,
     "sppo": SPPO,
+    "bt": BradleyTerry,  # the last three fit reward models
+    "rating_regression": RatingRegression,
+    "general_preference": GeneralPreference,
 }

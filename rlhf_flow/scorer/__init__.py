@@ -1,8 +1,13 @@
 """What an answer is worth."""
 
 from rlhf_flow.scorer.comparison import Comparison
+from rlhf_flow.scorer.gpm import GPM
+from rlhf_flow.scorer.judge import Judge
 from rlhf_flow.scorer.preference_model import PreferenceModel
+from rlhf_flow.scorer.recorded import Recorded
+from rlhf_flow.scorer.remote import Remote
 from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.rubric import Rubric
 from rlhf_flow.scorer.rule import Rule
 from rlhf_flow.scorer.rules import Rules
 from rlhf_flow.scorer.simulated import Simulated
@@ -13,5 +18,10 @@ PARTS: dict[str, type] = {
     "reward_model": RewardModel,
     "comparison": Comparison,
     "preference_model": PreferenceModel,
+    "gpm": GPM,
+    "judge": Judge,
+    "rubric": Rubric,
     "simulated": Simulated,
+    "remote": Remote,
+    "recorded": Recorded,
 }

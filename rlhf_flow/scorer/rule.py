@@ -128,13 +128,10 @@ class RuleJudge:
             for response in responses
         }
         utility = by_answer(rollouts, {id: verdict.utility for id, verdict in verdicts.items()})  # [B, N]
-        wins = by_comparison(utility)  # [B, N, N]
-        itself = np.arange(utility.shape[1])
-        wins[:, itself, itself] = 0.5
         return Scored(
             rollouts,
             utility=utility,
-            wins=wins,
+            wins=by_comparison(utility),
             aspects=self._aspects(rollouts, verdicts),
             counts={"judge/queries": len(verdicts), "judge/abstained": int(np.isnan(utility).sum())},
         )

@@ -16,8 +16,14 @@ def bradley_terry(utility: np.ndarray) -> np.ndarray:
 
 
 def by_comparison(utility: np.ndarray) -> np.ndarray:
-    """1 where i is worth more than j, 0 where less, 1/2 where exactly as much: float32 [B, N, N], of [B, N]."""
-    return ((np.sign(_gap(utility)) + 1) / 2).astype(np.float32)
+    """1 where i is worth more than j, 0 where less, 1/2 where exactly as much: float32 [B, N, N], of [B, N].
+
+    A utility of NaN is an abstention: NaN against every other answer, and 1/2 against itself.
+    """
+    wins = ((np.sign(_gap(utility)) + 1) / 2).astype(np.float32)
+    itself = np.arange(wins.shape[1])
+    wins[:, itself, itself] = 0.5
+    return wins
 
 
 def by_answer(rollouts: Rollouts, values: Sequence[float] | Mapping[str, float]) -> np.ndarray:

@@ -31,18 +31,27 @@ VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, a
     "nash_md": [PARTS["nash_md"](), PARTS["nash_md"](tau=0.3, clip=0.2, scalar_judge="allow")],
     "sppo": [PARTS["sppo"](), PARTS["sppo"](eta=3.0, reduction="mean")],
 }
+REWARDS: dict[str, list[Objective]] = {  # those that fit reward models; each has a test of its own
+    "bt": [PARTS["bt"](), PARTS["bt"](strength="scale", center=0.01)],
+    "rating_regression": [PARTS["rating_regression"](), PARTS["rating_regression"](center=0.1)],
+    "general_preference": [PARTS["general_preference"]()],
+}
 EVERY = [pytest.param(o, id=f"{name}-{at}") for name, some in VARIANTS.items() for at, o in enumerate(some)]
 PAIRWISE = [param for param in EVERY if not str(param.id).startswith("nash_md")]
 LABELLED = [param for param in PAIRWISE if not str(param.id).startswith(("dno", "sppo"))]  # those make labels of rates
 SQUARED = [param for param in PAIRWISE if str(param.id).startswith(("ipo", "squared_anchor", "inpo", "sppo"))]
 
+FITTING = [pytest.param(o, id=f"{name}-{at}") for name, some in REWARDS.items() for at, o in enumerate(some)]
+
 every = pytest.mark.parametrize("objective", EVERY)
+rewards_too = pytest.mark.parametrize("objective", [*EVERY, *FITTING])
 pairwise = pytest.mark.parametrize("objective", PAIRWISE)
 
 
 def test_every_part_is_tried() -> None:
-    assert VARIANTS.keys() == PARTS.keys()
-    assert all(type(o) is PARTS[name] for name, some in VARIANTS.items() for o in some)
+    tried = VARIANTS | REWARDS
+    assert tried.keys() == PARTS.keys()
+    assert all(type(o) is PARTS[name] for name, some in tried.items() for o in some)
 
 
 @every
@@ -205,7 +214,7 @@ def test_the_gradient_of_a_square_vanishes_where_h_is_the_target(objective: Obje
         assert sides["first"] == pytest.approx(0, abs=1e-8)
 
 
-@every
+@rewards_too
 def test_it_is_a_configuration(objective: Objective) -> None:
     composed = OmegaConf.structured(objective)
     assert OmegaConf.to_object(composed) == objective
@@ -214,7 +223,7 @@ def test_it_is_a_configuration(objective: Objective) -> None:
         objective.tau = objective.beta = objective.eta = 1.0
 
 
-@every
+@rewards_too
 def test_a_round_gives_an_objective_of_the_same_kind(objective: Objective) -> None:
     for round in (1, 2, 7):
         now = objective.at(round)
@@ -237,4 +246,7 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "inpo": {"eta": 0.005, "tau": None, "decaying": False, "reduction": "sum"},
         "nash_md": {"tau": 0.008, "clip": None, "scalar_judge": "refuse"},
         "sppo": {"eta": 1000.0, "reduction": "sum"},
+        "bt": {"strength": "label", "center": 0.0},
+        "rating_regression": {"center": 0.0},
+        "general_preference": {},
     }

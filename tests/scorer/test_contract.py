@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,16 +12,24 @@ import pytest
 
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer import PARTS
+from rlhf_flow.scorer.endpoint import Endpoint
+from rlhf_flow.scorer.purse import Budget
 from rlhf_flow.scorer.rule import Rule
 from rlhf_flow.scorer.rules import Term
 from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts
-from tests.scorer.conftest import rollouts
+from tests.scorer.conftest import Checkpoint, rollouts
+from tests.scorer.stub_endpoint import Said, Stub, says
+from tests.served import serving
 
 OVER = Term("rlhf_flow.scorer.shipped.length", weight=0.5, name="over", arguments={"most": 3})
 FIELDS: dict[str, dict[str, Any]] = {
     "rule": {"function": "tests.scorer.rules.length"},
     "rules": {"terms": [Term("tests.scorer.rules.length"), OVER]},
+    "gpm": {},
+    "recorded": {"ratings": {"policy": "level"}},
+    "judge": {"model": "m"},
+    "rubric": {"model": "m", "criteria": {"good": 1.0}},
     "simulated": {"of": Rule("tests.scorer.rules.length"), "position_bias": 0.5, "flips": 0.1},
     "reward_model": {},
     "comparison": {"function": "tests.scorer.comparisons.longer"},
@@ -33,9 +43,39 @@ ANSWERS = [
 
 
 @pytest.fixture(scope="module", params=PARTS)
-def spec(request: pytest.FixtureRequest, reward_path: str, language_path: str) -> ScorerSpec:
-    paths = {"reward_model": {"path": reward_path}, "preference_model": {"path": language_path}}
-    return PARTS[request.param](**FIELDS[request.param], **paths.get(request.param, {}))
+def spec(
+    request: pytest.FixtureRequest,
+    reward_path: str,
+    language_path: str,
+    checkpoint: Checkpoint,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ScorerSpec]:
+    name = request.param
+    if name == "remote":
+        pytest.importorskip("fastapi")
+        folder = tmp_path_factory.mktemp("served")
+        with serving("scorer=rule", "scorer.function=tests.scorer.rules.length", folder=folder) as served:
+            yield PARTS[name](urls=[served.url()])
+        return
+    if name in ("judge", "rubric"):
+        pytest.importorskip("openai")
+        cache = tmp_path_factory.mktemp("judge") / "cache.sqlite"
+        with Stub(talks) as stub:
+            reached = {"endpoint": Endpoint(stub.url), "budget": Budget(account="contract", cache=str(cache))}
+            yield PARTS[name](**FIELDS[name], **reached)
+        return
+    paths = {
+        "reward_model": {"path": reward_path},
+        "preference_model": {"path": language_path},
+        "gpm": {"path": checkpoint(labels=4)},
+    }
+    yield PARTS[name](**FIELDS[name], **paths.get(name, {}))
+
+
+def talks(question: str, before: int) -> Said:
+    """A language model that says something else to every question, and always the same."""
+    number = zlib.crc32(question.encode())
+    return says(json.dumps({"good": 1 + number % 10}) if "[Answer]" in question else "ABC"[number % 3])
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +104,11 @@ def test_shapes_counts_and_both_views(spec: ScorerSpec, scorer: Scorer, asked: R
     np.testing.assert_allclose(scored.wins + scored.wins.swapaxes(1, 2), 1, atol=1e-6)
     if spec.can_cycle:
         np.testing.assert_allclose(scored.utility * n, scored.wins.sum(-1), rtol=1e-5)
-        assert 0 <= scored.counts["judge/queries"] <= b * n * (n - 1) // 2
+        assert 0 <= scored.counts["judge/queries"] <= b * max(n, n * (n - 1) // 2)  # it may embed answers, one by one
     else:
         assert ((scored.wins > 0.5) <= (scored.utility[:, :, None] > scored.utility[:, None, :])).all()
-        assert 0 < scored.counts["judge/queries"] <= b * n or b == 0
+        known = scored.counts.get("judge/cached", 0)  # asked before, and not again
+        assert 0 < scored.counts["judge/queries"] + known <= b * n or b == 0
     assert all(values.shape == (b, n) for values in scored.aspects.values())
 
 

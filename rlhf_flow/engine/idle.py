@@ -1,0 +1,51 @@
+"""The engine of a run that draws no answer: all of them came with the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
+
+
+@dataclass(frozen=True)
+class Idle:
+    """No engine: for runs whose answers all come from a data set. It loads nothing and refuses to generate."""
+
+    @property
+    def gpus(self) -> int:
+        return 0
+
+    @property
+    def alone(self) -> bool:
+        return False
+
+    @property
+    def can_mix(self) -> bool:
+        return False
+
+    def reads_at_most(self, positions: int | None) -> int | None:
+        return positions
+
+    def check(self) -> None:
+        """There is nothing that could be missing."""
+
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> IdleEngine:
+        return IdleEngine()
+
+
+class IdleEngine:
+    """Nobody at work."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+    ) -> Rollouts:
+        """Raises ValueError, always."""
+        raise ValueError(
+            f"engine=idle draws no answers, and draw {draw.name!r} asks for some. Try engine=vllm, or who=dataset for "
+            "every draw."
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""

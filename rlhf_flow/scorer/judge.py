@@ -1,0 +1,110 @@
+"""A language model behind an OpenAI-compatible endpoint that is asked which of two answers is better.
+
+LLM-as-a-judge, Zheng et al. 2023, arXiv:2306.05685. Both orders are asked and averaged: no place has an advantage.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_flow.scorer.asking import Asker, Chat, Replies, digest, talk, template
+from rlhf_flow.scorer.endpoint import Endpoint
+from rlhf_flow.scorer.matches import Match, both_views, matches
+from rlhf_flow.scorer.purse import Budget
+from rlhf_flow.scorer.reading import preference
+from rlhf_flow.specs import Place
+from rlhf_flow.types import Rollouts, Scored
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Every two different answers to a prompt are compared once, in both orders. That is one query of two calls."""
+
+    model: str  # by the name that the endpoint knows it by
+    template: str = "pairwise"  # or pairwise_reasons, or a text file with {conversation}, {first} and {second}
+    temperature: float = 0.0
+    max_tokens: int = 16  # of a reply: for a letter. One with reasons, or thoughts, needs hundreds
+    logprobs: bool = True  # P(A) and P(B) of the reply's first token where the endpoint gives them; else 1, 0 or 1/2
+    request: dict[str, Any] = field(default_factory=dict)  # further keys of each request; null takes one out
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        self._chat()
+
+    @property
+    def can_cycle(self) -> bool:
+        return True
+
+    @property
+    def loads_model(self) -> bool:
+        return False  # it waits for one that is elsewhere
+
+    def fingerprint(self) -> str:
+        """Hash of all that is sent but the answers: the model's name, the template's text, how it is decoded."""
+        return digest(self._chat().body(self._template()))
+
+    def check(self) -> None:
+        """Raise ValueError where the template, the cache, the client or its key is not there. Nothing is sent."""
+        self._template()
+        self.endpoint.check()
+        self.budget.open().close()
+
+    def open(self, place: Place) -> PairJudge:
+        """Raises ValueError where the template or the cache cannot be read."""
+        return PairJudge(Asker(self._chat(), self.endpoint, self.budget), self._template(), self.budget)
+
+    def _chat(self) -> Chat:
+        return Chat(self.model, self.temperature, self.max_tokens, self.request, logprobs=self.logprobs)
+
+    def _template(self) -> str:
+        return template(self.template, needs=("conversation", "first", "second"))
+
+
+@dataclass(frozen=True)
+class PairJudge:
+    """A judge of pairs at work."""
+
+    asker: Asker
+    template: str
+    budget: Budget
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        """Ask what is not known yet; equal texts are not compared.
+
+        P(first beats second) is the mean over both orders. Without a clear verdict in both, the judge abstains; so it
+        does where a question failed. The verdicts are inconsistent where both orders prefer the same place.
+        Raises CapReached or EndpointError; what was answered until then is kept.
+        """
+        asked = matches(rollouts)
+        orders = [(self._question(match), self._question(match, swapped=True)) for match in asked]
+        replies = self.asker.ask({question for both in orders for question in both})
+        said = [tuple(_said(replies, question) for question in both) for both in orders]
+        beats = [(forth + 1 - back) / 2 for forth, back in said]
+        utility, wins = both_views(rollouts, beats)  # [B, N], [B, N, N]
+        counts = {
+            "judge/queries": sum(not replies.asked.isdisjoint(both) for both in orders),
+            "judge/cached": sum(replies.asked.isdisjoint(both) and replies.known.keys() >= {*both} for both in orders),
+            "judge/abstained": sum(map(math.isnan, beats)),
+            "judge/failed": sum(not replies.known.keys() >= {*both} for both in orders),
+            "judge/inconsistent": sum((forth - 0.5) * (back - 0.5) > 0 for forth, back in said),
+            **replies.counts(self.budget),
+        }
+        return Scored(rollouts, utility=utility, wins=wins, counts=counts)
+
+    def close(self) -> None:
+        """Close the cache."""
+        self.asker.close()
+
+    def _question(self, match: Match, *, swapped: bool = False) -> str:
+        first, second = (match.second, match.first) if swapped else (match.first, match.second)
+        return self.template.format(conversation=talk(match.prompt.messages), first=first.text, second=second.text)
+
+
+def _said(replies: Replies, question: str) -> float:
+    """P(the one in the first place is better); NaN where there is no reply, or no verdict in it."""
+    reply = replies.known.get(question)
+    said = None if reply is None else preference(reply)
+    return math.nan if said is None else said

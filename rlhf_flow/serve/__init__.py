@@ -1,0 +1,1 @@
+"""Any scorer as a server: `rlhf-flow serve`, which `scorer=remote` asks."""

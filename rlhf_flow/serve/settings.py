@@ -1,0 +1,117 @@
+"""What `rlhf-flow serve` can be told: one scorer, and how it is served."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from ipaddress import ip_address
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from rlhf_flow import config
+from rlhf_flow.schema import part_name
+from rlhf_flow.scorer import wire
+from rlhf_flow.specs import Place, ScorerSpec
+
+DEFAULTS = [  # as those of configs/run.yaml
+    "serve_schema",
+    {"scorer": "reward_model"},
+    {f"scorer@scorer.{config.INNER}": None},
+    {"override hydra/hydra_logging": "none"},
+    {"override hydra/job_logging": "none"},
+    "_self_",
+]
+QUIET = {
+    "job": {"name": "rlhf-flow", "chdir": False},
+    "run": {"dir": "."},
+    "output_subdir": None,
+    "sweep": {"dir": "."},
+}
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """A scorer, and how it is served."""
+
+    scorer: Any = MISSING
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any that is free
+    token_env: str | None = None  # the environment variable that holds the token which clients must show
+    max_body_mib: int = 64  # of a request
+    max_waiting: int = 64  # requests; more are sent away with 503
+    batch_wait_ms: float = 0.0  # how long a request waits for others, to be scored with them; 0: each is scored alone
+    max_batch: int = 4096  # answers that are scored together; a larger request is scored alone
+    device: str = "cpu"  # of a scorer that is a model, and its threads
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for key, rule, ok in (
+            ("host", "an address to listen on", bool(self.host)),
+            ("port", "from 0 (any that is free) to 65535", 0 <= self.port <= 65535),
+            ("token_env", "the name of an environment variable", self.token_env != ""),
+            ("max_body_mib", ">= 1", self.max_body_mib >= 1),
+            ("max_waiting", ">= 1", self.max_waiting >= 1),
+            ("batch_wait_ms", ">= 0", self.batch_wait_ms >= 0),
+            ("max_batch", ">= 1", self.max_batch >= 1),
+            ("threads", ">= 1", self.threads >= 1),
+        ):
+            if not ok:
+                raise ValueError(f"{key} must be {rule}, got {vars(self)[key]!r}")
+        if self.token_env is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"host={self.host} can be reached from other machines, so clients must show a token. Put one into an "
+                "environment variable and name it with token_env=NAME, or use host=127.0.0.1."
+            )
+
+    @property
+    def place(self) -> Place:
+        return Place(device=self.device, threads=self.threads)
+
+    def token(self) -> str | None:
+        """Raises ValueError where the environment variable holds none."""
+        return None if self.token_env is None else wire.bearer("token_env", self.token_env)
+
+
+@cache
+def register() -> None:
+    """Tell Hydra of the configuration `serve`, and of every scorer."""
+    config.register()
+    schema = OmegaConf.structured(ServeConfig)
+    OmegaConf.set_readonly(schema, None)  # open to overrides: it is frozen once it is made
+    store = ConfigStore.instance()
+    store.store("serve_schema", schema, provider="rlhf_flow")
+    store.store("serve", OmegaConf.create({"defaults": DEFAULTS, "hydra": QUIET}), provider="rlhf_flow")
+
+
+def build(composed: DictConfig) -> ServeConfig:
+    """The configuration itself; it checks its values as it is made. Raises ValueError or an OmegaConf error."""
+    made = config.instance(composed)
+    assert isinstance(made, ServeConfig)
+    return replace(made, scorer=config.part_of("scorer", made.scorer))
+
+
+def fingerprint(spec: ScorerSpec) -> str:
+    """The identity of a scorer: its part, its keys that matter for scores, and what they name."""
+    identity = {**_told(spec), "sha256": spec.fingerprint()}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _told(spec: object) -> dict[str, object]:
+    """The name and the keys of a scorer, and of the one that it holds."""
+    keys = config.plain(spec)
+    assert isinstance(keys, dict)
+    bound = {key: value for key, value in keys.items() if f"scorer.{key}" not in config.FREE}
+    if config.INNER in bound:
+        bound[config.INNER] = _told(vars(spec)[config.INNER])
+    return {"scorer": part_name("scorer", spec), **bound}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"

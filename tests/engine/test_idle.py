@@ -1,0 +1,20 @@
+"""The engine of a run that draws nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_flow.engine.idle import Idle
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Draw, Policy
+from rlhf_flow.weights import Held
+
+
+def test_it_takes_nothing_and_refuses_to_generate() -> None:
+    spec = Idle()
+    spec.check()
+    assert (spec.gpus, spec.alone, spec.can_mix, spec.reads_at_most(7)) == (0, False, False, 7)
+    engine = spec.open(Model("nowhere"), Place())
+    with pytest.raises(ValueError, match=r"engine=idle draws no answers, and draw 'policy' asks for some.*engine=vllm"):
+        engine.generate([], Policy("policy", 0, "", Held({})), Draw(), round=1, seed=0)
+    engine.close()

@@ -1,0 +1,111 @@
+"""Agreement of verdicts with labels, on pairs small enough to count by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_flow.learner.agreement import Verdicts, measure, reliability
+
+quick = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def verdicts(
+    odds: list[float],
+    label: list[float],
+    *,
+    longer: list[float] | None = None,
+    answers: list[tuple[str, str]] | None = None,
+    prompt: list[int] | None = None,
+) -> Verdicts:
+    count = len(odds)
+    return Verdicts(
+        np.array(odds),
+        np.array(label),
+        np.array([0.0] * count if longer is None else longer),
+        [(f"a{p}", f"b{p}") for p in range(count)] if answers is None else answers,
+        np.arange(count) if prompt is None else np.array(prompt),
+    )
+
+
+def drawn(seed: int, count: int = 40) -> Verdicts:
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(size=count)
+    odds[0] = 0.0
+    label = rng.choice([0.0, 0.3, 0.5, 1.0], count)
+    return verdicts(odds.tolist(), label.tolist(), longer=rng.integers(-5, 6, count).astype(float).tolist())
+
+
+def test_accuracy_leaves_ties_in_the_label_out_and_halves_those_of_the_model() -> None:
+    found = measure(verdicts([1.0, -2.0, 0.0, 3.0, 5.0], [1.0, 0.2, 0.9, 0.1, 0.5]), seed=0)
+    assert found["accuracy"] == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert found["pairs"] == 5
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+
+
+def test_log_loss_is_the_cross_entropy() -> None:
+    q = 1 / (1 + math.exp(-1.0))
+    assert measure(verdicts([1.0], [0.7]), seed=0)["log_loss"] == pytest.approx(
+        -0.7 * math.log(q) - 0.3 * math.log(1 - q)
+    )
+    assert measure(verdicts([800.0], [1.0]), seed=0)["log_loss"] == 0
+
+
+def test_the_reliability_curve_counts_every_pair_once() -> None:
+    sure, unsure = math.log(0.97 / 0.03), math.log(0.62 / 0.38)
+    curve = reliability(verdicts([sure, -sure, unsure, 0.0], [1.0, 1.0, 1.0, 1.0]))
+    assert [(round(bin["from"], 2), round(bin["to"], 2), bin["pairs"]) for bin in curve] == [
+        (0.5, 0.55, 1),
+        (0.6, 0.65, 1),
+        (0.95, 1.0, 2),
+    ]
+    assert [bin["won"] for bin in curve] == [0.5, 1.0, 0.5]
+    expected = (0 + (1 - 0.62) + 2 * abs(0.97 - 0.5)) / 4
+    assert measure(verdicts([sure, -sure, unsure, 0.0], [1.0] * 4), seed=0)["ece"] == pytest.approx(expected)
+
+
+def test_length_bias_is_told_from_accuracy() -> None:
+    by_length = verdicts([2.0, -1.0, 3.0], [1.0, 1.0, 0.0], longer=[4.0, -2.0, 6.0])
+    found = measure(by_length, seed=0)
+    assert found["length_correlation"] == pytest.approx(1)
+    assert found["longer_wins"] == found["accuracy"] == pytest.approx(1 / 3)
+    assert "length_correlation" not in measure(verdicts([1.0], [1.0]), seed=0)
+
+
+@quick
+@given(st.integers(0, 10**6))
+def test_the_order_of_a_pair_does_not_matter(seed: int) -> None:
+    here = drawn(seed)
+    flip = np.random.default_rng(seed + 1).choice([-1.0, 1.0], len(here.odds))
+    there = replace(here, odds=flip * here.odds, label=0.5 + flip * (here.label - 0.5), longer=flip * here.longer)
+    assert measure(there, seed=3) == pytest.approx(measure(here, seed=3))
+
+
+def test_what_cannot_be_measured_is_absent() -> None:
+    assert measure(verdicts([1.0, 2.0], [0.5, 0.5]), seed=0).keys() == {"pairs", "log_loss", "ece"}
+
+
+def test_the_interval_resamples_prompts_with_all_their_pairs() -> None:
+    odds = [1.0] * 20 + [-1.0] * 20
+    alone = measure(verdicts(odds, [1.0] * 40), seed=0)
+    together = measure(verdicts(odds, [1.0] * 40, prompt=[0] * 20 + [1] * 20), seed=0)
+    assert together["accuracy_low"] == 0 and together["accuracy_high"] == 1
+    assert 0.3 < alone["accuracy_low"] < 0.5 < alone["accuracy_high"] < 0.7
+
+
+def test_cycles_are_found_across_the_rows_of_a_prompt() -> None:
+    around = [("r", "s"), ("s", "p"), ("p", "r")]
+    straight = [("r", "s"), ("s", "p"), ("r", "p")]
+    cyclic = verdicts([1.0, 1.0, 1.0], [1.0] * 3, answers=around, prompt=[0] * 3)
+    assert (measure(cyclic, seed=0)["cycles"], measure(cyclic, seed=0)["cycle_accuracy"]) == (1, 1)
+    wrong = replace(cyclic, odds=np.array([1.0, 1.0, -2.0]))  # as any number for each answer
+    assert measure(wrong, seed=0)["cycle_accuracy"] == 0
+    turned = replace(cyclic, odds=-cyclic.odds, label=1 - cyclic.label)
+    assert measure(turned, seed=0)["cycle_accuracy"] == 1
+    for other in (replace(cyclic, answers=straight), replace(cyclic, prompt=np.array([0, 0, 1]))):
+        assert "cycles" not in measure(other, seed=0)
