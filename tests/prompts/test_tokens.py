@@ -18,7 +18,7 @@ TOKENIZER = make_tokenizer()
 
 
 def asked(*messages: Message) -> Question:
-    return Question(place="p.jsonl, line 1", id="q", messages=messages, answer=None, meta={}, left_out=0)
+    return Question(place="p.jsonl, line 1", id="q", messages=messages, answer=None, candidates={}, meta={}, left_out=0)
 
 
 @pytest.mark.parametrize(

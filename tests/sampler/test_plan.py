@@ -34,7 +34,7 @@ def test_each_draw_comes_from_its_own_source() -> None:
 
 def test_it_says_what_it_draws() -> None:
     assert list(SAMPLER.drawn) == [f"sampler.draws.{at}" for at in range(4)]
-    assert SAMPLER.drawn["sampler.draws.0"] == Draw("own", n=2, temperature=0.7)
+    assert SAMPLER.drawn["sampler.draws.0"] == Source("own", n=2, temperature=0.7)
     assert SAMPLER.sources == {
         "own": "policy",
         "mixed": "mixture",
