@@ -66,8 +66,8 @@ def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, 
     if judge is not parts.scorer:
         proxy = parts.scorer.score(answers)
         asked = proxy.counts.get("judge/queries")
-        if asked != 0:  # a judge of pairs has nothing to say of one answer to a prompt
-            metrics["eval/proxy"] = float(np.nanmean(proxy.utility))
+        if asked != 0 or proxy.counts.get("judge/cached"):  # a judge of pairs has nothing to say of one answer alone
+            metrics |= _mean("eval/proxy", proxy.utility)
         queries += asked or 0
     if round > 0 and draw.is_policy_itself:  # other answers would make it no KL
         metrics["eval/kl"] = _kl(parts, round, library, shard)
@@ -125,14 +125,21 @@ def _side_by_side(start: Rollouts, answers: Rollouts) -> Rollouts:
 
 
 def _judged_metrics(judged: Scored, *, seed: int) -> dict[str, float]:
-    metrics = {"eval/reward": float(np.nanmean(judged.utility[:, 1]))}
-    metrics |= {f"eval/aspect/{name}": float(np.nanmean(values[:, 1])) for name, values in judged.aspects.items()}
+    metrics = _mean("eval/reward", judged.utility[:, 1])
+    for name, values in judged.aspects.items():
+        metrics |= _mean(f"eval/aspect/{name}", values[:, 1])
     wins = judged.wins[:, 1, 0]  # [B]
     wins = wins[~np.isnan(wins)]
     if wins.size:
         low, high = bootstrap(wins, seed=seed)
         metrics |= {"eval/win_rate": float(wins.mean()), "eval/win_rate_low": low, "eval/win_rate_high": high}
     return metrics
+
+
+def _mean(name: str, values: np.ndarray) -> dict[str, float]:
+    """The mean without abstentions; nothing where there is nothing else."""
+    known = values[~np.isnan(values)]
+    return {name: float(known.mean())} if known.size else {}
 
 
 def _with_measures(metrics: dict[str, float], judged: Scored) -> dict[str, float]:

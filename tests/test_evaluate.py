@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -77,6 +78,34 @@ def test_a_judge_of_pairs_is_no_proxy_for_it_is_asked_nothing(tmp_path: Path) ->
     metrics = evaluated(tmp_path, scorer=OfPairs())
     assert "eval/proxy" not in metrics
     assert metrics["eval/queries"] == 2 * toy.PROMPTS
+
+
+class Cached(toy.HigherIsBetter):
+    """A judge that was asked about all of it before."""
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        return replace(super().score(rollouts), counts={"judge/queries": 0, "judge/cached": len(rollouts.prompts)})
+
+
+class Silent(toy.HigherIsBetter):
+    """A judge that abstains from everything."""
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        scored = super().score(rollouts)
+        n = scored.utility.shape[1]
+        wins = np.where(np.eye(n, dtype=bool), np.float32(0.5), np.float32(np.nan)) + 0 * scored.wins
+        return replace(scored, utility=scored.utility * np.float32(np.nan), wins=wins)
+
+
+def test_a_judge_that_is_paid_once_still_is_a_proxy(tmp_path: Path) -> None:
+    assert "eval/proxy" in evaluated(tmp_path, scorer=Cached())
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_the_judge_says_nothing_nothing_is_measured(tmp_path: Path) -> None:
+    metrics = evaluated(tmp_path, evaluation=Evaluation(Silent(), ONE, every=1))
+    assert not {"eval/reward", "eval/win_rate"} & metrics.keys()
+    assert "eval/length" in metrics
 
 
 def test_what_the_judge_says_of_all_answers_together_is_measured(tmp_path: Path) -> None:
