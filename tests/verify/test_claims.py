@@ -31,7 +31,7 @@ def test_a_part_of_the_claims_can_be_chosen() -> None:
     assert [claim.id for claim in chosen(["V8"])] == ["V8a", "V8b", "V8c"]
     assert {claim.method for claim in chosen(["XPO"])} == {"XPO"}
     assert chosen([]) == CLAIMS
-    with pytest.raises(ValueError, match=r"--only V99 names no claim\. Try one of V1a"):
+    with pytest.raises(ValueError, match=r"--only V99 names no claim\. Try one of L1"):
         chosen(["V99"])
 
 
