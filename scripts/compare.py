@@ -153,7 +153,7 @@ def chosen(runs: Sequence[Run]) -> dict[str, float]:
     """The learning rate of each recipe: that whose run ended best."""
     best: dict[str, Run] = {}
     for run in runs:
-        if (run.metrics and run.recipe not in best) or (run.metrics and _better(run, best[run.recipe])):
+        if run.metrics and (run.recipe not in best or _better(run, best[run.recipe])):
             best[run.recipe] = run
     return {recipe: run.lr for recipe, run in best.items()}
 
@@ -209,19 +209,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="runs at a time (2), about 3 GiB each")
     asked = parser.parse_args()
     world, folder = WORLDS[asked.world], asked.folder / asked.world
-    lanes = Lanes(asked.jobs)
-    try:
-        tried = [Run(world, recipe, lr, TUNING_SEED, folder) for lr in asked.lrs for recipe in asked.recipes]
-        good = lanes.all(tried)
-        lrs = chosen(tried)
-        runs = [
-            Run(world, recipe, lrs[recipe], seed, folder)
-            for seed in asked.seeds
-            for recipe in sorted(lrs, key=lrs.__getitem__)
-        ]
-        good &= lanes.all(runs)
-    finally:
-        lanes.close()
+    lanes = Lanes(asked.jobs)  # after an error they end with this process
+    tried = [Run(world, recipe, lr, TUNING_SEED, folder) for lr in asked.lrs for recipe in asked.recipes]
+    good = lanes.all(tried)
+    lrs = chosen(tried)
+    order = sorted(lrs, key=lrs.__getitem__)  # a learner stays for all runs of one learning rate
+    runs = [Run(world, recipe, lrs[recipe], seed, folder) for recipe in order for seed in asked.seeds]
+    good &= lanes.all(runs)
+    lanes.close()
     print(table(world, runs, lrs))
     return 0 if good else 1
 

@@ -67,7 +67,7 @@ class Simulated:
 
     def open(self, place: Place) -> SimulatedJudge:
         """Open the judge there."""
-        return SimulatedJudge(self, self.of.open(place))
+        return SimulatedJudge(self, self.of.open(place), compares=self.of.can_cycle)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class SimulatedJudge:
 
     spec: Simulated
     judge: Scorer
+    compares: bool  # whether the judge does: asked once, for a remote one asks its servers
 
     def score(self, rollouts: Rollouts) -> Scored:
         """Let the judge score, and draw a verdict on every two different answers to a prompt; that is one query.
@@ -110,7 +111,7 @@ class SimulatedJudge:
 
     def _strength(self, thought: Scored, b: int, i: int, j: int) -> float:
         """How much better the judge finds i than j, in nats; NaN where it abstained."""
-        if not self.spec.of.can_cycle:
+        if not self.compares:
             return float(thought.utility[b, i]) - float(thought.utility[b, j])
         return _log(float(thought.wins[b, i, j])) - _log(float(thought.wins[b, j, i]))
 
