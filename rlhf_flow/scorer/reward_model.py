@@ -8,82 +8,34 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from rlhf_flow.chat import FORMATS, chat_tokens, plain_view
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
-from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
+from rlhf_flow.scorer.classifier import Classifier, Reader
 from rlhf_flow.scorer.wins import bradley_terry, by_answer
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Message, Prompt, Response, Rollouts, Scored
+from rlhf_flow.types import Rollouts, Scored
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-class View(Protocol):
-    """A conversation as the judge reads it."""
-
-    def __call__(self, messages: Sequence[Message], answer: str) -> list[int]: ...
-
-
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Classifier):
     """A reward model that re-renders prompt and answer in its own template, and scores them in batches by length."""
-
-    path: str  # local folder, or name on the hub
-    revision: str | None = None
-    trust_remote_code: bool = False
-    format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
-    max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
-    batch_tokens: int = 8192  # padding included; a conversation longer than that is read alone
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for key, rule, ok in (
-            ("path", "a checkpoint", bool(self.path)),
-            ("format", f"one of {', '.join(FORMATS)}", self.format in FORMATS),
-            ("max_tokens", ">= 2", self.max_tokens is None or self.max_tokens >= 2),
-            ("batch_tokens", ">= 1", self.batch_tokens >= 1),
-            ("dtype", f"one of {', '.join(DTYPES)}", self.dtype in DTYPES),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
 
     @property
     def can_cycle(self) -> bool:
         return False  # a number for each answer
 
-    @property
-    def loads_model(self) -> bool:
-        return True
-
-    def fingerprint(self) -> str:
-        """Hash of the weights of a local checkpoint; a model of the hub is what its name and revision say."""
-        return self._source.fingerprint()
-
     def check(self) -> None:
         """Raise ValueError where the checkpoint is no reward model, as far as can be told without its weights."""
-        self._source.longest(self._config(), self._source.tokenizer(self.format), self.max_tokens)
+        self._check(self._config())
 
     def open(self, place: Place) -> RewardJudge:
         """Load the model onto `place.device`. Raises ValueError where it is no reward model."""
-        from transformers import AutoModelForSequenceClassification
-
-        config, tokenizer = self._config(), self._source.tokenizer(self.format)
-        longest = self._source.longest(config, tokenizer, self.max_tokens)
-        model = at_work(self._source.model(AutoModelForSequenceClassification.from_pretrained, self.dtype), place)
-
-        def view(messages: Sequence[Message], answer: str) -> list[int]:
-            if self.format == "chat":
-                return chat_tokens(tokenizer, [*messages, Message("assistant", answer)], reply=False)
-            return plain_view(tokenizer, messages, answer)
-
-        return RewardJudge(model, view, longest=longest, batch_tokens=self.batch_tokens)
-
-    @property
-    def _source(self) -> Source:
-        return Source(self.path, self.revision, self.trust_remote_code)
+        model, reader = self._loaded(self._config(), place)
+        return RewardJudge(model, reader, batch_tokens=self.batch_tokens)
 
     def _config(self) -> PretrainedConfig:
         config = self._source.config()
@@ -105,11 +57,10 @@ class RewardModel:
 class RewardJudge:
     """A reward model at work."""
 
-    def __init__(self, model: PreTrainedModel, view: View, *, longest: int, batch_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int) -> None:
         self._model = model
         self._pad: int | None = model.config.get_text_config().pad_token_id
-        self._view = view
-        self._longest = longest
+        self._reader = reader
         self._batch_tokens = batch_tokens
 
     def score(self, rollouts: Rollouts) -> Scored:
@@ -118,12 +69,8 @@ class RewardJudge:
         The batches are a function of the set of conversations: the order of the prompts changes nothing.
         Raises FloatingPointError, with a response's id, where a score is not finite.
         """
-        views, truncated = {}, 0
-        for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True):
-            for response in responses:
-                tokens = self._read(prompt, response)
-                truncated += len(tokens) > self._longest
-                views[response.id] = cut_front(tokens, self._longest)
+        groups = zip(rollouts.prompts, rollouts.responses, strict=True)
+        views, truncated = self._reader.views((prompt, response) for prompt, group in groups for response in group)
         distinct = by_length(set(views.values()))
         worth = {
             tokens: score
@@ -142,12 +89,6 @@ class RewardJudge:
     def close(self) -> None:
         """Let go of the model."""
         del self._model
-
-    def _read(self, prompt: Prompt, response: Response) -> Tokens:
-        try:
-            return tuple(self._view(prompt.messages, response.text))
-        except ValueError as error:
-            raise ValueError(f"response {response.id!r}: {error}") from error
 
     def _forward(self, batch: Sequence[Tokens]) -> list[float]:
         """Scores, one per row of the batch."""
@@ -170,8 +111,3 @@ class RewardJudge:
         ends = {row[-1] for row in batch}
         config.pad_token_id = next(token for token in range(config.vocab_size) if token not in ends)
         return int(config.pad_token_id)
-
-
-def cut_front(tokens: Tokens, longest: int) -> Tokens:
-    """The first token (BOS) and the last `longest - 1`: the answer is judged, so it is the prompt's front that goes."""
-    return tokens if len(tokens) <= longest else (tokens[0], *tokens[len(tokens) - longest + 1 :])
