@@ -29,7 +29,7 @@ from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
-from rlhf_flow.workers import Workers, check_refresh
+from rlhf_flow.workers import Workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -142,7 +142,7 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Check a configuration against the world it names, and take its folder. Raises ValueError for any mistake."""
     together.check(config)
-    check_refresh(config)
+    fits.check_refresh(config)
     judges = {
         "scorer": config.scorer,
         "evaluate.scorer": config.evaluate.scorer,

@@ -25,13 +25,14 @@ def collect(parts: Parts, plan: Plan, library: Library) -> None:
         return
     sampled: list[Entry] = []
     scored: list[Entry] = []
+    useful = 0
     for page in range(parts.pages):
-        at, useful = len(sampled), 0
+        at = len(sampled)
         sampled += sample(parts, plan, library, page, at)
         scored += score(parts, plan, sampled[at:], at)
         if parts.enough is None or len(sampled) == at:
             break
-        for entries in zip(sampled, scored, strict=True):
+        for entries in zip(sampled[at:], scored[at:], strict=True):
             useful += len(parts.selector.select(judged.of(parts, plan.round, *entries)).pairs)
         if useful >= parts.enough:
             break

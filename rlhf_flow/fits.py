@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rlhf_flow.learner.reading import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.schema import RunConfig
+from rlhf_flow.scorer.classifier import Classifier
 from rlhf_flow.specs import Model
 from rlhf_flow.together import outputs
 from rlhf_flow.types import Draw
@@ -32,6 +34,42 @@ def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: Pre
                 "evaluate.by=agreement reads one number of each answer, and a learner without a head has all tokens of "
                 "an answer to read. Try reward=pairwise, or evaluate.by=answers."
             )
+
+
+def check_refresh(config: RunConfig) -> None:
+    """Refuse a judge that cannot be trained, and one that is to be trained on nobody's labels. Raises ValueError."""
+    if config.refresh.every is None:
+        return
+    if not isinstance(config.scorer, Classifier) or config.scorer.format != "chat":
+        raise ValueError(
+            "refresh.every trains the judge, which must be one that rlhf-flow train-reward makes, with "
+            "scorer.format=chat. Leave refresh.every out for a judge that stays as it is."
+        )
+    if config.refresh.scorer is None:
+        raise ValueError(
+            "refresh.every trains the judge on labels, and nobody gives them. Try scorer@refresh.scorer=human."
+        )
+    if config.refresh.objective is None:
+        raise ValueError(
+            "refresh.every trains the judge, and nothing says by which loss. Try objective@refresh.objective=bt for a "
+            "reward model, general_preference for a general preference model."
+        )
+    needs, head = config.refresh.objective.needs, config.scorer.outputs
+    if needs.worth or needs.reads != ("number" if head == 1 else "embedding"):
+        raise ValueError(
+            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads {needs.reads}"
+            f"{' and the worth of both sides' if needs.worth else ''}. Try objective@refresh.objective=bt for a "
+            "judge of one output, general_preference for one of several."
+        )
+    if config.evaluate.by != "answers" or config.evaluate.scorer is None:
+        raise ValueError(
+            "refresh.every changes the judge, so that its win rates in two rounds would not compare. Name another one "
+            "that stays: scorer@evaluate.scorer=name."
+        )
+    if not {"head", "training"} <= {field.name for field in fields(config.learner)}:
+        raise ValueError(
+            "refresh.every needs a learner that trains reward models too. Try learner=torch or learner=deepspeed."
+        )
 
 
 def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary: int) -> None:

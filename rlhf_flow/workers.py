@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,42 +42,6 @@ class Workers:
         refreshing = _refreshing(config, cluster) if refreshed else None
         cluster.ready()
         return cls(engine, learner, scorer, judge, refreshing)
-
-
-def check_refresh(config: RunConfig) -> None:
-    """Refuse a judge that cannot be trained, and one that is to be trained on nobody's labels. Raises ValueError."""
-    if config.refresh.every is None:
-        return
-    if not isinstance(config.scorer, Classifier) or config.scorer.format != "chat":
-        raise ValueError(
-            "refresh.every trains the judge, which must be one that rlhf-flow train-reward makes, with "
-            "scorer.format=chat. Leave refresh.every out for a judge that stays as it is."
-        )
-    if config.refresh.scorer is None:
-        raise ValueError(
-            "refresh.every trains the judge on labels, and nobody gives them. Try scorer@refresh.scorer=human."
-        )
-    if config.refresh.objective is None:
-        raise ValueError(
-            "refresh.every trains the judge, and nothing says by which loss. Try objective@refresh.objective=bt for a "
-            "reward model, general_preference for a general preference model."
-        )
-    needs, head = config.refresh.objective.needs, config.scorer.outputs
-    if needs.worth or needs.reads != ("number" if head == 1 else "embedding"):
-        raise ValueError(
-            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads {needs.reads}"
-            f"{' and the worth of both sides' if needs.worth else ''}. Try objective@refresh.objective=bt for a "
-            "judge of one output, general_preference for one of several."
-        )
-    if config.evaluate.by != "answers" or config.evaluate.scorer is None:
-        raise ValueError(
-            "refresh.every changes the judge, so that its win rates in two rounds would not compare. Name another one "
-            "that stays: scorer@evaluate.scorer=name."
-        )
-    if not {"head", "training"} <= {field.name for field in fields(config.learner)}:
-        raise ValueError(
-            "refresh.every needs a learner that trains reward models too. Try learner=torch or learner=deepspeed."
-        )
 
 
 def _refreshed(config: RunConfig, cluster: Cluster, store: Store) -> Scorer:

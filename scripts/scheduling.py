@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rlhf_flow.cluster.crew import Crew, Rank
 from rlhf_flow.cluster.pool import Call, Pool
@@ -20,6 +21,9 @@ from rlhf_flow.cluster.ray import environment
 from rlhf_flow.cluster.supervisor import Supervisor
 from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
 from rlhf_flow.weights import Held
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 DRAW = Draw(n=1)
 POLICY = Policy("policy", 0, "0", Held({}))
@@ -37,6 +41,16 @@ class Engines:
         """Nowhere in particular."""
 
 
+class There:
+    """They are there already, and stay."""
+
+    def __call__(self, names: list[str]) -> list[ActorHandle]:
+        return []
+
+    def release(self) -> None:
+        """Nothing was set aside."""
+
+
 def pool(engines: int) -> Pool:
     """So many engines, in as many processes as make 64 threads each."""
     import ray
@@ -45,7 +59,7 @@ def pool(engines: int) -> Pool:
     processes = [ray.remote(Engines).options(num_cpus=0, max_concurrency=64).remote() for _ in range(-(-engines // 64))]
     crews = []
     for number in range(engines):
-        crew = Crew(f"engine {number}", lambda names: [], 1, pulse=pulse, start_seconds=600, silence_seconds=600)
+        crew = Crew(f"engine {number}", There(), 1, pulse=pulse, start_seconds=600, silence_seconds=600)
         crew.ranks = [Rank(processes[number // 64], str(number))]
         crew.started = time.monotonic()
         crew.where = [None]  # type: ignore[list-item]  # nobody will look for it

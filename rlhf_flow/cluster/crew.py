@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
@@ -107,12 +107,24 @@ class Rank(NamedTuple):
     beats_as: str
 
 
+class Hire(Protocol):
+    """How the processes of a crew come and go."""
+
+    def __call__(self, names: list[str]) -> list[ActorHandle]:
+        """Processes that beat under these names."""
+        ...
+
+    def release(self) -> None:
+        """Give back what was set aside for them."""
+        ...
+
+
 @dataclass
 class Crew:
     """The processes that together are one worker: all get the same calls, the first one's answer counts."""
 
     name: str
-    hire: Callable[[list[str]], list[ActorHandle]]  # processes that beat under these names
+    hire: Hire
     size: int
     pulse: ActorHandle
     start_seconds: float  # longest wait for a process to be up
@@ -161,6 +173,7 @@ class Crew:
 
         while self.ranks:
             ray.kill(self.ranks.pop().handle)
+        self.hire.release()
 
     def wait(self, references: Sequence[ObjectRef], *, timeout: float | None = None) -> None:
         """One failure ends the wait: a rank without its peers hangs."""
@@ -175,7 +188,7 @@ class Crew:
             waited += BEAT_SECONDS
             if timeout is not None and waited >= timeout:
                 raise WorkerError(f"{self.name} did not start within {timeout:.0f} s. Raise cluster.start_seconds.")
-            self.listen()
+            self.listen(silence(self.pulse))
 
     def settle(self, call: Sent, rank: int) -> Any:
         """The answer of a rank that is there. Raises what it raised, or DeadWorkerError where its process ended."""
@@ -195,13 +208,10 @@ class Crew:
         except RayActorError as error:
             raise self._death(rank, str(error)) from error
 
-    def listen(self) -> None:
+    def listen(self, silent: Mapping[str, float]) -> None:
         """Raise DeadWorkerError, and end the processes, where one has not beaten for too long, or never did."""
-        import ray
-
-        silence = ray.get(self.pulse.silence.remote())
         for number, rank in enumerate(self.ranks):
-            seconds = silence.get(rank.beats_as)
+            seconds = silent.get(rank.beats_as)
             if seconds is None and time.monotonic() - self.started > self.start_seconds:
                 raise DeadWorkerError(self._who(number), f"it found no place within {self.start_seconds:.0f} s")
             if seconds is not None and seconds > self.silence_seconds:
@@ -240,6 +250,14 @@ class Crew:
             if line.strip() and not line.startswith(":")  # Ray's own markers
         ]
         return tuple(lines[-LAST_LINES:])
+
+
+def silence(pulse: ActorHandle) -> Mapping[str, float]:
+    """Seconds since the last beat of every worker that ever beat."""
+    import ray
+
+    heard: Mapping[str, float] = ray.get(pulse.silence.remote())
+    return heard
 
 
 def end(place: Whereabouts) -> None:

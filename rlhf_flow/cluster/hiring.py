@@ -53,18 +53,24 @@ class Hiring:
             handle.open.remote(self.opener, place)
         return handles
 
+    def release(self) -> None:
+        """Give the reserved places back: a group outlives the processes that it was made for."""
+        from ray.util.placement_group import remove_placement_group
+
+        if self.group is not None:
+            remove_placement_group(self.group)
+            self.group = None
+
     def _places(self) -> list[dict[str, object]]:
         """Ranks in one placement group, on as few nodes as can be; a process alone on the emptiest node.
 
         A process has all its GPUs on one node, and so does an engine of several.
         """
-        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         if self.size == 1:
             return [{"scheduling_strategy": "SPREAD"}]
-        if self.group is not None:
-            remove_placement_group(self.group)
         bundle = {"CPU": 1.0, **({"GPU": self.gpus} if self.gpus else {}), **self.resources}
         self.group = placement_group([bundle] * self.size, strategy="PACK")
         if not self.group.wait(self.seconds):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow.cluster.crew import Crew, Sent
+from rlhf_flow.cluster.crew import Crew, Sent, silence
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 
@@ -64,6 +64,10 @@ class Pool:
         for crew in self.crews:
             crew.dismiss()
 
+    @property
+    def dismissed(self) -> bool:
+        return not any(crew.ranks for crew in self.crews)
+
     def _done(
         self, running: dict[ObjectRef, tuple[Crew, int, Sent]], waiting: deque[int], idle: deque[Crew]
     ) -> list[ObjectRef]:
@@ -75,9 +79,10 @@ class Pool:
         if done:
             done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
         else:
+            silent = silence(self.crews[0].pulse)  # one pulse hears all
             for reference, (crew, number, _) in list(running.items()):
                 try:
-                    crew.listen()
+                    crew.listen(silent)
                 except DeadWorkerError as death:
                     del running[reference]
                     idle.append(crew)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.journal import Journal, clear
 from rlhf_flow.cluster.pool import Call, Pool
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.scorer.pieces import in_pieces
 from rlhf_flow.tables import Lesson, Table
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts, Scored
 
@@ -48,10 +47,6 @@ class RayEngine:
     def close(self) -> None:
         self.pool.dismiss()
 
-    @property
-    def closed(self) -> bool:
-        return not any(crew.ranks for crew in self.pool.crews)
-
 
 @dataclass(frozen=True)
 class RayScorer:
@@ -61,16 +56,17 @@ class RayScorer:
     piece: int  # prompts
 
     def score(self, rollouts: Rollouts) -> Scored:
-        size = len(rollouts.prompts)
-        pieces = [_some(rollouts, at, at + self.piece) for at in range(0, size, self.piece)] or [rollouts]
-        return _joined(rollouts, self.pool.ask([Call("score", (piece,)) for piece in pieces]))
+        return in_pieces(self._score, rollouts, self.piece)
+
+    def _score(self, pieces: Sequence[Rollouts]) -> list[Scored]:
+        return self.pool.ask([Call("score", (piece,)) for piece in pieces])
 
     def close(self) -> None:
         self.pool.dismiss()
 
     @property
     def closed(self) -> bool:
-        return not any(crew.ranks for crew in self.pool.crews)
+        return self.pool.dismissed
 
 
 @dataclass(frozen=True)
@@ -155,30 +151,3 @@ def _guided(prompts: Sequence[Prompt], *, engines: int, least: int) -> list[Sequ
         pieces.append(prompts[at : at + size])
         at += size
     return pieces or [prompts]
-
-
-def _some(rollouts: Rollouts, first: int, last: int) -> Rollouts:
-    return replace(rollouts, prompts=rollouts.prompts[first:last], responses=rollouts.responses[first:last])
-
-
-def _joined(rollouts: Rollouts, parts: Sequence[Scored]) -> Scored:
-    """What was said of all pieces of the rollouts, but for what a judge measures of all answers together."""
-    if len(parts) == 1:
-        return replace(parts[0], rollouts=rollouts)
-    marks = sorted({name for part in parts for name in part.marks})
-    counts: dict[str, int] = {}
-    for part in parts:
-        for name, number in part.counts.items():
-            counts[name] = counts.get(name, 0) + number
-    return Scored(
-        rollouts,
-        utility=np.concatenate([part.utility for part in parts]),
-        wins=np.concatenate([part.wins for part in parts]),
-        aspects={name: np.concatenate([part.aspects[name] for part in parts]) for name in parts[0].aspects},
-        marks={name: np.concatenate([_mark(part, name) for part in parts]) for name in marks},
-        counts=counts,
-    )
-
-
-def _mark(scored: Scored, name: str) -> np.ndarray:
-    return scored.marks.get(name, np.zeros(scored.wins.shape, dtype=bool))

@@ -23,7 +23,6 @@ from rlhf_flow.scorer.preference_model import PreferenceModel
 from rlhf_flow.scorer.remote import Remote
 from rlhf_flow.scorer.rubric import Rubric
 from rlhf_flow.types import Draw
-from rlhf_flow.workers import check_refresh
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def _parts(config: RunConfig) -> Iterator[Finding]:
                 spec.check()  # type: ignore[attr-defined]  # a specification
             yield from refused
     with _refusals("refresh") as refused:
-        check_refresh(config)
+        fits.check_refresh(config)
     yield from refused
     for line in together.warnings(config):
         yield warning("parts", line, "decode as the policy itself, or keep it in mind")

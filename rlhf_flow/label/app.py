@@ -14,12 +14,12 @@ makes no sense, and why, in {"detail": ...}.
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rlhf_flow.label.view import named, verdict, view
+from rlhf_flow.listening import is_loopback
 from rlhf_flow.scorer.annotations import Annotations
 
 if TYPE_CHECKING:
@@ -106,14 +106,6 @@ def application(annotations: Annotations, *, run: str, token: str | None) -> "fa
         return Response(path.read_bytes(), media_type=TYPES[path.suffix])
 
     return app
-
-
-def is_loopback(host: str) -> bool:
-    """Whether no other machine can reach it."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 def _refused(request: "fastapi.Request", token: str | None) -> tuple[int, str] | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import signal
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_flow.label.app import application, is_loopback
+from rlhf_flow.label.app import application
+from rlhf_flow.listening import address, is_loopback, listening
 from rlhf_flow.needs import require
 from rlhf_flow.scorer import wire
 from rlhf_flow.scorer.annotations import FILE, Annotations
@@ -19,21 +19,20 @@ LAST_SECONDS = 5  # that requests may take which are there when the server is to
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status. Raises ValueError for a mistake in what was asked."""
     asked = _parser().parse_args(arguments)
-    for package in ("fastapi", "uvicorn"):
-        require(package, part="rlhf-flow label", extras=("serve",), instead="another scorer than people")
+    for package in ("fastapi", "markdown_it", "uvicorn"):
+        require(package, part="rlhf-flow label", extras=("label",), instead="another scorer than people")
     import uvicorn
 
     folder = labels_of(asked.run)
     token = _token(asked.host, asked.token_env)
     annotations = Annotations(folder)
     try:
-        with _listening(asked.host, asked.port) as listener:
+        with listening(asked.host, asked.port) as listener:
             app = application(annotations, run=asked.run.resolve().name, token=token)
             config = uvicorn.Config(
                 app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS
             )
-            host, port = listener.getsockname()[:2]
-            print(f"labelling {asked.run} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            print(f"labelling {asked.run} at {address(listener)}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)  # uvicorn ends at a signal, and then raises it again
             uvicorn.Server(config).run(sockets=[listener])
@@ -72,14 +71,3 @@ def _token(host: str, variable: str | None) -> str | None:
         f"--host {host} can be reached from other machines, so annotators must show a token. Put one into an "
         "environment variable and name it with --token-env NAME, or use --host 127.0.0.1."
     )
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Raises ValueError where nobody can listen there."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        raise ValueError(
-            f"--host {host} --port {port} cannot be listened on: {error}. Try --port 0, which is any that is free."
-        ) from error

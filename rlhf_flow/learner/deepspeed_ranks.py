@@ -70,7 +70,7 @@ class Ranks:
         self.rank, self.size = place.rank, place.size
         self.lm = model.lm
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
-        self.optimizer = training.optimizer.build(torch.nn.ParameterList(owner for _, owner in self.trained))
+        self.optimizer = training.optimizer.build(self.lm)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )

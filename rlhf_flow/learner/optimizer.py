@@ -40,10 +40,10 @@ class Optimizer:
         return ("exp_avg", "exp_avg_sq") if self.name == "adamw" else ()
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of a model's parameters; its rate is set before each step."""
+        """The optimizer of what is trained of a model; its rate is set before each step."""
         import torch
 
-        parameters = list(model.parameters())
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

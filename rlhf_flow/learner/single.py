@@ -22,7 +22,7 @@ class SingleProcess:
         self.lm = model.lm
         self.device = torch.device(device)
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
-        self.optimizer = training.optimizer.build(torch.nn.ParameterList(owner for _, owner in self.trained))
+        self.optimizer = training.optimizer.build(self.lm)
         self.clip = training.clip or 0.0
         self.autocast = training.precision == "bfloat16"
 

@@ -14,7 +14,7 @@ from inspect import signature
 from typing import TYPE_CHECKING
 
 from rlhf_flow.chat import FORMATS
-from rlhf_flow.question import TEMPLATE, TOO_LONG, Question, answer_token, has_fields
+from rlhf_flow.question import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
 from rlhf_flow.scorer.economy import BothOrders, Said, settled
@@ -48,13 +48,10 @@ class PreferenceModel(BothOrders):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        placed = has_fields(self.template, "conversation", "first", "second")
+        check_words("scorer", template=self.template, turn=self.turn, first=self.first, second=self.second)
         for key, rule, ok in (
             ("path", "a checkpoint", bool(self.path)),
             ("format", f"one of {', '.join(FORMATS)}", self.format in FORMATS),
-            ("template", "a text with {conversation}, {first} and {second}, and other braces doubled", placed),
-            ("turn", "a text with {role} and {content}, and other braces doubled", self._placed_turn()),
-            ("second", "another word than scorer.first", self.second != self.first),
             ("max_tokens", ">= 2", self.max_tokens is None or self.max_tokens >= 2),
             ("too_long", f"one of {', '.join(TOO_LONG)}", self.too_long in TOO_LONG),
             ("batch_tokens", ">= 1", self.batch_tokens >= 1),
@@ -111,9 +108,6 @@ class PreferenceModel(BothOrders):
         longest = self._source.longest(config, tokenizer, self.max_tokens)
         words = (answer_token(tokenizer, "first", self.first), answer_token(tokenizer, "second", self.second))
         return Question(tokenizer, self.format, self.template, self.turn, longest), words
-
-    def _placed_turn(self) -> bool:
-        return has_fields(self.turn, "role", "content") or has_fields(self.turn, "content")
 
 
 class PreferenceJudge:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rlhf_flow.scorer import wire
+from rlhf_flow.scorer.pieces import in_pieces
 from rlhf_flow.scorer.purse import CapReached
 from rlhf_flow.scorer.servers import Failed, Servers, said, sent
 from rlhf_flow.scorer.wins import answers_each
@@ -106,18 +104,16 @@ class RemoteJudge:
         it said.
         """
         answers_each(rollouts)
-        scored = self._in_pieces(rollouts)
-        if len(scored) > 1 and any(one.measures for one in scored):
+        scored = in_pieces(self._ask, rollouts, self._piece)
+        if scored.measures:
             self._piece = None
-            scored = self._in_pieces(rollouts)
-        return _together(rollouts, scored)
+        return scored
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def _in_pieces(self, rollouts: Rollouts) -> list[Scored]:
-        pieces = _cut(rollouts, self._piece)
+    def _ask(self, pieces: Sequence[Rollouts]) -> list[Scored]:
         requests: list[Callable[[str], Scored]] = [partial(self._post, piece) for piece in pieces]
         return self._servers.each(requests)
 
@@ -167,36 +163,3 @@ def _check_status(url: str, answer: httpx.Response) -> None:
 
 def _short(fingerprint: str) -> str:
     return fingerprint[:12]
-
-
-def _cut(rollouts: Rollouts, size: int | None) -> list[Rollouts]:
-    """Pieces of so many prompts; at least one, so that a judge is asked about nothing, too."""
-    b = len(rollouts.prompts)
-    bounds = [*range(0, b, size or b or 1), b] if b else [0, 0]
-    return [
-        replace(rollouts, prompts=rollouts.prompts[start:end], responses=rollouts.responses[start:end])
-        for start, end in pairwise(bounds)
-    ]
-
-
-def _together(rollouts: Rollouts, pieces: Sequence[Scored]) -> Scored:
-    """The scores of all pieces, in order; counts add up. Raises ValueError where pieces have different aspects."""
-    names = list(pieces[0].aspects)
-    if any(piece.aspects.keys() != set(names) for piece in pieces):
-        raise ValueError(
-            "the scorer must name the same aspects for every response; in one request it named "
-            f"{', '.join(names) or 'none'}, and in another one others"
-        )
-    counts: dict[str, int] = {}
-    for piece in pieces:
-        for name, count in piece.counts.items():
-            counts[name] = counts.get(name, 0) + count
-    return Scored(
-        rollouts,
-        utility=np.concatenate([piece.utility for piece in pieces]),
-        wins=np.concatenate([piece.wins for piece in pieces]),
-        aspects={name: np.concatenate([piece.aspects[name] for piece in pieces]) for name in names},
-        marks={name: np.concatenate([piece.marks[name] for piece in pieces]) for name in pieces[0].marks},
-        counts=counts,
-        measures=pieces[0].measures,
-    )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rlhf_flow.listening import address, listening
 from rlhf_flow.needs import require
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.schema import part_name
@@ -31,7 +32,7 @@ def serve(config: ServeConfig) -> None:
         require(package, part="rlhf-flow serve", extras=("serve",), instead="the scorer inside the run")
     config.scorer.check()
     token = config.token()
-    with _listening(config.host, config.port) as listener:
+    with listening(config.host, config.port) as listener:
         asyncio.run(_serve(config, token, listener))
 
 
@@ -51,9 +52,7 @@ async def _serve(config: ServeConfig, token: str | None, listener: socket.socket
         return replace(opened[0], waiting=len(queue)) if opened else None
 
     def ready() -> None:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"serving scorer={name} ({opened[0].fingerprint[:12]}) at http://{shown}:{port}", flush=True)
+        print(f"serving scorer={name} ({opened[0].fingerprint[:12]}) at {address(listener)}", flush=True)
 
     app = application(queue, health, token=token, max_body=config.max_body_mib * MIB)
     server = uvicorn.Server(
@@ -92,14 +91,3 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Raises ValueError where nobody can listen there."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ValueError(
-            f"host={host} port={port} cannot be listened on: {error}. Try port=0, which is any that is free."
-        ) from error

@@ -6,7 +6,6 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cache
-from ipaddress import ip_address
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -15,6 +14,7 @@ from omegaconf.errors import InterpolationKeyError
 
 from rlhf_flow import config
 from rlhf_flow.identity import FREE
+from rlhf_flow.listening import is_loopback
 from rlhf_flow.schema import part_name
 from rlhf_flow.scorer import wire
 from rlhf_flow.specs import Place, ScorerSpec
@@ -63,7 +63,7 @@ class ServeConfig:
         ):
             if not ok:
                 raise ValueError(f"{key} must be {rule}, got {vars(self)[key]!r}")
-        if self.token_env is None and not _is_loopback(self.host):
+        if self.token_env is None and not is_loopback(self.host):
             raise ValueError(
                 f"host={self.host} can be reached from other machines, so clients must show a token. Put one into an "
                 "environment variable and name it with token_env=NAME, or use host=127.0.0.1."
@@ -118,10 +118,3 @@ def _told(spec: object) -> dict[str, object]:
     if bound.get(config.INNER) is not None:
         bound[config.INNER] = _told(vars(spec)[config.INNER])
     return {"scorer": part_name("scorer", spec), **bound}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,23 @@ def test_whoever_hangs_is_ended_and_the_run_ends_the_same(
     assert run(parts(cluster, tmp_path / "run", victim)) == undisturbed
     (death,) = cluster.supervisor.deaths[before:]
     assert death.why.startswith("it hung, without a sign of life for 1")
+
+
+def test_ranks_that_are_closed_give_their_places_back(cluster: RayCluster) -> None:
+    import ray
+
+    def free() -> float:
+        return float(ray.available_resources()["CPU"])
+
+    before = free()
+    for _ in range(2):
+        learner = cluster.learner(Victim(toy.Learner, ranks=2), MODEL)
+        cluster.ready()
+        learner.close()
+    end = time.monotonic() + 30
+    while free() < before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert free() == before
 
 
 class Deadly(toy.Engine):
