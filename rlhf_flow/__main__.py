@@ -99,6 +99,7 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
     """One run, from its composed configuration to its end."""
     from rlhf_flow import build, config, explain
     from rlhf_flow.alarms import AlarmError
+    from rlhf_flow.gate import GateError
 
     try:
         try:
@@ -110,7 +111,7 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
     except KeyboardInterrupt:
         print(f"\nrlhf-flow: stopped. What was committed stays. {again}", file=sys.stderr)
         raise
-    except AlarmError as alarm:
+    except (AlarmError, GateError) as alarm:
         print(f"rlhf-flow: {alarm}\n{again}", file=sys.stderr)
         return FAILED
     except Exception as error:  # whatever ends a run, its cause and the way on are told

@@ -70,7 +70,7 @@ class Prepared:
                 with self._cluster() as cluster:
                     self._run(cluster)
             else:
-                settle(self.ledger, self.config.schedule, self._keeping(), rounds=self.config.rounds)
+                settle(self.ledger, self.config.timeline, self._keeping(), rounds=self.config.rounds)
             path = report.write(self.ledger.root)
         finally:
             self.ledger.close()
@@ -103,7 +103,7 @@ class Prepared:
                 selector=config.selector,
                 objective=config.objective,
                 memory=config.memory,
-                schedule=config.schedule,
+                schedule=config.timeline,
                 learner=workers.learner,
                 evaluation=self._evaluation(workers.judge),
                 keeping=self._keeping(),
@@ -114,6 +114,9 @@ class Prepared:
                 pages=config.paging.pages,
                 refreshing=workers.refreshing,
                 alarms=config.alarms,
+                lag=config.lag,
+                apart=not config.cluster.one_process,
+                gate=config.gate,
             )
             loop.run(parts)
         finally:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from rlhf_flow import judged, rows
+from rlhf_flow import judged, mismatch, rows
 from rlhf_flow.intransitivity import measure
 from rlhf_flow.library import Library
 from rlhf_flow.parts import Parts
 from rlhf_flow.store import Entry, Facts, Shelf
-from rlhf_flow.types import Plan
+from rlhf_flow.types import Plan, Rollouts
 
 
 def collect(parts: Parts, plan: Plan, library: Library) -> None:
@@ -50,7 +51,8 @@ def sample(parts: Parts, plan: Plan, library: Library, page: int, at: int) -> li
 
     def write(shelf: Shelf, index: int) -> Facts:
         policies = {role: library.playing(plan, role) for role in plan.samplers}
-        rollouts = parts.sampler.sample(parts.engine, pieces[index], policies, round=plan.round, seed=parts.seed)
+        drawn = parts.sampler.sample(parts.engine, pieces[index], policies, round=plan.round, seed=parts.seed)
+        rollouts = _dated(drawn, plan)
         shelf.table(f"responses/{at + index:05d}", rows.from_rollouts(rollouts))
         responses = [response for group in rollouts.responses for response in group]
         return {
@@ -59,6 +61,20 @@ def sample(parts: Parts, plan: Plan, library: Library, page: int, at: int) -> li
         }
 
     return _in_pieces(parts, plan.round, "sample", at, [len(piece) for piece in pieces], write, unit="prompts")
+
+
+def _dated(rollouts: Rollouts, plan: Plan) -> Rollouts:
+    """With the staleness of each answer that the policy drew, alone or in a mixture."""
+    if "policy" not in plan.samplers:
+        return rollouts
+    old = plan.round - 1 - plan.samplers["policy"]
+    return replace(
+        rollouts,
+        responses=tuple(
+            tuple(replace(one, staleness=old) if one.source in ("policy", "mixture") else one for one in group)
+            for group in rollouts.responses
+        ),
+    )
 
 
 def score(parts: Parts, plan: Plan, sampled: list[Entry], at: int) -> list[Entry]:
@@ -83,7 +99,8 @@ def select(parts: Parts, plan: Plan) -> Entry:
     def write(shelf: Shelf) -> Facts:
         responses: dict[str, int] = {}
         pairs: dict[str, int] = {}
-        shards = judged.in_round(parts, plan.round)
+        off = mismatch.known(parts, plan.round)
+        shards = [mismatch.barred(parts, plan.round, shard, known=off) for shard in judged.in_round(parts, plan.round)]
         for index, shard in enumerate(shards):
             selection = parts.selector.select(shard)
             shelf.table(f"pairs/{index:05d}", rows.from_selection(selection))
@@ -111,8 +128,9 @@ def _late_pairs(parts: Parts, round: int, shelf: Shelf) -> Facts:
     late = judged.late_in(parts, round)
     number = 0
     for origin, shards in late.items():
+        off = mismatch.known(parts, origin)
         for index, shard in enumerate(shards):
-            selection = parts.selector.select(shard)
+            selection = parts.selector.select(mismatch.barred(parts, round, shard, known=off))
             shelf.table(f"pairs/late-{origin:05d}-{index:05d}", rows.from_selection(selection))
             number += len(selection.pairs)
     return {"late/pairs": number} if late else {}

@@ -54,8 +54,9 @@ BOUND = ("checkpoint.piece",)  # but this may not: what was committed in pieces 
 def identity(config: RunConfig) -> dict[str, object]:
     """What makes two runs the same run: flat keys and their values. On resume they must match."""
     keys = flat(config)
+    free = ("gate.max_staleness", "gate.max_mismatch") if config.gate.exceeding == "stop" else ()  # nothing is dropped
     bound = (*BOUND, *(["rounds"] if keys.get("learner.training.schedule.span") == "run" else []))
-    return {key: value for key, value in sorted(keys.items()) if key in bound or not _free(key)}
+    return {key: value for key, value in sorted(keys.items()) if key in bound or not (key in free or _free(key))}
 
 
 def _free(key: str) -> bool:

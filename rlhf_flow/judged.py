@@ -8,17 +8,17 @@ from rlhf_flow.store import Entry
 from rlhf_flow.types import Rollouts, Scored
 
 
-def of(parts: Parts, round: int, sampled: Entry, scored: Entry) -> Scored:
+def of(parts: Parts, round: int, answers: Entry, scored: Entry) -> Scored:
     """Of one piece of a round."""
     (scores,) = parts.ledger.table(round, scored).read_shards()
-    (responses,) = parts.ledger.table(round, sampled).read_shards()
+    (responses,) = parts.ledger.table(round, answers).read_shards()
     return rows.to_scored(scores, rows.to_rollouts(responses))
 
 
 def in_round(parts: Parts, round: int) -> list[Scored]:
     """Of the answers that were sampled in a round, shard by shard."""
     scores = parts.ledger.table(round, _committed(parts, round, "score")).read_shards()
-    return [rows.to_scored(mark, rollouts) for rollouts, mark in zip(_rollouts(parts, round), scores, strict=True)]
+    return [rows.to_scored(mark, rollouts) for rollouts, mark in zip(sampled(parts, round), scores, strict=True)]
 
 
 def late_in(parts: Parts, round: int) -> dict[int, list[Scored]]:
@@ -28,7 +28,7 @@ def late_in(parts: Parts, round: int) -> dict[int, list[Scored]]:
         return {}
     scores = parts.ledger.table(round, entry).read_shards()  # in the order of their names: round by round
     return {
-        origin: [rows.to_scored(next(scores), rollouts) for rollouts in _rollouts(parts, origin)]
+        origin: [rows.to_scored(next(scores), rollouts) for rollouts in sampled(parts, origin)]
         for origin in origins(entry)
     }
 
@@ -40,9 +40,10 @@ def origins(late: Entry) -> list[int]:
     return found
 
 
-def _rollouts(parts: Parts, round: int) -> list[Rollouts]:
-    sampled = parts.ledger.table(round, _committed(parts, round, "sample"))
-    return [rows.to_rollouts(shard) for shard in sampled.read_shards()]
+def sampled(parts: Parts, round: int) -> list[Rollouts]:
+    """The answers of a round, shard by shard."""
+    committed = parts.ledger.table(round, _committed(parts, round, "sample"))
+    return [rows.to_rollouts(shard) for shard in committed.read_shards()]
 
 
 def _committed(parts: Parts, round: int, stage: str) -> Entry:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rlhf_flow.disk import check, flush, lock, read_json, seal, write_json, write_text
+from rlhf_flow.stopping import heed
 from rlhf_flow.store import Entry, Facts, FolderShelf, Shelf, summed
 from rlhf_flow.tables import FileShard, Table
 from rlhf_flow.types import RoundRecord
@@ -96,6 +97,7 @@ class Ledger:
         committed = self.entry(round, name)
         if committed is not None:
             return committed
+        heed()
         aside = self.folder(round) / f".{name}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)

@@ -13,6 +13,8 @@ from rlhf_flow.evaluate import evaluate
 from rlhf_flow.late import late
 from rlhf_flow.learning import anchor, learn
 from rlhf_flow.library import Library
+from rlhf_flow.lookahead import looking_ahead
+from rlhf_flow.mismatch import mismatch
 from rlhf_flow.parts import Parts
 from rlhf_flow.record import close, finish, settle
 from rlhf_flow.refresh import refresh
@@ -25,15 +27,19 @@ def run(parts: Parts) -> None:
     """
     settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
     library = Library(parts)
-    for r in range(len(parts.ledger.records), parts.rounds + 1):
-        began = time.perf_counter() if parts.ledger.untouched(r) else None
+    first = len(parts.ledger.records)
+    begun = {r for r in (first, first + 1) if not parts.ledger.untouched(r)}  # by an earlier start of the run
+    for r in range(first, parts.rounds + 1):
+        began = None if r in begun else time.perf_counter()
         if r > 0:
             plan = parts.plan(r)
             collect(parts, plan, library)
             late(parts, plan)
-            select(parts, plan)
-            anchor(parts, plan, library)
-            learn(parts, plan, library)
+            with looking_ahead(parts, library, r + 1):
+                mismatch(parts, plan, library)
+                select(parts, plan)
+                anchor(parts, plan, library)
+                learn(parts, plan, library)
         evaluate(parts, r, library)
         refresh(parts, r)
         close(parts, r, library, began=began)

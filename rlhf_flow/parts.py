@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlhf_flow.alarms import Alarms
+from rlhf_flow.gate import Gate
 from rlhf_flow.observe import Observer
 from rlhf_flow.protocols import (
     Engine,
@@ -94,6 +95,9 @@ class Parts:
     pages: int = 1  # at most
     refreshing: Refreshing | None = None  # None: the judge stays as it is
     alarms: Alarms = field(default_factory=Alarms)
+    lag: int = 0  # rounds that answers are drawn ahead of what is learned
+    apart: bool = False  # whether engines and learner can work at the same time
+    gate: Gate = field(default_factory=lambda: Gate(measured=0))
 
     def plan(self, round: int) -> Plan:
         """What the schedule says of a round, as far as the sampler and the objective ask."""

@@ -11,7 +11,7 @@ from rlhf_flow.refresh import judge_of
 from rlhf_flow.store import Entry, Facts, Shelf, Store
 from rlhf_flow.types import RoundRecord
 
-STAGES = ("sample", "score", "late", "select", "anchor", "learn", "publish", "evaluate", "label", "refresh")
+STAGES = ("sample", "score", "late", "mismatch", "select", "anchor", "learn", "publish", "evaluate", "label", "refresh")
 
 
 def close(parts: Parts, round: int, library: Library, *, began: float | None) -> None:

@@ -37,6 +37,7 @@ RESPONSES = pa.schema(
         ("seed", pa.int64()),
         ("policy", pa.string()),
         ("source", pa.string()),
+        ("staleness", pa.int32()),
         ("mass", pa.float64()),
     ]
 )
@@ -78,6 +79,7 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
                 "seed": response.seed,
                 "policy": response.policy,
                 "source": response.source,
+                "staleness": response.staleness,
                 "mass": response.mass,
             }
             for response in responses
@@ -114,6 +116,7 @@ def to_rollouts(table: pa.Table) -> Rollouts:
                 seed=row["seed"],
                 policy=row["policy"],
                 source=row["source"],
+                staleness=row["staleness"],
                 mass=row["mass"],
             )
         )

@@ -9,8 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rlhf_flow.types import Plan, RoundRecord
+
+if TYPE_CHECKING:
+    from rlhf_flow.protocols import Schedule
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,31 @@ class Versions:
             samplers={"policy": _version(self.policy, round), "reference": _version(self.reference_sampler, round)},
             anchors={"reference": _version(self.reference, round), "previous": _version(self.previous, round)},
         )
+
+
+@dataclass(frozen=True)
+class Lagged:
+    """Any schedule under `lag`: a round is answered by whoever it names for the round that is `lag` rounds earlier.
+
+    What is learned from, and the anchors, stay. So nobody has to wait for the round before to draw the answers.
+    """
+
+    of: Schedule
+    lag: int
+
+    def check(self, rounds: int) -> None:
+        """As the schedule itself; and raise ValueError for one whose answers cannot be of an earlier round."""
+        self.of.check(rounds)
+        if self.lag and not all(self.of.at(round, ()).evaluated for round in range(1, rounds + 1)):
+            raise ValueError(
+                f"lag={self.lag} draws the answers of a round before the one ahead of it is learned, and this schedule "
+                "has half steps, whose second half is made with answers of the first. Try lag=0, or another schedule."
+            )
+
+    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
+        earlier = max(1, round - self.lag)
+        samplers = self.of.at(earlier, records[:earlier]).samplers
+        return replace(self.of.at(round, records), samplers=samplers)
 
 
 def _going_on(round: int, *, reference: int) -> Plan:

@@ -13,8 +13,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from rlhf_flow.alarms import Alarms
+from rlhf_flow.gate import Gate
 from rlhf_flow.learner.training import Training
 from rlhf_flow.observe import Observe
+from rlhf_flow.schedule import Lagged
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw
 
@@ -125,6 +127,7 @@ class RunConfig:
     run_dir: str = "runs/default"  # the folder the run writes to; the same command again resumes it
     seed: int = 0
     rounds: int = 4
+    lag: int = 0  # 1: the next round is answered, by the policy of the round before, while this one is learned
     model: Model = field(default_factory=lambda: Model(path=MISSING))
     prompts: Any = MISSING
     sampler: Any = MISSING
@@ -138,14 +141,22 @@ class RunConfig:
     cluster: Any = MISSING
     evaluate: Evaluate = field(default_factory=Evaluate)
     alarms: Alarms = field(default_factory=Alarms)
+    gate: Gate = field(default_factory=Gate)
     paging: Paging = field(default_factory=Paging)
     refresh: Refresh = field(default_factory=Refresh)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     observe: Observe = field(default_factory=Observe)
 
+    @property
+    def timeline(self) -> Lagged:
+        """The schedule, under the lag: which versions each round uses."""
+        return Lagged(self.schedule, self.lag)
+
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds must be >= 1, got {self.rounds}. Try rounds=1.")
+        if self.lag not in (0, 1):
+            raise ValueError(f"lag must be 0 or 1, got {self.lag}: answers are drawn at most one round ahead.")
         if self.seed < 0:
             raise ValueError(f"seed must be >= 0, got {self.seed}. Try seed=0.")
         if not self.run_dir.strip():

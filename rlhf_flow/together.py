@@ -15,7 +15,8 @@ def check(config: RunConfig) -> None:
         raise ValueError(
             f"model.dtype must be float32 or bfloat16, got {config.model.dtype}. Try model.dtype=bfloat16."
         )
-    config.schedule.check(config.rounds)
+    config.timeline.check(config.rounds)
+    _check_lag(config, names)
     _check_roles(config, names)
     _check_draws(config, names)
     _check_read(config, names)
@@ -41,7 +42,7 @@ def check(config: RunConfig) -> None:
 
 
 def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:
-    plan = config.schedule.at(1, ()).only(samplers=config.sampler.roles, anchors=config.objective.needs.anchors)
+    plan = config.timeline.at(1, ()).only(samplers=config.sampler.roles, anchors=config.objective.needs.anchors)
     if plan.averages and not config.learner.can_average:
         raise ValueError(
             f"schedule={names['schedule']} averages policies, and adapters have no average of their rank. "
@@ -49,9 +50,39 @@ def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:
         )
 
 
+def _check_lag(config: RunConfig, names: Mapping[str, str]) -> None:
+    """Answers that are a round old must be good enough for whoever reads them, and within the gate."""
+    if config.lag:
+        if config.objective.needs.itself:
+            raise ValueError(
+                f"lag={config.lag} learns from answers of the policy before the present one, and the fixed point of "
+                f"objective={names['objective']} is that of answers of the policy itself. Try lag=0, or an objective "
+                "that any answers serve, such as dpo."
+            )
+        if config.refresh.every is not None:
+            raise ValueError(
+                f"lag={config.lag} scores a round before the judge that refresh.every trains for it is there. "
+                "Try lag=0, or leave refresh.every out."
+            )
+    most, stale = config.gate.max_staleness, _staleness(config)
+    if most is None or not stale or max(stale) <= most:
+        return
+    if config.gate.exceeding == "stop" or min(stale) > most:
+        raise ValueError(
+            f"gate.max_staleness is {most}, and schedule={names['schedule']} with lag={config.lag} learns from answers "
+            f"that are {max(stale)} rounds old. Raise it, or try lag=0."
+        )
+
+
+def _staleness(config: RunConfig) -> list[int]:
+    """Of the policy's answers, from the second round on: before that nothing can be old."""
+    plans = [config.timeline.at(round, ()) for round in range(2, config.rounds + 1)]
+    return [plan.round - 1 - plan.samplers["policy"] for plan in plans if "policy" in plan.samplers]
+
+
 def _check_roles(config: RunConfig, names: Mapping[str, str]) -> None:
     """Every policy that a part asks for must be named by the schedule."""
-    plan = config.schedule.at(1, ())
+    plan = config.timeline.at(1, ())
     asked = (
         ("objective", "the log-probs of", config.objective.needs.anchors, plan.anchors),
         ("sampler", "answers of", config.sampler.roles, plan.samplers),

@@ -147,6 +147,7 @@ class Response:
     seed: int
     policy: str  # sha256 of the policy that drew it
     source: str = "policy"  # policy, reference, mixture or dataset
+    staleness: int | None = None  # rounds learned since the policy that drew it; None: drawn by another, or by nobody
     mass: float = 1.0  # how often it counts: pi(y|x) where an engine enumerates all answers
 
 
@@ -177,9 +178,8 @@ class Scored:
         default_factory=dict
     )  # why two answers have no verdict, or no final one (inconsistent, capped, overdue) -> bool [B, N, N], symmetric
     counts: Mapping[str, int] = field(default_factory=dict)  # judge/queries, judge/truncated, ...
-    measures: Mapping[str, float] = field(
-        default_factory=dict
-    )  # what the judge says of all answers together, not of each
+    measures: Mapping[str, float] = field(default_factory=dict)  # what the judge says of all answers together
+    barred: Mapping[str, str] = field(default_factory=dict)  # answers that may be in no pair: id -> their bucket
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from its own folder and from lower floors; those on one floor see no other.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"seeds", "needs", "listening"}),
+    frozenset({"seeds", "needs", "listening", "stopping"}),
     frozenset({"types"}),
     frozenset({"tables"}),
-    frozenset({"weights", "objective", "memory", "schedule", "game", "intransitivity", "alarms", "win_rate"}),
+    frozenset({"weights", "objective", "memory", "schedule", "game", "intransitivity", "alarms", "gate", "win_rate"}),
     frozenset({"equilibrium"}),
     frozenset({"protocols", "chat"}),
     frozenset({"specs", "question"}),
@@ -31,8 +31,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"parts"}),
     frozenset({"judged"}),
     frozenset({"library"}),
-    frozenset({"learning"}),
+    frozenset({"learning", "mismatch"}),
     frozenset({"collect", "late", "evaluate", "refresh"}),
+    frozenset({"lookahead"}),
     frozenset({"record"}),
     frozenset({"loop"}),
     frozenset({"schema"}),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.schedule import PARTS, Averaged, EveryK, Fixed, HalfSteps, Versions
+from rlhf_flow.schedule import PARTS, Averaged, EveryK, Fixed, HalfSteps, Lagged, Versions
 from rlhf_flow.types import Plan
 
 WORDS = st.one_of(st.sampled_from(["start", "last"]), st.integers(1, 20).map("every_{}".format))
@@ -158,3 +158,21 @@ def test_other_words_are_refused(word: str) -> None:
 
 def test_a_reference_is_renewed_each_round_unless_told_otherwise() -> None:
     assert EveryK() == EveryK(1)
+
+
+# -- lag ---------------------------------------------------------------------------------------------------------------
+
+
+@given(schedule=SCHEDULES, round=st.integers(1, 200), lag=st.integers(0, 3))
+def test_under_a_lag_only_who_answers_is_of_an_earlier_round(schedule: Schedule, round: int, lag: int) -> None:
+    plan, own = Lagged(schedule, lag).at(round, ()), schedule.at(round, ())
+    assert plan.samplers == schedule.at(max(1, round - lag), ()).samplers
+    assert (plan.init, plan.anchors, plan.averages) == (own.init, own.anchors, own.averages)
+    assert all(version <= max(0, round - 1 - lag) for version in plan.samplers.values())
+
+
+def test_half_steps_cannot_lag() -> None:
+    Lagged(HalfSteps(), 0).check(4)
+    Lagged(Fixed(), 1).check(4)
+    with pytest.raises(ValueError, match=r"lag=1 draws .* has half steps.* Try lag=0, or another schedule"):
+        Lagged(HalfSteps(), 1).check(4)

@@ -159,3 +159,23 @@ def test_a_fixed_point_of_the_policy_itself_is_said_to_move_with_other_decoding(
 def test_half_steps_end_on_a_whole_one() -> None:
     with pytest.raises(ValueError, match=r"rounds must be even under schedule=half_steps.* Try rounds=4"):
         composed("schedule=half_steps", "rounds=3")
+
+
+def test_who_needs_answers_of_the_policy_itself_cannot_be_a_round_behind() -> None:
+    composed("lag=1", "algorithm=online_dpo")
+    with pytest.raises(
+        ValueError, match=r"lag=1 learns from answers of the policy before.* objective=ipo .* Try lag=0"
+    ):
+        composed("lag=1", "algorithm=online_ipo")
+    with pytest.raises(ValueError, match=r"lag must be 0 or 1, got 2"):
+        composed("lag=2")
+
+
+def test_a_gate_that_lets_nothing_through_is_refused() -> None:
+    composed("lag=1", "gate.max_staleness=1")
+    composed("gate.max_staleness=0")
+    for exceeding in ("stop", "drop"):
+        with pytest.raises(ValueError, match=r"gate\.max_staleness is 0, .* lag=1 learns from .* 1 rounds old"):
+            composed("lag=1", "gate.max_staleness=0", f"gate.exceeding={exceeding}")
+    with pytest.raises(ValueError, match=r"gate\.exceeding must be drop or stop, got 'warn'"):
+        composed("gate.exceeding=warn")

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from rlhf_flow import loop, rows
+from rlhf_flow.gate import Gate
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.memory import Window
 from rlhf_flow.parts import Evaluation, Keeping, Parts
-from rlhf_flow.schedule import EveryK, Fixed
+from rlhf_flow.schedule import EveryK, Fixed, Lagged
 from rlhf_flow.seeds import derive
 from rlhf_flow.tables import Lesson, Table
 from rlhf_flow.types import (
@@ -284,7 +285,7 @@ class Recorder:
 
 
 def parts(
-    root: Path, *, rounds: int = 4, every: int = 1, steps: int | None = None, k: int = 0, **others: object
+    root: Path, *, rounds: int = 4, every: int = 1, steps: int | None = None, k: int = 0, lag: int = 0, **others: object
 ) -> Parts:
     """A toy run in `root`: `every` and `steps` of its checkpoints, reference renewed every `k` rounds (0: never)."""
     ledger = Ledger.open(root, config="toy: true\n", identity={"toy": True, "k": k}, manifest={"toy": True})
@@ -301,7 +302,10 @@ def parts(
         "selector": BestAndWorst(),
         "objective": Objective(),
         "memory": Window(2),
-        "schedule": EveryK(k) if k else Fixed(),
+        "schedule": Lagged(EveryK(k) if k else Fixed(), lag),
+        "lag": lag,
+        "apart": True,
+        "gate": Gate(measured=2),
         "learner": Learner(),
         "evaluation": Evaluation(judge=HigherIsBetter(), draw=Draw(), every=1),
         "keeping": Keeping(every=every, steps=steps, keep=2),

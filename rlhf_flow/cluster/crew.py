@@ -75,6 +75,10 @@ class Worker:
     def ready(self) -> None:
         if self.failure is not None:
             raise self.failure
+        if self.worker is None:  # Ray could not even hand over what opens it, and tells nobody who does not wait
+            raise WorkerError(
+                "a worker's specification could not be read in its process. Is its module importable there?"
+            )
 
     def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
         """The answer; and the weights of a policy apart from it, to stay in the object store."""

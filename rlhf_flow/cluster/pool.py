@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_flow.cluster.crew import Crew, Sent, silence
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.stopping import heed
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -35,11 +36,12 @@ class Pool:
         """The answers, in the order of the calls.
 
         Whoever is free gets the next call. The call of a replica that died goes back to the front, and another replica
-        is started in its place. Raises what a call raised, or WorkerError where too many died.
+        is started in its place. Raises what a call raised, or WorkerError where too many died; and StoppedError.
         """
         waiting, idle, answers = deque(range(len(calls))), deque(self.crews), dict[int, Any]()
         running: dict[ObjectRef, tuple[Crew, int, Sent]] = {}
         while len(answers) < len(calls):
+            heed()
             while waiting and idle:
                 crew = idle.popleft()
                 if not self._there(crew):

@@ -35,7 +35,7 @@ def disk(config: RunConfig, shape: Shape, work: Work) -> Disk:
     tokens = 4 * work.longest_prompt + 12 * work.longest_answer  # tokens, text, log-probs
     rows = work.answers_scored * (tokens + ROW + 16 * work.answers)
     held = [_held(config, round) for round in range(1, config.rounds + 1)]
-    averages = len(config.schedule.at(1, ()).averages)
+    averages = len(config.timeline.at(1, ()).averages)
     kept = [policies * (1 + averages) * policy + states * learner for policies, states in held]
     new = (1 + averages) * policy + learner
     between = 0
@@ -57,7 +57,7 @@ def _held(config: RunConfig, done: int) -> tuple[int, int]:
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = [round for round in range(1, done + 1) if round % every == 0 or round == config.rounds]
     newest = set(written[-keep:])
-    plans = [config.schedule.at(round, ()) for round in (done + 1, done + 2)]
+    plans = [config.timeline.at(round, ()) for round in (done + 1, done + 2)]
     begun = {plan.init for plan in plans} & set(written)
     anchors, roles = config.objective.needs.anchors, config.sampler.roles
     named = {plan.anchors[name] for plan in plans for name in anchors}

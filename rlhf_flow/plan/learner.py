@@ -150,7 +150,7 @@ def trained(config: RunConfig, shape: Shape) -> int:
 
 def _always_held(config: RunConfig) -> bool:
     """Whether every anchor of every round is the policy that the round starts from."""
-    plans = [config.schedule.at(round, ()) for round in range(1, min(config.rounds, 3) + 1)]
+    plans = [config.timeline.at(round, ()) for round in range(1, min(config.rounds, 3) + 1)]
     names = config.objective.needs.anchors
     return all(plan.anchors[name] == plan.init for plan in plans for name in names)
 

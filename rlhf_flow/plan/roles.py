@@ -121,7 +121,7 @@ def object_store(config: RunConfig, shape: Shape) -> float:
     names = {"objective": config.objective.needs.anchors, "sampler": config.sampler.roles}
     most = 0
     for round in range(1, config.rounds + 1):
-        plan = config.schedule.at(round, ())
+        plan = config.timeline.at(round, ())
         anchors = {plan.anchors[name] for name in names["objective"]}
         sampled = {plan.samplers[role] for role in names["sampler"] if role not in plan.averages}
         most = max(most, len((anchors | sampled | {plan.init}) - {0}) + len(plan.averages) + 1)

@@ -17,6 +17,7 @@ from rlhf_flow.scorer.agreement import agreement
 from rlhf_flow.scorer.annotations import Annotations, Question, Standing
 from rlhf_flow.scorer.matches import Match, both_views, matches
 from rlhf_flow.specs import Place
+from rlhf_flow.stopping import heed
 from rlhf_flow.types import Rollouts, Scored
 
 Pair: TypeAlias = tuple[str, str]  # the ids of two responses
@@ -144,6 +145,7 @@ class Panel:
                 run = folder.parent if folder.name == "labels" else folder
                 command = f"rlhf-flow label {shlex.quote(str(run))}"
                 print(f"waiting for people: {waiting} of {len(said)} pairs are open. To label: {command}", flush=True)
+            heed()
             time.sleep(self.spec.poll)
 
     def _instead(self, rollouts: Rollouts, late: Sequence[Match]) -> tuple[dict[Pair, float], Mapping[str, int]]:

@@ -36,6 +36,8 @@ BUCKETS = (
     "no_pair",  # of a prompt that considers no pair
     "too_long",
     "truncated",
+    "mismatched",  # too far from the policy that learns: rlhf_flow.gate
+    "stale",
 )
 REASONS = ("inconsistent", "overdue", "capped", "unasked")  # the names of `Scored.marks` that a pair is counted under
 _RANK = {bucket: rank for rank, bucket in enumerate(BUCKETS)}
@@ -121,7 +123,7 @@ class Pairing:
         worth = win_rates(scored, self.opponent) if self.worth == "wins" else scored.utility  # [B, N]
         pairs, buckets, counts = [], {}, Counter[str]()
         for b, responses in enumerate(scored.rollouts.responses):
-            out = [self._out(one) for one in responses]
+            out = [scored.barred.get(one.id) or self._out(one) for one in responses]
             whole = [k for k, bucket in enumerate(out) if bucket is None]
             left = whole if self.among is None else [k for k in whole if responses[k].draw.name in self.among]
             thirds = [k for k in whole if responses[k].draw.name == self.extra]
