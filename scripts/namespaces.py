@@ -19,6 +19,8 @@ import psutil
 
 NETWORK = "10.77.0"
 PORT = 6379
+LAUNCH = Path(__file__).parent / "launch"
+SETTINGS = ("RAY_AUTH_MODE=disabled",)  # nobody else is on that network
 SWITCH = "ip link add bridge type bridge && ip link set bridge up"
 # The route to everywhere leads nowhere: Ray and vLLM look at it to learn which address is theirs.
 JOIN = "ip link set lo up && ip addr add {address}/24 dev eth0 && ip link set eth0 up && ip route add default dev eth0"
@@ -40,7 +42,8 @@ class Machine:
 
     def command(self, *command: str) -> list[str]:
         """What runs that command there, in the working directory of this process."""
-        return ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--wd", *command]
+        there = ("--mount", "--uts", "--ipc", "--net", "--pid", "--wd")
+        return ["nsenter", f"--target={self.pid}", *there, "env", *SETTINGS, *command]
 
     def has(self, pid: int) -> bool:
         """Whether a process runs there."""
@@ -68,16 +71,20 @@ def machines(number: int) -> Iterator[list[Machine]]:
 
 @contextmanager
 def raylets(number: int, *, cpus: int) -> Iterator[tuple[list[Machine], str]]:
-    """A Ray cluster with one raylet on each of so many machines; and its address. Raises UnavailableError."""
-    with machines(number) as found:
+    """A Ray cluster of so many machines, started as the launchers do it; and its address.
+
+    Raises UnavailableError, or CalledProcessError where Ray does not come up.
+    """
+    with ExitStack() as nodes, machines(number) as found:  # nodes end with their machines
         address = f"{found[0].address}:{PORT}"
-        for index, machine in enumerate(found):
-            where = (
-                ["--head", f"--port={PORT}", "--include-dashboard=false"] if index == 0 else [f"--address={address}"]
-            )
-            own = [f"--node-ip-address={machine.address}", f"--num-cpus={cpus}", f"--object-store-memory={200 << 20}"]
-            command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *where, *own]
-            _run(machine.command(*command), timeout=120)
+        own = ("LAUNCH_CLIENT_PORT=10001", f"LAUNCH_CPUS={cpus}", "LAUNCH_OBJECT_STORE_MIB=200", "LAUNCH_TMP=/tmp/ray")
+        for machine in found:
+            role = "head" if machine is found[0] else "worker"
+            node = ("bash", str(LAUNCH / "node.sh"), role, found[0].address, str(PORT))
+            command = machine.command("env", f"LAUNCH_PYTHON={sys.executable}", *own, *node)
+            nodes.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        joined = ("env", f"RAY_ADDRESS={address}", sys.executable, str(LAUNCH / "joined.py"), str(number), "120")
+        subprocess.run(found[0].command(*joined), check=True)
         yield found, address
 
 
@@ -97,13 +104,10 @@ def _apart(script: str, *namespaces: str) -> Iterator[int]:
 
 
 def _on_network(pid: int, script: str) -> None:
-    _run(["nsenter", f"--target={pid}", "--net", "sh", "-c", script], timeout=30)
-
-
-def _run(command: list[str], *, timeout: float) -> None:
+    command = ["nsenter", f"--target={pid}", "--net", "sh", "-c", script]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except OSError as error:
         raise UnavailableError(str(error)) from error
-    if done.returncode:
-        raise UnavailableError(f"{' '.join(command[-4:])}: {(done.stdout + done.stderr).strip()[-2000:]}")
+    except subprocess.CalledProcessError as error:
+        raise UnavailableError(error.stderr.strip()) from error

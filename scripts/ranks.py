@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from drill import SMALL
 from nodes import hashes
 
@@ -26,26 +27,23 @@ BOUND = 1e-5
 ONE = ("rounds=1", "learner.training.threads=1")
 
 
-def weights(run: Path, round: int) -> dict[str, Tensor]:
-    """What a round published, in float64."""
+def weights(policy: Path) -> dict[str, Tensor]:
+    """Those of a checkpoint, in float64."""
     from safetensors.torch import load_file
 
-    shards = (run / f"rounds/{round:05d}/policy").glob("*.safetensors")
-    return {name: tensor.double() for shard in shards for name, tensor in load_file(shard).items()}
+    return {
+        name: tensor.double() for shard in policy.glob("*.safetensors") for name, tensor in load_file(shard).items()
+    }
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
     return float(sum(tensor.square().sum() for tensor in tensors.values())) ** 0.5
 
 
-def minus(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    assert one.keys() == other.keys()
-    return {name: one[name] - other[name] for name in one}
-
-
 def relative(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[float, str, float]:
     """||one - other|| / ||other||: of all tensors; the name of the one where it is largest, and how large."""
-    apart = minus(one, other)
+    assert one.keys() == other.keys()
+    apart = {name: one[name] - other[name] for name in other}
     each = {name: norm({name: apart[name]}) / norm({name: other[name]}) for name in other}
     worst = max(each, key=lambda name: each[name])
     return norm(apart) / norm(other), worst, each[worst]
@@ -65,17 +63,18 @@ def main() -> int:
 
 
 def compared(ranks: list[int], runs: list[Path]) -> int:
-    first, status = weights(runs[0], 1), 0
-    learned = norm(minus(first, weights(runs[0], 0)))
-    print(f"the round moved the weights by {learned / norm(first):.1e} of their norm")
-    for number, run in zip(ranks[1:], runs[1:], strict=True):
-        whole, worst, largest = relative(weights(run, 1), first)
+    """Print how far each run's weights are from the first one's, and the first one's from the start."""
+    first, *others = [weights(run / "rounds/00001/policy") for run in runs]
+    start = weights(Path(yaml.safe_load((runs[0] / "config.yaml").read_text())["model"]["path"]))
+    print(f"the round itself moved the weights by {relative(start, first)[0]:.1e}")
+    failed = False
+    for number, run, other in zip(ranks[1:], runs[1:], others, strict=True):
+        whole, worst, largest = relative(other, first)
         same = pairs(run) == pairs(runs[0])
-        print(f"{number} ranks against {ranks[0]}: {whole:.1e}; at most {largest:.1e}, in {worst}", flush=True)
-        if not same:
-            print("the runs did not learn from the same pairs")
-        status |= not same or largest > BOUND
-    return int(status)
+        failed |= largest > BOUND or not same
+        verdict = "from the same pairs" if same else "but NOT from the same pairs"
+        print(f"{number} ranks against {ranks[0]}: {whole:.1e}, at most {largest:.1e} ({worst}), {verdict}")
+    return int(failed)
 
 
 def pairs(run: Path) -> dict[str, str]:
