@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from chaos import accounts, dealt, difference, times  # noqa: E402
+from namespaces import UnavailableError, machines  # noqa: E402
 from nodes import hashes  # noqa: E402
 from ranks import relative  # noqa: E402
 
@@ -98,6 +100,28 @@ def test_without_the_tools_for_namespaces_it_is_said() -> None:
     done = ended("nodes.py", "--namespaces", PATH="")
     assert done.returncode == 2
     assert "there can be no namespaces here" in done.stderr and "unshare" in done.stderr
+
+
+def test_machines_reach_each_other_and_nothing_is_left_of_them() -> None:
+    listen = "import socket; s = socket.create_server(('', 5000)); print('up', flush=True); print(s.accept()[1][0])"
+    connect = "import socket; socket.create_connection(('node-1', 5000), timeout=20)"
+    ours = socket.if_nameindex()
+    try:
+        with machines(2) as (one, other):
+            command = one.command(sys.executable, "-c", listen)
+            listening = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+            with listening:
+                assert listening.stdout is not None
+                assert listening.stdout.readline() == "up\n"
+                subprocess.run(other.command(sys.executable, "-c", connect), check=True, timeout=60)
+                assert listening.stdout.readline() == f"{other.address}\n"
+            assert socket.if_nameindex() == ours
+            forgotten = subprocess.Popen(one.command("sleep", "1000"), stdin=subprocess.DEVNULL)
+            assert forgotten.poll() is None
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    assert forgotten.wait(timeout=60) != 0
+    assert not Path(f"/proc/{one.pid}").exists()
 
 
 @pytest.mark.heavy
