@@ -60,10 +60,8 @@ scheduling: $(INSTALLED) ## what handing out prompts saves, and what it costs th
 preferences: $(INSTALLED) ## judges trained on real preferences, about five minutes of one core; DATA=file.jsonl.gz
 	.venv/bin/python scripts/preferences.py --data "$(DATA)" --folder runs/preferences $(ARGS)
 
-nodes: world ## the same run on three raylets of this machine and on one node: are all files the same? ARGS="--nodes 4"
-	.venv/bin/python scripts/nodes.py $(ARGS) -- experiment=sandbox rounds=2 prompts.batch=16 \
-		prompts.held_out_path=null prompts.held_out=8 sampler.draws.0.n=2 sampler.draws.0.max_tokens=24 \
-		evaluate.draw.max_tokens=24 selector.truncated=keep checkpoint.piece=8 cluster.piece=2 learner.training.batch=4
+nodes: world ## the same run on three raylets of this machine and on one node: are all files the same? ARGS="--namespaces"
+	.venv/bin/python scripts/nodes.py $(ARGS)
 
 repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" compares the two
 	.venv/bin/python scripts/repeat.py $(ARGS)

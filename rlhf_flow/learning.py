@@ -76,7 +76,9 @@ def learn(parts: Parts, plan: Plan, library: Library) -> Entry:
         elif steps:
             learner.update(lesson, 0, steps)
     ledger.prune(round, sorted(path.name for path in ledger.folder(round).glob("learner.step*")))
-    return ledger.commit(round, "publish", publish)
+    published = ledger.commit(round, "publish", publish)
+    library.rebase(round)
+    return published
 
 
 def _teach(parts: Parts, plan: Plan, library: Library, lesson: Lesson, *, steps: int) -> Facts:

@@ -66,7 +66,8 @@ class Library:
     def begin(self, round: int) -> None:
         """Let the learner start from a published policy, with the optimizer state that was published with it."""
         policy = self[round]
-        in_memory_only = round > 0 and policy.state is None and not policy.stateless
+        kept = policy.state is not None and self.parts.ledger.has(round, "learner")
+        in_memory_only = round > 0 and not kept and not policy.stateless
         if in_memory_only and self.held != round:  # the learner has moved on, and its moments with it
             self.policies[round] = policy = self._learned_again(round)
         self.parts.learner.start(policy)
@@ -81,6 +82,16 @@ class Library:
         self.policies[plan.round] = policy
         self.held = plan.round
         return policy
+
+    def rebase(self, round: int) -> None:
+        """Let the learner go on from the checkpoint that the round has committed, if it has.
+
+        It holds these weights and moments already. But ranks that die later are told again what their learner was told
+        since it last started from a checkpoint: without this, since the run began, and from one that may be gone.
+        """
+        if self.parts.ledger.has(round, "learner"):
+            self.policies[round] = replace(self.policies[round], state=self.parts.ledger.folder(round) / "learner")
+            self.begin(round)
 
     def keep_only(self, rounds: set[int]) -> None:
         """Let go of weights that no coming round names."""

@@ -1,9 +1,9 @@
 """Chaos: a run on several raylets whose processes are killed, stopped and cut off, again and again, and its outcome.
 
-By a seeded schedule: SIGKILL for engines, scorers, learner ranks, the driver and whole raylets, SIGSTOP for one that
-then hangs, a disk that is full for a while, a judge's server that is gone for a while. Whenever the run stops, the same
-command is started again. In the end every prompt of every round must have been answered exactly once, and all
-responses, pairs and weights must be those of the same run that nobody disturbed.
+Eight kinds of fault, dealt from a deck that a seed shuffles: SIGKILL for engines, scorers, learner ranks, the driver
+and whole raylets, SIGSTOP for one that then hangs, a disk that is full for a while, a judge's server that is gone for a
+while. Whenever the run stops, the same command is started again. In the end every prompt of every round must have been
+answered exactly once, and all responses, pairs and weights must be those of the same run that nobody disturbed.
 
     python scripts/chaos.py --minutes 30
 """
@@ -21,41 +21,34 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 import psutil
 import pyarrow.parquet as pq
-from drill import workers_of
+from drill import SMALL, workers_of
 from nodes import NODE, hashes, raylets
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 RUN = (  # small rounds on the embedded world: what is tried is the cluster
-    "experiment=sandbox",
+    *SMALL,
     "engine=huggingface",  # up again in seconds; and one answer at a time, so that no sum depends on the company
     "engine.batch=1",
-    "prompts.batch=16",
-    "prompts.held_out_path=null",
-    "prompts.held_out=8",
-    "sampler.draws.0.n=2",
-    "sampler.draws.0.max_tokens=24",
-    "evaluate.draw.max_tokens=24",
-    "selector.truncated=keep",
     "checkpoint.piece=8",
     "learner.ranks=2",
     "learner.training.threads=1",
     "learner.training.batch=8",
     "cluster.piece=2",
     "scorer.retries=60",
-    "observe.console=false",
 )
 SPREAD = ("cluster.engines=2", "cluster.scorers=2", "cluster.silence_seconds=10", "cluster.deaths=1000000")
 NODES = 3
@@ -102,8 +95,8 @@ class Chaos:
     chance: random.Random
     full: bool  # whether the folder is on a disk of its own, which may be filled
     driver: subprocess.Popen[bytes] | None = None
-    injected: Counter[str] = field(default_factory=Counter)
-    recovered: list[float] = field(default_factory=list)  # seconds from a fault to the next commit of the run
+    # by the kind of fault, of each: seconds from its beginning to the first commit of the run after it was over
+    recovered: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     starts: int = 0
 
     def disturb(self, seconds: float, rounds: int) -> None:
@@ -117,14 +110,15 @@ class Chaos:
             **({"disk": self._fill_disk} if self.full else {}),
         }
         self._wait_for(1, time.monotonic() + PATIENCE)  # until it is up
-        end = time.monotonic() + seconds
+        deck = dealt(sorted(faults), self.chance)
+        kind, end = next(deck), time.monotonic() + seconds
         while time.monotonic() < end and len(records(self.folder)) <= rounds:
-            name = self.chance.choice(sorted(faults))
-            before, began = commits(self.folder), time.monotonic()
-            if faults[name]():
-                self.injected[name] += 1
-                self._wait_for(before + 1, began + PATIENCE)
-                self.recovered.append(time.monotonic() - began)
+            began = time.monotonic()
+            if faults[kind]():
+                self._wait_for(commits(self.folder) + 1, began + PATIENCE)
+                self.recovered[kind].append(time.monotonic() - began)
+                print(f"{kind}: {self.recovered[kind][-1]:.1f} s", flush=True)
+                kind = next(deck)
             self._alive()
             time.sleep(self.chance.uniform(0, 4))
 
@@ -183,6 +177,12 @@ class Chaos:
         time.sleep(self.chance.uniform(1, 5))
         filler.unlink()
         return True
+
+
+def dealt(kinds: Sequence[str], chance: random.Random) -> Iterator[str]:
+    """Kinds for ever, one deck of all of them after another, each shuffled anew."""
+    while True:
+        yield from chance.sample(kinds, len(kinds))
 
 
 def commits(run: Path) -> int:
@@ -255,32 +255,44 @@ def main() -> int:
             finally:
                 chaos.close()
             done = len(records(chaos.folder)) - 1
+            if done < 1 or not chaos.recovered:
+                raise SystemExit("no round came to its end under a fault: try more --minutes")
             return judged(chaos, done, run, folder)
 
 
 def judged(chaos: Chaos, done: int, run: list[str], folder: Path) -> int:
     """Compare with the same rounds of a run in one place that nobody disturbs; print what came of it all."""
     calm = folder / "calm"
-    print(f"{done} rounds under {chaos.injected.total()} faults; now the same rounds undisturbed", flush=True)
+    print(f"{done} rounds under {sum(map(len, chaos.recovered.values()))} faults; now the same undisturbed", flush=True)
     with (folder / "calm.log").open("wb") as log:
         command = [sys.executable, "-m", "rlhf_flow", *run, f"rounds={done}", f"run_dir={calm}"]
         subprocess.run(command, stdout=log, stderr=log, check=True)
-    lost = doubled = 0
-    for one, other in zip(accounts(chaos.folder, done), accounts(calm, done), strict=True):
-        lost += (other - one).total()
-        doubled += (one - other).total()
+    lost, doubled = difference(accounts(chaos.folder, done), accounts(calm, done))
     ours, theirs = hashes(chaos.folder, done), hashes(calm, done)
-    differing = sorted(path for path in ours.keys() & theirs.keys() if ours[path] != theirs[path])
+    common = sorted(ours.keys() & theirs.keys())  # policies of early rounds are kept by neither
+    differing = [path for path in common if ours[path] != theirs[path]]
     ends = [json.loads(records(root)[done].read_text())["policy"] for root in (chaos.folder, calm)]
     deaths = sum("It is started again" in line for line in chaos.log.read_text(errors="replace").splitlines())
-    print(f"faults: {', '.join(f'{name} {number}' for name, number in sorted(chaos.injected.items()))}")
+    for line in times(chaos.recovered):
+        print(line)
     print(f"workers started again: {deaths}; starts of the run: {chaos.starts}")
-    print(f"responses lost: {lost}; doubled: {doubled}; files that differ: {len(differing)} of {len(ours)}")
-    print(f"time to recover: mean {mean(chaos.recovered):.1f} s, longest {max(chaos.recovered):.1f} s")
+    print(f"responses lost: {lost}; doubled: {doubled}; files that differ: {len(differing)} of {len(common)}")
     print(f"weights after round {done}: {'those' if ends[0] == ends[1] else 'NOT those'} of the undisturbed run")
     for path in differing:
         print(f"differs: {path}")
     return 1 if lost or doubled or differing or ends[0] != ends[1] else 0
+
+
+def difference(ours: list[Counter[str]], theirs: list[Counter[str]]) -> tuple[int, int]:
+    """Responses that we lack, and that we have too often, round by round."""
+    rounds = list(zip(ours, theirs, strict=True))
+    return sum((b - a).total() for a, b in rounds), sum((a - b).total() for a, b in rounds)
+
+
+def times(recovered: Mapping[str, list[float]]) -> Iterator[str]:
+    """A line for each kind of fault, and one for all: how often, and the seconds until the run went on."""
+    for kind, each in [*sorted(recovered.items()), ("all", [*chain.from_iterable(recovered.values())])]:
+        yield f"{kind:8} {len(each):3} faults; to recover: mean {mean(each):5.1f} s, longest {max(each):5.1f} s"
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import pytest
 from rlhf_flow import loop
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import WorkerError
-from rlhf_flow.parts import Parts
+from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw
 from tests import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
+SETTINGS = {"rounds": 3, "every": 2}
 
 
 def once(marker: Path, signal_: int) -> None:
@@ -77,14 +78,14 @@ def cluster() -> Iterator[RayCluster]:
     opened.close()
 
 
-def parts(cluster: RayCluster, root: Path, victim: Victim | None = None) -> Parts:
+def parts(cluster: RayCluster, root: Path, victim: Victim | None = None, **settings: object) -> Parts:
     specs = {part: Victim(part) for part in (toy.Engine, toy.HigherIsBetter, toy.Learner)}
     if victim is not None:
         specs[victim.part] = victim
     engine, learner = cluster.engine(specs[toy.Engine], MODEL), cluster.learner(specs[toy.Learner], MODEL)
     scorer = cluster.scorer(specs[toy.HigherIsBetter])
     cluster.ready()
-    return toy.parts(root, rounds=3, engine=engine, learner=learner, scorer=scorer, every=2)
+    return toy.parts(root, **(SETTINGS | settings), engine=engine, learner=learner, scorer=scorer)
 
 
 def run(made: Parts) -> str:
@@ -94,13 +95,16 @@ def run(made: Parts) -> str:
         made.ledger.close()
         for worker in (made.engine, made.scorer, made.learner):
             worker.close()
+    return final(made)
+
+
+def final(made: Parts) -> str:
     return str(json.loads((made.ledger.root / "final.json").read_text())["sha256"])
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = toy.run(tmp_path_factory.mktemp("undisturbed"), rounds=3, every=2)
-    return str(json.loads((made.ledger.root / "final.json").read_text())["sha256"])
+    return final(toy.run(tmp_path_factory.mktemp("undisturbed"), **SETTINGS))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,19 @@ def test_whoever_dies_the_run_ends_the_same(
     assert marker.exists(), "nobody was killed"
     (death,) = cluster.supervisor.deaths[before:]
     assert death.why == "it was killed"
+
+
+def test_a_learner_may_die_long_after_the_checkpoint_it_started_from_is_gone(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    keeping = Keeping(every=1, steps=None, keep=1)
+    whole = toy.run(tmp_path / "whole", rounds=6, keeping=keeping)
+    toy.run(tmp_path / "run", rounds=2, keeping=keeping)
+    marker = tmp_path / "killed"
+    victim = Victim(toy.Learner, "update", 8, marker)  # of three calls in each of the rounds 3 to 6
+    assert run(parts(cluster, tmp_path / "run", victim, rounds=6, keeping=keeping)) == final(whole)
+    assert marker.exists(), "nobody was killed"
+    assert not (tmp_path / "run/rounds/00002/learner").exists(), "the checkpoint was to be gone"
 
 
 @pytest.mark.parametrize(("part", "method"), [(toy.Engine, "generate"), (toy.Learner, "update")])
