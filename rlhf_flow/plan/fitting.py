@@ -88,7 +88,7 @@ def _way_out(config: RunConfig, shape: Shape, work: Work, memory: Memory, has: f
         peak = learner_memory(changed, shape, work, on_gpu=True).bytes
         if peak <= has:
             return f"Try {words}: {told(peak + CUDA_CONTEXT)}."
-    return "Try learner=deepspeed with more ranks, or a smaller model."
+    return "Try learner=deepspeed with more ranks or with offload in learner.config, or a smaller model."
 
 
 def _of_the_host(config: RunConfig, shape: Shape, work: Work, memories: list[Memory], short: float) -> str:

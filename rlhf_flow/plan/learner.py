@@ -10,10 +10,14 @@ Letters: P parameters, T of them trained (all, or those of adapters), N ranks, w
     ZeRO 2         w P             4 T/N    4 m T/N      4 T/N         the same
     ZeRO 3         w P/N           4 T/N    4 m T/N      4 T/N         the same; in a pass up to 1e9 gathered weights
 
-Phases: `open` loads the checkpoint, and the start once more; `anchors` reads an anchor that is not held: the weights
-are set aside (w P), and a checkpoint is read (its model and a copy); `backward` is a pass over the longest
-micro-batch; `step` is the optimizer, and AdamW's update takes two tensors of the size of what it moves; `save` copies
-what rank 0 publishes (d P) and each rank's share of weights and moments to the host.
+What ZeRO moves from the GPU to the host is in `rlhf_flow.plan.zero`.
+
+Phases: `open` loads the checkpoint, and the start once more; `anchors` reads an anchor that is not held, or the weights
+held as they are rounded in what is published: those that are trained are set aside (w T, w T/N under ZeRO 3), and for
+another anchor a checkpoint is read (its model and a copy); `backward` is a pass over the longest micro-batch; `step` is
+the optimizer, and AdamW's update takes two tensors of the size of what it moves; `save` copies what rank 0 publishes
+(d P) and each rank's share of weights and moments to the host. ZeRO 3 keeps its gradients from one pass to the next,
+and so does every stage whose optimizer is on the host.
 """
 
 from __future__ import annotations
@@ -21,21 +25,20 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from rlhf_flow.learner.deepspeed import DeepSpeed
-from rlhf_flow.learner.deepspeed_config import engine_config
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.plan.activations import activations, logits, passing
 from rlhf_flow.plan.memory import FRAGMENTS, Memory, Phase
 from rlhf_flow.plan.shape import Shape
 from rlhf_flow.plan.work import Work
+from rlhf_flow.plan.zero import Zero, zero
 from rlhf_flow.schema import RunConfig
 
 DTYPES = {"float32": 4, "bfloat16": 2}
-LIVE = 10**9  # weights that ZeRO 3 keeps gathered by default
 
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes that a rank holds between passes, and what a pass and a step add. See the table above."""
+    """Bytes that a rank holds between passes, on GPU and host together, and what a pass and a step add."""
 
     weights: float
     masters: float
@@ -46,6 +49,7 @@ class Held:
     buckets: float  # through which gradients travel
     numeric: str  # column of `activations.KEPT`
     element: int  # w
+    stays: bool = False  # whether the gradients' memory is held between passes
 
 
 def plans(config: RunConfig) -> bool:
@@ -54,7 +58,7 @@ def plans(config: RunConfig) -> bool:
 
 
 def held(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Held:
-    learner, training = config.learner, config.learner.training
+    learner, training, told = config.learner, config.learner.training, zero(config, on_gpu=on_gpu)
     p, t, n = shape.parameters, trained(config, shape), learner.ranks
     m = len(training.optimizer.moments)
     low = training.precision == "bfloat16"
@@ -63,38 +67,54 @@ def held(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Held:
     if stage == 0:
         numeric = "autocast" if low else "float32"
         update = whole if m else 0
-        return Held(4 * p, 0, 4 * m * t, 4 * t, update, 0, _buckets(config, on_gpu=on_gpu, t=t, w=4), numeric, 4)
+        return Held(4 * p, 0, 4 * m * t, 4 * t, update, 0, _buckets(config, told, on_gpu=on_gpu, t=t, w=4), numeric, 4)
     w = 2 if low else 4
+    update = 2 * 4 * t / n if m else 0  # of one flat tensor, that is all parameters
+    gradients, stepping = 4 * t / (1 if stage == 1 else n), 4 * t / n + update
+    if told.optimizer:
+        gradients = (8 if stage == 3 else 4 + 2 * w) * t / n
+        stepping = min(update, 2 * 4 * told.group) if stage == 3 else update
     return Held(
         weights=w * p / (n if stage == 3 else 1),
         masters=4 * t / n,
         moments=4 * m * t / n,
-        gradients=4 * t / (1 if stage == 1 else n),
-        stepping=4 * t / n + (2 * 4 * t / n if m else 0),  # its parameter is one flat tensor, and so is its update
-        gathered=w * min(p, LIVE) if stage == 3 else 0,
-        buckets=_buckets(config, on_gpu=on_gpu, t=t, w=w),
+        gradients=gradients,
+        stepping=stepping,
+        gathered=w * min(p, told.live) if stage == 3 else 0,
+        buckets=_buckets(config, told, on_gpu=on_gpu, t=t, w=w),
         numeric="bfloat16" if low else "float32",
         element=w,
+        stays=stage == 3 or told.optimizer,
     )
 
 
 def learner_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> Memory:
     """Of a rank, where it computes. On a CPU all of it is on the host."""
+    away = zero(config, on_gpu=on_gpu).away if on_gpu else frozenset()
+    phases = tuple(phase.without(away) for phase in _phases(config, shape, work, on_gpu=on_gpu))
+    small = {} if on_gpu else _in_the_heap(config, shape)
+    return Memory("learner rank", "GPU" if on_gpu else "host", config.learner.ranks, phases, small)
+
+
+def _phases(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> list[Phase]:
     one, training = held(config, shape, on_gpu=on_gpu), config.learner.training
     p, n = shape.parameters, config.learner.ranks
     state = {"weights": one.weights, "master weights": one.masters, "moments": one.moments}
+    if one.stays:
+        state["gradients"] = one.gradients
     rows = work.sides * min(training.micro_batch, -(-training.batch // n))
     tokens, answers = rows * work.positions, rows * work.longest_answer
     kept = activations(shape, tokens, one.numeric, checkpointing=training.gradient_checkpointing)
     head = logits(shape, answers, training.chunk)
-    anchor = {} if _always_held(config) else {"weights set aside": one.element * p}
+    others, rounds = not _always_held(config), config.model.dtype != "float32"
+    aside = {"weights set aside": one.weights * trained(config, shape) / p}
+    passed = {"gathered weights": one.gathered, "forward pass": passing(shape, tokens, one.numeric) + head}
     phases = [
-        Phase("open", {"weights": one.weights} | ({} if on_gpu else {"checkpoint": 2 * shape.stored * p})),
+        # DeepSpeed brings the whole model to the GPU before ZeRO 3 cuts it.
+        Phase("open", {"model": one.element * p} if on_gpu else {"weights": one.weights, **_read(shape)}),
         Phase(
             "anchors",
-            {**state, **anchor, "gathered weights": one.gathered}
-            | {"forward pass": passing(shape, tokens, one.numeric) + head}
-            | ({} if on_gpu else published(config, shape)),
+            {**state, **(aside if others or rounds else {}), **passed} | ({} if on_gpu else published(config, shape)),
         ),
         Phase(
             "learn: backward",
@@ -104,11 +124,14 @@ def learner_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool)
         Phase("learn: step", {**state, "gradients": one.gradients, "optimizer's step": one.stepping}),
         Phase("save", state if on_gpu else {**state, **copies(config, shape, one)}),
     ]
-    if not on_gpu and anchor:
-        reading = {**state, **anchor, **published(config, shape), "checkpoint": 2 * shape.stored * p}
-        phases.insert(1, Phase("anchors: load", reading))
-    small = {} if on_gpu else _in_the_heap(config, shape)
-    return Memory("learner rank", "GPU" if on_gpu else "host", n, tuple(phases), small)
+    if not on_gpu and others:
+        phases.insert(1, Phase("anchors: load", {**state, **aside, **published(config, shape), **_read(shape)}))
+    return phases
+
+
+def _read(shape: Shape) -> dict[str, float]:
+    """A checkpoint's model, and a copy."""
+    return {"checkpoint": 2 * shape.stored * shape.parameters}
 
 
 def _in_the_heap(config: RunConfig, shape: Shape) -> dict[str, float]:
@@ -119,15 +142,21 @@ def _in_the_heap(config: RunConfig, shape: Shape) -> dict[str, float]:
     return {**dict.fromkeys(pieces, shape.small), "activations": FRAGMENTS, "forward pass": FRAGMENTS}
 
 
-def host_memory(config: RunConfig, shape: Shape) -> Memory:
+def host_memory(config: RunConfig, shape: Shape, work: Work) -> Memory:
     """Of a rank that computes on a GPU, on its host."""
-    one, p = held(config, shape, on_gpu=True), shape.parameters
-    phases = (
-        Phase("open", {"checkpoint": (4 + 2 * shape.stored) * p}),
-        Phase("anchors: load", {"checkpoint": 2 * shape.stored * p, **published(config, shape)}),
-        Phase("save", copies(config, shape, one)),
-    )
-    return Memory("learner rank", "host", config.learner.ranks, phases)
+    one, told = held(config, shape, on_gpu=True), zero(config, on_gpu=True)
+    away = {phase.name: phase.only(told.away) for phase in _phases(config, shape, work, on_gpu=True)}
+    rounding = told.rounding(trained(config, shape) / config.learner.ranks, one.element)
+    if rounding:
+        away = {name: {**items, "pinned memory, rounded up": rounding} for name, items in away.items()}
+    first = {name: bytes for name, bytes in away["save"].items() if name != "moments"}  # they come with the first step
+    phases = [Phase("open", {"checkpoint": (4 + 2 * shape.stored) * shape.parameters})]
+    phases.append(Phase("start", {**first, **_read(shape)}))
+    if not _always_held(config):
+        phases.append(Phase("anchors: load", {**away["anchors"], **_read(shape), **published(config, shape)}))
+    phases += [Phase(name, away[name]) for name in ("anchors", "learn: backward", "learn: step") if away[name]]
+    phases.append(Phase("save", {**away["save"], **copies(config, shape, one)}))
+    return Memory("learner rank", "host", config.learner.ranks, tuple(phases))
 
 
 def published(config: RunConfig, shape: Shape) -> dict[str, float]:
@@ -155,19 +184,10 @@ def _always_held(config: RunConfig) -> bool:
     return all(plan.anchors[name] == plan.init for plan in plans for name in names)
 
 
-def _buckets(config: RunConfig, *, on_gpu: bool, t: int, w: int) -> float:
+def _buckets(config: RunConfig, told: Zero, *, on_gpu: bool, t: int, w: int) -> float:
     """DeepSpeed's buffer for gradients on their way: taken whole on a GPU, and as far as it is written to on a CPU."""
     learner = config.learner
     if not isinstance(learner, DeepSpeed):
         return 0
-    told = engine_config(
-        learner.training,
-        ranks=learner.ranks,
-        zero_stage=learner.zero_stage,
-        path=learner.config,
-        device="cuda" if on_gpu else "cpu",
-    )["zero_optimization"]
-    assert isinstance(told, dict)
-    size = int(told.get("reduce_bucket_size", 5 * 10**8))
-    buffers = 2 if on_gpu and learner.zero_stage < 3 and told.get("overlap_comm") else 1
-    return buffers * w * (size if on_gpu and learner.zero_stage else min(size, t))
+    buffers = 2 if on_gpu and learner.zero_stage < 3 and told.overlap else 1
+    return buffers * w * (told.bucket if on_gpu and learner.zero_stage else min(told.bucket, t))

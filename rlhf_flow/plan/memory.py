@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -24,6 +24,12 @@ class Phase:
     @property
     def bytes(self) -> float:
         return sum(self.items.values())
+
+    def without(self, names: Collection[str]) -> Phase:
+        return Phase(self.name, {name: bytes for name, bytes in self.items.items() if name not in names})
+
+    def only(self, names: Collection[str]) -> dict[str, float]:
+        return {name: bytes for name, bytes in self.items.items() if name in names}
 
 
 @dataclass(frozen=True)

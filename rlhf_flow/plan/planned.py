@@ -88,7 +88,7 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> t
     known, unknown = roles.judges(config)
     memories += [roles.scorer_memory(config, one, on_gpu=on_gpu) for one in known]
     if on_gpu:
-        memories.append(host_memory(config, shape))
+        memories.append(host_memory(config, shape, work))
     memories.append(roles.driver_memory(work))
     notes = [f"{slot} loads a model of which nothing is known here: add its memory yourself." for slot in unknown]
     if config.refresh.every is not None:

@@ -222,8 +222,9 @@ def test_round_after_round(world: World, two: Ranks, two_others: Ranks, tmp_path
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_users_own_settings_are_merged(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
-    """Small buckets and an optimizer in the memory of the host: neither training nor saving minds."""
-    settings = {"stage": "auto", "reduce_bucket_size": 4096, "offload_optimizer": {"device": "cpu"}}
+    """Small buckets, optimizer and weights in the memory of the host: neither training nor saving minds."""
+    away = {"offload_optimizer": {"device": "cpu"}} | ({"offload_param": {"device": "cpu"}} if stage == 3 else {})
+    settings = {"stage": "auto", "reduce_bucket_size": 4096, **away}
     (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": settings}))
     own = replace(spec(two, stage, ADAMW), config=str(tmp_path / "ds.json"))
     state = tmp_path / "state"

@@ -1,0 +1,1 @@
+"""What `scripts/gpu_learner.py` is made of."""

@@ -1,0 +1,156 @@
+"""The machine that is measured on: its name and versions, what it has left, and the peaks of each phase"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event, Thread
+
+from rlhf_flow.plan.memory import told
+
+TICK = 0.1  # seconds between two looks at the driver's number
+PEAK = {  # dense bfloat16 with float32 sums, TFLOP/s, of NVIDIA's data sheets; by what is in the GPU's name
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.5,
+    "H100": 989.4,
+    "A100": 312.0,
+    "L40S": 362.0,
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one phase: seconds, and the highest bytes in it."""
+
+    seconds: float
+    tensors: float  # torch.cuda.max_memory_allocated; 0 without a GPU
+    driver: float  # of the GPU, whoever has them; sampled; 0 without a GPU
+    resident: float  # set of this process on the host
+    taken: float  # of the host since this process began to measure, whoever has them; sampled
+    pinned: float  # of the host, by torch; 0 without a GPU
+
+
+class Machine:
+    """`device` is cpu or cuda, the first GPU. Phases are measured one after the other, by their names."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.gpu = device, device != "cpu"
+        self.found: dict[str, Found] = {}
+        self.begun = _available()
+
+    def peak_flops(self) -> float | None:
+        """Of the GPU in bfloat16, a second; None where the table does not know it."""
+        import torch
+
+        name = torch.cuda.get_device_name(self.device) if self.gpu else ""
+        return next((1e12 * teraflops for known, teraflops in PEAK.items() if known in name), None)
+
+    def left(self) -> tuple[float, float]:
+        """Bytes of the GPU (0 without one), and of the host, that nobody has."""
+        import torch
+
+        gpu = torch.cuda.mem_get_info(self.device)[0] if self.gpu else 0
+        return float(gpu), min(_available(), _limit())
+
+    def resident(self, name: str = "VmRSS") -> float:
+        (kib,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return 1024.0 * int(kib)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Of a name that comes again, the seconds of the last time and the peaks of all times count."""
+        import torch
+
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is now what is resident
+        if self.gpu:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with self._watched() as (driver, taken):
+            start = time.perf_counter()
+            yield
+            if self.gpu:
+                torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - start
+        print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
+        tensors = torch.cuda.max_memory_allocated(self.device) if self.gpu else 0
+        pinned = torch.cuda.memory.host_memory_stats()["allocated_bytes.current"] if self.gpu else 0
+        before = self.found.get(name, Found(0, 0, 0, 0, 0, 0))
+        self.found[name] = Found(
+            seconds,
+            tensors=max(before.tensors, tensors),
+            driver=max(before.driver, *driver),
+            resident=max(before.resident, self.resident("VmHWM")),
+            taken=max(before.taken, *taken),
+            pinned=max(before.pinned, pinned),
+        )
+
+    @contextmanager
+    def _watched(self) -> Iterator[tuple[list[float], list[float]]]:
+        """What the driver counts, and what is taken of the host, looked at again and again in a thread of its own."""
+        driver, taken, over = [0.0], [0.0], Event()
+
+        def look() -> None:
+            import torch
+
+            while True:
+                taken.append(self.begun - _available())
+                if self.gpu:
+                    free, all = torch.cuda.mem_get_info(self.device)
+                    driver.append(float(all - free))
+                if over.wait(TICK):
+                    return
+
+        thread = Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield driver, taken
+        finally:
+            over.set()
+            thread.join()
+
+    def describe(self) -> Iterator[str]:
+        """Two lines: the machine, and the versions."""
+        import torch
+
+        (processor, *_) = [*re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()), "unknown processor"]
+        memory = told(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        host = f"{processor}, {len(os.sched_getaffinity(0))} processors, {memory}"
+        if self.gpu:
+            here = torch.cuda.get_device_properties(self.device)
+            host = f"{here.name}, {told(here.total_memory)}, driver {_driver()}; {host}"
+        yield f"Machine: {host}"
+        packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers"))
+        yield f"Versions: {packages}, CUDA {torch.version.cuda or 'none'}"
+
+
+def _available() -> float:
+    (kib,) = re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return 1024.0 * int(kib)
+
+
+def _limit() -> float:
+    """Bytes left of what the control group may take, where files that were read count as free; else infinite."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, now, parts = ((group / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
+    except OSError:  # not version 2, or not mounted
+        return float("inf")
+    (files,) = re.findall(r"^inactive_file (\d+)$", parts, re.MULTILINE)
+    return float("inf") if limit.strip() == "max" else float(int(limit) - int(now) + int(files))
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,186 @@
+"""Random Llamas of given sizes, random pairs for them, and what a run that learns from these is told"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import gcd
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlhf_flow.plan.work import Work
+from rlhf_flow.schema import RunConfig
+from rlhf_flow.tables import FileShard, RoundTables, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from transformers import LlamaConfig
+
+OFFLOAD = {  # learner.config by what leaves the GPU
+    "all": {
+        "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        # The weights are pinned as a whole all the same; each parameter alone would be pinned once more, for good.
+        "offload_param": {"device": "cpu", "pin_memory": False},
+    },
+    "optimizer": {"offload_optimizer": {"device": "cpu", "pin_memory": True}},
+    "none": {},
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a Llama."""
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    key_heads: int
+    vocabulary: int
+    tied: bool
+
+    def changed(self, *, layers: int | None, hidden: int | None, heads: int | None, vocabulary: int | None) -> Size:
+        """With what is not None in place; the feed-forward layers widen with the hidden ones."""
+        wide, many = hidden or self.hidden, heads or self.heads
+        return replace(
+            self,
+            layers=layers or self.layers,
+            hidden=wide,
+            inner=self.inner * wide // self.hidden,
+            heads=many,
+            key_heads=gcd(self.key_heads, many),
+            vocabulary=vocabulary or self.vocabulary,
+        )
+
+    def config(self, positions: int) -> LlamaConfig:
+        """Raises ValueError where no Llama is of this size."""
+        from transformers import LlamaConfig
+
+        if self.hidden % self.heads:
+            raise ValueError(f"--heads must divide --hidden={self.hidden}, got {self.heads}.")
+        if self.vocabulary < 8:
+            raise ValueError(f"--vocab must be >= 8, got {self.vocabulary}.")
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.hidden,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.key_heads,
+            max_position_embeddings=positions,
+            tie_word_embeddings=self.tied,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+            dtype="bfloat16",
+        )
+
+
+SIZES = {  # the largest first; the shapes of Llama 3.1 8B, and of Llama 3.2 3B and 1B
+    "8b": Size(32, 4096, 14336, 32, 8, 128256, tied=False),
+    "3b": Size(28, 3072, 8192, 24, 8, 128256, tied=True),
+    "1b": Size(16, 2048, 8192, 32, 8, 128256, tied=True),
+    "tiny": Size(2, 64, 224, 4, 2, 512, tied=False),
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is learned in a step; lengths in tokens."""
+
+    batch: int  # pairs
+    micro_batch: int  # pairs
+    prompt: int
+    answer: int  # the longest; each has between half of it and all
+    repeats: int  # steps besides the warm-up
+    offload: str  # key of OFFLOAD
+
+    @property
+    def work(self) -> Work:
+        """As `rlhf-flow plan` counts it."""
+        return Work(
+            rounds=1,
+            prompts=self.batch,
+            pages=1,
+            answers=2,
+            drawn=2,
+            pairs=1,
+            memory=1.0,
+            longest_prompt=self.prompt,
+            longest_answer=self.answer,
+            held_out=0,
+            sides=2,
+        )
+
+
+def write_weights(folder: Path, device: str) -> None:
+    """Beside the configuration that is in the folder: bfloat16, drawn on the device, in shards of 2 GB."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    with torch.device(device):
+        lm = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=torch.bfloat16)
+    lm.save_pretrained(folder, max_shard_size="2GB")
+
+
+def configured(model: Path, asked: Asked) -> RunConfig:
+    """Online DPO under ZeRO-3; writes the JSON of learner.config beside the model."""
+    from rlhf_flow import config
+
+    settings = model.parent / "deepspeed.json"
+    settings.write_text(json.dumps({"zero_optimization": OFFLOAD[asked.offload]}))
+    keys: Mapping[str, object] = {
+        "learner": "deepspeed",
+        "learner.zero_stage": 3,
+        "learner.config": settings,
+        "learner.training.precision": "bfloat16",
+        "learner.training.gradient_checkpointing": True,
+        "learner.training.batch": asked.batch,
+        "learner.training.micro_batch": asked.micro_batch,
+        "learner.training.epochs": 1 + asked.repeats,  # every step reads the same pairs
+        "model.path": model,
+        "model.dtype": "bfloat16",
+        "scorer": "rule",  # nothing is drawn and nothing is judged: these two are never opened
+        "scorer.function": "operator.length_hint",
+        "prompts.path": model,
+        "rounds": 1,
+        "run_dir": model.parent,
+    }
+    return config.compose(*(f"{key}={value}" for key, value in keys.items()))
+
+
+def random_pairs(folder: Path, size: Size, asked: Asked) -> tuple[RoundTables, list[tuple[int, int]]]:
+    """A batch of pairs of random tokens; and of each response how long prompt and answer are."""
+    import pyarrow as pa
+
+    from rlhf_flow import rows
+
+    random = np.random.default_rng(0)
+    responses, pairs, lengths = [], [], []
+    for p in range(asked.batch):
+        prompt = random.integers(3, size.vocabulary, asked.prompt).tolist()
+        for k in (0, 1):
+            long = asked.answer if p == k == 0 else int(random.integers((asked.answer + 1) // 2, asked.answer + 1))
+            answer = random.integers(3, size.vocabulary, long).tolist()
+            responses.append({"response": f"{k}/{p}", "prompt_tokens": prompt, "tokens": answer})
+            lengths.append((len(prompt), len(answer)))
+        pairs.append({"prompt": f"{p}", "first": f"0/{p}", "second": f"1/{p}", "preference": 1.0, "weight": 1.0})
+    tokens = pa.list_(pa.int32())
+    schema = pa.schema([("response", pa.string()), ("prompt_tokens", tokens), ("tokens", tokens)])
+    tables = RoundTables(
+        1,
+        written(pa.Table.from_pylist(responses, schema=schema), folder / "responses.parquet"),
+        written(pa.Table.from_pylist(pairs, schema=rows.PAIRS), folder / "pairs.parquet"),
+    )
+    return tables, lengths
+
+
+def written(table: pa.Table, path: Path) -> Table:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path)
+    return Table((FileShard(path, "", table.num_rows),))
