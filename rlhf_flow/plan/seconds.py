@@ -16,6 +16,7 @@ from rlhf_flow.schema import RunConfig
 ANSWERS = ("sample", "score")  # stages that take longer for more answers
 PAIRS = ("anchor", "learn")  # and for more pairs
 OF_WEIGHTS = ("sample", "anchor", "learn")  # and for more weights, in proportion
+BESIDE = ("mismatch", "select", "anchor", "learn", "publish")  # while these are done, lag=1 does `ANSWERS`
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,15 @@ class Seconds:
     stages: Mapping[str, float]
     run: str
     rounds: int
+    ahead: bool = False  # whether answers are drawn while others are learned from
 
     @property
     def round(self) -> float:
-        return sum(self.stages.values())
+        whole = sum(self.stages.values())
+        return whole - min(self._of(ANSWERS), self._of(BESIDE)) if self.ahead else whole
+
+    def _of(self, stages: tuple[str, ...]) -> float:
+        return sum(self.stages.get(stage, 0.0) for stage in stages)
 
     @property
     def total(self) -> float:
@@ -60,7 +66,7 @@ def seconds(config: RunConfig, shape: Shape, work: Work, run: Path) -> Seconds:
         scale = more["answers"] if stage in ANSWERS else more["pairs"] if stage in PAIRS else 1.0
         scale *= heavier if stage in OF_WEIGHTS else 1.0
         stages[stage] = scale * median(line[key] for line in rounds if key in line)
-    return Seconds(stages, str(run), config.rounds)
+    return Seconds(stages, str(run), config.rounds, ahead=config.lag == 1 and not config.cluster.one_process)
 
 
 def _parameters(then: RunConfig, *, otherwise: int) -> int:
