@@ -61,7 +61,7 @@ def main() -> int:
         try:
             print("\n".join(measured(chosen, asked, machine, folder, options)))
         except RuntimeError as error:
-            if "out of memory" not in str(error) and "not enough memory" not in str(error):
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
                 raise
             smaller = [each for each in fitting if each.shape.parameters < chosen.shape.parameters]
             print(f"{chosen.name} ran out of memory: {error}\n{way_out(smaller)}", file=sys.stderr)
