@@ -133,11 +133,13 @@ def layout(index: Index) -> dict[str, int]:
     return starts
 
 
-def fill(groups: Sequence[Index], read: Callable[[str], Tensor | None]) -> Iterator[Bucket]:
-    """The tensors that `read` gives by name, bucket by bucket, each good until the next one is asked for.
+Read: TypeAlias = Callable[[str, "Tensor"], None]  # puts the tensor of a name into its place in a bucket
 
-    All are filled into the memory of the largest: fresh memory costs as much as what is copied to it. Where `read`
-    gives None, the bucket holds nothing.
+
+def fill(groups: Sequence[Index], read: Read) -> Iterator[Bucket]:
+    """The buckets of these groups, each good until the next one is asked for.
+
+    All are filled into the memory of the largest: fresh memory costs as much as what is copied to it.
     """
     import numpy as np
 
@@ -146,15 +148,17 @@ def fill(groups: Sequence[Index], read: Callable[[str], Tensor | None]) -> Itera
     for group, size in zip(groups, sizes, strict=True):
         bucket = Bucket(group, room[:size])
         for name, place in bucket.tensors():
-            tensor = read(name)
-            if tensor is not None:
-                place.copy_(tensor)
+            read(name, place)
         yield bucket
 
 
-def reader(stream: Iterator[tuple[str, Tensor]]) -> Callable[[str], Tensor]:
-    """For `fill`: the tensor of a name, of those that are still to come."""
-    return lambda name: next(tensor for each, tensor in stream if each == name)
+def reader(stream: Iterator[tuple[str, Tensor]]) -> Read:
+    """For `fill`, of tensors that come in its order; those of other names are left out."""
+
+    def read(name: str, place: Tensor) -> None:
+        place.copy_(next(tensor for each, tensor in stream if each == name))
+
+    return read
 
 
 def grouped(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:

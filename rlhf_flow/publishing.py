@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from rlhf_flow.buckets import Bucket, Index, fill, index_of, pack
+from rlhf_flow.buckets import Bucket, Index, fill, pack, reader
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Adapter, Held, Weights
 
@@ -35,9 +35,9 @@ class Apart:
 
 def in_buckets(policy: Policy, limit: int) -> Publishing:
     """A policy whose weights are in the memory of this process."""
-    tensors = tensors_of(policy.weights).load()
-    groups = tuple(pack(index_of(tensors), limit))
-    yield from fill(groups, tensors.__getitem__)
+    tensors = tensors_of(policy.weights)
+    groups = tuple(pack(tensors.index(), limit))
+    yield from fill(groups, reader(tensors.stream()))
     return moved(policy, Apart(groups))
 
 

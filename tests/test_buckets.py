@@ -95,7 +95,7 @@ def test_a_policy_that_left_in_buckets_has_the_weights_it_had(state: dict[str, t
 def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Tensor]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
-        for bucket in fill([index_of(state)], state.__getitem__):
+        for bucket in fill([index_of(state)], reader(iter(sorted(state.items())))):
             bucket.write(ours)
         save_file(state, theirs, metadata={"format": "pt"})
         assert equal(load_file(ours), state)
@@ -113,7 +113,7 @@ def test_groups_reach_their_limit_and_hold_everything_once(state: dict[str, torc
 
 def test_read_only_memory_can_be_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     state = {"w": torch.arange(4.0)}
-    (bucket,) = fill([index_of(state)], state.__getitem__)
+    (bucket,) = fill([index_of(state)], reader(iter(sorted(state.items()))))
     frozen = bucket.data.copy()
     frozen.setflags(write=False)
     assert equal(dict(Bucket(bucket.index, frozen).tensors()), state)

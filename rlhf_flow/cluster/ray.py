@@ -64,11 +64,18 @@ class Ray:
         return False
 
     def check(self, *, ranks: int) -> None:
-        """Raise ValueError where Ray is missing."""
+        """Raise ValueError where Ray is missing, or where weights cannot travel as asked."""
         require("ray", part="cluster=ray", instead="cluster=local")
+        self.transfer.check(local=self._joined is None)
+
+    @property
+    def _joined(self) -> str | None:
+        """The address of a cluster that is there already."""
+        return self.address or os.environ.get("RAY_ADDRESS")
 
     def open(self) -> Cluster:
-        address = self.address or os.environ.get("RAY_ADDRESS")
+        address = self._joined
+        self.transfer.check(local=address is None)
         if address is None:
             os.environ.update(environment())
         import ray
@@ -86,7 +93,6 @@ class Ray:
             )
         else:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        transport = self.transfer.open(local=address is None)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
         return RayCluster(
@@ -95,7 +101,7 @@ class Ray:
             gpus=ray.cluster_resources().get("GPU", 0.0),
             pulse=pulse,
             supervisor=Supervisor(self.deaths),
-            transport=transport,
+            transport=self.transfer.open(),
         )
 
 

@@ -60,16 +60,18 @@ class Transfer:
         """Bytes."""
         return self.bucket_mib * MIB
 
-    def open(self, *, local: bool) -> Transport:
+    def check(self, *, local: bool) -> None:
         """`local`: whether all nodes are this machine. Raises ValueError where they do not share a folder."""
+        if self.by == "disk" and self.folder is None and not local:
+            raise ValueError(
+                "cluster.transfer.folder must be set with cluster.transfer.by=disk on a cluster that was joined: "
+                "its nodes share no temporary folder. Name a folder on a file system that all of them see."
+            )
+
+    def open(self) -> Transport:
         if self.by == "object_store":
             return ObjectStore()
         if self.folder is None:
-            if not local:
-                raise ValueError(
-                    "cluster.transfer.folder must be set with cluster.transfer.by=disk on a cluster that was joined: "
-                    "its nodes share no temporary folder. Name a folder on a file system that all of them see."
-                )
             return SharedDisk(Path(tempfile.mkdtemp(prefix="rlhf-flow-weights-")))
         folder = Path(self.folder).resolve() / f"rlhf-flow-weights-{uuid4().hex}"
         folder.mkdir(parents=True)

@@ -24,11 +24,14 @@ class Gathered:
         found = parameters | {name: Entry.of(name, tensor) for name, tensor in self._buffers.items()}
         return tuple(found[name] for name in sorted(found))
 
-    def read(self, name: str) -> Tensor | None:
-        """The whole tensor on rank 0, else None; a tied one once more under each of its names."""
+    def read(self, name: str, place: Tensor) -> None:
+        """Put the whole tensor into its place on rank 0; a tied one once more under each of its names."""
         if name in self._buffers:
-            return self._buffers[name].detach() if self._backend.rank == 0 else None
+            place.copy_(self._buffers[name].detach())
+            return
         parameter = self._parameters[name]
         # What the forward pass reads is the master, or the master rounded to what is published.
         same = parameter.seen.everywhere and parameter.seen.values.dtype in (torch.float32, self._dtype)
-        return self._backend.whole(parameter, parameter.seen if same else parameter.master, to=0)
+        whole = self._backend.whole(parameter, parameter.seen if same else parameter.master, to=0, into=place)
+        if whole is not None and whole is not place:
+            place.copy_(whole)

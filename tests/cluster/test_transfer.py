@@ -57,12 +57,12 @@ class Dying:
     marker: Path
     calls: int = 0
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
+    def whole(self, parameter: Parameter, part: Part, **how: object) -> Tensor | None:
         self.calls += 1
         if self.calls == 10 and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return type(self.backend).whole(self.backend, parameter, part, to=to)
+        return type(self.backend).whole(self.backend, parameter, part, **how)
 
 
 @dataclass(frozen=True)
@@ -220,9 +220,8 @@ def test_a_file_that_was_cut_is_refused_and_the_engine_goes_on_with_what_it_hold
 
 def test_a_temporary_folder_is_refused_where_other_nodes_may_be() -> None:
     with pytest.raises(ValueError, match=r"cluster.transfer.folder must be set .* that all of them see"):
-        Transfer(by="disk").open(local=False)
-    transport = Transfer(by="disk").open(local=True)
-    transport.close()
+        Ray(address="10.0.0.1:6379", transfer=Transfer(by="disk")).check(ranks=1)
+    Ray(address="10.0.0.1:6379", transfer=Transfer(by="disk", folder="/shared")).check(ranks=1)
 
 
 @pytest.mark.parametrize(
