@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlhf_flow.buckets import BUCKET
 from rlhf_flow.protocols import Engine, Learner, Scorer
 
 
@@ -28,6 +29,7 @@ class Place:
     port: int = 0  # of the rendezvous; unused when size is 1
     device: str = "cpu"
     threads: int = 1
+    bucket: int = BUCKET  # bytes of weights that are gathered at once to be published
 
 
 class EngineSpec(Protocol):

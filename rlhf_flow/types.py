@@ -11,20 +11,14 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-class Weights(Protocol):
-    """Where the weights of a policy are. A value: it can be stored, compared and sent to another process."""
-
-    def load(self) -> dict[str, Tensor]:
-        """Return the state dict, under the names of the Hugging Face model, on the CPU."""
-        ...
+    from rlhf_flow.weights import Weights
 
 
 @dataclass(frozen=True)

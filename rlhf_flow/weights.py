@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.types import Policy, Weights
+from rlhf_flow.buckets import Index, index_of
+from rlhf_flow.types import Policy
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+
+class Weights(Protocol):
+    """Where the weights of a policy are. A value: it can be stored, compared and sent to another process."""
+
+    def index(self) -> Index:
+        """What the state dict holds, under the names of the Hugging Face model; no tensor is read."""
+        ...
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors on the CPU, in the order of names; few of them are in memory at a time where that can be."""
+        ...
+
+    def load(self) -> dict[str, Tensor]:
+        """The state dict, whole."""
+        ...
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -20,14 +38,27 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
     Tied tensors appear under each of their names, as in `state_dict()`.
     """
-    import torch
-
-    digest = hashlib.sha256()
+    digest = Fingerprint()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+        digest.add(name, state[name])
     return digest.hexdigest()
+
+
+class Fingerprint:
+    """That hash, of tensors that come one by one, in the order of their names."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        import torch
+
+        tensor = tensor.detach().cpu().contiguous()
+        self._digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        self._digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
@@ -55,21 +86,58 @@ class Checkpoint:
     path: Path
     trust_remote_code: bool = False
 
-    def load(self) -> dict[str, Tensor]:
-        """The full state dict of the model, a sequence classifier where the checkpoint says so, else a causal LM.
+    def index(self) -> Index:
+        return index_of(self._skeleton().state_dict())
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Read from the files one by one, where these name them as the model does; else of the model that loads them.
 
         Tied tensors, which a checkpoint stores once, appear under each name.
         """
+        from safetensors import safe_open
+
+        skeleton = self._skeleton().state_dict(keep_vars=True)
+        files: dict[str, Path] = {}
+        for path in sorted(self.path.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                files |= dict.fromkeys(file.keys(), path)
+        stored = {id(skeleton[name]): name for name in sorted(files.keys() & skeleton.keys(), reverse=True)}
+        if any(id(tensor) not in stored for tensor in skeleton.values()):
+            loaded = self._loaded().state_dict()
+            yield from ((name, loaded[name].detach()) for name in sorted(loaded))
+            return
+        for entry in index_of(skeleton):
+            name = entry.name if entry.name in files else stored[id(skeleton[entry.name])]
+            with safe_open(files[name], framework="pt") as file:
+                yield entry.name, file.get_tensor(name).to(entry.torch_dtype)
+
+    def load(self) -> dict[str, Tensor]:
+        """The full state dict of the model, a sequence classifier where the checkpoint says so, else a causal LM."""
+        return {name: tensor.clone() for name, tensor in self.stream()}
+
+    def _loaded(self) -> PreTrainedModel:
+        model: PreTrainedModel = self._kind().from_pretrained(self.path, dtype="auto", **self._source())
+        return model
+
+    def _skeleton(self) -> PreTrainedModel:
+        """The model without its weights."""
         import torch
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.path, **self._source())
+        with torch.device("meta"):
+            model: PreTrainedModel = self._kind().from_config(config, trust_remote_code=self.trust_remote_code)
+        return model
+
+    def _kind(self) -> type[AutoModelForCausalLM | AutoModelForSequenceClassification]:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-        source = {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
-        classes = AutoConfig.from_pretrained(self.path, **source).architectures or ()
+        classes = AutoConfig.from_pretrained(self.path, **self._source()).architectures or ()
         judges = any(name.endswith("ForSequenceClassification") for name in classes)
-        kind = AutoModelForSequenceClassification if judges else AutoModelForCausalLM
-        model = kind.from_pretrained(self.path, dtype="auto", **source)
-        with torch.no_grad():
-            return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        return AutoModelForSequenceClassification if judges else AutoModelForCausalLM
+
+    def _source(self) -> dict[str, bool]:
+        return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
 
 
 @dataclass(frozen=True)
@@ -77,6 +145,12 @@ class Held:
     """Weights in the memory of this process."""
 
     state: Mapping[str, Tensor] = field(repr=False, compare=False)
+
+    def index(self) -> Index:
+        return index_of(self.state)
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, self.state[name]) for name in sorted(self.state))
 
     def load(self) -> dict[str, Tensor]:
         return dict(self.state)
@@ -87,6 +161,12 @@ class File:
     """The tensors of one safetensors file, as it names them."""
 
     path: Path
+
+    def index(self) -> Index:
+        return index_of(self.load())
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        return Held(self.load()).stream()
 
     def load(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file
@@ -118,13 +198,21 @@ class Adapter:
     def scale(self) -> float:
         return self.alpha / self.rank
 
+    def index(self) -> Index:
+        return self.base.index()
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Of the sum, computed in float32 from the base as it is on disk: nothing is merged in place."""
+        terms = self.terms()
+        for name, weight in self.base.stream():
+            if name.removesuffix(".weight") in terms:
+                down, up = terms[name.removesuffix(".weight")]
+                yield name, (weight.float() + self.scale * (up.float() @ down.float())).to(weight.dtype)
+            else:
+                yield name, weight
+
     def load(self) -> dict[str, Tensor]:
-        """The state dict of the sum, computed in float32 from the base as it is on disk: nothing is merged in place."""
-        state = self.base.load()
-        for name, (down, up) in self.terms().items():
-            weight = state[f"{name}.weight"]
-            state[f"{name}.weight"] = (weight.float() + self.scale * (up.float() @ down.float())).to(weight.dtype)
-        return state
+        return {name: tensor.clone() for name, tensor in self.stream()}
 
     def terms(self) -> dict[str, tuple[Tensor, Tensor]]:
         """A [rank, in] and B [out, rank] by the name of their layer in the base."""
@@ -133,9 +221,9 @@ class Adapter:
         return {layer.removeprefix(PREFIX): (tensors[layer + A], tensors[layer + B]) for layer in layers}
 
 
-def adapter_fingerprint(base_sha256: str, tensors: Mapping[str, Tensor], *, scale: float) -> str:
+def adapter_fingerprint(base_sha256: str, tensors_sha256: str, *, scale: float) -> str:
     """The identity of an adapter on its base: sha256 over the base's, the tensors', and what their product counts."""
-    return hashlib.sha256(f"{base_sha256}\x1f{fingerprint(tensors)}\x1f{scale!r}".encode()).hexdigest()
+    return hashlib.sha256(f"{base_sha256}\x1f{tensors_sha256}\x1f{scale!r}".encode()).hexdigest()
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:

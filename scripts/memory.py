@@ -274,10 +274,18 @@ class Elsewhere:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def load(self) -> Any:  # noqa: ANN401
+    def index(self) -> Any:  # noqa: ANN401
         from rlhf_flow.weights import Checkpoint
 
-        return Checkpoint(self.path).load()
+        return Checkpoint(self.path).index()
+
+    def stream(self) -> Any:  # noqa: ANN401
+        from rlhf_flow.weights import Checkpoint
+
+        return Checkpoint(self.path).stream()
+
+    def load(self) -> Any:  # noqa: ANN401
+        return dict(self.stream())
 
 
 if __name__ == "__main__":

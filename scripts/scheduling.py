@@ -35,7 +35,7 @@ class Engines:
     def call(self, method: str, arguments: tuple[Sequence[Prompt], Policy, Draw], named: dict[str, int]) -> object:
         prompts = arguments[0]
         time.sleep(sum(float(str(prompt.meta["seconds"])) for prompt in prompts))
-        return Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts)), None
+        return Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts))
 
     def whereabouts(self) -> None:
         """Nowhere in particular."""

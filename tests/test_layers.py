@@ -17,11 +17,11 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from its own folder and from lower floors; those on one floor see no other.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"seeds", "needs", "listening", "stopping"}),
+    frozenset({"seeds", "needs", "listening", "stopping", "buckets"}),
     frozenset({"types"}),
     frozenset({"tables"}),
     frozenset({"weights", "objective", "memory", "schedule", "game", "intransitivity", "alarms", "gate", "win_rate"}),
-    frozenset({"equilibrium"}),
+    frozenset({"equilibrium", "publishing"}),
     frozenset({"protocols", "chat"}),
     frozenset({"specs", "question"}),
     frozenset({"sampler", "selector", "scorer", "engine", "learner", "prompts"}),

@@ -5,34 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
+from rlhf_flow.buckets import BUCKET
+from rlhf_flow.cluster.object_store import ObjectStore
 from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
+from rlhf_flow.cluster.transfer import Transport, received, told
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Policy
-from rlhf_flow.weights import Held
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
+    from ray import ObjectRef, ObjectRefGenerator
     from ray.actor import ActorHandle
-    from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Weights in Ray's object store, owned by the driver: they outlive the learner that published them."""
-
-    reference: ObjectRef
-
-    def load(self) -> dict[str, Tensor]:
-        import ray
-
-        return dict(ray.get(self.reference))
 
 
 class Whereabouts(NamedTuple):
@@ -80,28 +68,15 @@ class Worker:
                 "a worker's specification could not be read in its process. Is its module importable there?"
             )
 
-    def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
-        """The answer; and the weights of a policy apart from it, to stay in the object store."""
+    def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self.ready()
-        result = getattr(self.worker, method)(*arguments, **named)
-        if isinstance(result, Policy) and isinstance(result.weights, Held):
-            return replace(result, weights=Apart()), dict(result.weights.state)
-        return result, None
+        return getattr(self.worker, method)(*arguments, **named)
 
-
-@dataclass(frozen=True)
-class Apart:
-    """Weights that travel beside the policy."""
-
-    def load(self) -> dict[str, Tensor]:
-        raise AssertionError("whoever asked for the policy has its weights")
-
-
-class Sent(NamedTuple):
-    """A call that a process was sent. What a call returns is the caller's: it stays when the process goes."""
-
-    answer: ObjectRef
-    weights: ObjectRef
+    def tell(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
+        """What was sent of the weights of a policy, bucket by bucket, and then the answer."""
+        self.ready()
+        answer = yield from told(self.worker, method, arguments, transport=transport, bucket=bucket)
+        yield answer
 
 
 class Rank(NamedTuple):
@@ -133,6 +108,8 @@ class Crew:
     pulse: ActorHandle
     start_seconds: float  # longest wait for a process to be up
     silence_seconds: float  # without a beat, after which one counts as hanging
+    transport: Transport = field(default_factory=ObjectStore)
+    bucket: int = BUCKET  # bytes
     started: float = 0.0  # time.monotonic()
     ranks: list[Rank] = field(default_factory=list)  # none once it was dismissed
     where: list[Whereabouts] = field(default_factory=list)  # once they are up
@@ -158,18 +135,19 @@ class Crew:
         """Find out where the processes are, once they are up."""
         if not self.where:
             found = [rank.handle.whereabouts.remote() for rank in self.ranks]
-            self.where = [self._get(reference, number) for number, reference in enumerate(found)]
+            self.where = [self.get(reference, number) for number, reference in enumerate(found)]
 
-    def send(self, method: str, *arguments: Any, **named: Any) -> list[Sent]:
-        """Begin a call on every rank."""
-        calls = [rank.handle.call.options(num_returns=2) for rank in self.ranks]
-        return [Sent(*call.remote(method, arguments, named)) for call in calls]
+    def send(self, method: str, *arguments: Any, **named: Any) -> ObjectRef:
+        """Begin a call on a crew of one."""
+        (rank,) = self.ranks
+        return rank.handle.call.remote(method, arguments, named)
 
-    def ask(self, method: str, *arguments: Any, **named: Any) -> Any:
+    def ask(self, method: str, *arguments: Any) -> Any:
         """The answer of the first rank, once all have answered. Raises what one of them raised, or DeadWorkerError."""
-        sent = self.send(method, *arguments, **named)
-        self.wait([call.answer for call in sent])
-        return self.settle(sent[0], 0)
+        first, *others = (rank.handle for rank in self.ranks)
+        stream = first.tell.options(num_returns="streaming").remote(method, arguments, self.transport, self.bucket)
+        *sent, answer = self.hear(stream, [handle.call.remote(method, arguments, {}) for handle in others])
+        return received(self.get(answer, 0), sent, self.transport)
 
     def dismiss(self) -> None:
         """End the processes."""
@@ -187,21 +165,38 @@ class Crew:
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=BEAT_SECONDS)
             if done:
-                self._get(done[0], references.index(done[0]))
+                self.get(done[0], references.index(done[0]))
                 continue
             waited += BEAT_SECONDS
             if timeout is not None and waited >= timeout:
                 raise WorkerError(f"{self.name} did not start within {timeout:.0f} s. Raise cluster.start_seconds.")
             self.listen(silence(self.pulse))
 
-    def settle(self, call: Sent, rank: int) -> Any:
-        """The answer of a rank that is there. Raises what it raised, or DeadWorkerError where its process ended."""
-        answer = self._get(call.answer, rank)
-        if isinstance(answer, Policy) and isinstance(answer.weights, Apart):
-            return replace(answer, weights=Stored(call.weights))
-        return answer
+    def hear(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """All that the first rank yields, once all have answered. As of `wait`, one failure ends it."""
+        import ray
 
-    def _get(self, reference: ObjectRef, rank: int) -> Any:
+        waiting: list[ObjectRef | ObjectRefGenerator] = [stream, *others]
+        heard: list[ObjectRef] = []
+        while waiting:
+            # What is only passed on is not fetched to this node.
+            (*done,), _ = ray.wait(waiting, num_returns=1, timeout=BEAT_SECONDS, fetch_local=False)
+            if not done:
+                self.listen(silence(self.pulse))
+            for each in done:
+                if each is not stream:
+                    waiting.remove(each)
+                    self.get(each, 1 + others.index(each))
+                    continue
+                try:
+                    heard.append(next(stream))
+                except StopIteration:
+                    waiting.remove(stream)
+                    self.get(heard[-1], 0)  # the answer, or what it failed of
+        return heard
+
+    def get(self, reference: ObjectRef, rank: int) -> Any:
+        """What a rank that is there answered. Raises what it raised, or DeadWorkerError where its process ended."""
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 

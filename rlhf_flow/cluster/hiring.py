@@ -30,6 +30,7 @@ class Hiring:
     local: bool  # whether all nodes are this machine
     pulse: ActorHandle
     seconds: float  # longest wait for a place
+    bucket: int  # bytes of weights that a rank gathers at once
     group: PlacementGroup | None = field(default=None)
 
     def __call__(self, names: list[str]) -> list[ActorHandle]:
@@ -49,7 +50,7 @@ class Hiring:
             address = LOOPBACK if self.local else found
         device = "cuda" if self.gpus else "cpu"
         for rank, handle in enumerate(handles):
-            place = Place(rank=rank, size=self.size, address=address, port=port, device=device)
+            place = Place(rank=rank, size=self.size, address=address, port=port, device=device, bucket=self.bucket)
             handle.open.remote(self.opener, place)
         return handles
 

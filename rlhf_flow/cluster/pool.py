@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow.cluster.crew import Crew, Sent, silence
+from rlhf_flow.cluster.crew import Crew, silence
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.stopping import heed
@@ -39,7 +39,7 @@ class Pool:
         is started in its place. Raises what a call raised, or WorkerError where too many died; and StoppedError.
         """
         waiting, idle, answers = deque(range(len(calls))), deque(self.crews), dict[int, Any]()
-        running: dict[ObjectRef, tuple[Crew, int, Sent]] = {}
+        running: dict[ObjectRef, tuple[Crew, int]] = {}
         while len(answers) < len(calls):
             heed()
             while waiting and idle:
@@ -49,14 +49,13 @@ class Pool:
                     continue
                 number = waiting.popleft()
                 call = calls[number]
-                (sent,) = crew.send(call.method, *call.arguments, **call.named)
-                running[sent.answer] = crew, number, sent
+                running[crew.send(call.method, *call.arguments, **call.named)] = crew, number
             for reference in self._done(running, waiting, idle):
-                crew, number, sent = running.pop(reference)
+                crew, number = running.pop(reference)
                 idle.append(crew)
                 try:
                     crew.locate()
-                    answers[number] = crew.settle(sent, 0)
+                    answers[number] = crew.get(reference, 0)
                 except DeadWorkerError as death:
                     waiting.appendleft(number)
                     self._gone(crew, death)
@@ -71,7 +70,7 @@ class Pool:
         return not any(crew.ranks for crew in self.crews)
 
     def _done(
-        self, running: dict[ObjectRef, tuple[Crew, int, Sent]], waiting: deque[int], idle: deque[Crew]
+        self, running: dict[ObjectRef, tuple[Crew, int]], waiting: deque[int], idle: deque[Crew]
     ) -> list[ObjectRef]:
         """Calls that ended, all of them at once; those of replicas that hang go back."""
         import ray
@@ -82,7 +81,7 @@ class Pool:
             done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
         else:
             silent = silence(self.crews[0].pulse)  # one pulse hears all
-            for reference, (crew, number, _) in list(running.items()):
+            for reference, (crew, number) in list(running.items()):
                 try:
                     crew.listen(silent)
                 except DeadWorkerError as death:

@@ -1,7 +1,7 @@
 """Parts on a Ray cluster: one actor per engine, per scorer with a model, and per learner rank.
 
 Proxies have the signatures of what they stand for and block; nothing above this folder knows about Ray. Weights travel
-through the object store: the learner puts them there once, and an engine that needs them takes them from there.
+by a transport (`rlhf_flow.cluster.transfer`): the learner leaves them there once, and whoever needs them takes them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rlhf_flow.cluster.pool import Pool
 from rlhf_flow.cluster.proxies import RayEngine, RayLearner, RayScorer
 from rlhf_flow.cluster.pulse import Pulse
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.cluster.transfer import Transfer, Transport
 from rlhf_flow.needs import require
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
@@ -40,6 +41,7 @@ class Ray:
     piece: int = 16  # prompts that an engine is handed at once, at least; scorers get exactly four times as many
     start_seconds: float = 300.0  # longest wait for all workers to be up
     silence_seconds: float = 120.0  # without a sign of life, after which a worker counts as hanging and is ended
+    transfer: Transfer = field(default_factory=Transfer)  # of weights
     deaths: int = 3  # of workers that a run survives; 0: the first one stops it, resumably
 
     def __post_init__(self) -> None:
@@ -62,11 +64,18 @@ class Ray:
         return False
 
     def check(self, *, ranks: int) -> None:
-        """Raise ValueError where Ray is missing."""
+        """Raise ValueError where Ray is missing, or where weights cannot travel as asked."""
         require("ray", part="cluster=ray", instead="cluster=local")
+        self.transfer.check(local=self._joined is None)
+
+    @property
+    def _joined(self) -> str | None:
+        """The address of a cluster that is there already."""
+        return self.address or os.environ.get("RAY_ADDRESS")
 
     def open(self) -> Cluster:
-        address = self.address or os.environ.get("RAY_ADDRESS")
+        address = self._joined
+        self.transfer.check(local=address is None)
         if address is None:
             os.environ.update(environment())
         import ray
@@ -92,6 +101,7 @@ class Ray:
             gpus=ray.cluster_resources().get("GPU", 0.0),
             pulse=pulse,
             supervisor=Supervisor(self.deaths),
+            transport=self.transfer.open(),
         )
 
 
@@ -102,6 +112,7 @@ class RayCluster:
     gpus: float  # 0 on a cluster of CPUs
     pulse: ActorHandle
     supervisor: Supervisor
+    transport: Transport
     hired: list[tuple[Crew, Hiring]] = field(default_factory=list)
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
@@ -138,6 +149,7 @@ class RayCluster:
         for crew, _ in self.hired:
             crew.dismiss()
         ray.shutdown()
+        self.transport.close()
 
     def _pool(self, role: str, replicas: int, opener: Opener, *, gpus: int = 1) -> Pool:
         crews = [
@@ -165,6 +177,7 @@ class RayCluster:
             local=self.local,
             pulse=self.pulse,
             seconds=self.spec.start_seconds,
+            bucket=self.spec.transfer.bucket,
         )
         crew = Crew(
             name,
@@ -173,6 +186,8 @@ class RayCluster:
             pulse=self.pulse,
             start_seconds=self.spec.start_seconds,
             silence_seconds=self.spec.silence_seconds,
+            transport=self.transport,
+            bucket=self.spec.transfer.bucket,
         )
         crew.start()
         self.hired.append((crew, hiring))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_flow.buckets import Index
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy, Probe
 from rlhf_flow.weights import Adapter, Checkpoint, Weights
@@ -15,7 +16,7 @@ from rlhf_flow.weights import Adapter, Checkpoint, Weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-Put = Callable[[Mapping[str, "Tensor"]], None]  # replaces the engine's weights, and takes an adapter away
+Put = Callable[[Iterator[tuple[str, "Tensor"]]], None]  # replaces the engine's weights, and takes an adapter away
 Lay = Callable[
     [Adapter | None], None
 ]  # lays an adapter beside the weights in place of another one; None: takes it away
@@ -64,15 +65,15 @@ class Holding:
         adapter = policy.weights if lay is not None and isinstance(policy.weights, Adapter) else None
         below = policy.weights if adapter is None else adapter.base
         stays = lay is not None and self._intact and self._is_opened(below)
-        state = None if stays else below.load()
-        if state is not None:
-            self._check_state(policy, state)
+        if not stays:
+            self._check_index(policy, below.index())
+        tensors = None if stays else below.stream()
         if adapter is not None:
             self._check_terms(policy, adapter)
         self._sha256, self._as_opened = None, False
-        if state is not None:
+        if tensors is not None:
             self._intact = False
-            put(state)
+            put(tensors)
             self._intact = self._is_opened(below)
         if lay is not None:
             lay(adapter)
@@ -88,20 +89,21 @@ class Holding:
     def _is_opened(self, weights: Weights) -> bool:
         return isinstance(weights, Checkpoint) and weights.path.resolve() == Path(self._model.path).resolve()
 
-    def _check_state(self, policy: Policy, state: Mapping[str, Tensor]) -> None:
+    def _check_index(self, policy: Policy, index: Index) -> None:
         # vLLM takes a partial state dict without a word, and is lost after a wrong shape: so it sees none of it before.
-        lacks = sorted(self._shapes.keys() - state.keys())
-        knows_not = sorted(state.keys() - self._shapes.keys())
+        found = {entry.name: entry.shape for entry in index}
+        lacks = sorted(self._shapes.keys() - found.keys())
+        knows_not = sorted(found.keys() - self._shapes.keys())
         misshaped = [
-            f"{name} {tuple(state[name].shape)} instead of {shape}"
+            f"{name} {found[name]} instead of {shape}"
             for name, shape in self._shapes.items()
-            if name in state and tuple(state[name].shape) != shape
+            if name in found and found[name] != shape
         ]
         faults = [("lacks", lacks), ("has unknown", knows_not), ("has misshaped", misshaped)]
-        found = "; ".join(f"{what} {', '.join(names[:3])} ({len(names)} in all)" for what, names in faults if names)
-        if found:
+        said = "; ".join(f"{what} {', '.join(names[:3])} ({len(names)} in all)" for what, names in faults if names)
+        if said:
             raise ValueError(
-                f"policy {_name(policy)}: its state dict is not that of {self._model.path!r}: it {found}. "
+                f"policy {_name(policy)}: its state dict is not that of {self._model.path!r}: it {said}. "
                 f"Give the full state_dict() of a model with the same configuration, tied tensors under each name."
             )
 

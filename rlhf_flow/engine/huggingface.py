@@ -7,7 +7,7 @@ the answer alone. So in float32 an answer depends neither on what else is in the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,9 +147,11 @@ class HuggingFaceEngine:
     def close(self) -> None:
         del self._networks, self._adapters
 
-    def _put(self, slot: int, state: Mapping[str, Tensor]) -> None:
+    def _put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
         self._adapters[slot].lay(None)
-        self._networks[slot].load_state_dict(dict(state), strict=True)
+        own = self._networks[slot].state_dict()
+        for name, tensor in tensors:
+            own[name].copy_(tensor)
 
     def _lay(self, slot: int, adapter: Adapter | None) -> None:
         self._adapters[slot].lay(adapter)

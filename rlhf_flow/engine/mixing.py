@@ -5,7 +5,7 @@ An engine holds one policy, or two that it can mix: one in the slot `POLICY` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POLICY, REFERENCE = 0, 1  # a slot is also the weight at which a mixture is that policy alone
 
-Put = Callable[[int, Mapping[str, "Tensor"]], None]  # replaces the weights in a slot, and takes an adapter away
+Put = Callable[[int, Iterator[tuple[str, "Tensor"]]], None]  # replaces the weights in a slot, and takes an adapter away
 Lay = Callable[[int, Adapter | None], None]  # lays an adapter beside the weights in a slot; None: takes it away
 Measure = Callable[[int, Sequence[int], int], np.ndarray]  # (slot, tokens, first) -> log-probs of tokens[first:]
 
@@ -68,7 +68,7 @@ class Slots:
         lay = self._lay
         self._holdings[slot].fetch(
             policy,
-            put=lambda state: self._put(slot, state),
+            put=lambda tensors: self._put(slot, tensors),
             measure=lambda tokens, first: self._measure(slot, tokens, first),
             lay=None if lay is None else lambda adapter: lay(slot, adapter),
         )

@@ -231,10 +231,10 @@ class VLLMEngine:
         del self.llm, self._weights, self._adapters
         gc.collect()
 
-    def _put(self, slot: int, state: Mapping[str, Tensor]) -> None:
+    def _put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
         with self._vital("loading weights"):
             self._adapters.lay(None)
-            self._weights.put(slot, state)
+            self._weights.put(slot, tensors)
 
     def _lay(self, slot: int, adapter: Adapter | None) -> None:
         if adapter is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_flow.buckets import BUCKET, grouped
 from rlhf_flow.engine.mixing import POLICY, REFERENCE
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ class Weights:
         self._processes = processes  # vLLM's ranks are processes of their own
         self._share: float | None = None  # of the reference in what is drawn; None: not told yet
 
-    def put(self, slot: int, state: Mapping[str, Tensor]) -> None:
-        """Replace the weights in a slot."""
+    def put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """Replace the weights in a slot, as the tensors come."""
         if self._mixes:
-            state = {f"{NETWORKS[slot]}.{name}": tensor for name, tensor in state.items()}
+            tensors = ((f"{NETWORKS[slot]}.{name}", tensor) for name, tensor in tensors)
         if self._processes:
-            self._put_by_file(state)
+            self._put_by_file(tensors)
         else:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(state.items())})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         self._forget()
 
     def mix(self, share: float) -> None:
@@ -45,13 +46,14 @@ class Weights:
             self._forget()
         self._share = share
 
-    def _put_by_file(self, state: Mapping[str, Tensor]) -> None:
+    def _put_by_file(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
         """Tensors cannot be passed to other processes."""
         from safetensors.torch import save_file
 
-        apart = {name: tensor.contiguous().clone() for name, tensor in state.items()}  # a file shares no memory
         with tempfile.TemporaryDirectory() as folder:
-            save_file(apart, Path(folder) / "model.safetensors")
+            for number, group in enumerate(grouped(tensors, BUCKET)):
+                apart = {name: tensor.contiguous().clone() for name, tensor in group.items()}  # a file shares no memory
+                save_file(apart, Path(folder) / f"model-{number:05d}.safetensors")
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
     def _forget(self) -> None:

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from rlhf_flow.buckets import Bucket, Index
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.specs import Model
-from rlhf_flow.types import Policy, Weights
+from rlhf_flow.types import Policy
 from rlhf_flow.weights import (
     PREFIX,
     Adapter,
     Checkpoint,
     Held,
+    Weights,
     adapter_fingerprint,
     checkpoint_fingerprint,
     write_adapter,
@@ -46,9 +48,9 @@ class AdapterAlone:
     def buffers(self) -> dict[str, Tensor]:
         return {}
 
-    def state(self, policy: Policy) -> dict[str, Tensor]:
+    def of(self, policy: Policy) -> Weights:
         if self._is_base(policy):
-            return dict(self.fresh)
+            return Held(self.fresh)
         weights = policy.weights
         if not isinstance(weights, Adapter):
             raise ValueError(
@@ -67,34 +69,32 @@ class AdapterAlone:
                 f"{weights.alpha:g}, but learner.lora has rank={self.lora.rank} and alpha={self.lora.alpha:g}. "
                 "Set them alike."
             )
-        return weights.tensors.load()
+        return weights.tensors
 
     def at_hand(self, policy: Policy) -> AbstractContextManager[None] | None:
         """The base needs no second copy of the model: it is there, with the adapter off."""
         return self._off() if self._is_base(policy) else None
 
-    def sha256(self, state: Mapping[str, Tensor]) -> str:
-        return adapter_fingerprint(self.base, state, scale=self.lora.alpha / self.lora.rank)
+    def sha256(self, tensors_sha256: str) -> str:
+        return adapter_fingerprint(self.base, tensors_sha256, scale=self.lora.alpha / self.lora.rank)
 
-    def weights(self, state: Mapping[str, Tensor]) -> Weights:
-        return self._adapter(state)
+    def weights(self, tensors: Weights) -> Adapter:
+        base = Checkpoint(Path(self.model.path), self.model.trust_remote_code)
+        return Adapter(base, self.base, self.lora.rank, self.lora.alpha, tensors)
 
-    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> dict[str, Tensor]:
+    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
         """Refused: the average of products B A is no product of averages, and its rank grows with every term."""
         raise ValueError(
             "learner.lora trains adapters, whose average is no adapter of the same rank: the mean of the products B A "
             "is not the product of the means. Use learner.lora.rank=0, or a schedule that averages no policies."
         )
 
-    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """In peft's format, with the tokenizer."""
-        write_adapter(folder, self._adapter(state))
+    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
+        """In peft's format, with the tokenizer; in one piece, for that is all that peft reads."""
+        tensors = {name: tensor.clone() for bucket in buckets for name, tensor in bucket.tensors()}
+        write_adapter(folder, self.weights(Held(tensors)))
         source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
         AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
-
-    def _adapter(self, state: Mapping[str, Tensor]) -> Adapter:
-        base = Checkpoint(Path(self.model.path), self.model.trust_remote_code)
-        return Adapter(base, self.base, self.lora.rank, self.lora.alpha, Held(state))
 
     def _is_base(self, policy: Policy) -> bool:
         """Whether it is the model as it was opened."""

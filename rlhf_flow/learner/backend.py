@@ -87,8 +87,11 @@ class Backend(Protocol):
         """The sum over ranks, on the CPU."""
         ...
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
-        """The whole of what every rank has a part of: on rank `to`, else None."""
+    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
+        """The whole of what every rank has a part of: on rank `to`, else None.
+
+        Gathered into the memory of `into` where it is of the same kind, which is returned then.
+        """
         ...
 
     def share(self, text: str) -> str:

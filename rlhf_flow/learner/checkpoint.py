@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from huggingface_hub import save_torch_state_dict
-from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
+from rlhf_flow.buckets import Bucket, Index
 from rlhf_flow.specs import Model
 
 
-def write_checkpoint(folder: Path, model: Model, lm: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
-    """Config and tokenizer are those of `model.path`. A tied tensor is stored once, under its first name.
+def write_checkpoint(
+    folder: Path, model: Model, lm: PreTrainedModel, groups: Sequence[Index], buckets: Iterator[Bucket]
+) -> None:
+    """A file for each bucket, which holds one of the `groups`. Config and tokenizer are those of `model.path`.
 
     The generation config names the special tokens and nothing else, so that nobody inherits a sampling default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    save_torch_state_dict(dict(weights), folder)
+    _write_weights(folder, groups, buckets)
     config = AutoConfig.from_pretrained(model.path, **source)
     config.dtype = model.dtype
     config.architectures = [type(lm).__name__]
@@ -32,3 +34,18 @@ def write_checkpoint(folder: Path, model: Model, lm: PreTrainedModel, weights: M
     inherited = lm.generation_config
     special = {key: inherited.to_dict().get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**special).save_pretrained(folder)
+
+
+def _write_weights(folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
+    """One file without an index where one bucket suffices, else as many shards and an index of what is where."""
+    count = len(groups)
+    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    if count == 1:
+        names = ["model.safetensors"]
+    for name, bucket in zip(names, buckets, strict=True):
+        bucket.write(folder / name)
+    if count > 1:
+        where = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
+        total = sum(entry.size for group in groups for entry in group)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -64,4 +64,5 @@ class DeepSpeed:
             self.training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
         )
         opened, reading, trained = open_model(model, self.training, self.head, self.lora)
-        return PreferenceLearner(model, self.training, Ranks(opened, self.training, config, place), reading, trained)
+        backend = Ranks(opened, self.training, config, place)
+        return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)

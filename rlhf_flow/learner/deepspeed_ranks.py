@@ -77,6 +77,7 @@ class Ranks:
         self.stage = self.engine.zero_optimization_stage()
         self.device = self.engine.device
         self.clip = training.clip or 0.0
+        self.stretches: dict[str, list[tuple[int, int]]] | None = None  # once someone asked
 
     def parameters(self) -> Sequence[Parameter]:
         if self.stage == 0:
@@ -173,13 +174,36 @@ class Ranks:
         dist.all_reduce(total)
         return total.cpu()
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
+    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
         if part.everywhere or self.size == 1:
             return part.values.view(parameter.shape) if self.rank == to else None
-        whole = torch.zeros(parameter.shape, dtype=part.values.dtype, device=self.device)
-        whole.view(-1).narrow(0, part.start, part.values.numel()).copy_(part.values)
-        dist.reduce(whole, dst=to)  # every element comes from one rank: the sum is exact
-        return whole if self.rank == to else None
+        if self.stretches is None:
+            self.stretches = self._all_stretches()
+        stretches = self.stretches[parameter.name]
+        if self.rank != to:
+            if part.values.numel():
+                dist.send(part.values.to(self.device), dst=to)
+            return None
+        whole = into
+        if whole is None or (whole.dtype, whole.device) != (part.values.dtype, self.device):
+            whole = torch.empty(parameter.shape, dtype=part.values.dtype, device=self.device)
+        for rank, (start, count) in enumerate(stretches):
+            stretch = whole.view(-1).narrow(0, start, count)
+            if rank == to:
+                stretch.copy_(part.values)
+            elif count:
+                dist.recv(stretch, src=rank)
+        return whole
+
+    def _all_stretches(self) -> dict[str, list[tuple[int, int]]]:
+        """For each parameter the start and the number of the elements that each rank steps: these never change."""
+        parameters = self.parameters()
+        mine = [(one.master.start, one.master.values.numel()) for one in parameters]
+        told = torch.tensor(mine, dtype=torch.int64, device=self.device)  # [P, 2]
+        found = [torch.empty_like(told) for _ in range(self.size)]
+        dist.all_gather(found, told)
+        by_parameter = torch.stack(found, dim=1).tolist()  # [P, ranks, 2]
+        return {one.name: [tuple(each) for each in ranks] for one, ranks in zip(parameters, by_parameter, strict=True)}
 
     def share(self, text: str) -> str:
         if self.size == 1:

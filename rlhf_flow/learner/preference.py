@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,16 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_flow.buckets import BUCKET, Bucket, fill, pack, reader
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batches import Example, Packed, Row, count, deal, global_batches, read_examples, read_rows
+from rlhf_flow.learner.gathered import Gathered
 from rlhf_flow.learner.reading import Reading
 from rlhf_flow.learner.trained import Trained
 from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.update import take_step
+from rlhf_flow.publishing import Apart, Publishing, held
 from rlhf_flow.specs import Model
 from rlhf_flow.tables import Lesson, Table
 from rlhf_flow.types import Policy, Probe
+from rlhf_flow.weights import Fingerprint, Weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,25 +42,25 @@ class Studied:
     batches: list[np.ndarray]
 
 
-@dataclass(frozen=True)
-class Collected:
-    """The weights as engines get them, and their name. Ranks other than 0 have the name alone."""
-
-    weights: dict[str, Tensor]
-    sha256: str
-
-
 class PreferenceLearner:
     """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
 
-    def __init__(self, model: Model, training: Training, backend: Backend, reading: Reading, trained: Trained) -> None:
+    def __init__(
+        self,
+        model: Model,
+        training: Training,
+        backend: Backend,
+        reading: Reading,
+        trained: Trained,
+        *,
+        bucket: int = BUCKET,
+    ) -> None:
         self.model, self.training, self.backend = model, training, backend
-        self.reading, self.trained = reading, trained
+        self.reading, self.trained, self.bucket = reading, trained, bucket
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]  # of what is published
         # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
         # moved they have none, and get their own where it is asked for.
         self.held: str | None = None
-        self._collected: Collected | None = None  # of the weights held, where someone has asked for them
         self._studied: Studied | None = None
         self._probe: state.Context | None = None
 
@@ -69,33 +73,53 @@ class PreferenceLearner:
                 if self.held != policy.sha256:
                     raise ValueError(f"{policy.state} holds the weights {self.held}, not those of {policy}")
             else:
-                self._collected = None
-                self._write(self.trained.state(policy))
+                self._write(self.trained.of(policy))
                 state.forget(self.backend)
                 self.held = policy.sha256
         if self.training.optimizer_state == "fresh":
             state.forget(self.backend)
 
     def publish(self, name: str, round: int) -> Policy:
-        collected = self._collect()
-        return Policy(name, round, collected.sha256, self.trained.weights(collected.weights), self._prove())
+        return held(self.publishing(name, round))
+
+    def publishing(self, name: str, round: int) -> Publishing:
+        gathered = Gathered(self.backend, self.trained, self.dtype)
+        groups = tuple(pack(gathered.index(), self.bucket))
+        yield from self._name(fill(groups, gathered.read))
+        assert self.held is not None
+        return Policy(name, round, self.held, self.trained.weights(Apart(groups)), self._prove())
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
+        return held(self.averaging(name, round, terms))
+
+    def averaging(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Publishing:
         weights = self.trained.average(terms, self.dtype)
-        average = Policy(name, round, self.trained.sha256(weights), self.trained.weights(weights))
-        return replace(average, probe=self._prove(average))
+        groups = tuple(pack(weights.index(), self.bucket))
+        mine = groups if self.backend.rank == 0 else ()
+        sha256 = yield from self._hashed(fill(mine, reader(weights.stream())))
+        probe = self._prove(Policy(name, round, sha256, self.trained.weights(weights)))
+        return Policy(name, round, sha256, self.trained.weights(Apart(groups)), probe)
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        weights = self._collect().weights if policy is None else self.trained.state(policy)
+        weights = Gathered(self.backend, self.trained, self.dtype) if policy is None else self.trained.of(policy)
+        again = {name for names in self.trained.names().values() for name in sorted(names)[1:]}
+        groups = pack((entry for entry in weights.index() if entry.name not in again), self.bucket)
+        read = weights.read if isinstance(weights, Gathered) else reader(weights.stream())
         if self.backend.rank == 0:
-            self.trained.save(folder, weights)
+            self.trained.save(folder, groups, fill(groups, read))
+        elif policy is None:
+            for _ in fill(groups, read):  # rank 0 needs this one's part of them
+                pass
 
     def save_state(self, folder: Path) -> None:
-        sha256, base = self._collect().sha256, self.trained.base
+        for _ in self.publishing("policy", 0) if self.held is None else ():  # for the name alone
+            pass
+        assert self.held is not None
+        sha256, base = self.held, self.trained.base
         state.save(folder, self.backend, self.training.optimizer, sha256=sha256, probe=self._probe, base=base)
 
     def load_state(self, folder: Path) -> None:
-        self.held = self._collected = None
+        self.held = None
         counters = state.load(folder, self.backend, self.training.optimizer, base=self.trained.base)
         self.held, self._probe = counters.sha256, counters.probe
 
@@ -167,7 +191,7 @@ class PreferenceLearner:
         buffers = {name: buffer.clone() for name, buffer in self.backend.lm.named_buffers()}
         try:
             if policy is not None and not held:
-                self._write(self.trained.state(policy), moves_masters=False)
+                self._write(self.trained.of(policy), moves_masters=False)
             for parameter in self.backend.parameters():
                 parameter.seen.values.copy_(parameter.seen.values.to(self.dtype))
             yield
@@ -190,7 +214,7 @@ class PreferenceLearner:
                 step, len(studied.batches), round=lesson.round, rounds=lesson.rounds
             )
             rate = self.training.optimizer.lr * self.training.schedule.factor(progress)
-            self.held = self._collected = None  # from here on the weights have no name until they are published
+            self.held = None  # from here on the weights have no name until they are published
             taken, norm = take_step(
                 self.backend,
                 lesson.objective,
@@ -232,43 +256,42 @@ class PreferenceLearner:
             (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])], self.backend.logps)
         return Probe(tuple(self._probe.tokens), prompt, tuple(logps[:, 0].tolist()))
 
-    def _collect(self) -> Collected:
-        """The weights held, under all names that they are published by; where they have no name yet, they get one."""
-        if self._collected is None:
-            weights: dict[str, Tensor] = {}
-            names = self.trained.names()
-            for parameter in self.backend.parameters():
-                # What the forward pass reads is the master, or the master rounded to what is published.
-                same = parameter.seen.everywhere and parameter.seen.values.dtype in (torch.float32, self.dtype)
-                whole = self.backend.whole(parameter, parameter.seen if same else parameter.master, to=0)
-                if whole is not None and self.backend.rank == 0:
-                    tensor = whole.detach().to("cpu", self.dtype, copy=True).contiguous()
-                    weights |= dict.fromkeys(names[parameter.name], tensor)
-            if self.backend.rank == 0:
-                weights |= {name: buffer.detach().cpu().clone() for name, buffer in self.trained.buffers().items()}
-            self._collected = Collected(weights, self.held or self.backend.share(self.trained.sha256(weights)))
-        self.held = self._collected.sha256
-        return self._collected
+    def _name(self, buckets: Iterator[Bucket]) -> Generator[Bucket, None, None]:
+        """Pass on, of rank 0, the buckets of the weights held; where these have no name yet, they get one."""
+        if self.held is not None:
+            yield from (bucket for bucket in buckets if self.backend.rank == 0)
+        else:
+            self.held = yield from self._hashed(buckets)
 
-    def _write(self, weights: Mapping[str, Tensor], *, moves_masters: bool = True) -> None:
+    def _hashed(self, buckets: Iterator[Bucket]) -> Generator[Bucket, None, str]:
+        """Pass on the buckets of rank 0; return the identity of what they hold."""
+        digest = Fingerprint()
+        for bucket in buckets:
+            if self.backend.rank == 0:
+                for name, tensor in bucket.tensors():
+                    digest.add(name, tensor)
+                yield bucket
+        return self.backend.share(self.trained.sha256(digest.hexdigest()))
+
+    def _write(self, weights: Weights, *, moves_masters: bool = True) -> None:
         """Make these the weights of the forward pass, and of the optimizer where asked."""
         buffers, names = self.trained.buffers(), self.trained.names()
+        parameters = {names[parameter.name][0]: parameter for parameter in self.backend.parameters()}
         expected = {name for group in names.values() for name in group} | set(buffers)
-        if set(weights) != expected:
-            missing, unknown = sorted(expected - set(weights))[:3], sorted(set(weights) - expected)[:3]
+        found = {entry.name: entry.shape for entry in weights.index()}
+        if set(found) != expected:
+            missing, unknown = sorted(expected - set(found))[:3], sorted(set(found) - expected)[:3]
             raise ValueError(f"these weights are not of {self.model.path}: missing {missing}, unknown {unknown}")
-        parameters = self.backend.parameters()
-        for parameter in parameters:
-            tensor = weights[names[parameter.name][0]]
-            if tuple(tensor.shape) != parameter.shape:
+        for name, parameter in parameters.items():
+            if found[name] != parameter.shape:
                 raise ValueError(
-                    f"these weights are not of {self.model.path}: {parameter.name} is {tuple(tensor.shape)}, "
+                    f"these weights are not of {self.model.path}: {parameter.name} is {found[name]}, "
                     f"not {parameter.shape}"
                 )
-        for parameter in parameters:
-            tensor = weights[names[parameter.name][0]]
-            parameter.seen.write(tensor)
-            if moves_masters:
-                parameter.master.write(tensor)
-        for name, buffer in buffers.items():
-            buffer.copy_(weights[name])
+        for name, tensor in weights.stream():
+            if name in buffers:
+                buffers[name].copy_(tensor)
+            elif name in parameters:  # not another name of one that is tied
+                parameters[name].seen.write(tensor)
+                if moves_masters:
+                    parameters[name].master.write(tensor)

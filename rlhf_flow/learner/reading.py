@@ -16,11 +16,10 @@ from rlhf_flow.chat import chat_tokens, encode, require_template
 from rlhf_flow.learner.batches import Packed, Row, pack, pack_policy
 from rlhf_flow.learner.head import Head
 from rlhf_flow.protocols import PromptSource
-from rlhf_flow.types import Message, Weights
-from rlhf_flow.weights import Checkpoint
+from rlhf_flow.types import Message
+from rlhf_flow.weights import Checkpoint, Held, Weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 
@@ -43,8 +42,8 @@ class Reading(Protocol):
         """The rows for one forward pass; `mask` [R, W] is True where numbers of a row stand, row by row."""
         ...
 
-    def state(self, weights: Weights) -> dict[str, Tensor]:
-        """The state dict of the model from wherever its weights are."""
+    def weights(self, weights: Weights) -> Weights:
+        """Those of the model, from wherever they are."""
         ...
 
 
@@ -62,8 +61,8 @@ class LogProbs:
     def pack(self, rows: Sequence[Row]) -> Packed:
         return pack_policy(rows)
 
-    def state(self, weights: Weights) -> dict[str, Tensor]:
-        return weights.load()
+    def weights(self, weights: Weights) -> Weights:
+        return weights
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,14 @@ class AtTheEnd:
         mask = np.ones((len(rows), self.head.outputs), dtype=bool)
         return Packed(packed.tokens, last, np.zeros(0, dtype=np.int64), mask)
 
-    def state(self, weights: Weights) -> dict[str, Tensor]:
+    def weights(self, weights: Weights) -> Weights:
         """Of a checkpoint of a language model too: its head is then the new one that `head.seed` makes."""
         if not isinstance(weights, Checkpoint):
-            return weights.load()
+            return weights
         from rlhf_flow.learner.reward import load_classifier
 
         lm = load_classifier(str(weights.path), self.head, revision=None, trust_remote_code=self.trust_remote_code)
-        return {name: tensor.detach() for name, tensor in lm.state_dict().items()}
+        return Held(lm.state_dict())
 
 
 def tail_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

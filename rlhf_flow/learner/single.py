@@ -67,7 +67,7 @@ class SingleProcess:
     def sum(self, values: Tensor) -> Tensor:
         return values.cpu()
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
+    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
         return part.values.view(parameter.shape)
 
     def share(self, text: str) -> str:

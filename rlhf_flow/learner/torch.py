@@ -43,4 +43,4 @@ class Torch:
         be_deterministic(place, threads=self.training.threads)
         opened, reading, trained = open_model(model, self.training, self.head, self.lora)
         backend = SingleProcess(opened, self.training, device=place.device)
-        return PreferenceLearner(model, self.training, backend, reading, trained)
+        return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlhf_flow.buckets import Bucket, Index
 from rlhf_flow.learner.checkpoint import write_checkpoint
 from rlhf_flow.learner.reading import Reading
 from rlhf_flow.specs import Model
-from rlhf_flow.types import Policy, Weights
-from rlhf_flow.weights import Held, fingerprint
+from rlhf_flow.types import Policy
+from rlhf_flow.weights import Weights
 
 
 class Trained(Protocol):
@@ -33,23 +34,29 @@ class Trained(Protocol):
         """What is published besides parameters."""
         ...
 
-    def state(self, policy: Policy) -> dict[str, Tensor]:
-        """The tensors of a policy, as they are published. Raises ValueError where it is of another kind."""
+    def of(self, policy: Policy) -> Weights:
+        """What of a policy is published. Raises ValueError where it is of another kind."""
         ...
 
     def at_hand(self, policy: Policy) -> AbstractContextManager[None] | None:
         """A block in which the forward pass reads `policy` though nothing is written; None: its tensors must be."""
         ...
 
-    def sha256(self, state: Mapping[str, Tensor]) -> str: ...
+    def sha256(self, tensors_sha256: str) -> str:
+        """The identity of a policy, from the fingerprint of what of it is published."""
+        ...
 
-    def weights(self, state: Mapping[str, Tensor]) -> Weights: ...
+    def weights(self, tensors: Weights) -> Weights:
+        """Those of a policy, from what of it is published."""
+        ...
 
-    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> dict[str, Tensor]:
+    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
         """The sum of policies, each times its coefficient. Raises ValueError where it is not of this kind."""
         ...
 
-    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None: ...
+    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
+        """Write `buckets`, of which each holds one of the `groups`, for others to load."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,26 +85,49 @@ class WholeModel:
             name: tensor for name, tensor in self.lm.state_dict(keep_vars=True).items() if id(tensor) not in parameters
         }
 
-    def state(self, policy: Policy) -> dict[str, Tensor]:
-        return self.reading.state(policy.weights)
+    def of(self, policy: Policy) -> Weights:
+        return self.reading.weights(policy.weights)
 
     def at_hand(self, policy: Policy) -> None:
         return None
 
-    def sha256(self, state: Mapping[str, Tensor]) -> str:
-        return fingerprint(state)
+    def sha256(self, tensors_sha256: str) -> str:
+        return tensors_sha256
 
-    def weights(self, state: Mapping[str, Tensor]) -> Weights:
-        return Held(state)
+    def weights(self, tensors: Weights) -> Weights:
+        return tensors
 
-    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> dict[str, Tensor]:
+    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
+        return Average(tuple((self.of(policy), coefficient) for policy, coefficient in terms), dtype)
+
+    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
+        write_checkpoint(folder, self.model, self.lm, groups, buckets)
+
+
+@dataclass(frozen=True)
+class Average:
+    """The sum of weights, each times its coefficient, computed where it is asked for."""
+
+    terms: tuple[tuple[Weights, float], ...]
+    dtype: torch.dtype
+
+    def index(self) -> Index:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return tuple(
+            replace(entry, dtype=dtype) if entry.torch_dtype.is_floating_point else entry
+            for entry in self.terms[-1][0].index()
+        )
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
         """In float32; what is no floating-point number is of the last of them."""
-        total: dict[str, Tensor] = {}
-        for policy, coefficient in terms:
-            for key, tensor in self.state(policy).items():
-                part = coefficient * tensor.float() if tensor.is_floating_point() else tensor
-                total[key] = total[key] + part if key in total and tensor.is_floating_point() else part
-        return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in total.items()}
+        for parts in zip(*(weights.stream() for weights, _ in self.terms), strict=True):
+            name, tensor = parts[-1]
+            if tensor.is_floating_point():
+                total = self.terms[0][1] * parts[0][1].float()
+                for (_, part), (_, coefficient) in zip(parts[1:], self.terms[1:], strict=True):
+                    total += coefficient * part.float()
+                tensor = total.to(self.dtype)
+            yield name, tensor
 
-    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        write_checkpoint(folder, self.model, self.lm, state)
+    def load(self) -> dict[str, Tensor]:
+        return dict(self.stream())

@@ -16,14 +16,15 @@ Phases: `open` loads the checkpoint, and the start once more; `anchors` reads an
 held as they are rounded in what is published: those that are trained are set aside (w T, w T/N under ZeRO 3), and for
 another anchor a checkpoint is read (its model and a copy); `backward` is a pass over the longest micro-batch; `step` is
 the optimizer, and AdamW's update takes two tensors of the size of what it moves; `save` copies what rank 0 publishes
-(d P) and each rank's share of weights and moments to the host. ZeRO 3 keeps its gradients from one pass to the next,
-and so does every stage whose optimizer is on the host.
+(d P, or a bucket of it on a cluster) and each rank's share of weights and moments to the host. ZeRO 3 keeps its
+gradients from one pass to the next, and so does every stage whose optimizer is on the host.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.plan.activations import activations, logits, passing
@@ -160,7 +161,9 @@ def host_memory(config: RunConfig, shape: Shape, work: Work) -> Memory:
 
 
 def published(config: RunConfig, shape: Shape) -> dict[str, float]:
-    return {"published weights": DTYPES[config.model.dtype] * shape.parameters}
+    """In one process they stay; on a cluster they leave in buckets, of which there is one at a time."""
+    size = DTYPES[config.model.dtype] * shape.parameters
+    return {"published weights": min(size, config.cluster.transfer.bucket) if isinstance(config.cluster, Ray) else size}
 
 
 def copies(config: RunConfig, shape: Shape, one: Held) -> dict[str, float]:

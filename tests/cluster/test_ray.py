@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.crew import Stored
+from rlhf_flow.cluster.object_store import Stored
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import WorkerError
 from rlhf_flow.specs import Model, Place
@@ -37,7 +38,7 @@ class Telling:
     """Stands for an engine that mixes: says which weights reached it."""
 
     def generate(self, prompts: object, policy: Mixture, draw: Draw, *, round: int, seed: int) -> list[str]:
-        return [each.weights.load()["w"] for each in (policy.policy, policy.reference)]
+        return [float(each.weights.load()["w"]) for each in (policy.policy, policy.reference)]
 
 
 class Publishing:
@@ -49,7 +50,7 @@ class Publishing:
         return self
 
     def publish(self, name: str, round: int) -> Policy:
-        return Policy(name, round, "hash", Held({"w": f"weights of round {round}"}))
+        return Policy(name, round, "hash", Held({"w": torch.tensor(float(round))}))
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def test_the_weights_of_both_policies_of_a_mixture_reach_the_engine(cluster: Ray
     cluster.ready()
     mixture = Mixture(learner.publish("policy", 2), learner.publish("policy", 1), 0.3)
     assert isinstance(mixture.policy.weights, Stored)
-    assert engine.generate((), mixture, Draw(), round=3, seed=0) == ["weights of round 2", "weights of round 1"]
+    assert engine.generate((), mixture, Draw(), round=3, seed=0) == [2.0, 1.0]
 
 
 def test_what_a_worker_raises_reaches_the_caller_as_it_was_raised(cluster: RayCluster) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,8 @@ class Worker:
     def fetch(self, policy: Policy) -> None:
         self.holding.fetch(policy, self.put, self.measure)
 
-    def put(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.value, self.loads = float(state["w"]), self.loads + 1
+    def put(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self.value, self.loads = float(dict(tensors)["w"]), self.loads + 1
 
     def measure(self, tokens: Sequence[int], first: int) -> np.ndarray:
         self.measured = len(tokens) - first
@@ -43,6 +43,12 @@ def start(path: str) -> Policy:
     return Policy("start", 0, "hash of start", Checkpoint(Path(path)))
 
 
+def stands_for(weights: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever checkpoint is read, it holds these."""
+    monkeypatch.setattr(Checkpoint, "index", lambda self: weights.index())
+    monkeypatch.setattr(Checkpoint, "stream", lambda self: weights.stream())
+
+
 def test_the_opened_checkpoint_is_held_already() -> None:
     worker = Worker()
     worker.fetch(start("models/start"))
@@ -51,7 +57,7 @@ def test_the_opened_checkpoint_is_held_already() -> None:
 
 
 def test_the_opened_checkpoint_is_loaded_once_something_else_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Checkpoint, "load", lambda self: {"w": torch.tensor([-1.0])})
+    stands_for(Held({"w": torch.tensor([-1.0])}), monkeypatch)
     worker = Worker()
     worker.fetch(start("models/start"))
     worker.fetch(policy("a", -2.0))
@@ -60,7 +66,7 @@ def test_the_opened_checkpoint_is_loaded_once_something_else_was(monkeypatch: py
 
 
 def test_another_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Checkpoint, "load", lambda self: {"w": torch.tensor([-1.0])})
+    stands_for(Held({"w": torch.tensor([-1.0])}), monkeypatch)
     worker = Worker()
     worker.fetch(start("models/other"))
     assert worker.loads == 1
@@ -86,7 +92,7 @@ def test_a_failed_load_leaves_nothing_to_believe() -> None:
     worker = Worker()
     worker.fetch(policy("a", -2.0))
 
-    def fail(state: Mapping[str, torch.Tensor]) -> None:
+    def fail(tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         raise OSError("half way")
 
     with pytest.raises(OSError, match="half way"):

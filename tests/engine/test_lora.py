@@ -38,7 +38,7 @@ def adapter(world: World, seed: int, *, rank: int = 4, probe: bool = True) -> Po
         tensors[f"{PREFIX}{layer}.lora_A.weight"] = torch.randn(rank, into, generator=random) / into**0.5
         tensors[f"{PREFIX}{layer}.lora_B.weight"] = torch.randn(out, rank, generator=random) / 4
     weights = Adapter(world.start.weights, world.start.sha256, rank, 2.0 * rank, Held(tensors))
-    sha256 = adapter_fingerprint(world.start.sha256, tensors, scale=weights.scale)
+    sha256 = adapter_fingerprint(world.start.sha256, fingerprint(tensors), scale=weights.scale)
     proof = Probe(TOKENS, 3, tuple(logps(world, weights, TOKENS, 3).tolist())) if probe else None
     return Policy("adapted", seed, sha256, weights, proof)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ class Worker:
         holdings = [Holding(Model("m"), {"w": (1,)}, max_model_len=16, tolerance=None) for _ in range(slots)]
         self.slots = Slots(holdings, put=self.put, measure=self.measure)
 
-    def put(self, slot: int, state: Mapping[str, torch.Tensor]) -> None:
-        self.values[slot], self.loads = float(state["w"]), self.loads + 1
+    def put(self, slot: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        self.values[slot], self.loads = float(dict(tensors)["w"]), self.loads + 1
 
     def measure(self, slot: int, tokens: Sequence[int], first: int) -> np.ndarray:
         return np.full(len(tokens) - first, self.values[slot], np.float32)

@@ -22,7 +22,7 @@ class Llm:
         if method == "mix":
             self.notes.append(f"mix {args[0]}")
         elif "weights_path" in kwargs:
-            self.notes.append(f"file {' '.join(load_file(Path(kwargs['weights_path']) / 'model.safetensors'))}")
+            self.notes.append(f"file {' '.join(load_file(next(Path(kwargs['weights_path']).glob('*.safetensors'))))}")
         else:
             self.notes.append(f"tensors {' '.join(name for name, _ in kwargs['weights_iterator'])}")
 
@@ -42,7 +42,7 @@ class Llm:
 )
 def test_weights_go_to_their_slot_and_nothing_cached_survives_them(mixes: bool, processes: bool, note: str) -> None:
     llm = Llm()
-    Weights(llm, mixes=mixes, processes=processes).put(1, STATE)
+    Weights(llm, mixes=mixes, processes=processes).put(1, iter(STATE.items()))
     assert llm.notes == [note, "forget"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,3 +143,23 @@ def rounds(
         learner.save_policy(folder / str(lesson.round) / "policy")
     learner.close()
     return policies[1:]
+
+
+@dataclass(frozen=True)
+class Saved:
+    policy: Policy
+    state: str  # the sha256 that the saved state names
+
+
+def learn_and_save(
+    place: Place, bucket: int, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, folder: Path
+) -> Saved:
+    """Two steps, and all that is written of them, with weights gathered in buckets of that size."""
+    learner = spec.open(model, replace(place, bucket=bucket))
+    learner.start(start)
+    learner.update(lesson, 0, 2)
+    learner.save_state(folder / "learner")  # nobody has asked for a name yet
+    learner.save_policy(folder / "policy")
+    policy = learner.publish("policy", lesson.round)
+    learner.close()
+    return Saved(policy, json.loads((folder / "learner/state.json").read_text())["sha256"])

@@ -28,7 +28,15 @@ from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tables import Lesson, RoundTables
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
-from rlhf_flow.weights import Adapter, Checkpoint, Held, adapter_fingerprint, checkpoint_fingerprint, published
+from rlhf_flow.weights import (
+    Adapter,
+    Checkpoint,
+    Held,
+    adapter_fingerprint,
+    checkpoint_fingerprint,
+    fingerprint,
+    published,
+)
 from tests import tiny
 from tests.learner import jobs
 from tests.learner.classroom import ADAMW, SGD, make_lesson, make_model, make_tables
@@ -184,9 +192,9 @@ def test_a_policy_is_an_adapter_and_its_base(world: World) -> None:
     assert isinstance(weights, Adapter)
     assert weights.base_sha256 == world.start.sha256 == checkpoint_fingerprint(Path(world.model.path))
     tensors = weights.tensors.load()
-    assert policy.sha256 == adapter_fingerprint(world.start.sha256, tensors, scale=SCALE)
-    assert policy.sha256 != adapter_fingerprint("another base", tensors, scale=SCALE)
-    assert policy.sha256 != adapter_fingerprint(world.start.sha256, tensors, scale=1.0)
+    assert policy.sha256 == adapter_fingerprint(world.start.sha256, fingerprint(tensors), scale=SCALE)
+    assert policy.sha256 != adapter_fingerprint("another base", fingerprint(tensors), scale=SCALE)
+    assert policy.sha256 != adapter_fingerprint(world.start.sha256, fingerprint(tensors), scale=1.0)
     merged = whole(world.model)
     merged.load_state_dict(weights.load())
     assert world.logps(learner, policy) == pytest.approx(world.expected(merged), abs=1e-4)
@@ -263,7 +271,7 @@ def test_a_checkpoint_is_an_adapter_that_peft_reads(world: World, tmp_path: Path
 
     again = published(tmp_path, world.start)
     assert isinstance(again, Adapter)
-    assert adapter_fingerprint(again.base_sha256, again.tensors.load(), scale=again.scale) == policy.sha256
+    assert adapter_fingerprint(again.base_sha256, fingerprint(again.tensors.load()), scale=again.scale) == policy.sha256
     with pytest.raises(ValueError, match=r"an adapter for the weights .*Set model\.path"):
         published(tmp_path, replace(world.start, sha256="f" * 64))
     assert published(Path(world.model.path), world.start) == world.start.weights

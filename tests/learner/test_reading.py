@@ -57,7 +57,7 @@ def test_a_policy_reads_every_token() -> None:
 
 def test_weights_in_memory_are_taken_as_they_are() -> None:
     state = {"score.weight": torch.ones(1, 2)}
-    assert AtTheEnd(Head(1)).state(Held(state)) == state
+    assert AtTheEnd(Head(1)).weights(Held(state)).load() == state
 
 
 @pytest.mark.parametrize(("template", "tail"), [(CHAT_WITH_BOS, ""), (CHATML, "\n"), (THINKING, ""), (None, "")])

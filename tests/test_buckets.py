@@ -1,0 +1,120 @@
+"""Tensors in buckets: none is lost or cut, and what is made of them does not depend on the size of the buckets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from rlhf_flow.buckets import CODES, Bucket, Entry, fill, grouped, index_of, layout, pack, reader
+from rlhf_flow.publishing import held, in_buckets
+from rlhf_flow.types import Policy
+from rlhf_flow.weights import Fingerprint, Held, fingerprint
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
+ENTRIES = st.builds(
+    Entry,
+    st.text("abc.", min_size=1, max_size=5),
+    st.sampled_from(sorted(CODES)),
+    st.lists(st.integers(0, 5), max_size=3).map(tuple),
+)
+INDICES = st.lists(ENTRIES, unique_by=lambda entry: entry.name, max_size=12).map(
+    lambda entries: tuple(sorted(entries, key=lambda entry: entry.name))
+)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> dict[str, torch.Tensor]:
+    names = draw(st.lists(st.text("abc.", min_size=1, max_size=5), unique=True, max_size=10))
+    shapes = st.lists(st.integers(0, 5), max_size=3)
+    return {
+        name: (100 * torch.rand(draw(shapes), generator=torch.Generator().manual_seed(number))).to(
+            draw(st.sampled_from(DTYPES))
+        )
+        for number, name in enumerate(names)
+    }
+
+
+def equal(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and fingerprint(left) == fingerprint(right)
+
+
+@given(INDICES, st.integers(1, 400))
+@settings(deadline=None)
+def test_every_tensor_is_in_one_bucket_and_only_one_that_is_too_large_is_alone_in_a_larger_one(
+    index: tuple[Entry, ...], limit: int
+) -> None:
+    groups = pack(index, limit)
+    assert tuple(entry for group in groups for entry in group) == index
+    for group in groups:
+        assert group
+        assert sum(entry.size for entry in group) <= limit or len(group) == 1
+    for group, following in pairwise(groups):
+        assert sum(entry.size for entry in group) + following[0].size > limit
+
+
+@given(INDICES)
+@settings(deadline=None)
+def test_tensors_lie_in_a_bucket_without_gaps_each_at_a_multiple_of_its_element(index: tuple[Entry, ...]) -> None:
+    starts = layout(index)
+    assert all(starts[entry.name] % entry.torch_dtype.itemsize == 0 for entry in index)
+    at = 0
+    for entry in sorted(index, key=lambda entry: (starts[entry.name], entry.size)):
+        assert starts[entry.name] == at
+        at += entry.size
+
+
+@given(states(), st.integers(1, 400))
+@settings(deadline=None)
+def test_what_is_filled_into_buckets_comes_out_of_them(state: dict[str, torch.Tensor], limit: int) -> None:
+    found, digest = {}, Fingerprint()
+    for bucket in fill(pack(index_of(state), limit), reader(iter(sorted(state.items())))):
+        for name, tensor in bucket.tensors():
+            found[name] = tensor.clone()
+            digest.add(name, tensor)
+    assert equal(found, state)
+    assert digest.hexdigest() == fingerprint(state)
+
+
+@given(states(), st.integers(1, 400))
+@settings(deadline=None)
+def test_a_policy_that_left_in_buckets_has_the_weights_it_had(state: dict[str, torch.Tensor], limit: int) -> None:
+    policy = held(in_buckets(Policy("policy", 1, "hash", Held(state)), limit))
+    assert equal(policy.weights.load(), state)
+
+
+@given(states())
+@settings(max_examples=30, deadline=None)
+def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Tensor]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
+        for bucket in fill([index_of(state)], reader(iter(sorted(state.items())))):
+            bucket.write(ours)
+        save_file(state, theirs, metadata={"format": "pt"})
+        assert equal(load_file(ours), state)
+        if state:
+            assert ours.read_bytes() == theirs.read_bytes()
+
+
+@given(states(), st.integers(1, 400))
+@settings(deadline=None)
+def test_groups_reach_their_limit_and_hold_everything_once(state: dict[str, torch.Tensor], limit: int) -> None:
+    groups = list(grouped(iter(state.items()), limit))
+    assert [name for group in groups for name in group] == list(state)
+    assert all(sum(tensor.nbytes for tensor in group.values()) >= limit for group in groups[:-1])
+
+
+def test_read_only_memory_can_be_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    state = {"w": torch.arange(4.0)}
+    (bucket,) = fill([index_of(state)], reader(iter(sorted(state.items()))))
+    frozen = bucket.data.copy()
+    frozen.setflags(write=False)
+    assert equal(dict(Bucket(bucket.index, frozen).tensors()), state)
+    assert not recwarn.list
