@@ -28,6 +28,7 @@ class Place:
     port: int = 0  # of the rendezvous; unused when size is 1
     device: str = "cpu"
     threads: int = 1
+    shared: bool = False  # with workers of other roles, one of which works at a time
 
 
 class EngineSpec(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
+from rlhf_flow.aside import StepsAside
 from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
 from rlhf_flow.specs import Place
@@ -69,6 +70,11 @@ class Worker:
     def open(self, opener: Any, place: Place) -> None:
         try:
             self.worker = opener(place)
+            if place.shared and not isinstance(self.worker, StepsAside):
+                raise ValueError(
+                    f"cluster.layout=colocated needs workers that can leave their GPU to others, and "
+                    f"{type(self.worker).__name__} has no step_aside and come_back. Try cluster.layout=disaggregated."
+                )
         except Exception as failure:  # told to whoever calls first: `open` itself is not waited for
             self.failure = failure
 

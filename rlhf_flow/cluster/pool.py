@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_flow.cluster.crew import Crew, Sent, silence
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.cluster.turns import Turn
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -28,7 +29,7 @@ class Call:
 class Pool:
     """Crews of one process each that hold the same."""
 
-    crews: list[Crew]
+    turn: Turn
     supervisor: Supervisor
 
     def ask(self, calls: Sequence[Call]) -> list[Any]:
@@ -37,6 +38,7 @@ class Pool:
         Whoever is free gets the next call. The call of a replica that died goes back to the front, and another replica
         is started in its place. Raises what a call raised, or WorkerError where too many died.
         """
+        self.turn.take()
         waiting, idle, answers = deque(range(len(calls))), deque(self.crews), dict[int, Any]()
         running: dict[ObjectRef, tuple[Crew, int, Sent]] = {}
         while len(answers) < len(calls):
@@ -59,6 +61,10 @@ class Pool:
                     waiting.appendleft(number)
                     self._gone(crew, death)
         return [answers[number] for number in range(len(calls))]
+
+    @property
+    def crews(self) -> list[Crew]:
+        return self.turn.crews
 
     def dismiss(self) -> None:
         for crew in self.crews:
