@@ -115,7 +115,7 @@ class Prepared:
                 refreshing=workers.refreshing,
                 alarms=config.alarms,
                 lag=config.lag,
-                apart=not config.cluster.one_process,
+                apart=config.cluster.apart,
                 gate=config.gate,
             )
             loop.run(parts)

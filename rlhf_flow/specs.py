@@ -30,6 +30,7 @@ class Place:
     device: str = "cpu"
     threads: int = 1
     bucket: int = BUCKET  # bytes of weights that are gathered at once to be published
+    shared: bool = False  # with workers of other roles, one of which works at a time
 
 
 class EngineSpec(Protocol):

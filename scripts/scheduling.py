@@ -19,6 +19,7 @@ from rlhf_flow.cluster.proxies import RayEngine
 from rlhf_flow.cluster.pulse import Pulse
 from rlhf_flow.cluster.ray import environment
 from rlhf_flow.cluster.supervisor import Supervisor
+from rlhf_flow.cluster.turns import Turn, Turns
 from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
 from rlhf_flow.weights import Held
 
@@ -65,7 +66,8 @@ def pool(engines: int) -> Pool:
         crew.where = [None]  # type: ignore[list-item]  # nobody will look for it
         crews.append(crew)
     ray.get([process.whereabouts.remote() for process in processes])
-    return Pool(crews, Supervisor(0))
+    supervisor = Supervisor(0)
+    return Pool(Turn(Turns(shared=False, supervisor=supervisor), crews), supervisor)
 
 
 def prompts(number: int, *, longest: float, uneven: bool) -> list[Prompt]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
+from rlhf_flow.aside import StepsAside
 from rlhf_flow.buckets import BUCKET
 from rlhf_flow.cluster.object_store import ObjectStore
 from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
@@ -57,6 +58,11 @@ class Worker:
     def open(self, opener: Any, place: Place) -> None:
         try:
             self.worker = opener(place)
+            if place.shared and not isinstance(self.worker, StepsAside):
+                raise ValueError(
+                    f"cluster.layout=colocated needs workers that can leave their GPU to others, and "
+                    f"{type(self.worker).__name__} has no step_aside and come_back. Try cluster.layout=disaggregated."
+                )
         except Exception as failure:  # told to whoever calls first: `open` itself is not waited for
             self.failure = failure
 
@@ -137,10 +143,9 @@ class Crew:
             found = [rank.handle.whereabouts.remote() for rank in self.ranks]
             self.where = [self.get(reference, number) for number, reference in enumerate(found)]
 
-    def send(self, method: str, *arguments: Any, **named: Any) -> ObjectRef:
-        """Begin a call on a crew of one."""
-        (rank,) = self.ranks
-        return rank.handle.call.remote(method, arguments, named)
+    def send(self, method: str, *arguments: Any, **named: Any) -> list[ObjectRef]:
+        """Begin a call on every rank."""
+        return [rank.handle.call.remote(method, arguments, named) for rank in self.ranks]
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """The answer of the first rank, once all have answered. Raises what one of them raised, or DeadWorkerError."""

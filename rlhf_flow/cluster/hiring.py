@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from rlhf_flow.cluster.bundles import SHARE, Bundles
 from rlhf_flow.cluster.crew import Worker
 from rlhf_flow.specs import Place
 
@@ -31,16 +32,18 @@ class Hiring:
     pulse: ActorHandle
     seconds: float  # longest wait for a place
     bucket: int  # bytes of weights that a rank gathers at once
+    bundles: Bundles | None = None  # that it shares with other roles; None: it has places of its own
     group: PlacementGroup | None = field(default=None)
 
     def __call__(self, names: list[str]) -> list[ActorHandle]:
         """Start one process for each name; they open their part while others work."""
         import ray
 
+        cpus = 1.0 if self.bundles is None else SHARE
         handles = [
             # a class of its own for each, for its name is what the process is called: ray::engine_0.call
             ray.remote(type(f"{self.title}_{self.first + rank}", (Worker,), {}))
-            .options(num_cpus=1, num_gpus=self.gpus, resources=dict(self.resources), max_restarts=0, **where)
+            .options(num_cpus=cpus, num_gpus=self.gpus, resources=dict(self.resources), max_restarts=0, **where)
             .remote(name, self.pulse)
             for rank, (name, where) in enumerate(zip(names, self._places(), strict=True))
         ]
@@ -50,12 +53,23 @@ class Hiring:
             address = LOOPBACK if self.local else found
         device = "cuda" if self.gpus else "cpu"
         for rank, handle in enumerate(handles):
-            place = Place(rank=rank, size=self.size, address=address, port=port, device=device, bucket=self.bucket)
+            place = Place(
+                rank=rank,
+                size=self.size,
+                address=address,
+                port=port,
+                device=device,
+                bucket=self.bucket,
+                shared=self.bundles is not None,
+            )
             handle.open.remote(self.opener, place)
         return handles
 
     def release(self) -> None:
-        """Give the reserved places back: a group outlives the processes that it was made for."""
+        """Give the reserved places back: a group outlives the processes that it was made for.
+
+        Those of `bundles` are not its own.
+        """
         from ray.util.placement_group import remove_placement_group
 
         if self.group is not None:
@@ -63,13 +77,15 @@ class Hiring:
             self.group = None
 
     def _places(self) -> list[dict[str, object]]:
-        """Ranks in one placement group, on as few nodes as can be; a process alone on the emptiest node.
+        """In the bundles of all roles, or: ranks in one group, on as few nodes as can be; one alone on the emptiest.
 
         A process has all its GPUs on one node, and so does an engine of several.
         """
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        if self.bundles is not None:
+            return self.bundles.places(self.first, self.size)
         if self.size == 1:
             return [{"scheduling_strategy": "SPREAD"}]
         bundle = {"CPU": 1.0, **({"GPU": self.gpus} if self.gpus else {}), **self.resources}

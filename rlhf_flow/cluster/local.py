@@ -16,6 +16,10 @@ class Local:
     def one_process(self) -> bool:
         return True
 
+    @property
+    def apart(self) -> bool:
+        return False
+
     def check(self, *, ranks: int) -> None:
         """Raise ValueError for a learner that does not fit."""
         if ranks > 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_flow.cluster.crew import Crew, silence
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.cluster.turns import Turn
 from rlhf_flow.stopping import heed
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Call:
 class Pool:
     """Crews of one process each that hold the same."""
 
-    crews: list[Crew]
+    turn: Turn
     supervisor: Supervisor
 
     def ask(self, calls: Sequence[Call]) -> list[Any]:
@@ -38,6 +39,7 @@ class Pool:
         Whoever is free gets the next call. The call of a replica that died goes back to the front, and another replica
         is started in its place. Raises what a call raised, or WorkerError where too many died; and StoppedError.
         """
+        self.turn.take()
         waiting, idle, answers = deque(range(len(calls))), deque(self.crews), dict[int, Any]()
         running: dict[ObjectRef, tuple[Crew, int]] = {}
         while len(answers) < len(calls):
@@ -49,7 +51,8 @@ class Pool:
                     continue
                 number = waiting.popleft()
                 call = calls[number]
-                running[crew.send(call.method, *call.arguments, **call.named)] = crew, number
+                (sent,) = crew.send(call.method, *call.arguments, **call.named)
+                running[sent] = crew, number
             for reference in self._done(running, waiting, idle):
                 crew, number = running.pop(reference)
                 idle.append(crew)
@@ -60,6 +63,10 @@ class Pool:
                     waiting.appendleft(number)
                     self._gone(crew, death)
         return [answers[number] for number in range(len(calls))]
+
+    @property
+    def crews(self) -> list[Crew]:
+        return self.turn.crews
 
     def dismiss(self) -> None:
         for crew in self.crews:

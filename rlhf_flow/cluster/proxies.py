@@ -11,6 +11,7 @@ from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.journal import Journal, clear
 from rlhf_flow.cluster.pool import Call, Pool
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.cluster.turns import Turn
 from rlhf_flow.scorer.pieces import in_pieces
 from rlhf_flow.tables import Lesson, Table
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts, Scored
@@ -74,6 +75,7 @@ class RayLearner:
     """The ranks of a learner. When one of them dies all are started again, and told again what they were told."""
 
     crew: Crew
+    turn: Turn
     supervisor: Supervisor
     journal: Journal = field(default_factory=Journal)
 
@@ -118,6 +120,7 @@ class RayLearner:
         """Raises what a rank raised, or WorkerError where too many died."""
         while True:
             try:
+                self.turn.take()
                 if not self.crew.ranks:
                     self.crew.start()
                 if not self.crew.where:

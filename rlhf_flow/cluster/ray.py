@@ -1,5 +1,7 @@
 """Parts on a Ray cluster: one actor per engine, per scorer with a model, and per learner rank.
 
+Disaggregated, each has GPUs of its own. Colocated, all roles share the same GPUs and take turns: `turns`, `bundles`.
+
 Proxies have the signatures of what they stand for and block; nothing above this folder knows about Ray. Weights travel
 by a transport (`rlhf_flow.cluster.transfer`): the learner leaves them there once, and whoever needs them takes them.
 """
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rlhf_flow.cluster.bundles import SHARE, Bundles
 from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.hiring import LOOPBACK, Hiring, Opener
 from rlhf_flow.cluster.pool import Pool
@@ -18,6 +21,7 @@ from rlhf_flow.cluster.proxies import RayEngine, RayLearner, RayScorer
 from rlhf_flow.cluster.pulse import Pulse
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.cluster.transfer import Transfer, Transport
+from rlhf_flow.cluster.turns import Turn, Turns
 from rlhf_flow.needs import require
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 ROLES = ("engine", "scorer", "learner")
+LAYOUTS = ("disaggregated", "colocated")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Ray:
     """A Ray cluster: the one at `address` (or in RAY_ADDRESS), else one started on this machine for the run."""
 
     address: str | None = None
+    layout: str = "disaggregated"  # GPUs of its own for each role; colocated: the same ones for all, in turns
     object_store_mib: int = 512  # of a cluster started here
     engines: int = 1  # replicas of the engine; the round's answers do not depend on their number
     scorers: int = 1  # replicas of each scorer that loads a model
@@ -50,6 +56,7 @@ class Ray:
             ("engines", ">= 1", self.engines >= 1),
             ("scorers", ">= 1", self.scorers >= 1),
             ("gpu_share", "> 0", self.gpu_share > 0),
+            ("layout", f"one of {', '.join(LAYOUTS)}", self.layout in LAYOUTS),
             ("resources", f"of {', '.join(ROLES)}", set(self.resources) <= set(ROLES)),
             ("piece", ">= 1, a number of prompts", self.piece >= 1),
             ("start_seconds", "> 0", self.start_seconds > 0),
@@ -58,10 +65,20 @@ class Ray:
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
+        for key, given in (("gpu_share", self.gpu_share != 1.0), ("resources", bool(self.resources))):
+            if self.layout == "colocated" and given:
+                raise ValueError(
+                    f"cluster.{key} must be left alone with cluster.layout=colocated, whose roles are all at the same "
+                    f"places, got {vars(self)[key]}. Take it out, or try cluster.layout=disaggregated."
+                )
 
     @property
     def one_process(self) -> bool:
         return False
+
+    @property
+    def apart(self) -> bool:
+        return self.layout == "disaggregated"
 
     def check(self, *, ranks: int) -> None:
         """Raise ValueError where Ray is missing, or where weights cannot travel as asked."""
@@ -95,12 +112,16 @@ class Ray:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        supervisor = Supervisor(self.deaths)
         return RayCluster(
             self,
             local=address is None,
-            gpus=ray.cluster_resources().get("GPU", 0.0),
+            gpus=gpus,
             pulse=pulse,
-            supervisor=Supervisor(self.deaths),
+            supervisor=supervisor,
+            turns=Turns(not self.apart, supervisor),
+            bundles=None if self.apart else Bundles(gpus, self.start_seconds),
             transport=self.transfer.open(),
         )
 
@@ -112,8 +133,10 @@ class RayCluster:
     gpus: float  # 0 on a cluster of CPUs
     pulse: ActorHandle
     supervisor: Supervisor
+    turns: Turns
+    bundles: Bundles | None  # that all roles share
     transport: Transport
-    hired: list[tuple[Crew, Hiring]] = field(default_factory=list)
+    hired: list[tuple[Crew, Hiring, Turn]] = field(default_factory=list)
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
         opener = partial(_opened, spec, model, mixes)
@@ -128,16 +151,21 @@ class RayCluster:
         return RayScorer(self._pool("scorer", self.spec.scorers, spec.open), 4 * self.spec.piece)
 
     def learner(self, spec: LearnerSpec, model: Model) -> Learner:
-        crew = self._crew("learner", "learner", spec.ranks, partial(spec.open, model))
-        return RayLearner(crew, self.supervisor)
+        turn = Turn(self.turns)
+        crew = self._crew("learner", "learner", spec.ranks, partial(spec.open, model), turn)
+        return RayLearner(crew, turn, self.supervisor)
 
     def ready(self) -> None:
         """Wait until every worker is up. Raises WorkerError, or what a worker raised while it started."""
-        for crew, _ in self.hired:
+        if self.bundles is not None:  # one group for all holds together better than one that grows
+            self.bundles.reserve(max((hiring.first + hiring.size for _, hiring, _ in self.hired), default=0))
+        for crew, _, turn in self.hired:
             while not crew.where:
                 try:
-                    if not crew.ranks:
-                        crew.start()
+                    turn.take()
+                    for one in turn.crews:
+                        if not one.ranks:
+                            one.start()
                     crew.ready()
                 except DeadWorkerError as death:
                     self.supervisor.survive(death)
@@ -146,27 +174,25 @@ class RayCluster:
     def close(self) -> None:
         import ray
 
-        for crew, _ in self.hired:
+        for crew, *_ in self.hired:
             crew.dismiss()
+        if self.bundles is not None:
+            self.bundles.release()
         ray.shutdown()
         self.transport.close()
 
     def _pool(self, role: str, replicas: int, opener: Opener, *, gpus: int = 1) -> Pool:
-        crews = [
-            self._crew(role, role if replicas == 1 else f"{role} {number}", 1, opener, gpus=gpus, number=number)
-            for number in range(replicas)
-        ]
-        return Pool(crews, self.supervisor)
+        turn = Turn(self.turns)
+        for number in range(replicas):
+            name = role if replicas == 1 else f"{role} {number}"
+            self._crew(role, name, 1, opener, turn, gpus=gpus, number=number)
+        return Pool(turn, self.supervisor)
 
-    def _crew(self, role: str, name: str, size: int, opener: Opener, *, gpus: int = 1, number: int = 0) -> Crew:
+    def _crew(
+        self, role: str, name: str, size: int, opener: Opener, turn: Turn, *, gpus: int = 1, number: int = 0
+    ) -> Crew:
         """`size` processes, each of which opens the worker. `gpus` is what one of them could use alone."""
-        share = gpus * self.spec.gpu_share if self.gpus > 0 else 0.0
-        taken = sum(hiring.gpus * hiring.size for crew, hiring in self.hired if crew.ranks)
-        if size * share > self.gpus - taken:
-            raise ValueError(
-                f"the {name} needs {size} x {share:g} GPUs, but the cluster has only {self.gpus - taken:g} left. "
-                "Try a smaller cluster.gpu_share, fewer learner.ranks or cluster.engines, or more GPUs."
-            )
+        share = self._share(name, size, gpus)
         hiring = Hiring(
             title=role,
             first=number,
@@ -178,6 +204,7 @@ class RayCluster:
             pulse=self.pulse,
             seconds=self.spec.start_seconds,
             bucket=self.spec.transfer.bucket,
+            bundles=self.bundles,
         )
         crew = Crew(
             name,
@@ -189,9 +216,32 @@ class RayCluster:
             transport=self.transport,
             bucket=self.spec.transfer.bucket,
         )
-        crew.start()
-        self.hired.append((crew, hiring))
+        if self.bundles is None:  # others have to step aside before it can open what it holds
+            crew.start()
+        turn.crews.append(crew)
+        self.hired.append((crew, hiring, turn))
         return crew
+
+    def _share(self, name: str, size: int, gpus: int) -> float:
+        """Of a GPU, for each process; or several whole ones. Raises ValueError where there is not so much."""
+        if self.gpus == 0:
+            return 0.0
+        if self.bundles is not None:
+            if gpus > 1:
+                raise ValueError(
+                    f"cluster.layout=colocated needs engine.tensor_parallel=1, got {gpus}: Ray gives a process a share "
+                    "of one GPU, or several whole ones, but no share of several. Try cluster.engines instead, one for "
+                    "each GPU, or cluster.layout=disaggregated."
+                )
+            return SHARE
+        share = gpus * self.spec.gpu_share
+        taken = sum(hiring.gpus * hiring.size for crew, hiring, _ in self.hired if crew.ranks)
+        if size * share > self.gpus - taken:
+            raise ValueError(
+                f"the {name} needs {size} x {share:g} GPUs, but the cluster has only {self.gpus - taken:g} left. "
+                "Try a smaller cluster.gpu_share, fewer learner.ranks or cluster.engines, or more GPUs."
+            )
+        return share
 
 
 @dataclass(frozen=True)

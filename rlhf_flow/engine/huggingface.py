@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_flow.aside import Aside
 from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
 from rlhf_flow.engine.beside import Beside
 from rlhf_flow.engine.holding import Holding
@@ -99,6 +100,7 @@ class HuggingFaceEngine:
         *,
         max_model_len: int,
     ) -> None:
+        self._aside = Aside()
         self._batch = spec.batch
         self._networks = networks
         self._tokenizer = tokenizer
@@ -143,6 +145,13 @@ class HuggingFaceEngine:
             for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in group
         ]
+
+    def step_aside(self) -> None:
+        """The networks leave the device; an adapter beside them, which is small, stays."""
+        self._aside.leave(self._networks[0].device, *self._networks)
+
+    def come_back(self) -> None:
+        self._aside.come_back()
 
     def close(self) -> None:
         del self._networks, self._adapters

@@ -47,5 +47,11 @@ class IdleEngine:
             "every draw."
         )
 
+    def step_aside(self) -> None:
+        """Nothing is held."""
+
+    def come_back(self) -> None:
+        """Nothing is held."""
+
     def close(self) -> None:
         """Nothing is held."""

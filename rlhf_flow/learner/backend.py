@@ -51,10 +51,15 @@ class Backend(Protocol):
     rank: int
     size: int
     lm: PreTrainedModel
+    device: torch.device
     optimizer: torch.optim.Optimizer
 
     def parameters(self) -> Sequence[Parameter]:
         """All trained parameters, in the model's order, the same on all ranks. Good until the next forward pass."""
+        ...
+
+    def holders(self) -> Sequence[object]:
+        """What holds every tensor that is on the device between two calls: modules, optimizers."""
         ...
 
     def logps(self, packed: Packed) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_flow.aside import Aside
 from rlhf_flow.buckets import BUCKET, Bucket, fill, pack, reader
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
@@ -63,6 +64,7 @@ class PreferenceLearner:
         self.held: str | None = None
         self._studied: Studied | None = None
         self._probe: state.Context | None = None
+        self._aside = Aside()
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -122,6 +124,13 @@ class PreferenceLearner:
         self.held = None
         counters = state.load(folder, self.backend, self.training.optimizer, base=self.trained.base)
         self.held, self._probe = counters.sha256, counters.probe
+
+    def step_aside(self) -> None:
+        """Weights, gradients and moments leave the device."""
+        self._aside.leave(self.backend.device, *self.backend.holders())
+
+    def come_back(self) -> None:
+        self._aside.come_back()
 
     def close(self) -> None:
         self.backend.close()

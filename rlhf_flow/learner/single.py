@@ -33,6 +33,9 @@ class SingleProcess:
             parameters.append(Parameter(name, tuple(owner.shape), part, part, owner, offset=0))
         return parameters
 
+    def holders(self) -> Sequence[object]:
+        return self.model, self.optimizer
+
     def logps(self, packed: Packed) -> Tensor:
         return self._forward(packed)
 

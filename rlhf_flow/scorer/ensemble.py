@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlhf_flow.protocols import Scorer
-from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.reward_model import RewardJudge, RewardModel
 from rlhf_flow.scorer.wins import bradley_terry
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
@@ -80,7 +79,7 @@ class Ensemble:
     def open(self, place: Place) -> EnsembleJudge:
         """Load all members onto `place.device`. Raises ValueError where one is no reward model."""
         with ExitStack() as opened:
-            judges: list[Scorer] = []
+            judges: list[RewardJudge] = []
             for at, member in enumerate(self.members):
                 with _of_member(at):
                     judges.append(member.open(place))
@@ -94,7 +93,7 @@ class EnsembleJudge:
     """An ensemble at work."""
 
     spec: Ensemble
-    judges: tuple[Scorer, ...]  # [M]
+    judges: tuple[RewardJudge, ...]  # [M]
 
     def score(self, rollouts: Rollouts) -> Scored:
         """Let every member score every answer.
@@ -114,6 +113,14 @@ class EnsembleJudge:
             aspects={**members, "std": std.astype(np.float32)},
             counts={name: max(scored.counts[name] for scored in each) for name in each[0].counts},
         )
+
+    def step_aside(self) -> None:
+        for judge in self.judges:
+            judge.step_aside()
+
+    def come_back(self) -> None:
+        for judge in self.judges:
+            judge.come_back()
 
     def close(self) -> None:
         """Let go of all members."""

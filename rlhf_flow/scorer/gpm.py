@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_flow.aside import Aside
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.classifier import Classifier, Reader
 from rlhf_flow.scorer.matches import both_views, matches
@@ -66,6 +67,7 @@ class GPMJudge:
 
     def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int) -> None:
         self._model = model
+        self._aside = Aside()
         self._reader = reader
         self._batch_tokens = batch_tokens
 
@@ -90,6 +92,12 @@ class GPMJudge:
         utility, wins = both_views(rollouts, [1 / (1 + math.exp(-max(odd, -700.0))) for odd in odds])
         counts = {"judge/queries": len(distinct), "judge/truncated": truncated}
         return Scored(rollouts, utility=utility, wins=wins, counts=counts)
+
+    def step_aside(self) -> None:
+        self._aside.leave(self._model.device, self._model)
+
+    def come_back(self) -> None:
+        self._aside.come_back()
 
     def close(self) -> None:
         """Let go of the model, once and for all."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING
 
+from rlhf_flow.aside import Aside
 from rlhf_flow.chat import FORMATS
 from rlhf_flow.question import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
@@ -118,6 +119,7 @@ class PreferenceJudge:
     ) -> None:
         self._spec = spec
         self._model = model
+        self._aside = Aside()
         self._question = question
         self._words = words
         self._keeps = "logits_to_keep" in signature(model.forward).parameters  # not in all code from elsewhere
@@ -135,6 +137,12 @@ class PreferenceJudge:
 
         scored = self._spec.compare(rollouts, ask, marks=["inconsistent"])
         return replace(scored, counts={**counts, **scored.counts})
+
+    def step_aside(self) -> None:
+        self._aside.leave(self._model.device, self._model)
+
+    def come_back(self) -> None:
+        self._aside.come_back()
 
     def close(self) -> None:
         """Let go of the model, once and for all."""

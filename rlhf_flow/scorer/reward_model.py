@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from rlhf_flow.aside import Aside
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.classifier import Classifier, Reader
 from rlhf_flow.scorer.wins import bradley_terry, by_answer
@@ -65,6 +66,7 @@ class RewardJudge:
 
     def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int) -> None:
         self._model = model
+        self._aside = Aside()
         self._pad: int | None = model.config.get_text_config().pad_token_id
         self._reader = reader
         self._batch_tokens = batch_tokens
@@ -72,6 +74,12 @@ class RewardJudge:
     def score(self, rollouts: Rollouts) -> Scored:
         """As `scored`; the batches are a function of the set of conversations: the order of prompts changes nothing."""
         return scored(rollouts, self._reader, self._scores)
+
+    def step_aside(self) -> None:
+        self._aside.leave(self._model.device, self._model)
+
+    def come_back(self) -> None:
+        self._aside.come_back()
 
     def close(self) -> None:
         """Let go of the model, once and for all."""

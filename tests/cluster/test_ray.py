@@ -130,7 +130,7 @@ def test_a_death_is_told_with_the_name_of_the_worker_and_the_way_on(cluster: Ray
 def test_a_rank_that_dies_ends_the_call_of_all(cluster: RayCluster, tmp_path: Path) -> None:
     learner = cluster.learner(LearnerSpec(ranks=2), MODEL)
     cluster.ready()
-    crew, _ = cluster.hired.pop()
+    crew, *_ = cluster.hired.pop()
     os.kill(crew.where[1].pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match="learner rank 1 of 2"):
         learner.publish("policy", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import psutil
 import pyarrow as pa
-from torch import Tensor
+from torch import Tensor, uint8
+from torch.nn import Parameter
 
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import LearnerSpec, Model, Place
@@ -58,6 +60,44 @@ def train_and_save(
     trained = learn(learner, lesson, middle, steps)
     learner.close()
     return trained
+
+
+def train_with_rests(
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, middle: int, steps: int, folder: Path
+) -> tuple[Trained, int]:
+    """As `train_and_save`, stepping aside between all calls; and the bytes that it held all the same."""
+    before = live()
+    learner = spec.open(model, place)
+    learner.start(start)
+    metrics, held = [], 0
+    for step in range(steps):
+        if step == middle:
+            learner.save_state(folder)
+            rest(learner)
+        taken = learner.update(lesson, step, step + 1)
+        metrics += [taken] if step >= middle else []
+        held = max(held, rest(learner) - before)
+    trained = Trained(metrics, learner.publish("policy", lesson.round))
+    learner.close()
+    return trained, held
+
+
+def rest(learner: Learner) -> int:
+    """Step aside and come back. The bytes that are live meanwhile, without those that are kept on the host."""
+    learner.step_aside()
+    held = live()
+    learner.step_aside()
+    learner.come_back()
+    learner.come_back()
+    return held
+
+
+def live() -> int:
+    """Bytes of all tensors of this process, but for those of bytes: what is aside is kept in such."""
+    gc.collect()
+    found = [one for one in gc.get_objects() if type(one) in (Tensor, Parameter)]
+    storages = [one.untyped_storage() for one in found if one.dtype != uint8 and one.device.type != "meta"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def load_and_train(

@@ -128,6 +128,23 @@ def test_who_loads_what_was_saved_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize(
+    ("stage", "precision"),
+    [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")],
+)
+def test_ranks_that_step_aside_hold_nothing_meanwhile_and_learn_the_same_bits(
+    world: World, two: Ranks, stage: int, precision: str, tmp_path: Path
+) -> None:
+    model = Model(make_model(tmp_path / "model", dtype="bfloat16").path)  # converted, and so not mapped from its file
+    arguments = (spec(two, stage, ADAMW, precision=precision), model, policy_of(model), world.lesson, 2, 4)
+    plain = two.run(jobs.train_and_save, *arguments, tmp_path / "plain")[0]
+    for trained, held in two.run(jobs.train_with_rests, *arguments, tmp_path / "rested"):
+        assert trained == plain
+        assert held < 1000, "bytes of a model of 50 thousand weights"
+    for file in (tmp_path / "plain").iterdir():
+        assert file.read_bytes() == (tmp_path / "rested" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
     ("stage", "precision", "tolerance"),
     [(0, "float32", 1e-4), (2, "float32", 1e-4), (3, "float32", 1e-4), (2, "bfloat16", 0.3), (3, "bfloat16", 0.3)],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf_flow.aside import StepsAside
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer import PARTS
 from rlhf_flow.scorer.endpoint import Endpoint
@@ -132,6 +133,21 @@ def test_equal_answers_tie_exactly(scorer: Scorer) -> None:
     assert scored.utility[0, 1] == scored.utility[0, 3]
     assert scored.wins[0, 1, 3] == scored.wins[0, 3, 1] == 0.5
     assert (np.diagonal(scored.wins, axis1=1, axis2=2) == 0.5).all()
+
+
+def test_a_scorer_with_a_model_can_step_aside(spec: ScorerSpec, scorer: Scorer) -> None:
+    if not spec.loads_model or "of" in vars(spec):  # who asks another one stays with the driver, and has no model
+        return
+    assert isinstance(scorer, StepsAside)
+    before = scorer.score(rollouts(*ANSWERS))
+    for _ in range(2):
+        scorer.step_aside()
+        scorer.step_aside()
+        scorer.come_back()
+        scorer.come_back()
+        after = scorer.score(rollouts(*ANSWERS))
+        assert np.array_equal(after.utility, before.utility)
+        assert np.array_equal(after.wins, before.wins)
 
 
 def test_the_order_of_prompts_and_answers_changes_nothing(scorer: Scorer) -> None:

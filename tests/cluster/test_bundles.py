@@ -1,0 +1,93 @@
+"""Where the roles of a colocated cluster are put: on two nodes that say they have two GPUs each."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from rlhf_flow.cluster.ray import Ray, RayCluster, environment
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Policy
+
+pytestmark = pytest.mark.heavy
+MODEL = Model(path="toy")
+NODE = {"num_cpus": 8, "num_gpus": 2, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
+
+
+class Somewhere:
+    """Any worker: it says which GPU of which node it was given."""
+
+    def start(self, policy: Policy | None = None) -> tuple[str, tuple[int, ...]]:
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), tuple(ray.get_gpu_ids())
+
+    def step_aside(self) -> None: ...
+
+    def come_back(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Spec:
+    gpus: int = 1
+    ranks: int = 4
+    loads_model: bool = True
+
+    def open(self, *where: object, mixes: bool = False) -> Somewhere:
+        place = where[-1]
+        assert isinstance(place, Place)
+        assert place.device == "cuda"
+        return Somewhere()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    os.environ.update(environment())
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args=NODE)
+    nodes.add_node(**NODE)
+    nodes.wait_for_nodes()
+    spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, start_seconds=120, deaths=100)
+    opened = spec.open()
+    assert isinstance(opened, RayCluster)
+    yield opened
+    opened.close()
+    nodes.shutdown()
+
+
+def test_process_i_of_every_role_is_on_gpu_i_and_comes_back_there(cluster: RayCluster) -> None:
+    import ray
+
+    engine, learner, scorer = cluster.engine(Spec(), MODEL), cluster.learner(Spec(), MODEL), cluster.scorer(Spec())
+    cluster.ready()
+
+    def where(turn: object) -> list[tuple[str, tuple[int, ...]]]:
+        ranks = [rank for crew in turn.crews for rank in crew.ranks]
+        return [ray.get(rank.handle.call.options(num_returns=2).remote("start", (), {})[0]) for rank in ranks]
+
+    places = where(engine.pool.turn)
+    assert len(set(places)) == 4
+    assert {len(gpus) for _, gpus in places} == {1}
+    assert places[0][0] == places[1][0] != places[2][0] == places[3][0]  # neighbours are on one node
+    assert where(learner.turn) == places
+    assert where(scorer.pool.turn) == places[:2]
+    os.kill(learner.crew.where[2].pid, signal.SIGKILL)
+    learner.start(Policy("policy", 0, "hash", None))
+    assert where(learner.turn) == places
+
+
+def test_more_processes_of_a_role_than_gpus_are_refused(cluster: RayCluster) -> None:
+    cluster.learner(Spec(ranks=5), MODEL)
+    with pytest.raises(ValueError, match=r"needs 5 GPUs, one for each of learner.ranks.*Try fewer"):
+        cluster.ready()
+    cluster.hired.pop()
+
+
+def test_an_engine_of_several_gpus_is_refused(cluster: RayCluster) -> None:
+    with pytest.raises(ValueError, match=r"engine.tensor_parallel=1, got 2.*cluster.engines.*disaggregated"):
+        cluster.engine(Spec(gpus=2), MODEL)
