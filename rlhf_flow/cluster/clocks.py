@@ -41,7 +41,7 @@ def offsets(address: str) -> Mapping[str, float]:
         for node in ray.nodes():
             if node["Alive"]:
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                clock = ray.remote(time.time).options(num_cpus=0, scheduling_strategy=there)
+                clock = ray.remote(lambda: time.time()).options(num_cpus=0, scheduling_strategy=there)
                 answers = []
                 for _ in range(TIMES):
                     sent = time.time()
