@@ -47,6 +47,8 @@ class Aside:
 
         if self.kept:
             return
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # ZeRO also writes on streams of its own
         for tensor in tensors(*holders):
             storage = tensor.untyped_storage()
             # A checkpoint that is mapped into memory cannot be resized. It is on no GPU.

@@ -28,6 +28,13 @@ def check(config: RunConfig) -> None:
             f"engine={names['engine']} needs a process of its own, but cluster={names['cluster']} runs everything in "
             "one. Try cluster=ray, or engine=huggingface."
         )
+    if colocated(config) and config.engine.gpus > 1:
+        raise ValueError(
+            f"cluster.layout=colocated needs engines of one GPU, but engine={names['engine']} takes "
+            f"{config.engine.gpus}: Ray gives a process a share of one GPU or several whole ones, but no share of "
+            "several. Try engine.tensor_parallel=1 with cluster.engines, one for each GPU, or "
+            "cluster.layout=disaggregated."
+        )
     if config.sampler.mixes and not config.engine.can_mix:
         raise ValueError(
             f"sampler={names['sampler']} draws from a mixture of two policies, token by token, and "
@@ -39,6 +46,11 @@ def check(config: RunConfig) -> None:
             "answer a number: its preferences can have no cycle, and simpler methods solve that game. Try "
             "scorer=preference_model, or objective.scalar_judge=allow to use it all the same."
         )
+
+
+def colocated(config: RunConfig) -> bool:
+    """Whether all roles share the same GPUs, in turns."""
+    return vars(config.cluster).get("layout") == "colocated"
 
 
 def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 
 from rlhf_flow import config
+from rlhf_flow.cluster.ray import LAYOUTS
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.together import check, warnings
 from rlhf_flow.types import Needs
@@ -52,6 +53,27 @@ def test_an_engine_that_shares_its_process_with_nobody_needs_one() -> None:
         ValueError, match=r"engine=vllm needs a process of its own, .*cluster=local.* Try cluster=ray, or engine=hugg"
     ):
         composed("engine=vllm")
+
+
+def test_an_engine_of_several_gpus_cannot_share_them_with_other_roles() -> None:
+    several = ("engine=vllm", "cluster=ray", "engine.tensor_parallel=2")
+    with pytest.raises(ValueError, match=r"colocated needs engines of one GPU.* takes 2: .*cluster\.engines.*disaggr"):
+        composed(*several, "cluster.layout=colocated")
+    composed(*several)
+
+
+@pytest.mark.parametrize("key", ["gpu_share=0.5", "resources.engine.big=1"])
+def test_what_tells_roles_apart_is_refused_where_they_are_together(key: str) -> None:
+    with pytest.raises(ValueError, match=r"must be left alone with cluster\.layout=colocated.*Try|Take it out"):
+        composed("cluster=ray", "cluster.layout=colocated", f"+cluster.{key}" if "big" in key else f"cluster.{key}")
+    with pytest.raises(ValueError, match=r"cluster\.layout must be one of disaggregated, colocated, got apart"):
+        composed("cluster=ray", "cluster.layout=apart")
+
+
+def test_engines_and_learner_work_at_the_same_time_only_where_each_has_its_own() -> None:
+    apart = {layout: composed("cluster=ray", f"cluster.layout={layout}").cluster.apart for layout in LAYOUTS}
+    assert apart == {"disaggregated": True, "colocated": False}
+    assert not composed().cluster.apart
 
 
 def test_a_greedy_draw_has_no_second_answer() -> None:

@@ -227,12 +227,6 @@ class RayCluster:
         if self.gpus == 0:
             return 0.0
         if self.bundles is not None:
-            if gpus > 1:
-                raise ValueError(
-                    f"cluster.layout=colocated needs engine.tensor_parallel=1, got {gpus}: Ray gives a process a share "
-                    "of one GPU, or several whole ones, but no share of several. Try cluster.engines instead, one for "
-                    "each GPU, or cluster.layout=disaggregated."
-                )
             return SHARE
         share = gpus * self.spec.gpu_share
         taken = sum(hiring.gpus * hiring.size for crew, hiring, _ in self.hired if crew.ranks)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rlhf_flow.doctor import clocks
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
 from rlhf_flow.observe import WandbSettings
 
@@ -43,7 +44,7 @@ def interfaces(environment: Mapping[str, str], there: Collection[str] | None = N
 
 
 def ray_cluster(address: str | None, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the cluster that the run would join is there."""
+    """Whether the cluster that the run would join is there, and its nodes agree on the time."""
     given = address or environment.get("RAY_ADDRESS")
     if given is None:
         return
@@ -64,7 +65,9 @@ def ray_cluster(address: str | None, environment: Mapping[str, str]) -> Iterator
             "network", f"{key}={given} is no host:port", f"{key}=host:6379, or leave it out for a new cluster"
         )
         return
-    yield _reachable(f"{key}={given}", host, port, way_out)
+    yield (reached := _reachable(f"{key}={given}", host, port, way_out))
+    if reached.level == "ok":
+        yield from clocks.measured(given)
 
 
 def servers(urls: Collection[str], *, key: str) -> Iterator[Finding]:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from rlhf_flow import together
 from rlhf_flow.engine.vllm import VLLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.plan.colocated import contexts
 from rlhf_flow.plan.learner import learner_memory
 from rlhf_flow.plan.memory import CUDA_CONTEXT, MIB, Memory, told
 from rlhf_flow.plan.roles import cache_of_a_token
@@ -43,10 +45,11 @@ def misfits(config: RunConfig, shape: Shape, work: Work, memories: list[Memory],
     """A sentence for each thing that does not fit, with the way out. `host`: bytes that all processes take there."""
     found = []
     share = min(1.0, float(vars(config.cluster).get("gpu_share", 1.0)))
+    others = contexts(memories) if together.colocated(config) else 0
     for memory in memories:
         if memory.where != "GPU":
             continue
-        has = there.gpu * share
+        has = there.gpu * share - others
         if memory.role == "engine" and isinstance(config.engine, VLLM):
             has = min(has, there.gpu * config.engine.gpu_memory_utilization)
         needs = memory.bytes + CUDA_CONTEXT

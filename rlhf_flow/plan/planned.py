@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_flow import together
 from rlhf_flow.plan import roles
 from rlhf_flow.plan.calls import Calls, calls
+from rlhf_flow.plan.colocated import aside
 from rlhf_flow.plan.disk import Disk, disk
 from rlhf_flow.plan.fitting import Room, misfits
 from rlhf_flow.plan.learner import host_memory, learner_memory
@@ -88,7 +90,8 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> t
     known, unknown = roles.judges(config)
     memories += [roles.scorer_memory(config, one, on_gpu=on_gpu) for one in known]
     if on_gpu:
-        memories.append(host_memory(config, shape, work))
+        beside = [*aside(memories)] if together.colocated(config) else []
+        memories += [host_memory(config, shape, work), *beside]
     memories.append(roles.driver_memory(work))
     notes = [f"{slot} loads a model of which nothing is known here: add its memory yourself." for slot in unknown]
     if config.refresh.every is not None:

@@ -86,8 +86,3 @@ def test_more_processes_of_a_role_than_gpus_are_refused(cluster: RayCluster) -> 
     with pytest.raises(ValueError, match=r"needs 5 GPUs, one for each of learner.ranks.*Try fewer"):
         cluster.ready()
     cluster.hired.pop()
-
-
-def test_an_engine_of_several_gpus_is_refused(cluster: RayCluster) -> None:
-    with pytest.raises(ValueError, match=r"engine.tensor_parallel=1, got 2.*cluster.engines.*disaggregated"):
-        cluster.engine(Spec(gpus=2), MODEL)

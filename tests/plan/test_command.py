@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from rlhf_flow import config
+from rlhf_flow.plan.colocated import aside
 from rlhf_flow.plan.command import main
 from rlhf_flow.plan.fitting import Room, misfits
-from rlhf_flow.plan.memory import size_of
+from rlhf_flow.plan.memory import CUDA_CONTEXT, Memory, Phase, size_of
 from tests import tiny
 from tests.plan.configured import LLAMA_8B, WORK, configured
 
@@ -86,3 +87,31 @@ def test_a_cache_too_small_for_one_sequence_is_told_before_vllm_refuses_it() -> 
     assert "holds 256 tokens" in problem
     assert "engine.kv_cache_mib=2049" in problem
     assert not misfits(config, replace(LLAMA_8B, positions=256), WORK, [], host=0, there=Room(gpu=0, gpus=0, host=1))
+
+
+def test_colocated_roles_leave_their_tensors_to_the_host_and_a_context_on_the_gpu() -> None:
+    config = configured(engine="huggingface", cluster="ray", **{"cluster.layout": "colocated"})
+    gib = 1 << 30
+    working = Memory("engine", "GPU", 2, (Phase("draw", {"weights": 4 * gib, "KV cache": 10 * gib}),))
+    resting = Memory("scorer", "GPU", 1, (Phase("open", {"weights": gib}), Phase("score", {"weights": gib})))
+    assert [(one.role, one.where, one.processes, one.bytes) for one in aside([working, resting])] == [
+        ("engine", "host", 2, 4 * gib),
+        ("scorer", "host", 1, gib),
+    ]
+    fits = Room(gpu=14 * gib + 2 * CUDA_CONTEXT, gpus=2, host=gib)
+    assert not misfits(config, LLAMA_8B, WORK, [working, resting], host=0, there=fits)
+    (problem,) = misfits(config, LLAMA_8B, WORK, [working, resting], host=0, there=replace(fits, gpu=fits.gpu - 1))
+    assert problem.startswith("engine needs")
+
+
+def test_the_host_of_colocated_roles_holds_what_all_of_them_hold(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def host(*layout: str) -> float:
+        main([*overrides, "cluster=ray", *layout, "--gpus", "2", "--memory", "80GiB", "--json"])
+        told = json.loads(capsys.readouterr().out)
+        rows = [one for one in told["memories"] if [phase["name"] for phase in one["phases"]] == ["aside"]]
+        assert {one["role"] for one in rows} == ({"engine", "learner rank"} if layout else set())
+        return told["host"]
+
+    assert host("cluster.layout=colocated") > host()
