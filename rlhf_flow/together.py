@@ -50,7 +50,7 @@ def check(config: RunConfig) -> None:
 
 def colocated(config: RunConfig) -> bool:
     """Whether all roles share the same GPUs, in turns."""
-    return vars(config.cluster).get("layout") == "colocated"
+    return not (config.cluster.apart or config.cluster.one_process)
 
 
 def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:
@@ -167,6 +167,12 @@ def outputs(config: RunConfig) -> int:
 def warnings(config: RunConfig) -> list[str]:
     """What works, and a reader of the results should know: a sentence each."""
     objective = part_name("objective", config.objective)
+    told = []
+    if config.lag and not config.cluster.apart:
+        told.append(
+            f"lag={config.lag} lets answers be drawn while others are learned from, and here engine and learner take "
+            "turns: the answers are a round older, and nothing is gained."
+        )
     theory = f". The fixed point of objective={objective} is that of answers of the policy itself: it moves with them"
     draws = [
         (key, draw, theory if config.objective.needs.itself else "")
@@ -174,7 +180,7 @@ def warnings(config: RunConfig) -> list[str]:
         if config.sampler.sources[draw.name] != "dataset"
     ]
     draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
-    return [
+    return told + [
         f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.altered.items())}: its answers "
         f"follow another distribution than the policy's own{consequence}."
         for key, draw, consequence in draws

@@ -201,3 +201,9 @@ def test_a_gate_that_lets_nothing_through_is_refused() -> None:
             composed("lag=1", "gate.max_staleness=0", f"gate.exceeding={exceeding}")
     with pytest.raises(ValueError, match=r"gate\.exceeding must be drop or stop, got 'warn'"):
         composed("gate.exceeding=warn")
+
+
+def test_a_lag_that_gains_nothing_is_said() -> None:
+    assert any("nothing is gained" in line for line in warnings(composed("lag=1")))
+    apart = config.compose("model.path=x", "prompts.path=y", "scorer.path=z", "lag=1")
+    assert not any("nothing is gained" in line for line in warnings(apart))

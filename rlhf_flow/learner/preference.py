@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rlhf_flow.aside import Aside
 from rlhf_flow.buckets import BUCKET, Bucket, fill, pack, reader
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batches import Example, Packed, Row, count, deal, global_batches, read_examples, read_rows
+from rlhf_flow.learner.batches import Example, Row, count, global_batches, read_examples, read_rows
+from rlhf_flow.learner.forward import Forward, read_all
 from rlhf_flow.learner.gathered import Gathered
 from rlhf_flow.learner.reading import Reading
 from rlhf_flow.learner.trained import Trained
@@ -30,8 +30,6 @@ from rlhf_flow.weights import Fingerprint, Weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Forward: TypeAlias = Callable[[Packed], Tensor]
 
 
 @dataclass(frozen=True)
@@ -162,25 +160,10 @@ class PreferenceLearner:
             }
         )
 
-    @torch.no_grad()
     def _forward(self, rows: Sequence[Row], forward: Forward, *, numbers: int = 1) -> list[np.ndarray]:
         """What is read of each row, float32 [W, numbers]; the ranks share the rows, and all get the result."""
-        if not rows:
-            return []
-        widths = [self.reading.width(row) for row in rows]
-        ends = np.cumsum(widths)
-        flat = torch.zeros(int(ends[-1]), numbers)
-        lengths = [row.length for row in rows]
-        for wave in deal(lengths, ranks=self.backend.size, micro_batch=2 * self.training.micro_batch):
-            mine = wave[self.backend.rank]
-            stand_in = wave[0][-1:]  # a rank without a row still takes part: collectives count on it
-            packed = self.reading.pack([rows[i] for i in (mine if len(mine) else stand_in)])
-            read = forward(packed).cpu().view(-1, numbers)
-            start = 0
-            for i in mine:
-                flat[ends[i] - widths[i] : ends[i]] = read[start : start + widths[i]]
-                start += widths[i]
-        return np.split(self.backend.sum(flat).numpy(), ends[:-1])
+        micro_batch = 2 * self.training.micro_batch
+        return read_all(self.backend, self.reading, rows, forward, micro_batch=micro_batch, numbers=numbers)
 
     @contextmanager
     def _reading(self, policy: Policy | None = None) -> Iterator[None]:
