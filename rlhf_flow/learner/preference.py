@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf_flow.buckets import BUCKET, Bucket, Index, fill, pack, reader
+from rlhf_flow.buckets import Bucket, Index, fill, pack, reader
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batches import Example, Packed, Row, count, deal, global_batches, read_examples, read_rows
@@ -46,17 +46,11 @@ class PreferenceLearner:
     """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
 
     def __init__(
-        self,
-        model: Model,
-        training: Training,
-        backend: Backend,
-        reading: Reading,
-        trained: Trained,
-        *,
-        bucket: int = BUCKET,
+        self, model: Model, training: Training, backend: Backend, reading: Reading, trained: Trained, *, bucket: int
     ) -> None:
         self.model, self.training, self.backend = model, training, backend
-        self.reading, self.trained, self.bucket = reading, trained, bucket
+        self.reading, self.trained = reading, trained
+        self.bucket = bucket  # bytes of weights that are gathered at once
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]  # of what is published
         # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
         # moved they have none, and get their own where it is asked for.
