@@ -275,13 +275,13 @@ def measure(model: Model, transport: str, engine: str, *, bucket_mib: int, repea
         asked = cluster.engine(ReportingSpec(ENGINES[engine]), model)
         cluster.ready()
         learner.start(start)
-        runs = [once(learner, asked, number, size) for number in range(1 + repeat)][1:]  # the first one warms up
+        first, *runs = [once(learner, asked, number, size) for number in range(1 + repeat)]  # the first one warms up
     finally:
         cluster.close()
     print(f"\n{transport} to {engine}: {size / MIB:.0f} MiB in buckets of {bucket_mib} MiB, {repeat} repetitions")
     table([figures for figures, _, _ in runs], size)
     allowed = bucket_mib * MIB + largest
-    peaks = [max(taken) for taken in zip(*(peaks for _, peaks, _ in runs), strict=True)]
+    peaks = [max(taken) for taken in zip(*(peaks for _, peaks, _ in (first, *runs)), strict=True)]
     print(
         f"  memory of the ranks  {', '.join(f'{peak / MIB:.1f}' for peak in peaks)} MiB above what they held; ", end=""
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 LAST_LINES = 5  # of a dead worker's log
@@ -35,7 +35,8 @@ class Supervisor:
 
     def survive(self, death: DeadWorkerError) -> None:
         """Say that it happened. Raises WorkerError where it was one too many."""
-        self.deaths.append(death)
+        # Not the exception itself: its traceback would keep what its callers held, policies and their weights.
+        self.deaths.append(replace(death))
         if len(self.deaths) > self.limit:
             after = f" That was death number {len(self.deaths)}; cluster.deaths={self.limit}." if self.limit else ""
             raise WorkerError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rlhf_flow.aside import Aside
-from rlhf_flow.buckets import BUCKET, Bucket, fill, pack, reader
+from rlhf_flow.buckets import Bucket, Index, fill, pack, reader
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batches import Example, Row, count, global_batches, read_examples, read_rows
@@ -45,17 +45,11 @@ class PreferenceLearner:
     """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
 
     def __init__(
-        self,
-        model: Model,
-        training: Training,
-        backend: Backend,
-        reading: Reading,
-        trained: Trained,
-        *,
-        bucket: int = BUCKET,
+        self, model: Model, training: Training, backend: Backend, reading: Reading, trained: Trained, *, bucket: int
     ) -> None:
         self.model, self.training, self.backend = model, training, backend
-        self.reading, self.trained, self.bucket = reading, trained, bucket
+        self.reading, self.trained = reading, trained
+        self.bucket = bucket  # bytes of weights that are gathered at once
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]  # of what is published
         # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
         # moved they have none, and get their own where it is asked for.
@@ -83,9 +77,8 @@ class PreferenceLearner:
         return held(self.publishing(name, round))
 
     def publishing(self, name: str, round: int) -> Publishing:
-        gathered = Gathered(self.backend, self.trained, self.dtype)
-        groups = tuple(pack(gathered.index(), self.bucket))
-        yield from self._name(fill(groups, gathered.read))
+        groups, buckets = self._gathered()
+        yield from self._name(buckets)
         assert self.held is not None
         return Policy(name, round, self.held, self.trained.weights(Apart(groups)), self._prove())
 
@@ -112,8 +105,9 @@ class PreferenceLearner:
                 pass
 
     def save_state(self, folder: Path) -> None:
-        for _ in self.publishing("policy", 0) if self.held is None else ():  # for the name alone
-            pass
+        if self.held is None:
+            for _ in self._name(self._gathered()[1]):  # for the name alone
+                pass
         assert self.held is not None
         sha256, base = self.held, self.trained.base
         state.save(folder, self.backend, self.training.optimizer, sha256=sha256, probe=self._probe, base=base)
@@ -247,6 +241,12 @@ class PreferenceLearner:
         with self._reading(policy):
             (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])], self.backend.logps)
         return Probe(tuple(self._probe.tokens), prompt, tuple(logps[:, 0].tolist()))
+
+    def _gathered(self) -> tuple[tuple[Index, ...], Iterator[Bucket]]:
+        """The weights held, as they are published; what is in each bucket is known before."""
+        gathered = Gathered(self.backend, self.trained, self.dtype)
+        groups = tuple(pack(gathered.index(), self.bucket))
+        return groups, fill(groups, gathered.read)
 
     def _name(self, buckets: Iterator[Bucket]) -> Generator[Bucket, None, None]:
         """Pass on, of rank 0, the buckets of the weights held; where these have no name yet, they get one."""

@@ -148,7 +148,7 @@ def test_a_rank_that_dies_while_it_publishes_is_told_again_and_the_engine_gets_a
     files = where(policy.weights)
     assert all(file.exists() for file in files)
     del policy
-    gc.collect()
+    gc.collect()  # of reference cycles that others made
     assert not any(file.exists() for file in files)
 
 
