@@ -75,9 +75,11 @@ def learn(parts: Parts, plan: Plan, library: Library) -> Entry:
             learner.load_state(ledger.folder(round) / "learner")
         elif steps:
             learner.update(lesson, 0, steps)
-    ledger.prune(round, sorted(path.name for path in ledger.folder(round).glob("learner.step*")))
     published = ledger.commit(round, "publish", publish)
     library.rebase(round)
+    if leaves_checkpoint:  # until then, ranks that die may be told to go on from a commit inside an earlier round
+        for past in range(max(1, round - parts.keeping.every + 1), round + 1):
+            ledger.prune(past, sorted(path.name for path in ledger.folder(past).glob("learner.step*")))
     return published
 
 
