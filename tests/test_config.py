@@ -282,6 +282,22 @@ def test_judges_and_settings_of_deepspeed_may_move(tmp_path: Path) -> None:
     assert moved("here") == moved("there")
 
 
+def test_a_bound_that_only_stops_a_run_may_be_raised() -> None:
+    bounds = ("gate.max_mismatch=0.1", "gate.max_mismatch=0.2")
+    stopping = [identity(composed("gate.exceeding=stop", bound)) for bound in bounds]
+    dropping = [identity(composed(bound)) for bound in bounds]
+    assert stopping[0] == stopping[1]
+    assert dropping[0] != dropping[1]
+
+
+@pytest.mark.parametrize("layout", ["colocated", "disaggregated"])
+def test_a_layout_is_a_choice_by_name_and_may_change(layout: str) -> None:
+    named = config.compose("model.path=x", "prompts.path=y", "scorer.path=z", f"cluster={layout}", "cluster.engines=2")
+    keyed = config.compose("model.path=x", "prompts.path=y", "scorer.path=z", f"cluster.layout={layout}")
+    assert (named.cluster.layout, named.cluster.engines) == (layout, 2)
+    assert identity(named) == identity(keyed)
+
+
 def test_a_resumed_run_may_move_to_another_cluster() -> None:
     pytest.importorskip("ray")
     assert identity(composed("cluster=ray")) == identity(composed())
