@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
+import alarms as planted
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +15,6 @@ from rlhf_flow.__main__ import main
 from rlhf_flow.alarms import THRESHOLDS, AlarmError, Alarms, heed, raised, tripped
 from rlhf_flow.types import RoundRecord
 from tests import toy
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
-import alarms as planted
 
 START = {
     "eval/win_rate_low": 0.5,

@@ -13,16 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from chaos import accounts, dealt, difference, times
+from namespaces import UnavailableError, machines
+from nodes import hashes
+from ranks import relative
 
 from rlhf_flow.sandbox.build import build
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
 
-from chaos import accounts, dealt, difference, times  # noqa: E402
-from namespaces import UnavailableError, machines  # noqa: E402
-from nodes import hashes  # noqa: E402
-from ranks import relative  # noqa: E402
 
 KINDS = ["disk", "driver", "engine", "judge", "learner", "raylet", "scorer", "stop"]
 TINY = ("rounds=1", "prompts.batch=8", "prompts.held_out=4", "sampler.draws.0.max_tokens=16", "checkpoint.piece=4")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from compare import WORLDS, Run, World, chosen, table
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from compare import WORLDS, Run, World, chosen, table  # noqa: E402
 
 
 def ended(

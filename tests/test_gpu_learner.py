@@ -20,7 +20,6 @@ from rlhf_flow.plan.shape import shape_of
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
-sys.path.append(str(SCRIPTS))
 models, page, planning = (importlib.import_module(f"gpu.{name}") for name in ("models", "page", "planned"))
 
 SMALL = models.Asked(batch=4, micro_batch=2, prompt=8, answer=8, repeats=1, offload="all")

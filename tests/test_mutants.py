@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 
-sys.path.append(str(SCRIPTS))
 operators, imports, equivalents = (
     importlib.import_module(f"mutation.{name}") for name in ("operators", "imports", "equivalents")
 )

@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preferences import CHOSEN, MOST, Result, longer_wins, main, read, shortened, split, table
 
 from rlhf_flow.sandbox.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("RLHF_FLOW_DATA", ROOT.parent / "shared" / "data")) / "alpaca_eval_preferences.jsonl.gz"
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from preferences import CHOSEN, MOST, Result, longer_wins, main, read, shortened, split, table  # noqa: E402
 
 
 def generated(path: Path, instructions: int = 40) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from nodes import raylets
 
 from rlhf_flow.cluster.clocks import Answer, offset
 from rlhf_flow.doctor import clocks
 from rlhf_flow.doctor.network import ray_cluster
-from scripts.nodes import raylets
 
 
 def test_the_round_trip_is_taken_off() -> None:
