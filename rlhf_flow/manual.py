@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from textwrap import shorten
 
@@ -172,10 +172,8 @@ def program() -> str:
 
 def run(arguments: Sequence[str]) -> str:
     """The page of `rlhf-flow run`, with the files in a `--config-dir` among the arguments."""
-    from rlhf_flow.alarms import Alarms
     from rlhf_flow.config import CONFIGS, parts
-    from rlhf_flow.observe import Observe
-    from rlhf_flow.schema import GROUPS, Checkpoint, Evaluate
+    from rlhf_flow.schema import GROUPS, RunConfig
     from rlhf_flow.specs import Model
 
     folders = [CONFIGS, *_config_dirs(arguments)]
@@ -188,10 +186,18 @@ def run(arguments: Sequence[str]) -> str:
         for name, part in parts(group).items():
             lines += _choice(group, name, part)
         lines += _files(folders, group)
-    lines += ["", "The rest"]
-    rest = {"model": Model, "evaluate": Evaluate, "alarms": Alarms, "checkpoint": Checkpoint, "observe": Observe}
-    for key, part in rest.items():
-        lines += _choice(key, key, part)
+    sections: dict[str, type] = {}
+    for group in GROUPS:
+        for part in parts(group).values():
+            sections |= _sections(f"{group}.", part)
+    sections |= {"model": Model} | _sections("", RunConfig)
+    own = [field for field in fields(RunConfig) if field.name not in sections and field.name not in GROUPS]
+    lines += ["", "The rest", *_wrapped(_key("", field) for field in own)]
+    told: set[type] = set()  # what is in several places is told once
+    for key, part in sections.items():
+        if part not in told:
+            told.add(part)
+            lines += _choice(key, key, part)
     return "\n".join(lines)
 
 
@@ -210,24 +216,46 @@ def serve() -> str:
 
 
 def _choice(group: str, name: str, part: type) -> Iterator[str]:
-    yield f"    {name:<{NAME}}{_short(inspect.getdoc(part) or '', WIDTH - NAME - 4)}"
-    keys = "  ".join(_key(group, field) for field in fields(part))
+    shown = f"{name:<{NAME - 1}} "
+    yield f"    {shown}{_short(inspect.getdoc(part) or '', WIDTH - len(shown) - 4)}"
+    yield from _wrapped(_key(f"{group}.", field) for field in fields(part))
+
+
+def _wrapped(keys: Iterable[str]) -> Iterator[str]:
     line = ""
-    for word in keys.split("  "):
-        if line and len(line) + len(word) > WIDTH - 22:
+    for key in keys:
+        if line and len(line) + len(key) > WIDTH - 22:
             yield f"{'':20}{line}"
             line = ""
-        line = f"{line}  {word}" if line else word
+        line = f"{line}  {key}" if line else key
     if line:
         yield f"{'':20}{line}"
 
 
-def _key(group: str, field: Field[object]) -> str:
+def _sections(prefix: str, part: type) -> dict[str, type]:
+    """What is inside of a part that has keys of its own, however deep: by its full key."""
+    found: dict[str, type] = {}
+    for field in fields(part):
+        if (inner := _inside(field)) is not None:
+            found[prefix + field.name] = inner
+            found |= _sections(f"{prefix}{field.name}.", inner)
+    return found
+
+
+def _inside(field: Field[object]) -> type | None:
+    """The class of a key that has keys of its own."""
+    made: object = field.default_factory
+    return made if isinstance(made, type) and is_dataclass(made) else None
+
+
+def _key(prefix: str, field: Field[object]) -> str:
     if isinstance(field.default, str) and "\n" in field.default:  # a page has no room for a page
-        return f"{group}.{field.name}"
+        return f"{prefix}{field.name}"
     if field.default is not MISSING:
-        return f"{group}.{field.name}={'null' if field.default is None else field.default}"
-    return f"{group}.{field.name}{'=...' if field.default_factory is MISSING else ''}"
+        return f"{prefix}{field.name}={'null' if field.default is None else field.default}"
+    if _inside(field) is not None:
+        return f"{prefix}{field.name}.*"
+    return f"{prefix}{field.name}{'=...' if field.default_factory is MISSING else ''}"
 
 
 def _files(folders: Sequence[Path], group: str) -> Iterator[str]:

@@ -77,6 +77,9 @@ def test_the_page_of_run_names_every_group_and_part(capsys: pytest.CaptureFixtur
         for name in parts(group):
             assert any(line.split()[:1] == [name] for line in lines)
     assert any(line.split()[:1] == ["online_dpo"] for line in lines)
+    words = {word.partition("=")[0] for line in lines for word in line.split()}
+    assert {"lag", "seed", "gate.max_mismatch", "paging.pages", "cluster.transfer.by", "observe.wandb.mode"} <= words
+    assert "learner.training.optimizer.lr" in words
 
 
 def test_the_page_of_run_names_files_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,8 @@ from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 
 @dataclass(frozen=True)
 class Training:
+    """How a round's pairs are learned: in which steps, by which optimizer, in how much memory."""
+
     batch: int = 64  # pairs per optimizer step, over all ranks
     micro_batch: int = 8  # pairs per forward pass of one rank: sets the memory, not the result
     epochs: int = 1  # passes over a round's pairs
