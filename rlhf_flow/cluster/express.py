@@ -5,14 +5,17 @@ Nothing depends on it: the weights are kept as well, and engines load from there
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rlhf_flow.cluster.broadcast import Broadcast
 from rlhf_flow.cluster.crew import Crew
+from rlhf_flow.cluster.hiring import LOOPBACK
 from rlhf_flow.cluster.object_store import Stored
 from rlhf_flow.cluster.pool import Pool
+from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.types import Policy
 
@@ -27,9 +30,9 @@ class Express:
     """Of a run: who learns in it, and how the first rank of a learner reaches engines."""
 
     supervisor: Supervisor
-    device: str  # cuda or cpu, of learners and engines
-    address: str | None  # at which they all are; None: each learner says its own
     seconds: float  # longest wait of one process for another
+    on_gpus: bool  # learners and engines
+    local: bool  # all nodes are this machine
     learners: list[RayLearner] = field(default_factory=list)
     works: bool = True  # once it failed though nobody died, it is not tried again
 
@@ -57,17 +60,17 @@ class Express:
 
     def _give(self, policy: Policy, kept: Stored, learner: Crew, engines: list[Crew]) -> None:
         """Let all begin, and wait until all have ended. An engine that failed is started again: vLLM is lost then."""
+        import ray
+
         if not engines:
             return
         deaths, size = len(self.supervisor.deaths), 1 + len(engines)
         meeting = learner.ranks[0].handle.meeting_point.remote()
         if self._failure(learner, meeting) is not None:
             return
-        address, port = learner.get(meeting, 0)
-        ends = [
-            Broadcast(kept.groups, self.address or address, port, rank, size, self.device, self.seconds)
-            for rank in range(size)
-        ]
+        found, port = learner.get(meeting, 0)
+        address, device = LOOPBACK if self.local else found, "cuda" if self.on_gpus else "cpu"
+        ends = [Broadcast(kept.groups, address, port, rank, size, device, self.seconds) for rank in range(size)]
         loading = [crew.send("hold", replace(policy, weights=end)) for crew, end in zip(engines, ends[1:], strict=True)]
         sending = [
             rank.handle.broadcast.remote(policy.name, policy.round, end)
@@ -77,7 +80,10 @@ class Express:
         for crew, loaded in zip(engines, loading, strict=True):
             if learner.ranks:
                 failures.append(self._failure(crew, *loaded))
-            if not learner.ranks or failures[-1] is not None:  # without a learner they would only wait
+            else:  # it can only fail, and says so at once, or waits for nobody
+                with suppress(Exception):
+                    ray.get(loaded, timeout=BEAT_SECONDS)  # what nobody reads, Ray prints
+            if not learner.ranks or failures[-1] is not None:
                 crew.dismiss()
         if failed := [failure for failure in failures if failure is not None]:
             self.works = len(self.supervisor.deaths) > deaths

@@ -66,12 +66,7 @@ class Ray:
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
-        if self.transfer.express and (self.layout == "colocated" or self.gpu_share < 1):
-            raise ValueError(
-                "cluster.transfer.by=nccl needs GPUs of its own for each worker, got "
-                f"cluster.layout={self.layout}, cluster.gpu_share={self.gpu_share:g}. Try cluster.transfer.by="
-                "object_store, or cluster.layout=disaggregated with cluster.gpu_share=1."
-            )
+        self.transfer.check_places(alone=self.apart and self.gpu_share >= 1)
         for key, given in (("gpu_share", self.gpu_share != 1.0), ("resources", bool(self.resources))):
             if self.layout == "colocated" and given:
                 raise ValueError(
@@ -121,6 +116,7 @@ class Ray:
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = ray.cluster_resources().get("GPU", 0.0)
         supervisor = Supervisor(self.deaths)
+        express = Express(supervisor, seconds=self.silence_seconds, on_gpus=gpus > 0, local=address is None)
         return RayCluster(
             self,
             local=address is None,
@@ -130,15 +126,7 @@ class Ray:
             turns=Turns(not self.apart, supervisor),
             bundles=None if self.apart else Bundles(gpus, self.start_seconds),
             transport=self.transfer.open(),
-            express=self._express(gpus, supervisor, local=address is None) if self.transfer.express else None,
-        )
-
-    def _express(self, gpus: float, supervisor: Supervisor, *, local: bool) -> Express:
-        return Express(
-            supervisor,
-            device="cuda" if gpus else "cpu",
-            address=LOOPBACK if local else None,
-            seconds=self.silence_seconds,
+            express=express if self.transfer.express else None,
         )
 
 

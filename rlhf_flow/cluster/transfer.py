@@ -82,6 +82,14 @@ class Transfer:
                 "its nodes share no temporary folder. Name a folder on a file system that all of them see."
             )
 
+    def check_places(self, *, alone: bool) -> None:
+        """`alone`: whether each worker has GPUs of its own. Raises ValueError where NCCL would find two on one."""
+        if self.express and not alone:
+            raise ValueError(
+                "cluster.transfer.by=nccl needs GPUs of its own for each worker: cluster.layout=disaggregated with "
+                "cluster.gpu_share >= 1. Set them so, or try cluster.transfer.by=object_store."
+            )
+
     def open(self) -> Transport:
         if self.by != "disk":
             return ObjectStore()

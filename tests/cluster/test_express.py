@@ -233,5 +233,5 @@ def test_of_a_learner_that_is_busy_or_has_learned_on_engines_load_what_is_kept(
 
 @pytest.mark.parametrize("sharing", [{"layout": "colocated"}, {"gpu_share": 0.5}])
 def test_workers_that_share_a_gpu_are_refused(sharing: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"cluster.transfer.by=nccl needs GPUs of its own .* Try cluster.transfer.by="):
+    with pytest.raises(ValueError, match=r"cluster.transfer.by=nccl needs GPUs of its own .* try cluster.transfer.by="):
         Ray(transfer=Transfer(by="nccl"), **sharing)
