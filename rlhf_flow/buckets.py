@@ -80,13 +80,7 @@ class Bucket:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             flat = torch.from_numpy(self.data)
-        starts = layout(self.index)
-        for entry in self.index:
-            if not entry.size:  # numpy's memory of no bytes is no memory to view
-                yield entry.name, torch.empty(entry.shape, dtype=entry.torch_dtype)
-                continue
-            stretch = flat[starts[entry.name] : starts[entry.name] + entry.size]
-            yield entry.name, stretch.view(entry.torch_dtype).view(entry.shape)
+        yield from views(self.index, flat)
 
     def write(self, path: Path) -> None:
         """As a safetensors file, byte for byte as its own library writes it."""
@@ -101,6 +95,19 @@ class Bucket:
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             file.write(self.data.data)
+
+
+def views(index: Index, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a bucket whose memory is `flat`, uint8 [bytes], in the order of names."""
+    import torch
+
+    starts = layout(index)
+    for entry in index:
+        if not entry.size:  # numpy's memory of no bytes is no memory to view
+            yield entry.name, torch.empty(entry.shape, dtype=entry.torch_dtype)
+            continue
+        stretch = flat[starts[entry.name] : starts[entry.name] + entry.size]
+        yield entry.name, stretch.view(entry.torch_dtype).view(entry.shape)
 
 
 # Of safetensors, those with large elements last: laid out the other way round, each tensor is aligned to its own.

@@ -13,11 +13,13 @@ from uuid import uuid4
 
 from rlhf_flow.aside import StepsAside
 from rlhf_flow.buckets import BUCKET
+from rlhf_flow.cluster.broadcast import Broadcast
 from rlhf_flow.cluster.object_store import ObjectStore
 from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
-from rlhf_flow.cluster.transfer import Transport, received, told
+from rlhf_flow.cluster.transfer import Receives, Streams, Transport, received, told
 from rlhf_flow.specs import Place
+from rlhf_flow.types import Policy
 
 if TYPE_CHECKING:
     from ray import ObjectRef, ObjectRefGenerator
@@ -83,6 +85,22 @@ class Worker:
         self.ready()
         answer = yield from told(self.worker, method, arguments, transport=transport, bucket=bucket)
         yield answer
+
+    def lacks(self, policy: Policy) -> bool:
+        """Whether an engine could take a policy that it does not hold from a broadcast."""
+        self.ready()
+        return isinstance(self.worker, Receives) and not self.worker.holds(policy)
+
+    def broadcast(self, name: str, round: int, to: Broadcast | None) -> str:
+        """Publish once more what the learner holds; `to`, of the first rank, is where. Returns the sha256."""
+        self.ready()
+        assert isinstance(self.worker, Streams), "whatever publishes bucket by bucket"
+        publishing = self.worker.publishing(name, round)
+        if to is not None:
+            return to.send(publishing)
+        for _ in publishing:  # the first rank needs this one's part
+            pass
+        return ""
 
 
 class Rank(NamedTuple):

@@ -20,6 +20,11 @@ class Journal:
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     held: str = ""  # sha256 of the weights that are published and held; empty once it learns on
 
+    @property
+    def published(self) -> str:
+        """sha256 of what the learner published itself and holds; empty where there is no such thing."""
+        return self.held if any(method == "publish" for method, _ in self.calls) else ""
+
     def note(self, method: str, arguments: tuple[Any, ...], result: object) -> None:
         """Remember a call that succeeded, as far as it matters."""
         if method == "start":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.cluster.crew import Crew
@@ -19,6 +20,8 @@ from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts, Scored
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from rlhf_flow.cluster.express import Express
+
 SHARE = 2  # what is left is handed out as if there were so many times as many engines: the pieces get smaller
 
 
@@ -28,11 +31,14 @@ class RayEngine:
 
     pool: Pool
     piece: int  # prompts that are handed out at once, at least
+    express: Express | None = None  # for weights that a learner still holds
 
     def generate(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
     ) -> Rollouts:
         """As of one engine: seeds belong to prompts, so that the answers do not depend on who drew them."""
+        if self.express is not None and isinstance(policy, Policy):
+            self.express.give(policy, self.pool)
         named = {"round": round, "seed": seed}
         pieces = _guided(prompts, engines=len(self.pool.crews), least=self.piece)
         parts = self.pool.ask([Call("generate", (piece, policy, draw), named) for piece in pieces])
@@ -78,6 +84,7 @@ class RayLearner:
     turn: Turn
     supervisor: Supervisor
     journal: Journal = field(default_factory=Journal)
+    busy: Lock = field(default_factory=Lock)  # while it is asked
 
     def start(self, policy: Policy) -> None:
         self._ask("start", policy)
@@ -118,6 +125,10 @@ class RayLearner:
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Raises what a rank raised, or WorkerError where too many died."""
+        with self.busy:
+            return self._insist(method, arguments)
+
+    def _insist(self, method: str, arguments: tuple[Any, ...]) -> Any:
         while True:
             try:
                 self.turn.take()

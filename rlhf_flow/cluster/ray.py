@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow.cluster.bundles import SHARE, Bundles
 from rlhf_flow.cluster.crew import Crew
+from rlhf_flow.cluster.express import Express
 from rlhf_flow.cluster.hiring import LOOPBACK, Hiring, Opener
 from rlhf_flow.cluster.pool import Pool
 from rlhf_flow.cluster.proxies import RayEngine, RayLearner, RayScorer
@@ -65,6 +66,7 @@ class Ray:
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
+        self.transfer.check_places(alone=self.apart and self.gpu_share >= 1)
         for key, given in (("gpu_share", self.gpu_share != 1.0), ("resources", bool(self.resources))):
             if self.layout == "colocated" and given:
                 raise ValueError(
@@ -114,6 +116,7 @@ class Ray:
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = ray.cluster_resources().get("GPU", 0.0)
         supervisor = Supervisor(self.deaths)
+        express = Express(supervisor, seconds=self.silence_seconds, on_gpus=gpus > 0, local=address is None)
         return RayCluster(
             self,
             local=address is None,
@@ -123,6 +126,7 @@ class Ray:
             turns=Turns(not self.apart, supervisor),
             bundles=None if self.apart else Bundles(gpus, self.start_seconds),
             transport=self.transfer.open(),
+            express=express if self.transfer.express else None,
         )
 
 
@@ -136,11 +140,13 @@ class RayCluster:
     turns: Turns
     bundles: Bundles | None  # that all roles share
     transport: Transport
+    express: Express | None  # how engines get new weights, where not as everybody does
     hired: list[tuple[Crew, Hiring, Turn]] = field(default_factory=list)
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
         opener = partial(_opened, spec, model, mixes)
-        return RayEngine(self._pool("engine", self.spec.engines, opener, gpus=spec.gpus), self.spec.piece)
+        pool = self._pool("engine", self.spec.engines, opener, gpus=spec.gpus)
+        return RayEngine(pool, self.spec.piece, self.express)
 
     def scorer(self, spec: ScorerSpec) -> Scorer:
         if not spec.loads_model:
@@ -153,7 +159,10 @@ class RayCluster:
     def learner(self, spec: LearnerSpec, model: Model) -> Learner:
         turn = Turn(self.turns)
         crew = self._crew("learner", "learner", spec.ranks, partial(spec.open, model), turn)
-        return RayLearner(crew, turn, self.supervisor)
+        learner = RayLearner(crew, turn, self.supervisor)
+        if self.express is not None:
+            self.express.learners.append(learner)
+        return learner
 
     def ready(self) -> None:
         """Wait until every worker is up. Raises WorkerError, or what a worker raised while it started."""

@@ -1,4 +1,8 @@
-"""How weights get from the learner to engines, and to learners that start from them: by one of two transports."""
+"""How weights get from the learner to engines, and to learners that start from them: by one of two transports.
+
+By nccl the object store keeps them, too, for whoever comes later; but engines that are up get them straight from the
+learner while it still holds them (`rlhf_flow.cluster.express`).
+"""
 
 from __future__ import annotations
 
@@ -36,17 +40,22 @@ class Transport(Protocol):
         ...
 
 
+WAYS = ("object_store", "disk", "nccl")
+
+
 @dataclass(frozen=True)
 class Transfer:
-    """Where published weights are kept for as long as a policy is in use."""
+    """Where published weights are kept for as long as a policy is in use, and how engines get new ones."""
 
-    by: str = "object_store"  # object_store: Ray's, in the memory of the nodes. disk: files that all nodes see
+    # object_store: Ray's, in the memory of the nodes. disk: files that all nodes see. nccl: as object_store, and to
+    # engines that are up the learner's first rank broadcasts them, on CPUs by gloo (on GPUs not measured)
+    by: str = "object_store"
     bucket_mib: int = 256  # of weights that are gathered, sent and loaded at once; a larger tensor goes alone
     folder: str | None = None  # disk: on a file system that all nodes share; null: a temporary one of this machine
 
     def __post_init__(self) -> None:
-        if self.by not in ("object_store", "disk"):
-            raise ValueError(f"cluster.transfer.by must be object_store or disk, got {self.by!r}")
+        if self.by not in WAYS:
+            raise ValueError(f"cluster.transfer.by must be one of {', '.join(WAYS)}, got {self.by!r}")
         if self.bucket_mib < 1:
             raise ValueError(f"cluster.transfer.bucket_mib must be >= 1, got {self.bucket_mib}")
         if self.folder is not None and self.by != "disk":
@@ -60,6 +69,11 @@ class Transfer:
         """Bytes."""
         return self.bucket_mib * MIB
 
+    @property
+    def express(self) -> bool:
+        """Whether engines that are up get new weights from the learner itself."""
+        return self.by == "nccl"
+
     def check(self, *, local: bool) -> None:
         """`local`: whether all nodes are this machine. Raises ValueError where they do not share a folder."""
         if self.by == "disk" and self.folder is None and not local:
@@ -68,8 +82,16 @@ class Transfer:
                 "its nodes share no temporary folder. Name a folder on a file system that all of them see."
             )
 
+    def check_places(self, *, alone: bool) -> None:
+        """`alone`: whether each worker has GPUs of its own. Raises ValueError where NCCL would find two on one."""
+        if self.express and not alone:
+            raise ValueError(
+                "cluster.transfer.by=nccl needs GPUs of its own for each worker: cluster.layout=disaggregated with "
+                "cluster.gpu_share >= 1. Set them so, or try cluster.transfer.by=object_store."
+            )
+
     def open(self) -> Transport:
-        if self.by == "object_store":
+        if self.by != "disk":
             return ObjectStore()
         if self.folder is None:
             return SharedDisk(Path(tempfile.mkdtemp(prefix="rlhf-flow-weights-")))
@@ -85,6 +107,15 @@ class Streams(Protocol):
     def publishing(self, name: str, round: int) -> Publishing: ...
 
     def averaging(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Publishing: ...
+
+
+@runtime_checkable
+class Receives(Protocol):
+    """An engine that can be told to load a policy before it is asked to draw from it."""
+
+    def holds(self, policy: Policy) -> bool: ...
+
+    def hold(self, policy: Policy) -> None: ...
 
 
 def told(worker: object, method: str, arguments: Sequence[Any], *, transport: Transport, bucket: int) -> Telling:

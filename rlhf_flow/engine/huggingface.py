@@ -146,6 +146,14 @@ class HuggingFaceEngine:
             for response in group
         ]
 
+    def holds(self, policy: Policy) -> bool:
+        """Whether it can be drawn from without loading anything."""
+        return self._slots.holds(policy)
+
+    def hold(self, policy: Policy) -> None:
+        """Load it now; raises as `generate`."""
+        self._slots.hold(policy)
+
     def step_aside(self) -> None:
         """The networks leave the device; an adapter beside them, which is small, stays."""
         self._aside.leave(self._networks[0].device, *self._networks)

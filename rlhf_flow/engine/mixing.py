@@ -49,6 +49,10 @@ class Slots:
         self._fetch(slot, wanted)
         return float(slot)
 
+    def holds(self, policy: Policy) -> bool:
+        """Whether it can be drawn from without loading anything."""
+        return any(holding.holds(policy) for holding in self._holdings)
+
     def _simplest(self, asked: Policy | Mixture) -> Policy | Mixture:
         """`asked`, or the one policy that it comes down to."""
         if isinstance(asked, Policy):

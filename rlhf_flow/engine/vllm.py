@@ -212,6 +212,14 @@ class VLLMEngine:
         ]
         return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
 
+    def holds(self, policy: Policy) -> bool:
+        """Whether it can be drawn from without loading anything."""
+        return self._slots.holds(policy)
+
+    def hold(self, policy: Policy) -> None:
+        """Load it now; raises as `generate`."""
+        self._slots.hold(policy)
+
     def step_aside(self) -> None:
         """On a GPU vLLM sleeps: its weights go to the host, and its cache is lost (not measured yet). A CPU cannot."""
         if self.llm.model_config.enable_sleep_mode and not self.llm.llm_engine.is_sleeping():
