@@ -1,4 +1,4 @@
-"""How fast weights get from two ZeRO-3 ranks to an engine, by the object store and by disk, and what that takes in memory.
+"""How fast weights get from two ZeRO-3 ranks to an engine, by the store and by disk, and what that takes in memory.
 
     python scripts/transfers.py                                      256 MiB of random weights, in buckets of 32 MiB
     python scripts/transfers.py --mib 64 --engines huggingface --transports disk
