@@ -18,7 +18,7 @@ def of(parts: Parts, round: int, answers: Entry, scored: Entry) -> Scored:
 def in_round(parts: Parts, round: int) -> list[Scored]:
     """Of the answers that were sampled in a round, shard by shard."""
     scores = parts.ledger.table(round, _committed(parts, round, "score")).read_shards()
-    return [rows.to_scored(mark, rollouts) for rollouts, mark in zip(sampled(parts, round), scores, strict=True)]
+    return [rows.to_scored(mark, rollouts) for rollouts, mark in zip(_rollouts(parts, round), scores, strict=True)]
 
 
 def late_in(parts: Parts, round: int) -> dict[int, list[Scored]]:
@@ -28,7 +28,7 @@ def late_in(parts: Parts, round: int) -> dict[int, list[Scored]]:
         return {}
     scores = parts.ledger.table(round, entry).read_shards()  # in the order of their names: round by round
     return {
-        origin: [rows.to_scored(next(scores), rollouts) for rollouts in sampled(parts, origin)]
+        origin: [rows.to_scored(next(scores), rollouts) for rollouts in _rollouts(parts, origin)]
         for origin in origins(entry)
     }
 
@@ -40,7 +40,7 @@ def origins(late: Entry) -> list[int]:
     return found
 
 
-def sampled(parts: Parts, round: int) -> list[Rollouts]:
+def _rollouts(parts: Parts, round: int) -> list[Rollouts]:
     """The answers of a round, shard by shard."""
     committed = parts.ledger.table(round, _committed(parts, round, "sample"))
     return [rows.to_rollouts(shard) for shard in committed.read_shards()]

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from rlhf_flow import judged
 from rlhf_flow.gate import GateError, distance, measures
 from rlhf_flow.library import Library
 from rlhf_flow.parts import Parts
 from rlhf_flow.seeds import derive
 from rlhf_flow.store import Entry, Facts, Shelf
-from rlhf_flow.types import Plan, Response, Scored
+from rlhf_flow.tables import Table
+from rlhf_flow.types import Plan, Scored
 
 
 def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
@@ -27,13 +27,13 @@ def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
         return None
 
     def write(shelf: Shelf) -> Facts:
-        drawn = {answer.id: answer for answer in _drawn_by_the_policy(parts, plan.round)}
+        drawn = _drawn_by_the_policy(parts, plan.round)
         ids = list(drawn)
         if not everything and len(ids) > parts.gate.measured:
             chance = np.random.default_rng(derive(parts.seed, "mismatch", plan.round))
             ids = [ids[at] for at in sorted(chance.permutation(len(ids))[: parts.gate.measured])]
         learned = _learned(parts, plan, library, ids)
-        found = {id: distance(_sampled(drawn[id]), learned[id]) for id in ids}
+        found = {id: distance(drawn[id], learned[id]) for id in ids}
         shelf.table(
             "mismatch/answers",
             pa.table(
@@ -77,15 +77,11 @@ def known(parts: Parts, round: int) -> dict[str, float]:
     return dict(zip(rows["response"].to_pylist(), rows["mismatch"].to_pylist(), strict=True))
 
 
-def _drawn_by_the_policy(parts: Parts, round: int) -> list[Response]:
-    """Of others it is no mismatch that the policy gives them other log-probs."""
-    return [
-        answer
-        for rollouts in judged.sampled(parts, round)
-        for group in rollouts.responses
-        for answer in group
-        if answer.source == "policy" and answer.logps is not None and len(answer.tokens)
-    ]
+def _drawn_by_the_policy(parts: Parts, round: int) -> dict[str, np.ndarray]:
+    """The log-probs [T] that answers were drawn with. Of others it is no mismatch that the policy gives them others."""
+    columns = _sampled(parts, round).read(["response", "source", "logps"])
+    rows = zip(*(columns[name].to_pylist() for name in ("response", "source", "logps")), strict=True)
+    return {id: np.asarray(logps, np.float32) for id, source, logps in rows if source == "policy" and logps}
 
 
 def _learned(parts: Parts, plan: Plan, library: Library, ids: list[str]) -> dict[str, np.ndarray]:
@@ -93,15 +89,14 @@ def _learned(parts: Parts, plan: Plan, library: Library, ids: list[str]) -> dict
     if not ids:
         return {}
     library.begin(plan.init)
-    sampled = parts.ledger.entry(plan.round, "sample")
-    assert sampled is not None, f"round {plan.round} has no responses"
-    table = parts.learner.logps([parts.ledger.table(plan.round, sampled)], ids, library[plan.init])
+    table = parts.learner.logps([_sampled(parts, plan.round)], ids, library[plan.init])
     return {id: np.asarray(logps) for id, logps in zip(ids, table["logps"].to_pylist(), strict=True)}
 
 
-def _sampled(answer: Response) -> np.ndarray:
-    assert answer.logps is not None
-    return answer.logps
+def _sampled(parts: Parts, round: int) -> Table:
+    sampled = parts.ledger.entry(round, "sample")
+    assert sampled is not None, f"round {round} has no responses"
+    return parts.ledger.table(round, sampled)
 
 
 def _refuse(parts: Parts, plan: Plan, found: Mapping[str, float]) -> None:
