@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from drill import LOCAL, SMALL
 
 from rlhf_flow.sandbox.build import build
 from tests.label.browser import Tab, chromium
@@ -21,21 +22,12 @@ READY = "!document.querySelector('#ask').hidden && !document.querySelector('[ari
 RESTING = "!document.querySelector('#rest').hidden"
 WAIT = 600.0  # seconds for the whole round
 RUN = (
-    "experiment=sandbox",
-    "cluster=local",
-    "engine=huggingface",
-    "learner=torch",
+    *SMALL,
+    *LOCAL,
     "scorer=human",
     "evaluate.proxy=false",
     "rounds=1",
     "prompts.batch=8",
-    "prompts.held_out_path=null",
-    "prompts.held_out=8",
-    "sampler.draws.0.n=2",
-    "sampler.draws.0.max_tokens=24",
-    "evaluate.draw.max_tokens=24",
-    "selector.truncated=keep",
-    "observe.console=false",
 )
 
 
