@@ -52,17 +52,17 @@ for node in sorted(ray.nodes(), key=lambda node: node["NodeManagerAddress"]):
 @contextmanager
 def raylets(number: int) -> Iterator[Cluster]:
     """A cluster of so many raylets on loopback, each with its own object store. The driver joins the first."""
-    os.environ.update(environment())
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
-    try:
-        for _ in range(1, number):
-            cluster.add_node(**NODE)
-        cluster.wait_for_nodes()
-        yield cluster
-    finally:
-        cluster.shutdown()
+    with environment():
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        try:
+            for _ in range(1, number):
+                cluster.add_node(**NODE)
+            cluster.wait_for_nodes()
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 def hashes(run: Path, rounds: int) -> dict[str, str]:

@@ -36,7 +36,7 @@ TOKEN = "a-token-that-nobody-may-see"
         (["{run}/nothing"], "needs the folder of a run, and {run}/nothing is none. Start the run first"),
         (["{run}", "--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from other machines"),
         (["{run}", "--token-env", "NO_SUCH_TOKEN"], "--token-env must name an environment variable that holds a token"),
-        (["{run}", "--port", "70000"], "--port 70000 cannot be listened on"),
+        (["{run}", "--port", "70000"], "host 127.0.0.1, port 70000 cannot be listened on"),
     ],
 )
 def test_a_mistake_is_one_paragraph_and_status_2(
@@ -53,7 +53,7 @@ def test_a_port_that_is_taken_is_a_mistake(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "config.yaml").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["label", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
-    assert "Try --port 0" in capsys.readouterr().err
+    assert "Try port 0" in capsys.readouterr().err
 
 
 def test_it_serves_a_run_that_has_asked_nothing_yet_with_a_token_until_a_signal(tmp_path: Path) -> None:

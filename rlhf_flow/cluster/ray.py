@@ -9,6 +9,8 @@ by a transport (`rlhf_flow.cluster.transfer`): the learner leaves them there onc
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -95,23 +97,19 @@ class Ray:
     def open(self) -> Cluster:
         address = self._joined
         self.transfer.check(local=address is None)
-        if address is None:
-            os.environ.update(environment())
-        import ray
+        with nullcontext() if address else environment():
+            import ray
+
+            # Logical CPUs: actors share the machine's cores, so that two cores suffice for any number of ranks.
+            own = {
+                "num_cpus": max(64, os.cpu_count() or 1),
+                "object_store_memory": self.object_store_mib << 20,
+                "include_dashboard": False,
+            }
+            # "local": a cluster of its own, also beside one that runs here already
+            ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        if address is None:
-            # Logical CPUs: actors share the machine's cores, so that two cores suffice for any number of ranks.
-            ray.init(
-                address="local",  # a cluster of its own, also beside one that runs here already
-                num_cpus=max(64, os.cpu_count() or 1),
-                object_store_memory=self.object_store_mib << 20,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = ray.cluster_resources().get("GPU", 0.0)
@@ -273,13 +271,14 @@ def _opened(spec: EngineSpec, model: Model, mixes: bool, place: Place) -> Engine
     return spec.open(model, place, mixes=mixes)
 
 
-def environment() -> dict[str, str]:
-    """Of a cluster started here, and so of its workers' processes.
+@contextmanager
+def environment() -> Iterator[None]:
+    """Of a cluster while it is started here, and so of its workers' processes; not of what we start later.
 
     Not by a runtime_env: Ray starts workers that have one through a shell, and fails where the interpreter's path
     holds a space (ray 2.60). What the workers of a run on one machine listen on, no other machine can reach.
     """
-    return {
+    ours = {
         "TOKENIZERS_PARALLELISM": "false",
         "RLHF_FLOW_DRIVER": str(os.getpid()),  # `ps e` tells whose worker a process is
         "GLOO_SOCKET_IFNAME": "lo",
@@ -288,3 +287,12 @@ def environment() -> dict[str, str]:
         # address, given by name, into an outer one (ray/_private/services.py, resolve_ip_for_localhost).
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:  # else a node that is started from here later may not join others
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -46,18 +46,18 @@ class Spec:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    os.environ.update(environment())
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args=NODE)
-    nodes.add_node(**NODE)
-    nodes.wait_for_nodes()
-    spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, start_seconds=120, deaths=100)
-    opened = spec.open()
-    assert isinstance(opened, RayCluster)
-    yield opened
-    opened.close()
-    nodes.shutdown()
+    with environment():
+        nodes = Cluster(initialize_head=True, head_node_args=NODE)
+        nodes.add_node(**NODE)
+        nodes.wait_for_nodes()
+        spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, start_seconds=120, deaths=100)
+        opened = spec.open()
+        assert isinstance(opened, RayCluster)
+        yield opened
+        opened.close()
+        nodes.shutdown()
 
 
 def test_process_i_of_every_role_is_on_gpu_i_and_comes_back_there(cluster: RayCluster) -> None:
