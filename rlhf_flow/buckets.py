@@ -71,16 +71,15 @@ class Bucket:
     """Tensors that travel together, in one stretch of memory."""
 
     index: Index
-    data: np.ndarray = field(repr=False, compare=False)  # uint8 [bytes]; `layout` says where each tensor is
+    data: Tensor = field(repr=False, compare=False)  # uint8 [bytes]; `layout` says where each tensor is
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """In the order of names, as views of `data`; where that is read-only, so are they."""
-        import torch
+        yield from views(self.index, self.data)
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            flat = torch.from_numpy(self.data)
-        yield from views(self.index, flat)
+    def __reduce__(self) -> tuple[Callable[[Index, np.ndarray], Bucket], tuple[Index, np.ndarray]]:
+        """As an array, which Ray's object store passes on without a copy; a tensor it would pickle whole."""
+        return _unpacked, (self.index, self.data.numpy())
 
     def write(self, path: Path) -> None:
         """As a safetensors file, byte for byte as its own library writes it."""
@@ -94,7 +93,15 @@ class Bucket:
         text += b" " * (-len(text) % 8)
         with path.open("wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
-            file.write(self.data.data)
+            file.write(self.data.numpy().data)
+
+
+def _unpacked(index: Index, data: np.ndarray) -> Bucket:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return Bucket(index, torch.from_numpy(data))
 
 
 def views(index: Index, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -103,7 +110,7 @@ def views(index: Index, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
 
     starts = layout(index)
     for entry in index:
-        if not entry.size:  # numpy's memory of no bytes is no memory to view
+        if not entry.size:  # memory of no bytes is no memory to view
             yield entry.name, torch.empty(entry.shape, dtype=entry.torch_dtype)
             continue
         stretch = flat[starts[entry.name] : starts[entry.name] + entry.size]
@@ -143,15 +150,15 @@ def layout(index: Index) -> dict[str, int]:
 Read: TypeAlias = Callable[[str, "Tensor"], None]  # puts the tensor of a name into its place in a bucket
 
 
-def fill(groups: Sequence[Index], read: Read) -> Iterator[Bucket]:
+def fill(groups: Sequence[Index], read: Read, device: torch.device | str = "cpu") -> Iterator[Bucket]:
     """The buckets of these groups, each good until the next one is asked for.
 
     All are filled into the memory of the largest: fresh memory costs as much as what is copied to it.
     """
-    import numpy as np
+    import torch
 
     sizes = [sum(entry.size for entry in group) for group in groups]
-    room = np.empty(max(sizes, default=0), dtype=np.uint8)
+    room = torch.empty(max(sizes, default=0), dtype=torch.uint8, device=device)
     for group, size in zip(groups, sizes, strict=True):
         bucket = Bucket(group, room[:size])
         for name, place in bucket.tensors():

@@ -52,9 +52,9 @@ for node in sorted(ray.nodes(), key=lambda node: node["NodeManagerAddress"]):
 @contextmanager
 def raylets(number: int) -> Iterator[Cluster]:
     """A cluster of so many raylets on loopback, each with its own object store. The driver joins the first."""
-    from ray.cluster_utils import Cluster
-
     with environment():
+        from ray.cluster_utils import Cluster
+
         cluster = Cluster(initialize_head=True, head_node_args=NODE)
         try:
             for _ in range(1, number):

@@ -127,9 +127,9 @@ def main() -> int:
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--prompts", type=int, default=100_000)
     asked = parser.parse_args()
-    import ray
-
     with environment():
+        import ray
+
         ray.init(
             address="local", num_cpus=8, object_store_memory=1 << 30, include_dashboard=False, logging_level="ERROR"
         )

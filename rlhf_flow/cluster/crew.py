@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from rlhf_flow.aside import StepsAside
-from rlhf_flow.buckets import BUCKET
-from rlhf_flow.cluster.broadcast import Broadcast
+from rlhf_flow.buckets import BUCKET, Index
+from rlhf_flow.cluster.broadcast import send
+from rlhf_flow.cluster.lines import Line
 from rlhf_flow.cluster.object_store import ObjectStore
 from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
@@ -87,20 +88,15 @@ class Worker:
         yield answer
 
     def lacks(self, policy: Policy) -> bool:
-        """Whether an engine could take a policy that it does not hold from a broadcast."""
+        """Whether an engine could take a policy that it does not have."""
         self.ready()
-        return isinstance(self.worker, Receives) and not self.worker.holds(policy)
+        return isinstance(self.worker, Receives) and not self.worker.has(policy)
 
-    def broadcast(self, name: str, round: int, to: Broadcast | None) -> str:
-        """Publish once more what the learner holds; `to`, of the first rank, is where. Returns the sha256."""
+    def give(self, sha256: str, groups: Sequence[Index], lines: Sequence[Line], device: str) -> None:
+        """Pass on the weights that the learner holds, by these lines."""
         self.ready()
         assert isinstance(self.worker, Streams), "whatever publishes bucket by bucket"
-        publishing = self.worker.publishing(name, round)
-        if to is not None:
-            return to.send(publishing)
-        for _ in publishing:  # the first rank needs this one's part
-            pass
-        return ""
+        send(self.worker.buckets(sha256, device), groups, lines)
 
 
 class Rank(NamedTuple):

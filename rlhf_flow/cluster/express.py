@@ -5,14 +5,17 @@ Nothing depends on it: the weights are kept as well, and engines load from there
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import uuid4
 
-from rlhf_flow.cluster.broadcast import Broadcast
+from rlhf_flow.cluster.broadcast import Incoming
 from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.hiring import LOOPBACK
+from rlhf_flow.cluster.lines import Group, Line, Shared
 from rlhf_flow.cluster.object_store import Stored
 from rlhf_flow.cluster.pool import Pool
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
@@ -24,20 +27,23 @@ if TYPE_CHECKING:
 
     from rlhf_flow.cluster.proxies import RayLearner
 
+Ends: TypeAlias = tuple[list[list[Line]], list[tuple[Crew, Line]]]  # of each rank of the learner; of each engine
+
 
 @dataclass
 class Express:
-    """Of a run: who learns in it, and how the first rank of a learner reaches engines."""
+    """Of a run: who learns in it, and how its ranks reach engines."""
 
     supervisor: Supervisor
     seconds: float  # longest wait of one process for another
     on_gpus: bool  # learners and engines
     local: bool  # all nodes are this machine
+    paired: bool  # learner rank i and engine i are at the same place, and nobody else meets NCCL's rules
     learners: list[RayLearner] = field(default_factory=list)
     works: bool = True  # once it failed though nobody died, it is not tried again
 
     def give(self, policy: Policy, pool: Pool) -> None:
-        """Let the engines that lack a policy load it now, if a learner holds what it published and is free.
+        """Let the engines that lack a policy load it now, if a learner holds what it published, and is there and free.
 
         Raises WorkerError where too many died on the way.
         """
@@ -48,36 +54,40 @@ class Express:
                 continue  # whoever looks ahead does not wait for one that learns
             try:
                 crew = learner.crew
-                if learner.journal.published == policy.sha256 and crew.ranks and crew.where:
+                if learner.journal.published == policy.sha256 and crew.ranks and crew.where and learner.turn.is_mine:
                     self._give(policy, policy.weights, crew, self._lacking(policy, pool))
             finally:
                 learner.busy.release()
 
-    def _lacking(self, policy: Policy, pool: Pool) -> list[Crew]:
-        """The engines that are up and would have to load it."""
-        asked = [(crew, crew.ranks[0].handle.lacks.remote(policy)) for crew in pool.crews if crew.where and crew.ranks]
-        return [crew for crew, answer in asked if self._failure(crew, answer) is None and crew.get(answer, 0)]
+    def _lacking(self, policy: Policy, pool: Pool) -> dict[int, Crew]:
+        """The engines that are up and would have to load it, by number."""
+        up = {number: crew for number, crew in enumerate(pool.crews) if crew.where and crew.ranks}
+        asked = {number: crew.ranks[0].handle.lacks.remote(policy) for number, crew in up.items()}
+        return {
+            number: up[number]
+            for number, answer in asked.items()
+            if self._failure(up[number], answer) is None and up[number].get(answer, 0)
+        }
 
-    def _give(self, policy: Policy, kept: Stored, learner: Crew, engines: list[Crew]) -> None:
+    def _give(self, policy: Policy, kept: Stored, learner: Crew, engines: dict[int, Crew]) -> None:
         """Let all begin, and wait until all have ended. An engine that failed is started again: vLLM is lost then."""
         import ray
 
-        if not engines:
+        deaths = len(self.supervisor.deaths)
+        ends = self._pairs(kept, learner, engines) if self.paired else self._all(learner, list(engines.values()))
+        if ends is None:
             return
-        deaths, size = len(self.supervisor.deaths), 1 + len(engines)
-        meeting = learner.ranks[0].handle.meeting_point.remote()
-        if self._failure(learner, meeting) is not None:
-            return
-        found, port = learner.get(meeting, 0)
-        address, device = LOOPBACK if self.local else found, "cuda" if self.on_gpus else "cpu"
-        ends = [Broadcast(kept.groups, address, port, rank, size, device, self.seconds) for rank in range(size)]
-        loading = [crew.send("hold", replace(policy, weights=end)) for crew, end in zip(engines, ends[1:], strict=True)]
+        of_ranks, of_engines = ends
+        loading = [
+            (crew, crew.send("take", replace(policy, weights=Incoming(kept.groups, line)))) for crew, line in of_engines
+        ]
+        device = self._device
         sending = [
-            rank.handle.broadcast.remote(policy.name, policy.round, end)
-            for rank, end in zip_longest(learner.ranks, ends[:1])
+            rank.handle.give.remote(policy.sha256, kept.groups, lines, device)
+            for rank, lines in zip(learner.ranks, of_ranks, strict=True)
         ]
         failures = [self._failure(learner, *sending)]
-        for crew, loaded in zip(engines, loading, strict=True):
+        for crew, loaded in loading:
             if learner.ranks:
                 failures.append(self._failure(crew, *loaded))
             else:  # it can only fail, and says so at once, or waits for nobody
@@ -89,6 +99,47 @@ class Express:
             self.works = len(self.supervisor.deaths) > deaths
             why = "somebody died." if self.works else f"{failed[0]}. So will all later ones."
             print(f"warning: engines load the policy of round {policy.round} from where it is kept: {why}", flush=True)
+
+    def _all(self, learner: Crew, engines: Sequence[Crew]) -> Ends | None:
+        """The first rank to all engines."""
+        lines = self._group(learner, 1 + len(engines)) if engines else None
+        if lines is None:
+            return None
+        return [[lines[0]], *([] for _ in learner.ranks[1:])], list(zip(engines, lines[1:], strict=True))
+
+    def _pairs(self, kept: Stored, learner: Crew, engines: dict[int, Crew]) -> Ends | None:
+        """The first rank to the other ones, and each to the engine that is where it is."""
+        size = len(learner.ranks)
+        beside = {
+            rank: crew
+            for rank, crew in engines.items()
+            if rank < size and crew.where[0].node == learner.where[rank].node
+        }
+        among = self._group(learner, size) if beside else None
+        if among is None:
+            return None
+        of_ranks: list[list[Line]] = [[line] if size > 1 else [] for line in among]
+        room = max(sum(entry.size for entry in group) for group in kept.groups)
+        of_engines: list[tuple[Crew, Line]] = []
+        for rank, crew in beside.items():
+            meeting = Path("/tmp") / f"rlhf-flow-{uuid4().hex}"  # short: a socket's path has at most 107 bytes
+            first, other = (Shared(meeting, first, self._device, room, self.seconds) for first in (True, False))
+            of_ranks[rank].append(first)
+            of_engines.append((crew, other))
+        return of_ranks, of_engines
+
+    def _group(self, learner: Crew, size: int) -> list[Line] | None:
+        """The ends of one that begins with the first rank; None where that is gone."""
+        meeting = learner.ranks[0].handle.meeting_point.remote()
+        if self._failure(learner, meeting) is not None:
+            return None
+        found, port = learner.get(meeting, 0)
+        address = LOOPBACK if self.local else found
+        return [Group(address, port, rank, size, self._device, self.seconds) for rank in range(size)]
+
+    @property
+    def _device(self) -> str:
+        return "cuda" if self.on_gpus else "cpu"
 
     def _failure(self, crew: Crew, *calls: ObjectRef) -> Exception | None:
         """What ended the calls, once they have ended; None: the answers. Whoever died is started again when asked."""

@@ -68,7 +68,7 @@ class Ray:
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
-        self.transfer.check_places(alone=self.apart and self.gpu_share >= 1)
+        self.transfer.check_places(layout=self.layout, alone=self.apart and self.gpu_share >= 1)
         for key, given in (("gpu_share", self.gpu_share != 1.0), ("resources", bool(self.resources))):
             if self.layout == "colocated" and given:
                 raise ValueError(
@@ -114,7 +114,9 @@ class Ray:
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = ray.cluster_resources().get("GPU", 0.0)
         supervisor = Supervisor(self.deaths)
-        express = Express(supervisor, seconds=self.silence_seconds, on_gpus=gpus > 0, local=address is None)
+        express = Express(
+            supervisor, seconds=self.silence_seconds, on_gpus=gpus > 0, local=address is None, paired=not self.apart
+        )
         return RayCluster(
             self,
             local=address is None,
@@ -283,8 +285,8 @@ def environment() -> Iterator[None]:
         "RLHF_FLOW_DRIVER": str(os.getpid()),  # `ps e` tells whose worker a process is
         "GLOO_SOCKET_IFNAME": "lo",
         "VLLM_HOST_IP": LOOPBACK,
-        # Without this Ray's servers listen on every interface. It is the one way to 127.0.0.1: ray.init turns that
-        # address, given by name, into an outer one (ray/_private/services.py, resolve_ip_for_localhost).
+        # Without this Ray's servers listen on every interface, also where 127.0.0.1 is given by name
+        # (ray/_private/services.py, resolve_ip_for_localhost). It is read when ray is imported: do that in here.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     before = {name: os.environ.get(name) for name in ours}

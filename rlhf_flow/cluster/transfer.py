@@ -1,13 +1,13 @@
 """How weights get from the learner to engines, and to learners that start from them: by one of two transports.
 
-By nccl the object store keeps them, too, for whoever comes later; but engines that are up get them straight from the
-learner while it still holds them (`rlhf_flow.cluster.express`).
+By nccl and by cuda_ipc the object store keeps them, too, for whoever comes later; but engines that are up get them
+straight from the learner while it still holds them (`rlhf_flow.cluster.express`).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -40,15 +40,17 @@ class Transport(Protocol):
         ...
 
 
-WAYS = ("object_store", "disk", "nccl")
+WAYS = ("object_store", "disk", "nccl", "cuda_ipc")
 
 
 @dataclass(frozen=True)
 class Transfer:
     """Where published weights are kept for as long as a policy is in use, and how engines get new ones."""
 
-    # object_store: Ray's, in the memory of the nodes. disk: files that all nodes see. nccl: as object_store, and to
-    # engines that are up the learner's first rank broadcasts them, on CPUs by gloo (on GPUs not measured)
+    # object_store: Ray's, in the memory of the nodes. disk: files that all nodes see. nccl and cuda_ipc: as
+    # object_store, but engines that are up get them from the learner: where each has GPUs of its own, its first rank
+    # broadcasts them, on CPUs by gloo; colocated, each rank shares memory of its GPU with the engine there, on CPUs
+    # memory of the host (neither is measured on GPUs)
     by: str = "object_store"
     bucket_mib: int = 256  # of weights that are gathered, sent and loaded at once; a larger tensor goes alone
     folder: str | None = None  # disk: on a file system that all nodes share; null: a temporary one of this machine
@@ -72,7 +74,12 @@ class Transfer:
     @property
     def express(self) -> bool:
         """Whether engines that are up get new weights from the learner itself."""
-        return self.by == "nccl"
+        return self.by == "nccl" or self.shares
+
+    @property
+    def shares(self) -> bool:
+        """Whether learner and engine see the same memory then, so that both are at their GPU."""
+        return self.by == "cuda_ipc"
 
     def check(self, *, local: bool) -> None:
         """`local`: whether all nodes are this machine. Raises ValueError where they do not share a folder."""
@@ -82,12 +89,18 @@ class Transfer:
                 "its nodes share no temporary folder. Name a folder on a file system that all of them see."
             )
 
-    def check_places(self, *, alone: bool) -> None:
-        """`alone`: whether each worker has GPUs of its own. Raises ValueError where NCCL would find two on one."""
-        if self.express and not alone:
+    def check_places(self, *, layout: str, alone: bool) -> None:
+        """`alone`: whether each worker has GPUs of its own. Raises ValueError where they are not as they must be."""
+        if self.by == "nccl" and not alone:
             raise ValueError(
                 "cluster.transfer.by=nccl needs GPUs of its own for each worker: cluster.layout=disaggregated with "
-                "cluster.gpu_share >= 1. Set them so, or try cluster.transfer.by=object_store."
+                f"cluster.gpu_share >= 1, got cluster.layout={layout}. Set them so, or try "
+                f"cluster.transfer.by={'object_store' if layout == 'disaggregated' else 'cuda_ipc'}."
+            )
+        if self.shares and layout != "colocated":
+            raise ValueError(
+                "cluster.transfer.by=cuda_ipc needs learner and engine on the same GPU: cluster.layout=colocated, got "
+                f"{layout}. Set it so, or try cluster.transfer.by=nccl."
             )
 
     def open(self) -> Transport:
@@ -108,14 +121,22 @@ class Streams(Protocol):
 
     def averaging(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Publishing: ...
 
+    def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
+        """The weights held, which have that name, once more; of other ranks than the first, room for them."""
+        ...
+
 
 @runtime_checkable
 class Receives(Protocol):
-    """An engine that can be told to load a policy before it is asked to draw from it."""
+    """An engine that can be given a policy before it is asked to draw from it."""
 
-    def holds(self, policy: Policy) -> bool: ...
+    def has(self, policy: Policy) -> bool:
+        """Whether its weights are here already."""
+        ...
 
-    def hold(self, policy: Policy) -> None: ...
+    def take(self, policy: Policy) -> None:
+        """Load its weights now, also while others are at work where it is. Before it is drawn from, it is proven."""
+        ...
 
 
 def told(worker: object, method: str, arguments: Sequence[Any], *, transport: Transport, bucket: int) -> Telling:

@@ -45,6 +45,11 @@ class Turn:
     turns: Turns
     crews: list[Crew] = field(default_factory=list)
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether what they hold is there, and not aside."""
+        return not self.turns.shared or self.turns.at_work is self
+
     def take(self) -> None:
         """Before anything is asked. Raises WorkerError where too many died."""
         self.turns.give(self)

@@ -48,6 +48,7 @@ class Holding:
         self._worst = model.dtype == "float32"
         self._tolerance = tolerance if tolerance is not None else (1e-3 if self._worst else 0.2)
         self._sha256: str | None = None  # of the policy held; None: the opened checkpoint, or nothing known
+        self._taken: str | None = None  # of the policy whose weights are here, and not proven yet
         self._as_opened = True
         self._intact = True  # the opened checkpoint's weights are in place, whatever lies beside them
 
@@ -62,6 +63,10 @@ class Holding:
         """
         if self.holds(policy):
             return
+        if self.has(policy):
+            self._taken = None
+            self._prove(policy, measure)
+            return
         adapter = policy.weights if lay is not None and isinstance(policy.weights, Adapter) else None
         below = policy.weights if adapter is None else adapter.base
         stays = lay is not None and self._intact and self._is_opened(below)
@@ -70,21 +75,41 @@ class Holding:
         tensors = None if stays else below.stream()
         if adapter is not None:
             self._check_terms(policy, adapter)
-        self._sha256, self._as_opened = None, False
+        self._forget()
         if tensors is not None:
             self._intact = False
             put(tensors)
             self._intact = self._is_opened(below)
         if lay is not None:
             lay(adapter)
-        if policy.probe is not None:
-            self._check_probe(policy, policy.probe, measure)
-        self._sha256 = policy.sha256
+        self._prove(policy, measure)
+
+    def take(self, policy: Policy, put: Put) -> None:
+        """Load the weights of `policy`, which `fetch` proves later. Raises ValueError as `fetch`."""
+        self._check_index(policy, policy.weights.index())
+        tensors = policy.weights.stream()
+        self._forget()
+        self._intact = False
+        put(tensors)
+        self._taken = policy.sha256
+
+    def has(self, policy: Policy) -> bool:
+        """Whether its weights are here, proven or not."""
+        return self.holds(policy) or policy.sha256 == self._taken
 
     def holds(self, policy: Policy) -> bool:
         if self._as_opened and self._sha256 is None and self._is_opened(policy.weights):
             self._sha256 = policy.sha256
         return policy.sha256 == self._sha256
+
+    def _forget(self) -> None:
+        """What it holds: other weights are on their way."""
+        self._sha256, self._taken, self._as_opened = None, None, False
+
+    def _prove(self, policy: Policy, measure: Measure) -> None:
+        if policy.probe is not None:
+            self._check_probe(policy, policy.probe, measure)
+        self._sha256 = policy.sha256
 
     def _is_opened(self, weights: Weights) -> bool:
         return isinstance(weights, Checkpoint) and weights.path.resolve() == Path(self._model.path).resolve()

@@ -146,13 +146,13 @@ class HuggingFaceEngine:
             for response in group
         ]
 
-    def holds(self, policy: Policy) -> bool:
-        """Whether it can be drawn from without loading anything."""
-        return self._slots.holds(policy)
+    def has(self, policy: Policy) -> bool:
+        return self._slots.has(policy)
 
-    def hold(self, policy: Policy) -> None:
-        """Load it now; raises as `generate`."""
-        self._slots.hold(policy)
+    def take(self, policy: Policy) -> None:
+        """Load its weights now, and come back for it; raises as `generate`."""
+        self.come_back()
+        self._slots.take(policy)
 
     def step_aside(self) -> None:
         """The networks leave the device; an adapter beside them, which is small, stays."""

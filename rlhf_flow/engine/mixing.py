@@ -49,9 +49,14 @@ class Slots:
         self._fetch(slot, wanted)
         return float(slot)
 
-    def holds(self, policy: Policy) -> bool:
-        """Whether it can be drawn from without loading anything."""
-        return any(holding.holds(policy) for holding in self._holdings)
+    def has(self, policy: Policy) -> bool:
+        """Whether its weights are here, proven or not."""
+        return any(holding.has(policy) for holding in self._holdings)
+
+    def take(self, policy: Policy) -> None:
+        """Load its weights now; `hold` proves them. Raises as `hold`."""
+        if not self.has(policy):
+            self._holdings[POLICY].take(policy, lambda tensors: self._put(POLICY, tensors))
 
     def _simplest(self, asked: Policy | Mixture) -> Policy | Mixture:
         """`asked`, or the one policy that it comes down to."""

@@ -42,9 +42,7 @@ class VLLM:
     max_num_seqs: int = 256  # answers that are drawn side by side
     tensor_parallel: int = 1
     eager: bool = False  # CUDA: no CUDA graphs, no compilation. Always so on the CPU, and where mixtures are drawn
-    lora_rank: int = (
-        0  # highest rank of adapters that come beside the weights; 0: they come as whole weights of the sum
-    )
+    lora_rank: int = 0  # highest rank of adapters that come beside the weights; 0: they come as the sum's weights
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
     def __post_init__(self) -> None:
@@ -212,13 +210,13 @@ class VLLMEngine:
         ]
         return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
 
-    def holds(self, policy: Policy) -> bool:
-        """Whether it can be drawn from without loading anything."""
-        return self._slots.holds(policy)
+    def has(self, policy: Policy) -> bool:
+        return self._slots.has(policy)
 
-    def hold(self, policy: Policy) -> None:
-        """Load it now; raises as `generate`."""
-        self._slots.hold(policy)
+    def take(self, policy: Policy) -> None:
+        """Load its weights now: of an engine that sleeps they wake up, and the cache does not. Raises as `generate`."""
+        self.come_back("weights")
+        self._slots.take(policy)
 
     def step_aside(self) -> None:
         """On a GPU vLLM sleeps: its weights go to the host, and its cache is lost (not measured yet). A CPU cannot."""
@@ -226,10 +224,10 @@ class VLLMEngine:
             with self._vital("falling asleep"):
                 self.llm.sleep(level=1)
 
-    def come_back(self) -> None:
+    def come_back(self, *tags: str) -> None:  # of what sleeps; none: all of it
         if self.llm.llm_engine.is_sleeping():
             with self._vital("waking up"):
-                self.llm.wake_up()
+                self.llm.wake_up([*tags] or None)
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()

@@ -82,6 +82,11 @@ class PreferenceLearner:
         assert self.held is not None
         return Policy(name, round, self.held, self.trained.weights(Apart(groups)), self._prove())
 
+    def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
+        if sha256 != self.held:
+            raise RuntimeError(f"the weights {sha256} are not held here any more")
+        return self._gathered(device)[1]
+
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
         return held(self.averaging(name, round, terms))
 
@@ -242,11 +247,11 @@ class PreferenceLearner:
             (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])], self.backend.logps)
         return Probe(tuple(self._probe.tokens), prompt, tuple(logps[:, 0].tolist()))
 
-    def _gathered(self) -> tuple[tuple[Index, ...], Iterator[Bucket]]:
+    def _gathered(self, device: str = "cpu") -> tuple[tuple[Index, ...], Iterator[Bucket]]:
         """The weights held, as they are published; what is in each bucket is known before."""
         gathered = Gathered(self.backend, self.trained, self.dtype)
         groups = tuple(pack(gathered.index(), self.bucket))
-        return groups, fill(groups, gathered.read)
+        return groups, fill(groups, gathered.read, device)
 
     def _name(self, buckets: Iterator[Bucket]) -> Generator[Bucket, None, None]:
         """Pass on, of rank 0, the buckets of the weights held; where these have no name yet, they get one."""

@@ -1,8 +1,12 @@
-"""What colocated roles leave behind while another one has their GPU: its tensors go to the host, a context stays."""
+"""What colocated roles leave behind while another one has their GPU: its tensors go to the host, a context stays.
+
+Where the learner shares its memory with the engine, both have their weights there while new ones are handed over.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rlhf_flow.plan.memory import CUDA_CONTEXT, Memory, Phase
 
@@ -19,6 +23,13 @@ def aside(memories: list[Memory]) -> Iterator[Memory]:
                 if any(name in phase.items for phase in memory.phases)
             }
             yield Memory(memory.role, "host", memory.processes, (Phase("aside", held),))
+
+
+def handing_over(learner: Memory, engine: Memory, bucket: int) -> Memory:
+    """The learner's memory, with what of the engine is beside it then, and a bucket for either and between them."""
+    (held,) = (phase.items for phase in learner.phases if phase.name == "save")
+    arriving = {"engine's weights": engine.phases[0].items["weights"], "buckets on their way": 3.0 * bucket}
+    return replace(learner, phases=(*learner.phases, Phase("hand over", {**held, **arriving})))
 
 
 def contexts(memories: list[Memory]) -> int:

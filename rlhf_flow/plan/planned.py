@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_flow import together
+from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.plan import roles
 from rlhf_flow.plan.calls import Calls, calls
-from rlhf_flow.plan.colocated import aside
+from rlhf_flow.plan.colocated import aside, handing_over
 from rlhf_flow.plan.disk import Disk, disk
 from rlhf_flow.plan.fitting import Room, misfits
 from rlhf_flow.plan.learner import host_memory, learner_memory
@@ -89,6 +90,9 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> t
     memories.append(learner_memory(config, shape, work, on_gpu=on_gpu))
     known, unknown = roles.judges(config)
     memories += [roles.scorer_memory(config, one, on_gpu=on_gpu) for one in known]
+    if on_gpu and isinstance(config.cluster, Ray) and config.cluster.transfer.shares:
+        engine, learner, *others = memories
+        memories = [engine, handing_over(learner, engine, config.cluster.transfer.bucket), *others]
     if on_gpu:
         beside = [*aside(memories)] if together.colocated(config) else []
         memories += [host_memory(config, shape, work), *beside]

@@ -46,9 +46,9 @@ class Spec:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    from ray.cluster_utils import Cluster
-
     with environment():
+        from ray.cluster_utils import Cluster
+
         nodes = Cluster(initialize_head=True, head_node_args=NODE)
         nodes.add_node(**NODE)
         nodes.wait_for_nodes()

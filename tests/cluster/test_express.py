@@ -160,11 +160,10 @@ def wait(until: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_two_vllm_engines_draw_from_what_the_learner_holds_and_nothing_else_is_read(
-    cluster: RayCluster, world: World, tmp_path: Path
-) -> None:
+def drawn_from_the_learner_alone(cluster: RayCluster, world: World, folder: Path) -> None:
+    """Two vLLM engines answer by the weights that two ranks hold, of which nothing else is kept."""
     engine = cluster.engine(VLLM(max_model_len=64), world.model)
-    with learning(cluster, world, tmp_path) as learner:
+    with learning(cluster, world, folder) as learner:
         for round in (1, 2):
             policy = learn(learner, world, round)
             drawn = engine.generate(PROMPTS, hollow(policy), Draw(n=2, max_tokens=8), round=round, seed=0)
@@ -177,12 +176,18 @@ def test_two_vllm_engines_draw_from_what_the_learner_holds_and_nothing_else_is_r
                 {"response": id, "prompt_tokens": list(prompt.tokens), "tokens": one.tokens.tolist()}
                 for id, (prompt, one) in answers.items()
             ]
-            table = write(pa.Table.from_pylist(asked, schema=RESPONSES), tmp_path / str(round))
+            table = write(pa.Table.from_pylist(asked, schema=RESPONSES), folder / str(round))
             read = learner.logps([table], list(answers), policy)
             for (_, one), logps in zip(answers.values(), read["logps"].to_pylist(), strict=True):
                 np.testing.assert_allclose(one.logps, logps, atol=1e-3)
     engine.close()
     assert cluster.supervisor.deaths == []
+
+
+def test_two_vllm_engines_draw_from_what_the_learner_holds_and_nothing_else_is_read(
+    cluster: RayCluster, world: World, tmp_path: Path
+) -> None:
+    drawn_from_the_learner_alone(cluster, world, tmp_path)
 
 
 @pytest.mark.parametrize("dies", [0, 1])
@@ -235,3 +240,59 @@ def test_of_a_learner_that_is_busy_or_has_learned_on_engines_load_what_is_kept(
 def test_workers_that_share_a_gpu_are_refused(sharing: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"cluster.transfer.by=nccl needs GPUs of its own .* try cluster.transfer.by="):
         Ray(transfer=Transfer(by="nccl"), **sharing)
+
+
+# -- at the same places -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def together() -> Iterator[RayCluster]:
+    transfer = Transfer(by="cuda_ipc", bucket_mib=1)
+    opened = Ray(layout="colocated", object_store_mib=100, deaths=100, engines=2, piece=1, transfer=transfer).open()
+    yield opened
+    opened.close()
+
+
+def test_colocated_vllm_engines_draw_from_what_the_rank_beside_them_holds(
+    together: RayCluster, world: World, tmp_path: Path
+) -> None:
+    drawn_from_the_learner_alone(together, world, tmp_path)
+
+
+def test_colocated_whoever_dies_on_the_way_engines_load_what_is_kept(
+    together: RayCluster, world: World, tmp_path: Path
+) -> None:
+    engine = together.engine(Fragile(armed=world.folder / ENGINE_DIES), world.model)
+    with learning(together, world, tmp_path, dies=1) as learner:
+        assert told(engine, world.start)
+        first = learn(learner, world, 1)
+        (tmp_path / RANK_DIES).touch()
+        assert told(engine, first) == first.sha256
+        assert [death.who for death in together.supervisor.deaths] == ["learner rank 1 of 2"]
+        second = learn(learner, world, 2)
+        (world.folder / ENGINE_DIES).touch()
+        assert told(engine, second) == second.sha256
+        assert together.supervisor.deaths[1].who in ("engine 0", "engine 1")
+        third = learn(learner, world, 3)
+        assert told(engine, hollow(third)) == third.sha256
+    engine.close()
+
+
+def test_colocated_a_learner_that_stepped_aside_gives_nothing(
+    together: RayCluster, world: World, tmp_path: Path
+) -> None:
+    engine = together.engine(TellingSpec(), world.model)
+    with learning(together, world, tmp_path) as learner:
+        policy = learn(learner, world, 1)
+        assert told(engine, world.start)
+        with pytest.raises(RuntimeError, match="does not hold policy"):
+            told(engine, hollow(policy))
+        assert told(engine, policy) == policy.sha256
+    engine.close()
+
+
+def test_apart_there_is_no_memory_to_share() -> None:
+    with pytest.raises(
+        ValueError, match=r"cuda_ipc needs learner and engine on the same GPU: cluster.layout=colocated"
+    ):
+        Ray(transfer=Transfer(by="cuda_ipc"))

@@ -26,6 +26,9 @@ class Worker:
     def fetch(self, policy: Policy) -> None:
         self.holding.fetch(policy, self.put, self.measure)
 
+    def take(self, policy: Policy) -> None:
+        self.holding.take(policy, self.put)
+
     def put(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.value, self.loads = float(dict(tensors)["w"]), self.loads + 1
 
@@ -77,6 +80,38 @@ def test_a_policy_is_loaded_once() -> None:
     for name, value in (("a", -2.0), ("a", -2.0), ("b", -3.0), ("a", -2.0)):
         worker.fetch(policy(name, value))
     assert worker.loads == 3
+
+
+def test_what_was_taken_is_proven_when_it_is_drawn_from_and_not_loaded_again() -> None:
+    worker = Worker()
+    worker.take(policy("a", -2.0))
+    assert (worker.value, worker.measured) == (-2.0, 0)
+    assert worker.holding.has(policy("a", -2.0))
+    assert not worker.holding.holds(policy("a", -2.0))
+    worker.fetch(policy("a", -2.0))
+    assert (worker.loads, worker.measured) == (1, 6)
+    worker.fetch(policy("b", -3.0))
+    worker.fetch(policy("a", -2.0))
+    assert worker.loads == 3
+
+
+def test_what_was_taken_and_fails_its_probe_is_not_believed() -> None:
+    worker = Worker()
+    worker.take(policy("a", -2.0, claims=-2.5))
+    with pytest.raises(RuntimeError, match=r"'a' of round 3 .* largest difference .* 0\.5 nats"):
+        worker.fetch(policy("a", -2.0, claims=-2.5))
+    assert not worker.holding.has(policy("a", -2.0))
+    worker.fetch(policy("a", -2.0))
+    assert worker.loads == 2
+
+
+def test_to_take_what_does_not_fit_changes_nothing() -> None:
+    worker = Worker()
+    worker.fetch(policy("a", -2.0))
+    with pytest.raises(ValueError, match="has unknown v"):
+        worker.take(Policy("b", 3, "hash of b", Held({"v": torch.tensor([1.0])})))
+    worker.fetch(policy("a", -2.0))
+    assert worker.loads == 1
 
 
 def test_after_a_failed_probe_nothing_is_believed() -> None:

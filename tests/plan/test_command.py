@@ -115,3 +115,20 @@ def test_the_host_of_colocated_roles_holds_what_all_of_them_hold(
         return told["host"]
 
     assert host("cluster.layout=colocated") > host()
+
+
+def test_a_learner_that_shares_its_memory_with_the_engine_has_its_weights_beside_it(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def phases(role: str, *by: str) -> dict[str, dict[str, float]]:
+        places = ["cluster=ray", "cluster.layout=colocated", "--gpus", "2", "--memory", "80GiB", "--json"]
+        main([*overrides, *by, *places])
+        memories = json.loads(capsys.readouterr().out)["memories"]
+        (memory,) = (one for one in memories if (one["role"], one["where"]) == (role, "GPU"))
+        return {phase["name"]: phase["items"] for phase in memory["phases"]}
+
+    by = ("cluster.transfer.by=cuda_ipc", "cluster.transfer.bucket_mib=8")
+    assert "hand over" not in phases("learner rank")
+    found = phases("learner rank", *by)
+    arriving = {"engine's weights": phases("engine")["draw"]["weights"], "buckets on their way": 3 * (8 << 20)}
+    assert found["hand over"] == {**found["save"], **arriving}
