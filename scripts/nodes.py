@@ -5,6 +5,7 @@ everything that both committed: responses, scores, pairs, log-probs of anchors, 
 
     python scripts/nodes.py --nodes 3 -- rounds=1    # raylets on loopback
     python scripts/nodes.py --namespaces             # each in a network namespace, with an address of its own; root
+    python scripts/nodes.py --nodes 1 --colocated    # all roles at the same places in turns, which share their memory
 
 Exit status 1 where anything differs, 2 where namespaces cannot be had.
 """
@@ -38,6 +39,7 @@ SAME = (  # what makes float32 sums the same: as many ranks, one thread each, th
     "cluster.piece=2",
 )
 SPREAD = ("cluster.engines=2", "cluster.scorers=2")
+COLOCATED = ("cluster=colocated", "cluster.transfer.by=cuda_ipc")
 NODE = {"num_cpus": 16, "object_store_memory": 200 << 20, "node_ip_address": "127.0.0.1"}
 CPUS = 3  # of a machine made of namespaces: so few that the ranks of the learner need two machines
 NODES = """
@@ -106,14 +108,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--namespaces", action="store_true", help="each node in a network namespace of its own")
+    parser.add_argument("--colocated", action="store_true", help="all roles at the same places, in turns")
     parser.add_argument("overrides", nargs="*", help="of both runs; behind --")
     asked = parser.parse_args()
     run = [sys.executable, "-m", "rlhf_flow", "run", *SMALL, *SAME, *asked.overrides]
+    spread = [*SPREAD, *(COLOCATED if asked.colocated else ())]
     with tempfile.TemporaryDirectory() as folder:
         apart, together = Path(folder) / "apart", Path(folder) / "together"
         try:
-            spread = on_machines if asked.namespaces else on_loopback
-            spread(asked.nodes, [*run, *SPREAD, f"run_dir={apart}"])
+            started = on_machines if asked.namespaces else on_loopback
+            started(asked.nodes, [*run, *spread, f"run_dir={apart}"])
             subprocess.run([*run, f"run_dir={together}"], check=True)
         except namespaces.UnavailableError as error:
             print(f"nodes: there can be no namespaces here: {error}", file=sys.stderr)
@@ -124,7 +128,8 @@ def main() -> int:
     differing = sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
     for path in differing:
         print(f"differs: {path}")
-    print(f"{len(one) - len(differing)} of {len(one)} files on {asked.nodes} nodes are those of one node, bit for bit")
+    where = f"on {asked.nodes} nodes{', colocated,' if asked.colocated else ''}"
+    print(f"{len(one) - len(differing)} of {len(one)} files {where} are those of one node, bit for bit")
     return 1 if differing or not one else 0
 
 
