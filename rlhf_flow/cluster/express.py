@@ -38,7 +38,7 @@ class Express:
     seconds: float  # longest wait of one process for another
     on_gpus: bool  # learners and engines
     local: bool  # all nodes are this machine
-    paired: bool  # learner rank i and engine i are at the same place, and nobody else meets NCCL's rules
+    paired: bool  # colocated: learner rank i and engine i are at the same place
     learners: list[RayLearner] = field(default_factory=list)
     works: bool = True  # once it failed though nobody died, it is not tried again
 
