@@ -5,98 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
-from rlhf_flow.aside import StepsAside
-from rlhf_flow.buckets import BUCKET, Index
-from rlhf_flow.cluster.broadcast import send
-from rlhf_flow.cluster.lines import Line
+from rlhf_flow.buckets import BUCKET
 from rlhf_flow.cluster.object_store import ObjectStore
-from rlhf_flow.cluster.pulse import BEAT_SECONDS, start_beating
+from rlhf_flow.cluster.pulse import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
-from rlhf_flow.cluster.transfer import Receives, Streams, Transport, received, told
-from rlhf_flow.specs import Place
-from rlhf_flow.types import Policy
+from rlhf_flow.cluster.transfer import Transport, received
+from rlhf_flow.cluster.worker import Whereabouts
 
 if TYPE_CHECKING:
     from ray import ObjectRef, ObjectRefGenerator
     from ray.actor import ActorHandle
 
 
-class Whereabouts(NamedTuple):
-    """Where a process is, and what its machine had seen when it was up."""
-
-    node: str  # Ray's id of its node
-    pid: int
-    oom_kills: int
-
-
-class Worker:
-    """The process of one worker. It runs what it is told on what it holds, one call at a time."""
-
-    def __init__(self, name: str, pulse: ActorHandle) -> None:
-        self.worker: Any = None
-        self.failure: Exception | None = None
-        start_beating(pulse, name)
-
-    def meeting_point(self) -> tuple[str, int]:
-        """This node's address and a free port on it, where ranks can meet."""
-        import socket
-
-        import ray
-
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return ray.util.get_node_ip_address(), free.getsockname()[1]
-
-    def whereabouts(self) -> Whereabouts:
-        import ray
-
-        return Whereabouts(ray.get_runtime_context().get_node_id(), os.getpid(), oom_kills())
-
-    def open(self, opener: Any, place: Place) -> None:
-        try:
-            self.worker = opener(place)
-            if place.shared and not isinstance(self.worker, StepsAside):
-                raise ValueError(
-                    f"cluster.layout=colocated needs workers that can leave their GPU to others, and "
-                    f"{type(self.worker).__name__} has no step_aside and come_back. Try cluster.layout=disaggregated."
-                )
-        except Exception as failure:  # told to whoever calls first: `open` itself is not waited for
-            self.failure = failure
-
-    def ready(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-        if self.worker is None:  # Ray could not even hand over what opens it, and tells nobody who does not wait
-            raise WorkerError(
-                "a worker's specification could not be read in its process. Is its module importable there?"
-            )
-
-    def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        self.ready()
-        return getattr(self.worker, method)(*arguments, **named)
-
-    def tell(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
-        """What was sent of the weights of a policy, bucket by bucket, and then the answer."""
-        self.ready()
-        answer = yield from told(self.worker, method, arguments, transport=transport, bucket=bucket)
-        yield answer
-
-    def lacks(self, policy: Policy) -> bool:
-        """Whether an engine could take a policy that it does not have."""
-        self.ready()
-        return isinstance(self.worker, Receives) and not self.worker.has(policy)
-
-    def give(self, sha256: str, groups: Sequence[Index], lines: Sequence[Line], device: str) -> None:
-        """Pass on the weights that the learner holds, by these lines."""
-        self.ready()
-        assert isinstance(self.worker, Streams), "whatever publishes bucket by bucket"
-        send(self.worker.buckets(sha256, device), groups, lines)
+MOURN_SECONDS = 5.0  # for which a failure waits until it is known that no other rank died
 
 
 class Rank(NamedTuple):
@@ -222,6 +149,7 @@ class Crew:
         try:
             return ray.get(reference)
         except RayTaskError as failure:
+            self._mourn(rank)
             raise failure.cause from failure
         except RayActorError as error:
             raise self._death(rank, str(error)) from error
@@ -237,6 +165,22 @@ class Crew:
                 for place in self.where:
                     end(place)
                 raise DeadWorkerError(self._who(number), f"it hung, without a sign of life for {seconds:.0f} s", lines)
+
+    def _mourn(self, rank: int) -> None:
+        """Raise DeadWorkerError where another rank died: this one may miss it, and fail, before Ray knows."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        asked = [(number, each.handle.whereabouts.remote()) for number, each in enumerate(self.ranks) if number != rank]
+        if not asked:
+            return
+        done, _ = ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=MOURN_SECONDS)
+        for number, answer in asked:
+            try:
+                if answer in done:
+                    ray.get(answer)
+            except RayActorError as error:
+                raise self._death(number, str(error)) from error
 
     def _death(self, rank: int, message: str) -> DeadWorkerError:
         import ray

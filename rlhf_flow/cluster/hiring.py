@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_flow.cluster.bundles import SHARE, Bundles
-from rlhf_flow.cluster.crew import Worker
+from rlhf_flow.cluster.worker import Worker
 from rlhf_flow.specs import Place
 
 if TYPE_CHECKING:

@@ -70,6 +70,29 @@ class Victim:
         setattr(worker, self.method, haunted)
 
 
+class Bereft(Victim):
+    """A learner whose first rank misses the other one, and fails, before that is dead."""
+
+    def open(self, *where: object, mixes: bool = False) -> object:
+        place = where[-1]
+        assert isinstance(place, Place)
+        worker = toy.Learner(place.rank)
+        update, calls = worker.update, 0
+
+        def haunted(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == self.at and not self.marker.exists():
+                if place.rank:
+                    time.sleep(1)
+                    once(self.marker, self.signal)
+                raise RuntimeError("connection reset by peer")
+            return update(*arguments)
+
+        worker.update = haunted
+        return worker
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     spec = Ray(object_store_mib=100, start_seconds=120, engines=2, scorers=2, piece=1, silence_seconds=10, deaths=100)
@@ -127,6 +150,15 @@ def test_whoever_dies_the_run_ends_the_same(
     assert marker.exists(), "nobody was killed"
     (death,) = cluster.supervisor.deaths[before:]
     assert death.why == "it was killed"
+
+
+def test_a_rank_that_fails_because_another_one_is_dying_is_not_taken_for_the_cause(
+    cluster: RayCluster, undisturbed: str, tmp_path: Path
+) -> None:
+    before = len(cluster.supervisor.deaths)
+    assert run(parts(cluster, tmp_path / "run", Bereft(toy.Learner, "update", 3, tmp_path / "killed"))) == undisturbed
+    (death,) = cluster.supervisor.deaths[before:]
+    assert death.who == "learner rank 1 of 2"
 
 
 def test_a_learner_may_die_long_after_the_checkpoint_it_started_from_is_gone(

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,14 +41,14 @@ PROMPTS = tuple(Prompt(f"p{i}", (Message("user", f"w{i}"),), (3 + i, 9)) for i i
 
 @dataclass
 class Dying:
-    """The gathering of a backend that dies in the middle, once a file tells it to."""
+    """The gathering of a backend that dies in the middle, once a file says that this rank shall."""
 
     backend: Backend
     armed: Path
     calls: int = 0
 
     def whole(self, parameter: Parameter, part: Part, **how: object) -> Tensor | None:
-        self.calls += self.armed.exists()
+        self.calls += self.armed.exists() and self.armed.read_text() == str(self.backend.rank)
         if self.calls == 8:
             self.armed.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -69,7 +69,6 @@ class Occupied(PreferenceLearner):
 @dataclass(frozen=True)
 class Ranks(DeepSpeed):
     folder: Path = Path()  # of the files that tell it what to do
-    dies: int = -1
     ranks: int = 2
     zero_stage: int = 3
 
@@ -77,8 +76,7 @@ class Ranks(DeepSpeed):
         # Buckets of some kilobytes, so that a small model has many.
         learner = super().open(model, replace(place, bucket=20_000))
         assert isinstance(learner, PreferenceLearner)
-        if place.rank == self.dies:
-            learner.backend.whole = Dying(learner.backend, self.folder / RANK_DIES).whole
+        learner.backend.whole = Dying(learner.backend, self.folder / RANK_DIES).whole
         learner.__class__ = Occupied
         learner.busy = self.folder / BUSY
         return learner
@@ -130,13 +128,17 @@ def engine(cluster: RayCluster, world: World) -> RayEngine:
     return cluster.engine(Fragile(armed=world.folder / ENGINE_DIES), world.model)
 
 
-@contextmanager
-def learning(cluster: RayCluster, world: World, folder: Path, *, dies: int = -1) -> Iterator[RayLearner]:
-    learner = cluster.learner(Ranks(folder=folder, dies=dies, training=SGD), world.model)
+@pytest.fixture(scope="module")
+def ranks(cluster: RayCluster, world: World) -> RayLearner:
+    learner: RayLearner = cluster.learner(Ranks(folder=world.folder, training=SGD), world.model)
     cluster.ready()
-    cluster.supervisor.deaths.clear()
-    yield learner
-    learner.close()
+    return learner
+
+
+@pytest.fixture
+def learner(ranks: RayLearner) -> RayLearner:
+    ranks.supervisor.deaths.clear()
+    return ranks
 
 
 def learn(learner: RayLearner, world: World, round: int) -> Policy:
@@ -160,80 +162,77 @@ def wait(until: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def drawn_from_the_learner_alone(cluster: RayCluster, world: World, folder: Path) -> None:
+def drawn_from_the_learner_alone(cluster: RayCluster, learner: RayLearner, world: World, folder: Path) -> None:
     """Two vLLM engines answer by the weights that two ranks hold, of which nothing else is kept."""
     engine = cluster.engine(VLLM(max_model_len=64), world.model)
-    with learning(cluster, world, folder) as learner:
-        for round in (1, 2):
-            policy = learn(learner, world, round)
-            drawn = engine.generate(PROMPTS, hollow(policy), Draw(n=2, max_tokens=8), round=round, seed=0)
-            answers = {
-                one.id: (prompt, one)
-                for prompt, group in zip(drawn.prompts, drawn.responses, strict=True)
-                for one in group
-            }
-            asked = [
-                {"response": id, "prompt_tokens": list(prompt.tokens), "tokens": one.tokens.tolist()}
-                for id, (prompt, one) in answers.items()
-            ]
-            table = write(pa.Table.from_pylist(asked, schema=RESPONSES), folder / str(round))
-            read = learner.logps([table], list(answers), policy)
-            for (_, one), logps in zip(answers.values(), read["logps"].to_pylist(), strict=True):
-                np.testing.assert_allclose(one.logps, logps, atol=1e-3)
+    cluster.ready()
+    for round in (1, 2):
+        policy = learn(learner, world, round)
+        drawn = engine.generate(PROMPTS, hollow(policy), Draw(n=2, max_tokens=8), round=round, seed=0)
+        answers = {
+            one.id: (prompt, one) for prompt, group in zip(drawn.prompts, drawn.responses, strict=True) for one in group
+        }
+        asked = [
+            {"response": id, "prompt_tokens": list(prompt.tokens), "tokens": one.tokens.tolist()}
+            for id, (prompt, one) in answers.items()
+        ]
+        table = write(pa.Table.from_pylist(asked, schema=RESPONSES), folder / str(round))
+        read = learner.logps([table], list(answers), policy)
+        for (_, one), logps in zip(answers.values(), read["logps"].to_pylist(), strict=True):
+            np.testing.assert_allclose(one.logps, logps, atol=1e-3)
     engine.close()
     assert cluster.supervisor.deaths == []
 
 
 def test_two_vllm_engines_draw_from_what_the_learner_holds_and_nothing_else_is_read(
-    cluster: RayCluster, world: World, tmp_path: Path
+    cluster: RayCluster, learner: RayLearner, world: World, tmp_path: Path
 ) -> None:
-    drawn_from_the_learner_alone(cluster, world, tmp_path)
+    drawn_from_the_learner_alone(cluster, learner, world, tmp_path)
 
 
 @pytest.mark.parametrize("dies", [0, 1])
 def test_a_rank_that_dies_while_it_sends_is_started_again_and_engines_load_what_is_kept(
-    dies: int, cluster: RayCluster, engine: RayEngine, world: World, tmp_path: Path
+    dies: int, engine: RayEngine, learner: RayLearner, world: World
 ) -> None:
-    with learning(cluster, world, tmp_path, dies=dies) as learner:
-        assert told(engine, world.start)
-        policy = learn(learner, world, 1)
-        (tmp_path / RANK_DIES).touch()
-        assert told(engine, policy) == policy.sha256
-        assert [death.who for death in cluster.supervisor.deaths] == [f"learner rank {dies} of 2"]
-        later = learn(learner, world, 2)
-        assert told(engine, hollow(later)) == later.sha256 != policy.sha256
+    assert told(engine, world.start)
+    policy = learn(learner, world, 1)
+    (world.folder / RANK_DIES).write_text(str(dies))
+    assert told(engine, policy) == policy.sha256
+    assert [death.who for death in learner.supervisor.deaths] == [f"learner rank {dies} of 2"]
+    later = learn(learner, world, 2)
+    assert told(engine, hollow(later)) == later.sha256 != policy.sha256
 
 
 def test_an_engine_that_dies_while_it_receives_costs_the_learner_nothing(
-    cluster: RayCluster, engine: RayEngine, world: World, tmp_path: Path
+    engine: RayEngine, learner: RayLearner, world: World
 ) -> None:
-    with learning(cluster, world, tmp_path) as learner:
-        policy = learn(learner, world, 1)
-        (world.folder / ENGINE_DIES).touch()
-        assert told(engine, policy) == policy.sha256
-        (death,) = cluster.supervisor.deaths
-        assert death.who in ("engine 0", "engine 1")
-        later = learn(learner, world, 2)
-        assert told(engine, hollow(later)) == later.sha256
+    assert told(engine, world.start)
+    policy = learn(learner, world, 1)
+    (world.folder / ENGINE_DIES).touch()
+    assert told(engine, policy) == policy.sha256
+    (death,) = learner.supervisor.deaths
+    assert death.who in ("engine 0", "engine 1")
+    later = learn(learner, world, 2)
+    assert told(engine, hollow(later)) == later.sha256
 
 
 def test_of_a_learner_that_is_busy_or_has_learned_on_engines_load_what_is_kept(
-    cluster: RayCluster, engine: RayEngine, world: World, tmp_path: Path
+    engine: RayEngine, learner: RayLearner, world: World
 ) -> None:
-    with learning(cluster, world, tmp_path) as learner:
-        policy = learn(learner, world, 1)
-        (tmp_path / BUSY).touch()
-        thread = threading.Thread(target=learner.steps, args=(world.lesson,))
-        thread.start()
-        wait((tmp_path / f"{BUSY}.began").exists)
-        assert told(engine, policy) == policy.sha256
-        assert thread.is_alive()
-        (tmp_path / BUSY).unlink()
-        thread.join()
-        learner.update(world.lesson, 0, 1)
-        assert told(engine, world.start)
-        with pytest.raises(RuntimeError, match="does not hold policy"):
-            told(engine, hollow(policy))
+    assert told(engine, world.start)
+    policy = learn(learner, world, 1)
+    (world.folder / BUSY).touch()
+    thread = threading.Thread(target=learner.steps, args=(world.lesson,))
+    thread.start()
+    wait((world.folder / f"{BUSY}.began").exists)
+    assert told(engine, policy) == policy.sha256
+    assert thread.is_alive()
+    (world.folder / BUSY).unlink()
+    thread.join()
+    learner.update(world.lesson, 0, 1)
+    assert told(engine, world.start)
+    with pytest.raises(RuntimeError, match="does not hold policy"):
+        told(engine, hollow(policy))
 
 
 @pytest.mark.parametrize("sharing", [{"layout": "colocated"}, {"gpu_share": 0.5}])
@@ -253,42 +252,39 @@ def together() -> Iterator[RayCluster]:
     opened.close()
 
 
+@pytest.fixture(scope="module")
+def beside(together: RayCluster, world: World) -> RayLearner:
+    learner: RayLearner = together.learner(Ranks(folder=world.folder, training=SGD), world.model)
+    return learner
+
+
 def test_colocated_vllm_engines_draw_from_what_the_rank_beside_them_holds(
-    together: RayCluster, world: World, tmp_path: Path
+    together: RayCluster, beside: RayLearner, world: World, tmp_path: Path
 ) -> None:
-    drawn_from_the_learner_alone(together, world, tmp_path)
+    drawn_from_the_learner_alone(together, beside, world, tmp_path)
 
 
-def test_colocated_whoever_dies_on_the_way_engines_load_what_is_kept(
-    together: RayCluster, world: World, tmp_path: Path
+def test_colocated_whoever_dies_or_stepped_aside_engines_load_what_is_kept(
+    together: RayCluster, beside: RayLearner, world: World
 ) -> None:
     engine = together.engine(Fragile(armed=world.folder / ENGINE_DIES), world.model)
-    with learning(together, world, tmp_path, dies=1) as learner:
-        assert told(engine, world.start)
-        first = learn(learner, world, 1)
-        (tmp_path / RANK_DIES).touch()
-        assert told(engine, first) == first.sha256
-        assert [death.who for death in together.supervisor.deaths] == ["learner rank 1 of 2"]
-        second = learn(learner, world, 2)
-        (world.folder / ENGINE_DIES).touch()
-        assert told(engine, second) == second.sha256
-        assert together.supervisor.deaths[1].who in ("engine 0", "engine 1")
-        third = learn(learner, world, 3)
-        assert told(engine, hollow(third)) == third.sha256
-    engine.close()
-
-
-def test_colocated_a_learner_that_stepped_aside_gives_nothing(
-    together: RayCluster, world: World, tmp_path: Path
-) -> None:
-    engine = together.engine(TellingSpec(), world.model)
-    with learning(together, world, tmp_path) as learner:
-        policy = learn(learner, world, 1)
-        assert told(engine, world.start)
-        with pytest.raises(RuntimeError, match="does not hold policy"):
-            told(engine, hollow(policy))
-        assert told(engine, policy) == policy.sha256
-    engine.close()
+    together.ready()
+    assert told(engine, world.start)
+    first = learn(beside, world, 1)
+    (world.folder / RANK_DIES).write_text("1")
+    assert told(engine, first) == first.sha256
+    assert [death.who for death in together.supervisor.deaths] == ["learner rank 1 of 2"]
+    second = learn(beside, world, 2)
+    (world.folder / ENGINE_DIES).touch()
+    assert told(engine, second) == second.sha256
+    assert together.supervisor.deaths[1].who in ("engine 0", "engine 1")
+    third = learn(beside, world, 3)
+    assert told(engine, hollow(third)) == third.sha256
+    fourth = learn(beside, world, 4)
+    assert told(engine, world.start)
+    with pytest.raises(RuntimeError, match="does not hold policy"):
+        told(engine, hollow(fourth))  # the learner is aside
+    assert told(engine, fourth) == fourth.sha256
 
 
 def test_apart_there_is_no_memory_to_share() -> None:
