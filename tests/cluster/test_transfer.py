@@ -227,7 +227,7 @@ def test_a_temporary_folder_is_refused_where_other_nodes_may_be() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"by": "pigeon"}, "cluster.transfer.by must be one of object_store, disk, nccl, got 'pigeon'"),
+        ({"by": "pigeon"}, "cluster.transfer.by must be one of object_store, disk, nccl, cuda_ipc, got 'pigeon'"),
         ({"bucket_mib": 0}, "cluster.transfer.bucket_mib must be >= 1, got 0"),
         ({"folder": "/somewhere"}, "cluster.transfer.folder is for cluster.transfer.by=disk"),
     ],
