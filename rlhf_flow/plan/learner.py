@@ -12,10 +12,10 @@ Letters: P parameters, T of them trained (all, or those of adapters), N ranks, w
 
 What ZeRO moves from the GPU to the host is in `rlhf_flow.plan.zero`.
 
-Phases: `open` loads the checkpoint, and the start once more; `anchors` reads an anchor that is not held, or the weights
-held as they are rounded in what is published: those that are trained are set aside (w T, w T/N under ZeRO 3), and for
-another anchor a checkpoint is read (its model and a copy); `backward` is a pass over the longest micro-batch; `step` is
-the optimizer, and AdamW's update takes two tensors of the size of what it moves; `save` copies what rank 0 publishes
+Phases: `open` loads the checkpoint, whose pages are there as well; `anchors` reads an anchor that is not held, or the
+weights held as they are rounded in what is published: those that are trained are set aside (w T, w T/N under ZeRO 3),
+and for another anchor a checkpoint is read, tensor by tensor; `backward` is a pass over the longest micro-batch; `step`
+is the optimizer, and AdamW's update takes two tensors of the size of what it moves; `save` copies what rank 0 publishes
 (d P, or a bucket of it on a cluster) and each rank's share of weights and moments to the host. ZeRO 3 keeps its
 gradients from one pass to the next, and so does every stage whose optimizer is on the host.
 """
@@ -112,7 +112,9 @@ def _phases(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> lis
     passed = {"gathered weights": one.gathered, "forward pass": passing(shape, tokens, one.numeric) + head}
     phases = [
         # DeepSpeed brings the whole model to the GPU before ZeRO 3 cuts it.
-        Phase("open", {"model": one.element * p} if on_gpu else {"weights": one.weights, **_read(shape)}),
+        Phase(
+            "open", {"model": one.element * p} if on_gpu else {"weights": one.weights, "checkpoint": shape.stored * p}
+        ),
         Phase(
             "anchors",
             {**state, **(aside if others or rounds else {}), **passed} | ({} if on_gpu else published(config, shape)),
@@ -131,8 +133,8 @@ def _phases(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> lis
 
 
 def _read(shape: Shape) -> dict[str, float]:
-    """A checkpoint's model, and a copy."""
-    return {"checkpoint": 2 * shape.stored * shape.parameters}
+    """Tensor by tensor of a checkpoint: the pages of its file, and a copy."""
+    return {"checkpoint": 2 * shape.stored * shape.largest}
 
 
 def _in_the_heap(config: RunConfig, shape: Shape) -> dict[str, float]:
@@ -151,7 +153,7 @@ def host_memory(config: RunConfig, shape: Shape, work: Work) -> Memory:
     if rounding:
         away = {name: {**items, "pinned memory, rounded up": rounding} for name, items in away.items()}
     first = {name: bytes for name, bytes in away["save"].items() if name != "moments"}  # they come with the first step
-    phases = [Phase("open", {"checkpoint": (4 + 2 * shape.stored) * shape.parameters})]
+    phases = [Phase("open", {"checkpoint": (4 + shape.stored) * shape.parameters})]
     phases.append(Phase("start", {**first, **_read(shape)}))
     if not _always_held(config):
         phases.append(Phase("anchors: load", {**away["anchors"], **_read(shape), **published(config, shape)}))

@@ -5,7 +5,7 @@ engine of transformers   d P weights (twice where mixtures are drawn); in a draw
                          logits: two of 4 bytes from the network, two of 8 of the distribution, and the log-probs
 vLLM                     d P weights, and engine.kv_cache_mib on a CPU; on a GPU it takes gpu_memory_utilization of
                          all there is, whatever it needs. 12 V for each of max_num_seqs answers
-either, loading          a policy that is in a checkpoint: the model and a copy of it
+either, opening          on a CPU the pages of the checkpoint's files, beside the weights that are read from them
 scorer                   d P weights, and a forward pass over batch_tokens tokens
 object store             d P for every version of the policy that a round names
 """
@@ -40,7 +40,7 @@ def engine_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) 
     """Of an engine, where it computes; of vLLM on a GPU what it needs at least, with room for one sequence."""
     copies, d = 2 if config.sampler.mixes else 1, DTYPES[config.model.dtype]
     weights = {"weights": copies * d * shape.parameters}
-    load = Phase("load", {**weights, "checkpoint": 0 if on_gpu else 2 * shape.stored * shape.parameters})
+    opening = Phase("open", {**weights, "checkpoint": 0 if on_gpu else shape.stored * shape.parameters})
     if isinstance(config.engine, VLLM):
         split = config.engine.tensor_parallel
         rows = min(config.engine.max_num_seqs, work.prompts * work.drawn)
@@ -50,15 +50,13 @@ def engine_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) 
         passed = {"forward pass": passing(shape, read, "float32") * d / 4 + 12 * shape.vocabulary * rows}
         items = {**weights, "KV cache": cache, **passed}
         divided = {name: bytes / split for name, bytes in items.items()}
-        loading = () if on_gpu else (Phase("load", {**load.items, "KV cache": cache}),)
-        return Memory(
-            "engine", "GPU" if on_gpu else "host", engines(config) * split, (Phase("draw", divided), *loading)
-        )
+        opened = () if on_gpu else (opening,)
+        return Memory("engine", "GPU" if on_gpu else "host", engines(config) * split, (Phase("draw", divided), *opened))
     rows = min(config.engine.batch, work.prompts * work.drawn)
     cache = copies * cache_of_a_token(config, shape) * rows * work.positions
     growing = cache / copies / max(1, shape.layers)
     draw = {**weights, "KV cache": cache + growing, "logits": 28 * shape.vocabulary * rows}
-    phases = (Phase("open", weights), Phase("draw", draw), load)
+    phases = (opening, Phase("draw", draw))
     return Memory("engine", "GPU" if on_gpu else "host", engines(config), phases)
 
 
