@@ -19,6 +19,7 @@ from rlhf_flow.cluster.bundles import SHARE, Bundles
 from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.express import Express
 from rlhf_flow.cluster.hiring import LOOPBACK, Hiring, Opener
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.pool import Pool
 from rlhf_flow.cluster.proxies import RayEngine, RayLearner, RayScorer
 from rlhf_flow.cluster.pulse import Pulse
@@ -48,10 +49,8 @@ class Ray:
     gpu_share: float = 1.0  # of a GPU, for each worker where there are GPUs; 0.25 lets four workers share one
     resources: dict[str, dict[str, float]] = field(default_factory=dict)  # engine, scorer, learner -> of your own, each
     piece: int = 16  # prompts that an engine is handed at once, at least; scorers get exactly four times as many
-    start_seconds: float = 300.0  # longest wait for all workers to be up
-    silence_seconds: float = 120.0  # without a sign of life, after which a worker counts as hanging and is ended
     transfer: Transfer = field(default_factory=Transfer)  # of weights
-    deaths: int = 3  # of workers that a run survives; 0: the first one stops it, resumably
+    patience: Patience = field(default_factory=Patience)  # with nodes and workers
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -62,9 +61,6 @@ class Ray:
             ("layout", f"one of {', '.join(LAYOUTS)}", self.layout in LAYOUTS),
             ("resources", f"of {', '.join(ROLES)}", set(self.resources) <= set(ROLES)),
             ("piece", ">= 1, a number of prompts", self.piece >= 1),
-            ("start_seconds", "> 0", self.start_seconds > 0),
-            ("silence_seconds", ">= 10, for a busy machine is silent too", self.silence_seconds >= 10),
-            ("deaths", ">= 0 (0: the first one stops the run)", self.deaths >= 0),
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
@@ -113,9 +109,13 @@ class Ray:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = ray.cluster_resources().get("GPU", 0.0)
-        supervisor = Supervisor(self.deaths)
+        supervisor = Supervisor(self.patience.deaths)
         express = Express(
-            supervisor, seconds=self.silence_seconds, on_gpus=gpus > 0, local=address is None, paired=not self.apart
+            supervisor,
+            seconds=self.patience.silence_seconds,
+            on_gpus=gpus > 0,
+            local=address is None,
+            paired=not self.apart,
         )
         return RayCluster(
             self,
@@ -124,7 +124,7 @@ class Ray:
             pulse=pulse,
             supervisor=supervisor,
             turns=Turns(not self.apart, supervisor),
-            bundles=None if self.apart else Bundles(gpus, self.start_seconds),
+            bundles=None if self.apart else Bundles(gpus, self.patience.start_seconds),
             transport=self.transfer.open(),
             express=express if self.transfer.express else None,
         )
@@ -211,7 +211,7 @@ class RayCluster:
             resources=self.spec.resources.get(role, {}),
             local=self.local,
             pulse=self.pulse,
-            seconds=self.spec.start_seconds,
+            seconds=self.spec.patience.start_seconds,
             bucket=self.spec.transfer.bucket,
             bundles=self.bundles,
         )
@@ -220,8 +220,8 @@ class RayCluster:
             hiring,
             size,
             pulse=self.pulse,
-            start_seconds=self.spec.start_seconds,
-            silence_seconds=self.spec.silence_seconds,
+            start_seconds=self.spec.patience.start_seconds,
+            silence_seconds=self.spec.patience.silence_seconds,
             transport=self.transport,
             bucket=self.spec.transfer.bucket,
         )

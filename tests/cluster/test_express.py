@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_flow.cluster.object_store import Stored
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
 from rlhf_flow.cluster.transfer import Transfer
 from rlhf_flow.engine.huggingface import HuggingFaceEngine
@@ -119,7 +120,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     transfer = Transfer(by="nccl", bucket_mib=1)
-    opened = Ray(object_store_mib=100, deaths=100, engines=2, piece=1, transfer=transfer).open()
+    opened = Ray(object_store_mib=100, patience=Patience(deaths=100), engines=2, piece=1, transfer=transfer).open()
     yield opened
     opened.close()
 
