@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from rlhf_flow.cluster.patience import Patience
-from rlhf_flow.cluster.ray import Ray, RayCluster, environment
+from rlhf_flow.cluster.ray import Ray, RayCluster
+from rlhf_flow.cluster.starting import environment
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
 
