@@ -42,7 +42,7 @@ class Ray:
     """A Ray cluster: the one at `address` (or in RAY_ADDRESS), else one started on this machine for the run."""
 
     address: str | None = None
-    nodes: int = 1  # that a cluster which is joined has to have, its head included; a run waits for them
+    nodes: int = 1  # of a cluster that is joined, its head among them: a run waits until so many are there
     layout: str = "disaggregated"  # GPUs of its own for each role; colocated: the same ones for all, in turns
     object_store_mib: int = 512  # of a cluster started here
     engines: int = 1  # replicas of the engine; the round's answers do not depend on their number

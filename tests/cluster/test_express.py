@@ -249,7 +249,10 @@ def test_workers_that_share_a_gpu_are_refused(sharing: dict[str, object]) -> Non
 @pytest.fixture(scope="module")
 def together() -> Iterator[RayCluster]:
     transfer = Transfer(by="cuda_ipc", bucket_mib=1)
-    opened = Ray(layout="colocated", object_store_mib=100, deaths=100, engines=2, piece=1, transfer=transfer).open()
+    patience = Patience(deaths=100)
+    opened = Ray(
+        layout="colocated", object_store_mib=100, patience=patience, engines=2, piece=1, transfer=transfer
+    ).open()
     yield opened
     opened.close()
 
