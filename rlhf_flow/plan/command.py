@@ -90,7 +90,7 @@ def _memory(planned: Planned) -> Iterator[str]:
         yield f"{'':11}{_who(one):14} {told(one.bytes):>12}  {one.peak.name}: {_items(one)}"
     yield f"{'':11}{'libraries':14} {told(planned.libraries):>12}  of all processes, on the host"
     if planned.object_store:
-        where = "" if planned.each is None else ", on each node"
+        where = "" if planned.each is None else ", once on each node"
         yield f"{'':11}{'object store':14} {told(planned.object_store):>12}  policies that a round names{where}"
     yield f"{'':11}{'host':14} {told(planned.host):>12}  all of it together"
     if (each := planned.each) is not None:
