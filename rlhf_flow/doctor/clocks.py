@@ -28,7 +28,7 @@ def measured(address: str) -> Mapping[str, float] | None:
 
 
 def judged(offsets: Mapping[str, float]) -> Iterator[Finding]:
-    """Of what was measured."""
+    """Of the seconds by which each node's clock is ahead of the one here."""
     first, last = min(offsets, key=offsets.__getitem__), max(offsets, key=offsets.__getitem__)
     apart = offsets[last] - offsets[first]
     if apart > APART:

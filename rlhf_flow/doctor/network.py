@@ -47,7 +47,7 @@ def interfaces(environment: Mapping[str, str], there: Collection[str] | None = N
 def ray_cluster(address: str | None, environment: Mapping[str, str], *, nodes: int = 1) -> Iterator[Finding]:
     """Whether the cluster that the run would join is there, has its nodes, and these agree on the time."""
     given = address or environment.get("RAY_ADDRESS")
-    if given is None:
+    if not given:
         return
     yield (head := _head("cluster.address" if address else "RAY_ADDRESS", given))
     if head.level != "ok" or given == "local":
