@@ -145,7 +145,7 @@ def _notes(config: RunConfig, shape: Shape, work: Work, store: float, steps: int
         )
     if training.batch < config.learner.ranks:
         notes.append(f"learner.training.batch={training.batch} leaves ranks idle: there are {config.learner.ranks}.")
-    limit = vars(config.cluster).get("object_store_mib")
+    limit = vars(config.cluster).get("object_store_mib") if roles.nodes(config) == 1 else None  # of one started here
     if limit is not None and config.cluster.address is None and store > limit * MIB:
         notes.append(
             f"the policies of a round take {told(store)} of the object store, which has {told(limit * MIB)} and writes "
