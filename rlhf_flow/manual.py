@@ -44,7 +44,8 @@ PLAN = """\
 rlhf-flow plan [key=value ...] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
 
 Takes what `rlhf-flow run` takes, reads config.json, tokenizer and prompts, and no weights. --memory is that of each
-GPU, or of a host without any; --like takes the seconds from a run that is done.
+GPU, or of a host without any; --like takes the seconds from a run that is done. cluster.nodes=4 cluster.address=auto
+also tells what each of four nodes gives; no cluster is joined.
 Exit status: 0 it fits, 1 something does not, 2 a mistake in what was asked."""
 
 REPORT = """\

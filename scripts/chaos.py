@@ -50,7 +50,8 @@ RUN = (  # small rounds on the embedded world: what is tried is the cluster
     "cluster.piece=2",
     "scorer.retries=60",
 )
-SPREAD = ("cluster.engines=2", "cluster.scorers=2", "cluster.silence_seconds=10", "cluster.deaths=1000000")
+PATIENT = ("cluster.patience.silence_seconds=10", "cluster.patience.deaths=1000000")
+SPREAD = ("cluster.engines=2", "cluster.scorers=2", *PATIENT)
 NODES = 3
 PATIENCE = 600.0  # seconds without a new record, after which the run counts as stuck
 

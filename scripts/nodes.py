@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import namespaces
 from drill import SMALL, workers_of
 
-from rlhf_flow.cluster.ray import environment
+from rlhf_flow.cluster.starting import environment
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

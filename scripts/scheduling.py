@@ -17,7 +17,7 @@ from rlhf_flow.cluster.crew import Crew, Rank
 from rlhf_flow.cluster.pool import Call, Pool
 from rlhf_flow.cluster.proxies import RayEngine
 from rlhf_flow.cluster.pulse import Pulse
-from rlhf_flow.cluster.ray import environment
+from rlhf_flow.cluster.starting import environment
 from rlhf_flow.cluster.supervisor import Supervisor
 from rlhf_flow.cluster.turns import Turn, Turns
 from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.buckets import MIB
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayEngine, RayLearner
 from rlhf_flow.cluster.transfer import Transfer
 from rlhf_flow.engine.huggingface import HuggingFace
@@ -265,8 +266,7 @@ def measure(model: Model, transport: str, engine: str, *, bucket_mib: int, repea
     size, largest = sum(entry.size for entry in index), max(entry.size for entry in index)
     spec = Ray(
         object_store_mib=2 * size // MIB + 256,
-        start_seconds=900,
-        silence_seconds=600,
+        patience=Patience(start_seconds=900, silence_seconds=600),
         transfer=Transfer(by=transport, bucket_mib=bucket_mib),
     )
     cluster: Any = spec.open()

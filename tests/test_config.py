@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -298,8 +299,8 @@ def test_a_layout_is_a_choice_by_name_and_may_change(layout: str) -> None:
     assert identity(named) == identity(keyed)
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_a_resumed_run_may_move_to_another_cluster() -> None:
-    pytest.importorskip("ray")
     assert identity(composed("cluster=ray")) == identity(composed())
 
 

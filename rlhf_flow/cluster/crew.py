@@ -115,7 +115,7 @@ class Crew:
                 continue
             waited += BEAT_SECONDS
             if timeout is not None and waited >= timeout:
-                raise WorkerError(f"{self.name} did not start within {timeout:.0f} s. Raise cluster.start_seconds.")
+                raise WorkerError(f"{self.name} did not start in {timeout:g} s. Raise cluster.patience.start_seconds.")
             self.listen(silence(self.pulse))
 
     def hear(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:

@@ -9,8 +9,6 @@ by a transport (`rlhf_flow.cluster.transfer`): the learner leaves them there onc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,10 +16,13 @@ from typing import TYPE_CHECKING
 from rlhf_flow.cluster.bundles import SHARE, Bundles
 from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.express import Express
-from rlhf_flow.cluster.hiring import LOOPBACK, Hiring, Opener
+from rlhf_flow.cluster.hiring import Hiring, Opener
+from rlhf_flow.cluster.joining import alive, join
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.pool import Pool
 from rlhf_flow.cluster.proxies import RayEngine, RayLearner, RayScorer
 from rlhf_flow.cluster.pulse import Pulse
+from rlhf_flow.cluster.starting import start
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.cluster.transfer import Transfer, Transport
 from rlhf_flow.cluster.turns import Turn, Turns
@@ -41,6 +42,7 @@ class Ray:
     """A Ray cluster: the one at `address` (or in RAY_ADDRESS), else one started on this machine for the run."""
 
     address: str | None = None
+    nodes: int = 1  # of a cluster that is joined, its head among them: a run waits until so many are there
     layout: str = "disaggregated"  # GPUs of its own for each role; colocated: the same ones for all, in turns
     object_store_mib: int = 512  # of a cluster started here
     engines: int = 1  # replicas of the engine; the round's answers do not depend on their number
@@ -48,13 +50,12 @@ class Ray:
     gpu_share: float = 1.0  # of a GPU, for each worker where there are GPUs; 0.25 lets four workers share one
     resources: dict[str, dict[str, float]] = field(default_factory=dict)  # engine, scorer, learner -> of your own, each
     piece: int = 16  # prompts that an engine is handed at once, at least; scorers get exactly four times as many
-    start_seconds: float = 300.0  # longest wait for all workers to be up
-    silence_seconds: float = 120.0  # without a sign of life, after which a worker counts as hanging and is ended
     transfer: Transfer = field(default_factory=Transfer)  # of weights
-    deaths: int = 3  # of workers that a run survives; 0: the first one stops it, resumably
+    patience: Patience = field(default_factory=Patience)  # with nodes and workers
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
+            ("nodes", ">= 1", self.nodes >= 1),
             ("object_store_mib", ">= 80", self.object_store_mib >= 80),
             ("engines", ">= 1", self.engines >= 1),
             ("scorers", ">= 1", self.scorers >= 1),
@@ -62,9 +63,6 @@ class Ray:
             ("layout", f"one of {', '.join(LAYOUTS)}", self.layout in LAYOUTS),
             ("resources", f"of {', '.join(ROLES)}", set(self.resources) <= set(ROLES)),
             ("piece", ">= 1, a number of prompts", self.piece >= 1),
-            ("start_seconds", "> 0", self.start_seconds > 0),
-            ("silence_seconds", ">= 10, for a busy machine is silent too", self.silence_seconds >= 10),
-            ("deaths", ">= 0 (0: the first one stops the run)", self.deaths >= 0),
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
@@ -85,37 +83,41 @@ class Ray:
         return self.layout == "disaggregated"
 
     def check(self, *, ranks: int) -> None:
-        """Raise ValueError where Ray is missing, or where weights cannot travel as asked."""
+        """Raise ValueError where Ray is missing, weights cannot travel as asked, or there cannot be so many nodes."""
         require("ray", part="cluster=ray", instead="cluster=local")
-        self.transfer.check(local=self._joined is None)
+        self._joined()
 
-    @property
     def _joined(self) -> str | None:
-        """The address of a cluster that is there already."""
-        return self.address or os.environ.get("RAY_ADDRESS")
+        """The address of a cluster that is there already. Raises ValueError where a cluster of our own would not do."""
+        address = self.address or os.environ.get("RAY_ADDRESS") or None
+        self.transfer.check(local=address is None)
+        if address is None and self.nodes > 1:
+            raise ValueError(
+                f"cluster.nodes must be 1 without a cluster to join, got {self.nodes}: one that is started here has no "
+                "more. Start Ray on all of them (scripts/launch, KubeRay, or ray start by hand), and give the address "
+                "of its head as cluster.address or RAY_ADDRESS."
+            )
+        return address
 
     def open(self) -> Cluster:
-        address = self._joined
-        self.transfer.check(local=address is None)
-        with nullcontext() if address else environment():
-            import ray
-
-            # Logical CPUs: actors share the machine's cores, so that two cores suffice for any number of ranks.
-            own = {
-                "num_cpus": max(64, os.cpu_count() or 1),
-                "object_store_memory": self.object_store_mib << 20,
-                "include_dashboard": False,
-            }
-            # "local": a cluster of its own, also beside one that runs here already
-            ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
+        address = self._joined()
+        if address is None:
+            start(object_store_mib=self.object_store_mib)
+        else:
+            join(address, nodes=self.nodes, seconds=self.patience.start_seconds)
+        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
-        gpus = ray.cluster_resources().get("GPU", 0.0)
-        supervisor = Supervisor(self.deaths)
+        gpus = sum(node["Resources"].get("GPU", 0.0) for node in alive())
+        supervisor = Supervisor(self.patience.deaths)
         express = Express(
-            supervisor, seconds=self.silence_seconds, on_gpus=gpus > 0, local=address is None, paired=not self.apart
+            supervisor,
+            seconds=self.patience.silence_seconds,
+            on_gpus=gpus > 0,
+            local=address is None,
+            paired=not self.apart,
         )
         return RayCluster(
             self,
@@ -124,7 +126,7 @@ class Ray:
             pulse=pulse,
             supervisor=supervisor,
             turns=Turns(not self.apart, supervisor),
-            bundles=None if self.apart else Bundles(gpus, self.start_seconds),
+            bundles=None if self.apart else Bundles(gpus, self.patience.start_seconds),
             transport=self.transfer.open(),
             express=express if self.transfer.express else None,
         )
@@ -211,7 +213,7 @@ class RayCluster:
             resources=self.spec.resources.get(role, {}),
             local=self.local,
             pulse=self.pulse,
-            seconds=self.spec.start_seconds,
+            seconds=self.spec.patience.start_seconds,
             bucket=self.spec.transfer.bucket,
             bundles=self.bundles,
         )
@@ -220,8 +222,8 @@ class RayCluster:
             hiring,
             size,
             pulse=self.pulse,
-            start_seconds=self.spec.start_seconds,
-            silence_seconds=self.spec.silence_seconds,
+            start_seconds=self.spec.patience.start_seconds,
+            silence_seconds=self.spec.patience.silence_seconds,
             transport=self.transport,
             bucket=self.spec.transfer.bucket,
         )
@@ -271,30 +273,3 @@ def _inner(spec: ScorerSpec) -> ScorerSpec | None:
 
 def _opened(spec: EngineSpec, model: Model, mixes: bool, place: Place) -> Engine:
     return spec.open(model, place, mixes=mixes)
-
-
-@contextmanager
-def environment() -> Iterator[None]:
-    """Of a cluster while it is started here, and so of its workers' processes; not of what we start later.
-
-    Not by a runtime_env: Ray starts workers that have one through a shell, and fails where the interpreter's path
-    holds a space (ray 2.60). What the workers of a run on one machine listen on, no other machine can reach.
-    """
-    ours = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "RLHF_FLOW_DRIVER": str(os.getpid()),  # `ps e` tells whose worker a process is
-        "GLOO_SOCKET_IFNAME": "lo",
-        "VLLM_HOST_IP": LOOPBACK,
-        # Without this Ray's servers listen on every interface, also where 127.0.0.1 is given by name
-        # (ray/_private/services.py, resolve_ip_for_localhost). It is read when ray is imported: do that in here.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:  # else a node that is started from here later may not join others
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

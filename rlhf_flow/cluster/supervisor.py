@@ -37,12 +37,13 @@ class Supervisor:
         """Say that it happened. Raises WorkerError where it was one too many."""
         # Not the exception itself: its traceback would keep what its callers held, policies and their weights.
         self.deaths.append(replace(death))
-        if len(self.deaths) > self.limit:
-            after = f" That was death number {len(self.deaths)}; cluster.deaths={self.limit}." if self.limit else ""
+        number = len(self.deaths)
+        if number > self.limit:
+            after = f" That was death number {number}; cluster.patience.deaths={self.limit}." if self.limit else ""
             raise WorkerError(
                 f"{death}{after} The run stopped; everything committed is kept. Start the same command again to go on."
             ) from death
-        print(f"warning: {death} It is started again ({len(self.deaths)} of {self.limit} deaths).", flush=True)
+        print(f"warning: {death} It is started again ({number} of {self.limit} deaths).", flush=True)
 
 
 def cause(message: str, last_lines: tuple[str, ...], *, node_alive: bool, oom_kills: int) -> str:

@@ -13,18 +13,18 @@ APART = 1.0  # seconds, at most, between two clocks
 WAIT = 120.0  # seconds, for all nodes to tell the time
 
 
-def measured(address: str) -> Iterator[Finding]:
-    """By a process of its own: one that has joined a Ray cluster cannot be told to give up."""
+def measured(address: str) -> Mapping[str, float] | None:
+    """Seconds by which the clock of each node is ahead of the one here; None where they did not tell the time.
+
+    By a process of its own: one that has joined a Ray cluster cannot be told to give up.
+    """
     command = [sys.executable, "-m", "rlhf_flow.cluster.clocks", address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
-        offsets = json.loads(done.stdout.strip().rpartition("\n")[2])
+        offsets: Mapping[str, float] = json.loads(done.stdout.strip().rpartition("\n")[2])
     except (subprocess.TimeoutExpired, json.JSONDecodeError):
-        yield warning(
-            "network", f"the nodes of {address} did not tell the time", "ask ray status whether the cluster is sound"
-        )
-        return
-    yield from judged(offsets)
+        return None
+    return offsets
 
 
 def judged(offsets: Mapping[str, float]) -> Iterator[Finding]:

@@ -95,7 +95,8 @@ def _machine(config: RunConfig) -> Iterator[Finding]:
 def _network(config: RunConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from network.interfaces(environment)
     if not config.cluster.one_process:
-        yield from network.ray_cluster(_address(config), environment)
+        nodes = int(vars(config.cluster).get("nodes", 1))
+        yield from network.ray_cluster(_address(config), environment, nodes=nodes)
     yield from network.wandb(config.observe.wandb, environment)
     for slot, part in with_inner(_scorers(config)):
         if isinstance(part, Remote | Pooled):

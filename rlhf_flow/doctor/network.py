@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from rlhf_flow.cluster.joining import joined
 from rlhf_flow.doctor import clocks
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
 from rlhf_flow.observe import WandbSettings
@@ -43,17 +44,41 @@ def interfaces(environment: Mapping[str, str], there: Collection[str] | None = N
         )
 
 
-def ray_cluster(address: str | None, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether the cluster that the run would join is there, and its nodes agree on the time."""
+def ray_cluster(address: str | None, environment: Mapping[str, str], *, nodes: int = 1) -> Iterator[Finding]:
+    """Whether the cluster that the run would join is there, has its nodes, and these agree on the time."""
     given = address or environment.get("RAY_ADDRESS")
-    if given is None:
+    if not given:
         return
-    key = "cluster.address" if address else "RAY_ADDRESS"
+    yield (head := _head("cluster.address" if address else "RAY_ADDRESS", given))
+    if head.level != "ok" or given == "local":
+        return
+    offsets = clocks.measured(given)
+    if offsets is None:
+        sound = "ask ray status whether the cluster is sound"
+        yield warning("network", f"the nodes of {given} did not tell the time", sound)
+        return
+    yield enough(len(offsets), nodes)
+    yield from clocks.judged(offsets)
+
+
+def enough(there: int, nodes: int) -> Finding:
+    """Whether as many nodes have joined as a run waits for."""
+    if there < nodes:
+        return warning(
+            "network",
+            f"{joined(there, nodes)}: a run waits for the others as long as cluster.patience.start_seconds says, and "
+            "then ends",
+            f"ray start --address=... on the others, or cluster.nodes={there}",
+        )
+    return ok("network", f"cluster.nodes={nodes}, joined: {there}")
+
+
+def _head(key: str, given: str) -> Finding:
+    """Whether somebody is at the address that a key gives."""
     if given in ("auto", "local"):
-        yield ok("network", f"{key}={given}")
-        return
+        return ok("network", f"{key}={given}")
     way_out = "start it (ray start --head), correct the address, or " + (
-        "leave cluster.address out" if address else "unset RAY_ADDRESS"
+        "unset RAY_ADDRESS" if key == "RAY_ADDRESS" else f"leave {key} out"
     )
     target = urlsplit(given if "://" in given else f"ray://{given}")
     try:
@@ -61,13 +86,10 @@ def ray_cluster(address: str | None, environment: Mapping[str, str]) -> Iterator
     except ValueError:
         host = port = None
     if host is None or port is None:
-        yield problem(
+        return problem(
             "network", f"{key}={given} is no host:port", f"{key}=host:6379, or leave it out for a new cluster"
         )
-        return
-    yield (reached := _reachable(f"{key}={given}", host, port, way_out))
-    if reached.level == "ok":
-        yield from clocks.measured(given)
+    return _reachable(f"{key}={given}", host, port, way_out)
 
 
 def servers(urls: Collection[str], *, key: str) -> Iterator[Finding]:

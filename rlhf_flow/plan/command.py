@@ -90,8 +90,12 @@ def _memory(planned: Planned) -> Iterator[str]:
         yield f"{'':11}{_who(one):14} {told(one.bytes):>12}  {one.peak.name}: {_items(one)}"
     yield f"{'':11}{'libraries':14} {told(planned.libraries):>12}  of all processes, on the host"
     if planned.object_store:
-        yield f"{'':11}{'object store':14} {told(planned.object_store):>12}  policies that a round names"
+        where = "" if planned.each is None else ", once on each node"
+        yield f"{'':11}{'object store':14} {told(planned.object_store):>12}  policies that a round names{where}"
     yield f"{'':11}{'host':14} {told(planned.host):>12}  all of it together"
+    if (each := planned.each) is not None:
+        gpus = f"{each.gpus} GPUs and " if each.gpus else ""
+        yield f"nodes      {each.nodes}: of each {gpus}{told(each.host)} of the host, where processes divide evenly"
 
 
 def _who(one: Memory) -> str:

@@ -12,7 +12,7 @@ from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.plan.colocated import contexts
 from rlhf_flow.plan.learner import learner_memory
 from rlhf_flow.plan.memory import CUDA_CONTEXT, MIB, Memory, told
-from rlhf_flow.plan.roles import cache_of_a_token
+from rlhf_flow.plan.roles import cache_of_a_token, nodes
 from rlhf_flow.plan.shape import Shape
 from rlhf_flow.plan.work import Work
 from rlhf_flow.schema import RunConfig
@@ -20,7 +20,7 @@ from rlhf_flow.schema import RunConfig
 
 @dataclass(frozen=True)
 class Room:
-    """What there is: bytes of each GPU, how many of them, and bytes of the host."""
+    """What there is: bytes of each GPU, how many of them in all, and bytes of the host of each node."""
 
     gpu: int
     gpus: int
@@ -60,10 +60,12 @@ def misfits(config: RunConfig, shape: Shape, work: Work, memories: list[Memory],
             )
     if not there.gpus and isinstance(config.engine, VLLM):
         found += _cache(config, config.engine, shape)
-    if host > there.host:
+    hosts = nodes(config)
+    if host > hosts * there.host:
+        which = "the host, which has" if hosts == 1 else f"{hosts} hosts, which have"
         found.append(
-            f"all processes together need {told(host)} of the host, which has {told(there.host)}. "
-            f"{_of_the_host(config, shape, work, memories, there.host - host)}"
+            f"all processes together need {told(host)} of {which} {told(hosts * there.host)}. "
+            f"{_of_the_host(config, shape, work, memories, hosts * there.host - host)}"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,15 @@ from rlhf_flow.schema import RunConfig, part_name
 
 
 @dataclass(frozen=True)
+class Each:
+    """What each of several nodes has to give, where processes divide evenly."""
+
+    nodes: int
+    gpus: int
+    host: float
+
+
+@dataclass(frozen=True)
 class Planned:
     """Sizes in bytes, unless they say otherwise."""
 
@@ -34,6 +44,7 @@ class Planned:
     libraries: int  # of all processes together, on the host
     object_store: float
     host: float  # all processes together
+    each: Each | None  # None: there is one node
     room: Room
     disk: Disk
     calls: list[Calls]
@@ -58,7 +69,8 @@ def plan(config: RunConfig, there: Room, *, like: Path | None = None) -> Planned
     on_gpu = there.gpus > 0
     memories, notes = _memories(config, shape, work, on_gpu=on_gpu)
     libraries = _libraries(config, memories)
-    store = 0.0 if config.cluster.one_process else roles.object_store(config, shape)
+    nodes = roles.nodes(config)
+    store = 0.0 if config.cluster.one_process else nodes * roles.object_store(config, shape)
     host = libraries + store + sum(one.processes * one.bytes for one in memories if one.where == "host")
     steps, last = steps_of(config, work)
     asked = calls(config, work)
@@ -76,6 +88,7 @@ def plan(config: RunConfig, there: Room, *, like: Path | None = None) -> Planned
         libraries=libraries,
         object_store=store,
         host=host,
+        each=None if nodes == 1 else Each(nodes, math.ceil(_gpus(config, memories) / nodes), host / nodes),
         room=there,
         disk=disk(config, shape, work),
         calls=asked,
@@ -103,6 +116,14 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> t
     return memories, notes
 
 
+def _gpus(config: RunConfig, memories: list[Memory]) -> float:
+    """That all roles take: each has its own, or all have the same in turns."""
+    taken = [one.processes for one in memories if one.where == "GPU"]
+    if together.colocated(config):
+        return max(taken, default=0)
+    return sum(taken) * float(vars(config.cluster).get("gpu_share", 1.0))
+
+
 def _libraries(config: RunConfig, memories: list[Memory]) -> int:
     if config.cluster.one_process:
         return LIBRARIES["torch"]
@@ -124,7 +145,7 @@ def _notes(config: RunConfig, shape: Shape, work: Work, store: float, steps: int
         )
     if training.batch < config.learner.ranks:
         notes.append(f"learner.training.batch={training.batch} leaves ranks idle: there are {config.learner.ranks}.")
-    limit = vars(config.cluster).get("object_store_mib")
+    limit = vars(config.cluster).get("object_store_mib") if roles.nodes(config) == 1 else None  # of one started here
     if limit is not None and config.cluster.address is None and store > limit * MIB:
         notes.append(
             f"the policies of a round take {told(store)} of the object store, which has {told(limit * MIB)} and writes "

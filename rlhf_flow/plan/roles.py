@@ -7,7 +7,7 @@ vLLM                     d P weights, and engine.kv_cache_mib on a CPU; on a GPU
                          all there is, whatever it needs. 12 V for each of max_num_seqs answers
 either, opening          on a CPU the pages of the checkpoint's files, beside the weights that are read from them
 scorer                   d P weights, and a forward pass over batch_tokens tokens
-object store             d P for every version of the policy that a round names
+object store             d P for every version of the policy that a round names, on each node
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ def cache_of_a_token(config: RunConfig, shape: Shape) -> int:
 
 def engines(config: RunConfig) -> int:
     return int(vars(config.cluster).get("engines", 1))
+
+
+def nodes(config: RunConfig) -> int:
+    return int(vars(config.cluster).get("nodes", 1))
 
 
 @dataclass(frozen=True)

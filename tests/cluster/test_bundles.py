@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from rlhf_flow.cluster.ray import Ray, RayCluster, environment
+from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.ray import Ray, RayCluster
+from rlhf_flow.cluster.starting import environment
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
 
@@ -52,7 +54,8 @@ def cluster() -> Iterator[RayCluster]:
         nodes = Cluster(initialize_head=True, head_node_args=NODE)
         nodes.add_node(**NODE)
         nodes.wait_for_nodes()
-        spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, start_seconds=120, deaths=100)
+        patience = Patience(start_seconds=120, deaths=100)
+        spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, patience=patience)
         opened = spec.open()
         assert isinstance(opened, RayCluster)
         yield opened

@@ -31,6 +31,7 @@ def test_clocks_more_than_a_second_apart_are_told_with_the_way_out() -> None:
 @pytest.mark.heavy
 def test_two_nodes_of_one_machine_have_one_clock() -> None:
     with raylets(2) as cluster:
-        reached, compared = ray_cluster(cluster.address, {})
-    assert reached.level == compared.level == "ok"
+        reached, joined, compared = ray_cluster(cluster.address, {}, nodes=2)
+    assert reached.level == joined.level == compared.level == "ok"
+    assert joined.says == "cluster.nodes=2, joined: 2"
     assert "clocks of 2 nodes differ by 0." in compared.says

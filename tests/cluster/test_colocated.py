@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.parts import Evaluation
 from rlhf_flow.specs import Model, Place
@@ -21,7 +22,8 @@ from tests import toy
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
 METHODS = ("generate", "score", "start", "logps", "steps", "update", "publish", "save_policy", "save_state")
-SPEC = Ray(layout="colocated", engines=2, scorers=2, piece=1, object_store_mib=100, start_seconds=120, deaths=100)
+PATIENCE = Patience(start_seconds=120, deaths=100)
+SPEC = Ray(layout="colocated", engines=2, scorers=2, piece=1, object_store_mib=100, patience=PATIENCE)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import WorkerError
 from rlhf_flow.parts import Keeping, Parts
@@ -95,7 +96,8 @@ class Bereft(Victim):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    spec = Ray(object_store_mib=100, start_seconds=120, engines=2, scorers=2, piece=1, silence_seconds=10, deaths=100)
+    patience = Patience(start_seconds=120, silence_seconds=10, deaths=100)
+    spec = Ray(object_store_mib=100, engines=2, scorers=2, piece=1, patience=patience)
     opened = spec.open()
     assert isinstance(opened, RayCluster)
     yield opened
@@ -236,7 +238,7 @@ def test_a_run_gives_up_after_as_many_deaths_as_it_was_told(cluster: RayCluster)
     cluster.ready()
     cluster.supervisor.limit = len(cluster.supervisor.deaths) + 2
     try:
-        with pytest.raises(WorkerError, match=r"engine \d died: it was killed.*cluster.deaths=.*same command again"):
+        with pytest.raises(WorkerError, match=r"engine \d died: it was killed.*cluster.patience.deaths=.*same command"):
             engine.generate(toy.Prompts().all, toy.start(), Draw(n=1), round=1, seed=0)
     finally:
         engine.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
 from rlhf_flow.cluster.transfer import Transfer
 from tests.cluster.giving import (
@@ -36,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     transfer = Transfer(by="nccl", bucket_mib=1)
-    opened = Ray(object_store_mib=100, deaths=100, engines=2, piece=1, transfer=transfer).open()
+    opened = Ray(object_store_mib=100, patience=Patience(deaths=100), engines=2, piece=1, transfer=transfer).open()
     yield opened
     opened.close()
 

@@ -15,6 +15,7 @@ import torch
 
 from rlhf_flow import loop
 from rlhf_flow.cluster.object_store import Stored
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import WorkerError
 from rlhf_flow.specs import Model, Place
@@ -81,7 +82,7 @@ class FailingScorer:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     before = set(os.environ)
-    opened = Ray(object_store_mib=100, start_seconds=120, deaths=0).open()
+    opened = Ray(object_store_mib=100, patience=Patience(start_seconds=120, deaths=0)).open()
     # Ray leaves its own there; but a node that is started from here later must be free to join others.
     assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"} & (set(os.environ) - before)
     yield opened

@@ -13,6 +13,7 @@ import pytest
 from torch import Tensor
 
 from rlhf_flow.cluster.object_store import Stored
+from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
 from rlhf_flow.cluster.shared_disk import Files
 from rlhf_flow.cluster.transfer import Transfer
@@ -106,7 +107,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     folder = str(tmp_path_factory.mktemp("shared")) if request.param == "disk" else None
     transfer = Transfer(by=request.param, bucket_mib=1, folder=folder)
-    opened = Ray(object_store_mib=100, start_seconds=300, deaths=100, transfer=transfer).open()
+    opened = Ray(object_store_mib=100, patience=Patience(deaths=100), transfer=transfer).open()
     yield opened
     opened.close()
     assert folder is None or not list(Path(folder).iterdir())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nodes import raylets
 
 from rlhf_flow.doctor.command import main
 from tests import tiny
@@ -253,6 +254,19 @@ def test_a_sound_run_has_no_problem_and_no_warning(world: World, capsys: pytest.
     status, findings = found(world, capsys)
     assert [one for one in findings if one["level"] != "ok"] == []
     assert status == 0
+
+
+@pytest.mark.heavy
+def test_nodes_that_have_not_joined_yet_are_told_with_the_way_out(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with raylets(1) as cluster:
+        world.keys |= {"cluster": "ray", "cluster.address": f"'{cluster.address}'", "cluster.nodes": 2}
+        _, findings = found(world, capsys)
+    (told,) = [one for one in findings if "joined:" in one["says"] or "has joined" in one["says"]]
+    assert (told["level"], told["subject"]) == ("warning", "network")
+    assert told["says"].startswith("1 of 2 nodes has joined")
+    assert "cluster.nodes=1" in told["way_out"]
 
 
 def test_memory_that_does_not_suffice_is_a_problem(world: World, capsys: pytest.CaptureFixture[str]) -> None:

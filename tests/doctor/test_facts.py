@@ -113,6 +113,14 @@ def test_gloo_takes_whole_names() -> None:
     assert not complaints(network.interfaces({"GLOO_SOCKET_IFNAME": "eth0"}, there=["lo", "eth0"]))
 
 
+def test_fewer_nodes_than_a_run_waits_for_are_told() -> None:
+    assert network.enough(3, nodes=2).level == network.enough(2, nodes=2).level == "ok"
+    missing = network.enough(2, nodes=3)
+    assert missing.level == "warning"  # they may come while the run waits
+    assert "2 of 3 nodes have joined" in missing.says
+    assert "cluster.nodes=2" in missing.way_out
+
+
 def test_a_login_or_a_key_is_enough_for_wandb(tmp_path: Path) -> None:
     online = WandbSettings(mode="online")
     nowhere = {"NETRC": str(tmp_path / "netrc")}

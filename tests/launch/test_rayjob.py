@@ -111,6 +111,11 @@ def test_the_command_is_the_images_and_rlhf_flow_accepts_it(
     assert "run_dir: /shared/" in capsys.readouterr().out
 
 
+def test_the_run_waits_for_the_head_and_all_workers(written: Written) -> None:
+    replicas = sum(group["replicas"] for group in written.groups)
+    assert f"cluster.nodes={1 + replicas}" in shlex.split(written.job["spec"]["entrypoint"])
+
+
 def test_requests_are_within_limits_and_memory_holds_the_object_store(written: Written) -> None:
     for pod in written.pods:
         (container,) = pod["containers"]

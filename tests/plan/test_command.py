@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -132,3 +133,30 @@ def test_a_learner_that_shares_its_memory_with_the_engine_has_its_weights_beside
     found = phases("learner rank", *by)
     arriving = {"engine's weights": phases("engine")["draw"]["weights"], "buckets on their way": 3 * (8 << 20)}
     assert found["hand over"] == {**found["save"], **arriving}
+
+
+def test_several_nodes_divide_processes_and_each_holds_the_policies(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ["cluster=ray", "cluster.address=auto", "cluster.engines=4", "learner=deepspeed", "learner.ranks=3"]
+
+    def told(*more: str) -> dict[str, Any]:
+        main([*overrides, *shape, "--gpus", "8", "--memory", "80GiB", "--json", *more])
+        plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return plan
+
+    one, two = told(), told("cluster.nodes=2")
+    assert one["each"] is None
+    assert two["object_store"] == 2 * one["object_store"] > 0
+    assert two["each"] == {"nodes": 2, "gpus": 4, "host": two["host"] / 2}  # of 7 in all
+    assert told("cluster.nodes=2", "cluster.gpu_share=0.5")["each"]["gpus"] == 2  # of 3.5
+    assert told("cluster.nodes=2", "cluster.layout=colocated")["each"]["gpus"] == 2  # of 4, by all in turns
+    main([*overrides, *shape, "cluster.nodes=2", "--gpus", "0"])
+    assert "nodes      2: of each " in capsys.readouterr().out
+
+
+def test_hosts_of_several_nodes_hold_more_than_one() -> None:
+    for nodes, fits in ((1, False), (2, True)):
+        config = configured(engine="huggingface", cluster="ray", **{"cluster.address": "auto", "cluster.nodes": nodes})
+        problems = misfits(config, LLAMA_8B, WORK, [], host=3 << 30, there=Room(gpu=0, gpus=0, host=2 << 30))
+        assert (problems == []) == fits

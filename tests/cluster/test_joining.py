@@ -1,0 +1,114 @@
+"""A cluster that is joined while its nodes are still on their way, and one whose nodes never come."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rlhf_flow import config
+from rlhf_flow.__main__ import main
+from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.ray import Ray
+from rlhf_flow.cluster.starting import environment
+from tests.test_config import LOCAL
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+NODE = {"num_cpus": 4, "num_gpus": 2, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
+
+DRIVER = """
+import sys
+from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.ray import Ray
+opened = Ray(address=sys.argv[1], nodes=2, patience=Patience(start_seconds=120)).open()
+print(f"open, with {opened.gpus:g} GPUs", flush=True)
+opened.close()
+"""
+
+
+@contextmanager
+def head() -> Iterator[Cluster]:
+    """A cluster whose other nodes are still to come."""
+    with environment():
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.parametrize("nodes", [0, -1])
+def test_fewer_nodes_than_one_are_refused(nodes: int) -> None:
+    with pytest.raises(ValueError, match=f"cluster.nodes must be >= 1, got {nodes}"):
+        Ray(nodes=nodes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"start_seconds": 0.0}, "cluster.patience.start_seconds must be > 0, got 0.0"),
+        ({"silence_seconds": 9.0}, "cluster.patience.silence_seconds must be >= 10, .*got 9.0"),
+        ({"deaths": -1}, "cluster.patience.deaths must be >= 0 .*got -1"),
+    ],
+)
+def test_no_patience_at_all_is_refused(keys: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Patience(**keys)
+
+
+@needs_ray
+@pytest.mark.parametrize("layout", ["ray", "disaggregated", "colocated"])
+def test_the_keys_of_nodes_and_patience_reach_every_layout(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    asked = ("cluster.nodes=3", "cluster.patience.start_seconds=7", "cluster.patience.deaths=0")
+    made = config.compose(*LOCAL, f"cluster={layout}", *asked).cluster
+    assert (made.nodes, made.patience) == (3, Patience(start_seconds=7.0, deaths=0))
+
+
+@needs_ray
+def test_several_nodes_without_an_address_are_a_mistake_and_nothing_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(["run", *LOCAL, "cluster=ray", "cluster.nodes=2"]) == 2
+    told = capsys.readouterr().err
+    assert "cluster.nodes must be 1 without a cluster to join, got 2" in told
+    assert all(way_out in told for way_out in ("scripts/launch", "KubeRay", "cluster.address", "RAY_ADDRESS"))
+    with pytest.raises(ValueError, match=r"cluster.nodes must be 1"):
+        Ray(nodes=2).open()
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+
+
+@pytest.mark.heavy
+def test_the_driver_waits_for_a_node_that_joins_late_and_then_has_its_gpus() -> None:
+    with head() as cluster:
+        driver = [sys.executable, "-c", DRIVER, cluster.address]
+        with subprocess.Popen(driver, stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "1 of 2 nodes has joined; waiting for the others, at most 120 s\n"
+            cluster.add_node(**NODE)
+            assert running.stdout.read() == "open, with 4 GPUs\n"
+        assert running.returncode == 0
+        done = subprocess.run(driver, stdout=subprocess.PIPE, text=True, timeout=120)
+        assert done.stdout == "open, with 4 GPUs\n"  # all are there, and there is nothing to wait for
+
+
+@pytest.mark.heavy
+def test_nodes_that_never_join_end_the_wait_with_the_way_out_and_the_driver_is_free_again() -> None:
+    with head() as cluster:
+        import ray
+
+        short = Ray(address=cluster.address, nodes=3, patience=Patience(start_seconds=1))
+        with pytest.raises(ValueError, match=r"cluster.nodes .*start_seconds=1, got 3: 1 of 3 nodes has joined.*Start"):
+            short.open()
+        assert not ray.is_initialized()
