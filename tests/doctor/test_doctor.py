@@ -16,6 +16,7 @@ from rlhf_flow.doctor.command import main
 from tests import tiny
 from tests.tokenizer import tokenizer
 
+HOME = Path.home()
 PRIVATE = ("WANDB_API_KEY", "WANDB_MODE", "RAY_ADDRESS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "HF_HUB_OFFLINE")
 
 
@@ -260,6 +261,7 @@ def test_a_sound_run_has_no_problem_and_no_warning(world: World, capsys: pytest.
 def test_nodes_that_have_not_joined_yet_are_told_with_the_way_out(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    world.set_environment("HOME", str(HOME))  # where Ray has its token, which it reads once for this process
     with raylets(1) as cluster:
         world.keys |= {"cluster": "ray", "cluster.address": f"'{cluster.address}'", "cluster.nodes": 2}
         _, findings = found(world, capsys)
