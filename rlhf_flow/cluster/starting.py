@@ -38,14 +38,19 @@ def environment() -> Iterator[None]:
         "GLOO_SOCKET_IFNAME": "lo",
         "VLLM_HOST_IP": LOOPBACK,
         # Without this Ray's servers listen on every interface, also where 127.0.0.1 is given by name
-        # (ray/_private/services.py, resolve_ip_for_localhost). It is read when ray is imported: do that in here.
+        # (ray/_private/services.py, resolve_ip_for_localhost).
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
+    from ray._private import ray_constants as constants
+
+    # Ray (2.60) reads the last of them when it is imported, which may have been long ago.
+    own, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     try:
         yield
     finally:  # else a node that is started from here later may not join others
+        constants.ENABLE_RAY_CLUSTER = own
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +89,18 @@ def cluster() -> Iterator[RayCluster]:
     assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"} & (set(os.environ) - before)
     yield opened
     opened.close()
+
+
+def test_who_imported_ray_long_before_has_a_cluster_on_loopback_too() -> None:
+    told = """
+import ray
+from rlhf_flow.cluster.ray import Ray
+opened = Ray(object_store_mib=100).open()
+print("at", ray.util.get_node_ip_address())
+opened.close()
+"""
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=120)
+    assert "at 127.0.0.1\n" in done.stdout, done.stdout + done.stderr
 
 
 def final(root: Path) -> str:
