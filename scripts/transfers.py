@@ -8,17 +8,17 @@ in this process, by one thread, as workers have, into memory that was touched be
 the same repetition. `publish` is what the driver waits for: `gather` (from the ranks into a bucket), `hash` (the
 identity of the policy), `put` (the bucket out of the process), `probe` (a forward pass), and what is left, `other`
 (calls, and waiting for a core). `load` is what the engine takes until its weights are replaced, of several the slowest.
-`put+get` is put and load: the way between the processes. Repetitions begin once the learner has written to every page
-of the store; what it was before that is said apart.
+`put+get` is put and load: the way between the processes. The first publishes go into pages of the store that are fresh
+to the learner's process, and are told apart: a run goes on in pages that it has written to before.
 
 By nccl and cuda_ipc, here gloo and memory of the host, the engine is asked for a policy of which nothing is kept: what
 it holds then came from the learner. `put+get` is the load alone there, in which the ranks `gather` once more, and `pass
 on` what they gathered.
 
 Memory is what rank processes hold for themselves (RssAnon of /proc/self/status) at most until the last bucket has left,
-above what they held before; the probe, a forward pass like any other, is not in it, nor is the room of one bucket that
-learner and engine share by cuda_ipc. Exit status 1: what an engine holds is not what was published, or a rank took more
-than a bucket and the largest layer.
+above what they held before, the first time, which is not timed; the probe, a forward pass like any other, is not in it,
+nor is the room of one bucket that learner and engine share by cuda_ipc. Exit status 1: what an engine holds is not what
+was published, or a rank took more than a bucket and the largest layer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from transfer.engine import Received, ReportingSpec
 from transfer.learner import RanksSpec, Told
 from transfer.meters import Spent
 from transfer.models import make_model
-from transfer.page import Figures, first, memory, table
+from transfer.page import Figures, memory, table
 
 from rlhf_flow.buckets import MIB
 from rlhf_flow.cluster.crew import Crew
@@ -51,7 +51,7 @@ from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
 
 ENGINES = {"huggingface": HuggingFace(), "vllm": VLLM()}
 PAGE = 4096  # bytes
-WARM = 8  # publishes at most until the store's pages are known
+FRESH = 8  # publishes at most into pages of the store that the learner has not written to
 
 
 def main() -> None:
@@ -91,30 +91,24 @@ def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace
         engines = cluster.engine(ReportingSpec(ENGINES[engine]), model)
         cluster.ready()
         learner.start(start)
-        warm = [once(learner, engines, 1, size)]
-        while warm[-1].fresh > 0.1 and len(warm) < WARM:
-            warm.append(once(learner, engines, 1 + len(warm), size))
-        runs = [once(learner, engines, 1 + len(warm) + number, size) for number in range(asked.repeat)]
+        watched, runs = once(learner, engines, 1, size, watched=True), list[Figures]()
+        while sum(not one.fresh for one in runs) < asked.repeat and len(runs) < asked.repeat + FRESH:
+            runs.append(once(learner, engines, 2 + len(runs), size))
     finally:
         cluster.close()
-    print(
-        f"\n{transport} to {engine}: {size / MIB:.0f} MiB in buckets of {asked.bucket_mib} MiB, "
-        f"{asked.repeat} repetitions"
-    )
+    print(f"\n{transport} to {engine}: {size / MIB:.0f} MiB in buckets of {asked.bucket_mib} MiB")
     print("\n".join(table(runs, size)))
-    if fresh := [one for one in warm if one.fresh > 0.5]:
-        print(first(fresh))
     allowed = asked.bucket_mib * MIB + largest
-    print("\n".join(memory([*warm, *runs], allowed)))
-    arrived = all(one.arrived for one in (*warm, *runs))
+    print("\n".join(memory(watched, allowed)))
+    arrived = all(one.arrived for one in (watched, *runs))
     print(f"  what the engine holds is what was published: {'yes' if arrived else 'NO'}", flush=True)
-    return arrived and all(taken <= allowed for one in (*warm, *runs) for taken in (*one.published, *one.gave))
+    return arrived and all(taken <= allowed for taken in (*watched.published, *watched.gave))
 
 
-def once(learner: RayLearner, engine: RayEngine, number: int, size: int) -> Figures:
+def once(learner: RayLearner, engine: RayEngine, number: int, size: int, *, watched: bool = False) -> Figures:
     """One publish and one load."""
     learner.turn.take()
-    learner.crew.ask("nudge", 1e-3 * number)
+    learner.crew.ask("nudge", 1e-3 * number, watched)
     copied = copy(size)
     began = time.perf_counter()
     policy = learner.publish("policy", number)
@@ -134,7 +128,7 @@ def once(learner: RayLearner, engine: RayEngine, number: int, size: int) -> Figu
         load=max(each.load.seconds for each in loads),
         regather=again.get("gather", Spent()).seconds,
         pass_on=again.get("pass on", Spent()).seconds,
-        fresh=spent["put"].faults * PAGE / size,
+        fresh=spent["put"].faults * PAGE > size / 10,
         published=[each.taken for each in publishing],
         gave=[each.taken if again else 0 for each in giving],
         arrived=all(each.sha256 == policy.sha256 for each in loads),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlhf_flow.cluster.transfer import Receives
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.weights import Fingerprint, fingerprint
 from transfer.meters import Clock, Spent
@@ -57,4 +58,6 @@ class ReportingSpec:
     gpus: int = 1
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> Reporting:
-        return Reporting(self.spec.open(model, place))
+        engine = Reporting(self.spec.open(model, place))
+        assert isinstance(engine, Receives), "a cluster would give it nothing"
+        return engine

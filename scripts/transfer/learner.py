@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rlhf_flow.buckets import Bucket
+from rlhf_flow.cluster.transfer import Streams
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.publishing import Publishing, held
 from rlhf_flow.specs import Model, Place
@@ -29,7 +30,7 @@ class Ranks:
         from rlhf_flow.learner import preference
         from rlhf_flow.learner.state import Context
 
-        self.learner, self.clock, self.memory = learner, Clock(), Memory()
+        self.learner, self.clock, self.memory, self.watched = learner, Clock(), Memory(), False
         learner._probe = Context([3, 5, 7, 11], 1)
         learner.backend.whole = self.clock.timed("gather", learner.backend.whole)
         learner._prove = self.clock.timed("probe", self._unwatched(learner._prove))
@@ -43,7 +44,6 @@ class Ranks:
 
     def publishing(self, name: str, round: int) -> Publishing:
         """As the learner's, with a clock on what is done with each bucket before the next one is asked for."""
-        self.memory.watch()
         inner = self.learner.publishing(name, round)
         while True:
             try:
@@ -55,19 +55,23 @@ class Ranks:
                 yield bucket
 
     def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
-        """Likewise."""
-        self.memory.watch()
+        """Likewise. Watched, if the publish was."""
+        if self.watched:
+            self.memory.watch()
         for bucket in self.learner.buckets(sha256, device):
             with self.clock.on("pass on"):
                 yield bucket
         self.memory.leave()
 
-    def nudge(self, by: float) -> None:
-        """Other weights, without a name yet."""
+    def nudge(self, by: float, watched: bool) -> None:
+        """Other weights, without a name yet; and whether to look at the memory, which takes time."""
         for parameter in self.learner.backend.parameters():
             parameter.seen.values.mul_(1 + by)
             parameter.master.values.mul_(1 + by)
         self.learner.held = None
+        self.watched, self.memory = watched, Memory()
+        if watched:
+            self.memory.watch()
 
     def report(self) -> Told:
         return Told(self.clock.read(), self.memory.taken)
@@ -91,4 +95,6 @@ class RanksSpec:
         return self.spec.ranks
 
     def open(self, model: Model, place: Place) -> Ranks:
-        return Ranks(self.spec.open(model, place))
+        ranks = Ranks(self.spec.open(model, place))
+        assert isinstance(ranks, Streams), "a cluster would ask it for all weights at once"
+        return ranks

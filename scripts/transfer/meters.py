@@ -70,6 +70,7 @@ class Memory:
         watcher, self.watcher = self.watcher, None
         if watcher is not None:
             watcher.join()
+            self.highest = max(self.highest, _own())
 
     @property
     def taken(self) -> int:

@@ -24,7 +24,7 @@ class Figures:
     load: float
     regather: float  # in load, of a learner that gives
     pass_on: float  # likewise
-    fresh: float  # share of the pages that `put` wrote to and this process had not seen before
+    fresh: bool  # whether `put` wrote to many pages that its process had not touched before
     published: Sequence[int]  # bytes that each rank took
     gave: Sequence[int]  # likewise
     arrived: bool  # at every engine
@@ -45,48 +45,47 @@ class Figures:
 
 
 Seconds = Callable[[Figures], float]
+ROWS: Sequence[tuple[str, Seconds]] = (
+    ("copy", lambda one: one.copy),
+    ("publish", lambda one: one.publish),
+    ("  gather", lambda one: one.gather),
+    ("  hash", lambda one: one.hash),
+    ("  put", lambda one: one.put),
+    ("  probe", lambda one: one.probe),
+    ("  other", lambda one: one.other),
+    ("load", lambda one: one.load),
+    ("  gather", lambda one: one.regather),
+    ("  pass on", lambda one: one.pass_on),
+    ("put+get", lambda one: one.moved),
+    ("put+get+hash", lambda one: one.moved + one.hash),
+    ("whole", lambda one: one.publish + one.load),
+)
 
 
 def table(runs: Sequence[Figures], size: int) -> Iterator[str]:
-    rows: Sequence[tuple[str, Seconds]] = (
-        ("copy", lambda one: one.copy),
-        ("publish", lambda one: one.publish),
-        ("  gather", lambda one: one.gather),
-        ("  hash", lambda one: one.hash),
-        ("  put", lambda one: one.put),
-        ("  probe", lambda one: one.probe),
-        ("  other", lambda one: one.other),
-        ("load", lambda one: one.load),
-        ("  gather", lambda one: one.regather),
-        ("  pass on", lambda one: one.pass_on),
-        ("put+get", lambda one: one.moved),
-        ("put+get+hash", lambda one: one.moved + one.hash),
-        ("whole", lambda one: one.publish + one.load),
-    )
-    yield f"  {'':14} {'GB/s':>6} {'low':>6} {'high':>6}   share of copy"
-    for name, seconds in rows:
-        if all(seconds(one) for one in runs):
-            rates = [size / seconds(one) / 1e9 for one in runs]
-            aim = f"  (aim: {AIM})" if name == "put+get" else ""
+    fresh = [one for one in runs if one.fresh]
+    known = [one for one in runs if not one.fresh] or fresh
+    yield f"  {f'{len(known)} repetitions':14} {'GB/s':>6} {'low':>6} {'high':>6}   share of copy"
+    for name, seconds in ROWS:
+        if all(seconds(one) for one in known):
+            rates = [size / seconds(one) / 1e9 for one in known]
+            aim = f"  (aim by object_store: {AIM})" if name == "put+get" else ""
             yield (
                 f"  {name:14} {statistics.median(rates):6.2f} {min(rates):6.2f} {max(rates):6.2f}   "
-                f"{_share(runs, seconds):.2f}{aim}"
+                f"{_share(known, seconds):.2f}{aim}"
             )
+    if fresh:
+        yield (
+            f"  into fresh pages, {len(fresh)} times: put {_share(fresh, lambda one: one.put):.2f}, "
+            f"load {_share(fresh, lambda one: one.load):.2f}, put+get {_share(fresh, lambda one: one.moved):.2f}"
+        )
 
 
-def first(runs: Sequence[Figures]) -> str:
-    """Of those that found fresh pages."""
-    return (
-        f"  while the store's pages were fresh ({len(runs)} times): put {_share(runs, lambda one: one.put):.2f}, "
-        f"load {_share(runs, lambda one: one.load):.2f}, put+get {_share(runs, lambda one: one.moved):.2f} of a copy"
-    )
-
-
-def memory(runs: Sequence[Figures], allowed: int) -> Iterator[str]:
-    for what, of_runs in (("publish", [one.published for one in runs]), ("give", [one.gave for one in runs])):
-        if any(map(any, of_runs)):
-            peaks = ", ".join(f"{max(taken) / MIB:.1f}" for taken in zip(*of_runs, strict=True))
-            yield f"  memory of the ranks while they {what}  {peaks} MiB above what they held, of {allowed / MIB:.1f}"
+def memory(one: Figures, allowed: int) -> Iterator[str]:
+    for what, taken in (("publish", one.published), ("give", one.gave)):
+        if any(taken):
+            told = ", ".join(f"{each / MIB:.1f}" for each in taken)
+            yield f"  MiB that the ranks take to {what:9} {told}; a bucket and the largest layer: {allowed / MIB:.1f}"
 
 
 def _share(runs: Sequence[Figures], seconds: Seconds) -> float:
