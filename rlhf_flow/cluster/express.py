@@ -15,7 +15,7 @@ from uuid import uuid4
 from rlhf_flow.cluster.broadcast import Incoming
 from rlhf_flow.cluster.crew import Crew
 from rlhf_flow.cluster.hiring import LOOPBACK
-from rlhf_flow.cluster.lines import Group, Line, Shared
+from rlhf_flow.cluster.lines import FIRST, Group, Line, Shared
 from rlhf_flow.cluster.object_store import Stored
 from rlhf_flow.cluster.pool import Pool
 from rlhf_flow.cluster.pulse import BEAT_SECONDS
@@ -108,17 +108,20 @@ class Express:
         return [[lines[0]], *([] for _ in learner.ranks[1:])], list(zip(engines, lines[1:], strict=True))
 
     def _pairs(self, kept: Stored, learner: Crew, engines: dict[int, Crew]) -> Ends | None:
-        """The first rank to the other ones, and each to the engine that is where it is."""
+        """The first rank to those that are where an engine is, and each of these to that engine."""
         size = len(learner.ranks)
         beside = {
             rank: crew
             for rank, crew in engines.items()
             if rank < size and crew.where[0].node == learner.where[rank].node
         }
-        among = self._group(learner, size) if beside else None
-        if among is None:
+        inner = [FIRST, *(rank for rank in beside if rank != FIRST)]
+        among = self._group(learner, len(inner)) if len(inner) > 1 else []
+        if not beside or among is None:
             return None
-        of_ranks: list[list[Line]] = [[line] if size > 1 else [] for line in among]
+        of_ranks: list[list[Line]] = [[] for _ in learner.ranks]
+        for rank, line in zip(inner, among, strict=False):  # one alone has none
+            of_ranks[rank].append(line)
         room = max(sum(entry.size for entry in group) for group in kept.groups)
         of_engines: list[tuple[Crew, Line]] = []
         for rank, crew in beside.items():

@@ -78,7 +78,10 @@ class Group:
         from torch import distributed as dist
 
         listening = None  # on all interfaces, as a store does by itself
-        if self.rank == FIRST and self.address.startswith("127."):
+        if self.rank != FIRST:  # torch's own next try would come after a second
+            with _telling():
+                _again(lambda: socket.create_connection((self.address, self.port), self.seconds).close(), self.seconds)
+        elif self.address.startswith("127."):
             listening = socket.create_server((self.address, self.port)).detach()  # the store closes it
         return dist.TCPStore(
             self.address,
@@ -131,7 +134,7 @@ class Shared:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end, _telling():
             end.settimeout(self.seconds)
             if not self.first:
-                _connect(end, self.path, self.seconds)
+                _again(lambda: end.connect(str(self.path)), self.seconds)
                 yield end
                 return
             end.bind(str(self.path))
@@ -205,12 +208,12 @@ def _finish(data: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def _connect(end: socket.socket, path: Path, seconds: float) -> None:
+def _again(connect: Callable[[], None], seconds: float) -> None:
     """As soon as somebody listens there."""
     began = time.monotonic()
     while True:
         try:
-            return end.connect(str(path))
+            return connect()
         except (FileNotFoundError, ConnectionRefusedError, PermissionError):
             if time.monotonic() - began > seconds:
                 raise

@@ -1,0 +1,1 @@
+"""What `scripts/transfers.py` is made of."""

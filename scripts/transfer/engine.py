@@ -1,0 +1,63 @@
+"""An engine that tells what reached it, and how long that took"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlhf_flow.cluster.transfer import Receives
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.weights import Fingerprint, fingerprint
+from transfer.meters import Clock, Spent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Received(NamedTuple):
+    sha256: str  # of the weights that are here
+    load: Spent
+
+
+class Reporting:
+    """An engine with a clock on what it loads."""
+
+    def __init__(self, engine: Any) -> None:  # noqa: ANN401
+        self.engine, self.clock = engine, Clock()
+        self.networks: Sequence[Any] = vars(engine).get("_networks", ())
+        self.given: list[tuple[str, Tensor]] = []
+        put = self.clock.timed("load", engine._slots._put)
+        engine._slots._put = lambda slot, tensors: put(slot, tensors if self.networks else self._noted(tensors))
+        self.generate, self.close = engine.generate, engine.close
+        self.has, self.take = engine.has, engine.take
+        self.step_aside, self.come_back = engine.step_aside, engine.come_back
+
+    def report(self) -> Received:
+        """Of the last load. vLLM packs its weights: what it was given is hashed, and the probe proves the rest."""
+        if self.networks:
+            here = fingerprint(self.networks[0].state_dict())
+        else:
+            digest = Fingerprint()
+            for name, tensor in self.given:
+                digest.add(name, tensor)
+            here = digest.hexdigest()
+        self.given.clear()
+        return Received(here, self.clock.read()["load"])
+
+    def _noted(self, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """They are hashed later: while an engine hashes, a learner that gives would gather the next bucket, unseen."""
+        for name, tensor in tensors:
+            self.given.append((name, tensor))
+            yield name, tensor
+
+
+@dataclass(frozen=True)
+class ReportingSpec:
+    spec: Any
+    gpus: int = 1
+
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> Reporting:
+        engine = Reporting(self.spec.open(model, place))
+        assert isinstance(engine, Receives), "a cluster would give it nothing"
+        return engine

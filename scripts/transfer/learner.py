@@ -1,0 +1,100 @@
+"""A learner whose ranks tell what a publish, and giving to engines, took"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rlhf_flow.buckets import Bucket
+from rlhf_flow.cluster.transfer import Streams
+from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.publishing import Publishing, held
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Policy
+from rlhf_flow.weights import Fingerprint
+from transfer.meters import Clock, Memory, Spent
+
+
+class Told(NamedTuple):
+    """Of one rank, since it was asked last."""
+
+    spent: dict[str, Spent]
+    taken: int  # bytes above those held before
+
+
+class Ranks:
+    """A rank of the learner, with a clock and an eye on its memory."""
+
+    def __init__(self, learner: Any) -> None:  # noqa: ANN401
+        from rlhf_flow.learner import preference
+        from rlhf_flow.learner.state import Context
+
+        self.learner, self.clock, self.memory, self.watched = learner, Clock(), Memory(), False
+        learner._probe = Context([3, 5, 7, 11], 1)
+        learner.backend.whole = self.clock.timed("gather", learner.backend.whole)
+        learner._prove = self.clock.timed("probe", self._unwatched(learner._prove))
+        timed = {"add": self.clock.timed("hash", Fingerprint.add)}
+        preference.Fingerprint = type("Timed", (Fingerprint,), timed)  # type: ignore[misc, assignment]
+        self.start, self.averaging, self.close = learner.start, learner.averaging, learner.close
+        self.step_aside, self.come_back = learner.step_aside, learner.come_back
+
+    def publish(self, name: str, round: int) -> Policy:
+        return held(self.publishing(name, round))
+
+    def publishing(self, name: str, round: int) -> Publishing:
+        """As the learner's, with a clock on what is done with each bucket before the next one is asked for."""
+        inner = self.learner.publishing(name, round)
+        while True:
+            try:
+                bucket = next(inner)
+            except StopIteration as end:
+                policy: Policy = end.value
+                return policy
+            with self.clock.on("put"):
+                yield bucket
+
+    def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
+        """Likewise. Watched, if the publish was."""
+        if self.watched:
+            self.memory.watch()
+        for bucket in self.learner.buckets(sha256, device):
+            with self.clock.on("pass on"):
+                yield bucket
+        self.memory.leave()
+
+    def nudge(self, by: float, watched: bool) -> None:
+        """Other weights, without a name yet; and whether to look at the memory, which takes time."""
+        for parameter in self.learner.backend.parameters():
+            parameter.seen.values.mul_(1 + by)
+            parameter.master.values.mul_(1 + by)
+        self.learner.held = None
+        self.watched, self.memory = watched, Memory()
+        if watched:
+            self.memory.watch()
+
+    def report(self) -> Told:
+        return Told(self.clock.read(), self.memory.taken)
+
+    def _unwatched(self, prove: Callable[..., Any]) -> Callable[..., Any]:
+        """The probe is a forward pass like any other, and all buckets are gone by then."""
+
+        def proving(*policy: Any) -> Any:  # noqa: ANN401
+            self.memory.leave()
+            return prove(*policy)
+
+        return proving
+
+
+@dataclass(frozen=True)
+class RanksSpec:
+    spec: DeepSpeed
+
+    @property
+    def ranks(self) -> int:
+        return self.spec.ranks
+
+    def open(self, model: Model, place: Place) -> Ranks:
+        ranks = Ranks(self.spec.open(model, place))
+        assert isinstance(ranks, Streams), "a cluster would ask it for all weights at once"
+        return ranks

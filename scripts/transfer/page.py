@@ -1,0 +1,92 @@
+"""The table that is printed of each way"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rlhf_flow.buckets import MIB
+
+AIM = 0.3  # of a plain copy: put+get through the object store
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one publish and one load: seconds, by rank 0 and by the last engine; and bytes, by rank."""
+
+    copy: float
+    publish: float
+    gather: float
+    hash: float
+    put: float
+    probe: float
+    load: float
+    regather: float  # in load, of a learner that gives
+    pass_on: float  # likewise
+    fresh: bool  # whether `put` wrote to many pages that its process had not touched before
+    published: Sequence[int]  # bytes that each rank took
+    gave: Sequence[int]  # likewise
+    arrived: bool  # at every engine
+
+    @property
+    def other(self) -> float:
+        return self.publish - self.gather - self.hash - self.put - self.probe
+
+    @property
+    def gives(self) -> bool:
+        """Whether the load is straight from the learner."""
+        return self.pass_on > 0
+
+    @property
+    def moved(self) -> float:
+        """Between the processes."""
+        return self.load if self.gives else self.put + self.load
+
+
+Seconds = Callable[[Figures], float]
+ROWS: Sequence[tuple[str, Seconds]] = (
+    ("copy", lambda one: one.copy),
+    ("publish", lambda one: one.publish),
+    ("  gather", lambda one: one.gather),
+    ("  hash", lambda one: one.hash),
+    ("  put", lambda one: one.put),
+    ("  probe", lambda one: one.probe),
+    ("  other", lambda one: one.other),
+    ("load", lambda one: one.load),
+    ("  gather", lambda one: one.regather),
+    ("  pass on", lambda one: one.pass_on),
+    ("put+get", lambda one: one.moved),
+    ("put+get+hash", lambda one: one.moved + one.hash),
+    ("whole", lambda one: one.publish + one.load),
+)
+
+
+def table(runs: Sequence[Figures], size: int) -> Iterator[str]:
+    fresh = [one for one in runs if one.fresh]
+    known = [one for one in runs if not one.fresh] or fresh
+    yield f"  {f'{len(known)} repetitions':14} {'GB/s':>6} {'low':>6} {'high':>6}   share of copy"
+    for name, seconds in ROWS:
+        if all(seconds(one) for one in known):
+            rates = [size / seconds(one) / 1e9 for one in known]
+            aim = f"  (aim by object_store: {AIM})" if name == "put+get" else ""
+            yield (
+                f"  {name:14} {statistics.median(rates):6.2f} {min(rates):6.2f} {max(rates):6.2f}   "
+                f"{_share(known, seconds):.2f}{aim}"
+            )
+    if fresh:
+        yield (
+            f"  into fresh pages, {len(fresh)} times: put {_share(fresh, lambda one: one.put):.2f}, "
+            f"load {_share(fresh, lambda one: one.load):.2f}, put+get {_share(fresh, lambda one: one.moved):.2f}"
+        )
+
+
+def memory(one: Figures, allowed: int) -> Iterator[str]:
+    for what, taken in (("publish", one.published), ("give", one.gave)):
+        if any(taken):
+            told = ", ".join(f"{each / MIB:.1f}" for each in taken)
+            yield f"  MiB that the ranks take to {what:9} {told}; a bucket and the largest layer: {allowed / MIB:.1f}"
+
+
+def _share(runs: Sequence[Figures], seconds: Seconds) -> float:
+    return statistics.median(one.copy / seconds(one) for one in runs)
