@@ -9,7 +9,8 @@ the same repetition. `publish` is what the driver waits for: `gather` (from the 
 identity of the policy), `put` (the bucket out of the process), `probe` (a forward pass), and what is left, `other`
 (calls, and waiting for a core). `load` is what the engine takes until its weights are replaced, of several the slowest.
 `put+get` is put and load: the way between the processes. The first publishes go into pages of the store that are fresh
-to the learner's process, and are told apart: a run goes on in pages that it has written to before.
+to the learner's process, and are told apart: a run goes on in pages that it has written to before. A bucket costs some
+milliseconds of Ray's calls besides its copies: those of a run are larger than these, `cluster.transfer.bucket_mib=256`.
 
 By nccl and cuda_ipc, here gloo and memory of the host, the engine is asked for a policy of which nothing is kept: what
 it holds then came from the learner. `put+get` is the load alone there, in which the ranks `gather` once more, and `pass
