@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import psutil
 
 NETWORK = "10.77.0"
 PORT = 6379
+TRIES = 3
 LAUNCH = Path(__file__).parent / "launch"
 SETTINGS = ("RAY_AUTH_MODE=disabled",)  # nobody else is on that network
 SWITCH = "ip link add bridge type bridge && ip link set bridge up"
@@ -73,19 +75,33 @@ def machines(number: int) -> Iterator[list[Machine]]:
 def raylets(number: int, *, cpus: int) -> Iterator[tuple[list[Machine], str]]:
     """A Ray cluster of so many machines, started as the launchers do it; and its address.
 
+    Ray (2.60) gives a node 30 s to come up, which a busy machine may not: it is tried again then, on other machines.
     Raises UnavailableError, or CalledProcessError where Ray does not come up.
     """
-    with ExitStack() as nodes, machines(number) as found:  # nodes end with their machines
-        address = f"{found[0].address}:{PORT}"
-        own = ("LAUNCH_CLIENT_PORT=10001", f"LAUNCH_CPUS={cpus}", "LAUNCH_OBJECT_STORE_MIB=200", "LAUNCH_TMP=/tmp/ray")
-        for machine in found:
-            role = "head" if machine is found[0] else "worker"
-            node = ("bash", str(LAUNCH / "node.sh"), role, found[0].address, str(PORT))
-            command = machine.command("env", f"LAUNCH_PYTHON={sys.executable}", *own, *node)
-            nodes.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
-        joined = ("env", f"RAY_ADDRESS={address}", sys.executable, str(LAUNCH / "joined.py"), str(number), "120")
-        subprocess.run(found[0].command(*joined), check=True)
-        yield found, address
+    for further in reversed(range(TRIES)):
+        with ExitStack() as nodes, machines(number) as found:  # nodes end with their machines
+            address = f"{found[0].address}:{PORT}"
+            started = [nodes.enter_context(_node(machine, found[0], cpus)) for machine in found]
+            joined = ("env", f"RAY_ADDRESS={address}", sys.executable, str(LAUNCH / "joined.py"), str(number), "120")
+            with subprocess.Popen(found[0].command(*joined)) as joining:
+                while joining.poll() is None and all(node.poll() is None for node in started):
+                    time.sleep(0.2)
+                joining.kill()
+            if joining.returncode == 0:
+                yield found, address
+                return
+            if not further:
+                raise subprocess.CalledProcessError(joining.returncode, joining.args)
+            print("namespaces: not all nodes came up; once more", file=sys.stderr, flush=True)
+
+
+def _node(machine: Machine, head: Machine, cpus: int) -> subprocess.Popen[bytes]:
+    own = ("LAUNCH_CLIENT_PORT=10001", f"LAUNCH_CPUS={cpus}", "LAUNCH_OBJECT_STORE_MIB=200", "LAUNCH_TMP=/tmp/ray")
+    role = "head" if machine is head else "worker"
+    node = ("bash", str(LAUNCH / "node.sh"), role, head.address, str(PORT))
+    return subprocess.Popen(
+        machine.command("env", f"LAUNCH_PYTHON={sys.executable}", *own, *node), stdin=subprocess.DEVNULL
+    )
 
 
 @contextmanager
