@@ -1,4 +1,4 @@
-"""How weights get from the learner to engines, and to learners that start from them: by one of two transports.
+"""How weights get from the learner to engines, and to learners that start from them.
 
 By nccl and by cuda_ipc the object store keeps them, too, for whoever comes later; but engines that are up get them
 straight from the learner while it still holds them (`rlhf_flow.cluster.express`).
