@@ -78,6 +78,8 @@ def raylets(number: int, *, cpus: int) -> Iterator[tuple[list[Machine], str]]:
     Ray (2.60) gives a node 30 s to come up, which a busy machine may not: it is tried again then, on other machines.
     Raises UnavailableError, or CalledProcessError where Ray does not come up.
     """
+    if " " in sys.executable:
+        raise UnavailableError(f"Ray (2.60) starts a server of its head by a shell that splits {sys.executable!r}")
     for further in reversed(range(TRIES)):
         with ExitStack() as nodes, machines(number) as found:  # nodes end with their machines
             address = f"{found[0].address}:{PORT}"
