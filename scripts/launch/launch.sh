@@ -43,6 +43,10 @@ launch() {
 }
 
 cluster() {
+    if [[ $LAUNCH_PYTHON == *" "* ]]; then # Ray (2.60) starts a server of the head's by a shell that splits its path
+        echo "launch: LAUNCH_PYTHON must be a path without a space, got $LAUNCH_PYTHON. Move the installation." >&2
+        return 2
+    fi
     secure
     read -r LAUNCH_PORT LAUNCH_CLIENT_PORT < <(free_ports)
     export LAUNCH_CLIENT_PORT RAY_ADDRESS=$LAUNCH_ADDRESS:$LAUNCH_PORT

@@ -55,6 +55,15 @@ def test_workers_are_one_task_on_each_of_the_other_nodes(done: Machines) -> None
     assert {"--nodes=2", "--ntasks=2", "--nodelist=127.0.0.2,127.0.0.3", "--overlap"} <= set(srun["argv"])
 
 
+def test_an_interpreter_whose_path_has_a_space_is_refused_before_any_node_starts(cluster: Machines) -> None:
+    python = cluster.folder / "my python"
+    python.symlink_to(cluster.folder / "bin" / "python")
+    returned, said = cluster.run([JOB, *WORDS], SLURM_JOB_NODELIST=THREE, LAUNCH_PYTHON=str(python))
+    assert returned == 2
+    assert f"LAUNCH_PYTHON must be a path without a space, got {python}" in said
+    assert cluster.told("head") == cluster.told("run") == []
+
+
 def test_two_jobs_have_tokens_and_ports_of_their_own(tmp_path: Path) -> None:
     seen = []
     for number in range(2):
