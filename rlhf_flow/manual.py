@@ -55,6 +55,7 @@ Reads the folder of a run, finished or not, and writes RUN/report.html: one file
 
 LABEL = """\
 rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME]
+rlhf-flow label RUN [--import FILE] [--export FILE]
 
 Shows the questions of a run with scorer=human in the browser, until it is interrupted. Several people may label at
 once; every label is on disk before the next question comes. RUN is the run's folder, or its scorer.folder.
@@ -63,7 +64,10 @@ once; every label is on disk before the next question comes. RUN is the run's fo
                     before it, or tunnel (ssh -L 8765:127.0.0.1:8765)
   --port 8765       0 is any that is free, and the first line on stdout says which
   --token-env NAME  the environment variable with the token that annotators must know; any host but this machine
-                    needs one"""
+                    needs one
+  --import FILE     takes labels from an export of Argilla or Label Studio (JSON), or from rows with the columns
+                    prompt, chosen, rejected and annotator; and shows nothing. RUN may be a folder that is not there yet
+  --export FILE     writes the labels as such rows, which rlhf-flow train-reward reads, a verdict a row"""
 
 SANDBOX = """\
 rlhf-flow sandbox

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from rlhf_flow.scorer.annotations_sql import NEXT, TABLES
 from rlhf_flow.types import Message
 
 FILE = "labels.sqlite"
@@ -24,35 +25,6 @@ VERDICTS = {"first": 1.0, "second": 0.0, "tie": 0.5, "skip": None}  # P(first be
 LEASE_SECONDS = 60.0  # that a question is kept for the annotator who is looking at it
 WAIT_SECONDS = 60.0  # for the lock of another process, which holds it for one transaction
 AT_ONCE = 500  # keys in one SELECT
-
-TABLES = """
-CREATE TABLE IF NOT EXISTS questions (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, content TEXT NOT NULL, needed INTEGER NOT NULL,
-    asked REAL NOT NULL, due REAL
-);
-CREATE TABLE IF NOT EXISTS labels (
-    id TEXT PRIMARY KEY, question INTEGER NOT NULL REFERENCES questions, annotator TEXT NOT NULL,
-    verdict TEXT NOT NULL CHECK (verdict IN ('first', 'second', 'tie', 'skip')), at REAL NOT NULL, undone REAL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS one_each ON labels (question, annotator) WHERE undone IS NULL;
-CREATE INDEX IF NOT EXISTS of_whom ON labels (annotator) WHERE undone IS NULL;
-CREATE TABLE IF NOT EXISTS leases (annotator TEXT PRIMARY KEY, question INTEGER NOT NULL, until REAL NOT NULL);
-CREATE VIEW IF NOT EXISTS standings AS
-    SELECT questions.*, coalesce(said, 0) AS said,
-        coalesce(said, 0) < needed AND coalesce(skipped, 0) < needed AS open
-    FROM questions LEFT JOIN (
-        SELECT question, sum(verdict != 'skip') AS said, sum(verdict = 'skip') AS skipped
-        FROM labels WHERE undone IS NULL GROUP BY question
-    ) ON question = id;
-"""
-NEXT = """
-SELECT id FROM standings WHERE open
-    AND NOT EXISTS (SELECT 1 FROM labels WHERE question = standings.id AND annotator = :me AND undone IS NULL)
-    AND said < needed - (
-        SELECT count(*) FROM leases WHERE question = standings.id AND annotator != :me AND until > :now
-    )
-ORDER BY id = (SELECT question FROM leases WHERE annotator = :me) DESC, coalesce(due <= :now, 0), id LIMIT 1
-"""
 
 
 @dataclass(frozen=True)
@@ -260,6 +232,44 @@ class Annotations:
             assert p is not None
             verdicts.setdefault(question, []).append(p)
         return list(verdicts.values())
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def labelled(self) -> list[tuple[Question, str, str]]:
+        """Question, annotator and verdict of every label that counts, in the order of the questions."""
+        with self._lock:
+            rows = self._file.execute(
+                "SELECT content, annotator, verdict FROM labels JOIN questions ON question = questions.id "
+                "WHERE undone IS NULL ORDER BY questions.id, labels.rowid"
+            ).fetchall()
+        return [(Question.read(content), annotator, verdict) for content, annotator, verdict in rows]
+
+    def take(self, labels: Sequence[tuple[Question, str, str]]) -> tuple[int, int]:
+        """Write labels from elsewhere; returns the numbers of new questions and of labels that were written.
+
+        A question that is there in either order of its answers is the same one. An annotator's own verdict stays.
+        """
+        questions = written = 0
+        with self._transaction() as file:
+            for one, annotator, verdict in labels:
+                turned = Question(one.messages, one.second, one.first)
+                found = file.execute("SELECT id FROM questions WHERE key = ?", [one.key]).fetchone()
+                if found is None:
+                    found = file.execute("SELECT id FROM questions WHERE key = ?", [turned.key]).fetchone()
+                    if found is not None:
+                        verdict = {"first": "second", "second": "first"}.get(verdict, verdict)
+                if found is None:
+                    found = file.execute(
+                        "INSERT INTO questions (key, content, needed, asked) VALUES (?, ?, 1, ?) RETURNING id",
+                        [one.key, one.content, time.time()],
+                    ).fetchone()
+                    questions += 1
+                id = hashlib.sha256(json.dumps(["import", one.key, annotator]).encode()).hexdigest()
+                written += file.execute(
+                    "INSERT OR IGNORE INTO labels (id, question, annotator, verdict, at) VALUES (?, ?, ?, ?, ?)",
+                    [id, *found, annotator, verdict, time.time()],
+                ).rowcount
+        return questions, written
 
     def _lease(self, annotator: str, question: int, now: float) -> None:
         self._file.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", [annotator, question, now + LEASE_SECONDS])
