@@ -1,4 +1,4 @@
-"""Several runs on one page: paired curves, the last rounds with their differences, and what was configured otherwise."""
+"""Several runs on one page: curves, the last rounds with their differences, and keys that differ."""
 
 from __future__ import annotations
 
