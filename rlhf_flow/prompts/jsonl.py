@@ -25,9 +25,16 @@ class Jsonl(PromptSpec):
 
     def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dealt:
         """Read and check everything. Raises ValueError with file, line, expectation, finding and way out."""
-        rows, files = read(self.path, "prompts.path", self.limits), found(self.path, "prompts.path")
-        apart = None
-        if self.held_out_path is not None:
-            apart = read(self.held_out_path, "prompts.held_out_path", self.limits)
-            files += found(self.held_out_path, "prompts.held_out_path")
-        return self.deal(rows, apart, tokenizer=tokenizer, seed=seed, files=files)
+        return open_files(self, self.path, self.held_out_path, tokenizer=tokenizer, seed=seed)
+
+
+def open_files(
+    spec: PromptSpec, path: str, held_out_path: str | None, *, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> Dealt:
+    """The prompts of files, and those for evaluation if they have files of their own."""
+    rows, files = read(path, "prompts.path", spec.limits), found(path, "prompts.path")
+    apart = None
+    if held_out_path is not None:
+        apart = read(held_out_path, "prompts.held_out_path", spec.limits)
+        files += found(held_out_path, "prompts.held_out_path")
+    return spec.deal(rows, apart, tokenizer=tokenizer, seed=seed, files=files)

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 from rlhf_flow.prompts.deal import Dealt
 from rlhf_flow.prompts.decoding import is_parquet
 from rlhf_flow.prompts.files import found
-from rlhf_flow.prompts.jsonl import Jsonl
+from rlhf_flow.prompts.jsonl import open_files
+from rlhf_flow.prompts.spec import PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parquet(Jsonl):
+class Parquet(PromptSpec):
     """Prompts from a parquet file, a folder of them, or a pattern. Rows are counted from 1."""
+
+    path: str
+    held_out_path: str | None = None  # prompts for evaluation from a file of their own
 
     def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dealt:
         """Read and check everything. Raises ValueError with file, row, expectation, finding and way out."""
@@ -27,4 +31,4 @@ class Parquet(Jsonl):
                         f"{key}={file}: expected a parquet file, found something else. Fix: prompts=jsonl, which reads "
                         "JSON, CSV and text."
                     )
-        return super().open(tokenizer, seed)
+        return open_files(self, self.path, self.held_out_path, tokenizer=tokenizer, seed=seed)
