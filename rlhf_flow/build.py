@@ -25,6 +25,7 @@ from rlhf_flow.ledger import Ledger
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.record import settle
+from rlhf_flow.redact import redacted
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
@@ -226,7 +227,7 @@ def _manifest(
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "command": sys.argv,
+        "command": [redacted(word) for word in sys.argv],
         "python": platform.python_version(),
         "machine": platform.platform(),
         "versions": versions,

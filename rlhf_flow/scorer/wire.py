@@ -25,6 +25,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from rlhf_flow.redact import is_name, know
 from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored
 
 VERSION = 1
@@ -60,6 +61,12 @@ def bearer(key: str, variable: str) -> str:
 
     Raises ValueError where there is none, or none that a header can hold. The message never shows it.
     """
+    if not is_name(variable):  # the value is not shown: it may be the token itself
+        raise ValueError(
+            f"{key} must be the name of an environment variable in capitals, not the token itself. "
+            f"Fix: export SCORER_TOKEN=..., and {key}=SCORER_TOKEN."
+        )
+    know(variable)
     token = os.environ.get(variable, "")
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         state = "is not set" if not token else "holds blanks, or characters that no HTTP header can hold"
