@@ -54,7 +54,7 @@ rlhf-flow report RUN
 Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network."""
 
 LABEL = """\
-rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME]
+rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME] [--name NAME ...] [--release ANNOTATOR ...]
 
 Shows the questions of a run with scorer=human in the browser, until it is interrupted. Several people may label at
 once; every label is on disk before the next question comes. RUN is the run's folder, or its scorer.folder.
@@ -63,7 +63,13 @@ once; every label is on disk before the next question comes. RUN is the run's fo
                     before it, or tunnel (ssh -L 8765:127.0.0.1:8765)
   --port 8765       0 is any that is free, and the first line on stdout says which
   --token-env NAME  the environment variable with the token that annotators must know; any host but this machine
-                    needs one"""
+                    needs one
+  --name NAME       a further name by which browsers call it, such as that of the proxy before it; all others are
+                    refused. A proxy may put it under a path: https://labels.example/mine/
+  --release ANNOTATOR
+                    let another browser label under this name: a name belongs to the first one that does
+
+scorer.guidelines=FILE.md (or a text) is shown beside the questions."""
 
 SANDBOX = """\
 rlhf-flow sandbox
