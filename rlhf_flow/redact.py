@@ -33,7 +33,8 @@ _USER = re.compile(r"(?<=://)([^/\s?#]+)(?=@)")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#\s]+)=([^&;#\s]+)")
 _ASSIGNED = re.compile(r"([\w.-]+)=(?![\[{$]|\.\.\.|(?:none|null|required)\b)[^\s&'\",;)]+", re.IGNORECASE)
 _QUOTED = re.compile(r"([\"'])([\w.-]+)\1(\s*:\s*)([\"'])(.+?)\4")
-_LINE = re.compile(r"^(\s*)([\w.-]+)(:[ ]+)(?!\$\{|null$|\[secret)(\S.*)$", re.MULTILINE)
+_LINE = re.compile(r"^(\s*)([\w.-]+)(:[ ]+)(?!\$\{|\[secret|(?:none|null|required)$)((?:\w+ )?\S+)$", re.MULTILINE)
+_WORDS = ("none", "null", "required")
 
 
 def know(variable: str) -> None:
@@ -102,7 +103,9 @@ def _hidden_by_name(name: str, value: object) -> bool:
     """Whether it is a secret because of its name. Small numbers, flags and what is hidden already are none."""
     if isinstance(value, bool) or value is None or not _names_secret(name):
         return False
-    return value >= 100_000 if isinstance(value, int | float) else bool(value) and not str(value).startswith("[secret")
+    if isinstance(value, int | float):
+        return value >= 100_000
+    return bool(value) and value not in _WORDS and not str(value).startswith("[secret")
 
 
 def _in_value(text: str) -> str:

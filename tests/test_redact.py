@@ -42,6 +42,8 @@ def test_a_text_is_shown_without_the_secret(text: str) -> None:
         "git@github.com and ssh://git@github.com/x",
         "prompts.path=s3://bucket/prompts.jsonl seed=3",
         "Fix: export JUDGE_KEY=..., and 'scorer.request.api_key=${oc.env:JUDGE_KEY}', or token=none.",
+        "scorer.request.api_key: a secret must not stand in the configuration.",
+        "token: none\ntoken_env: null\n",
         "a risk-adjusted-return of 0.3, key 5, tokens: 17",
         "stop_token=<|im_end|> prompt_cache_key=abcdefghijkl",
     ],

@@ -7,7 +7,7 @@ POST /undo        takes the label with this id back
 POST /reconsider  hands the annotator again what they have skipped
 POST /history     what the annotator said so far
 POST /guidelines  what annotators are told
-POST /export      the annotator's labels, as a file of preferences
+POST /export      the annotator's labels, as lines in the common preference format
 
 An annotator's name belongs to the session that first labelled under it. The session is in a cookie, or in the header
 X-Session for browsers that take no cookies.
@@ -20,6 +20,7 @@ annotator's name. 408, 413 and 415 a body that is no small JSON. 422 a request t
 # Annotations are not postponed here: FastAPI reads those of the functions inside `application`.
 
 import hashlib
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow.guard import bearer, guard
 from rlhf_flow.label.markdown import to_html
+from rlhf_flow.label.preferences import rows
 from rlhf_flow.label.view import history, named, verdict, view
 from rlhf_flow.scorer.annotations import Annotations
 from rlhf_flow.scorer.annotators import Annotators, NotTheirs
@@ -82,27 +84,15 @@ class Undone:
     annotator: str
 
 
-def application(
-    annotations: Annotations, *, run: str, token: str | None, names: Sequence[str]
-) -> "fastapi.FastAPI":
+def application(annotations: Annotations, *, run: str, token: str | None, names: Sequence[str]) -> "fastapi.FastAPI":
     """run: its name. names: by which browsers call it. Without a token, whoever calls it by these is answered."""
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.responses import JSONResponse
 
     annotators = Annotators(annotations)
-    # Servers on one machine share their cookies, whatever their ports.
-    cookie = f"rlhf-flow-{hashlib.sha256(str(annotations.path).encode()).hexdigest()[:12]}"
+    session = _session(annotations.path)
     app = FastAPI(title="rlhf-flow label", openapi_url=None)
     posted = APIRouter(dependencies=[Depends(bearer(token))])
-
-    async def session(request: Request, response: Response) -> str:
-        given = request.headers.get(SESSION) or request.cookies.get(cookie)
-        if given:
-            return given
-        made = secrets.token_urlsafe(16)
-        response.headers[SESSION] = made
-        response.set_cookie(cookie, made, max_age=10**8, path=None, httponly=True, samesite="strict")
-        return made
 
     def known(name: str, session: str) -> str:
         annotator = named(name)
@@ -118,13 +108,7 @@ def application(
         answer.headers.update(HEADERS)
         return answer
 
-    @app.exception_handler(ValueError)
-    async def mistaken(request: Request, error: ValueError) -> Response:
-        return JSONResponse({"detail": str(error)}, 422)
-
-    @app.exception_handler(NotTheirs)
-    async def not_theirs(request: Request, error: NotTheirs) -> Response:
-        return JSONResponse({"detail": str(error)}, 403)
+    _tell_mistakes(app)
 
     @posted.post("/state")
     def state(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
@@ -151,6 +135,11 @@ def application(
     def said_before(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
         return {"labels": history(annotations, known(asked.annotator, session))}
 
+    @posted.post("/export")
+    def export(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
+        mine = annotations.labels(known(asked.annotator, session))
+        return {"lines": "".join(f"{json.dumps(row)}\n" for row in rows(reversed(mine)))}
+
     @posted.post("/guidelines")
     def guidelines(asked: Asking) -> dict[str, object]:
         return {"html": to_html(annotations.guidelines)}
@@ -166,3 +155,35 @@ def application(
         return Response(path.read_bytes(), media_type=TYPES[path.suffix])
 
     return app
+
+
+def _session(labels: Path) -> Callable[..., Awaitable[str]]:
+    """A dependency for FastAPI: the session of the request; a new one, which the response tells, if it has none."""
+    from fastapi import Request, Response
+
+    # Servers on one machine share their cookies, whatever their ports.
+    cookie = f"rlhf-flow-{hashlib.sha256(str(labels).encode()).hexdigest()[:12]}"
+
+    async def session(request: Request, response: Response) -> str:
+        given = request.headers.get(SESSION) or request.cookies.get(cookie)
+        if given:
+            return given
+        made = secrets.token_urlsafe(16)
+        response.headers[SESSION] = made
+        response.set_cookie(cookie, made, max_age=10**8, path=None, httponly=True, samesite="strict")
+        return made
+
+    return session
+
+
+def _tell_mistakes(app: "fastapi.FastAPI") -> None:
+    from fastapi import Request, Response
+    from fastapi.responses import JSONResponse
+
+    @app.exception_handler(ValueError)
+    async def mistaken(request: Request, error: ValueError) -> Response:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(NotTheirs)
+    async def not_theirs(request: Request, error: NotTheirs) -> Response:
+        return JSONResponse({"detail": str(error)}, 403)

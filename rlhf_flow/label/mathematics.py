@@ -29,9 +29,7 @@ def keep_mathematics(parser: MarkdownIt) -> None:
     """Teach a parser to leave formulas alone, and underscores and stars inside words."""
     parser.inline.ruler.before("escape", "mathematics", _inline)
     parser.inline.ruler.at("emphasis", _emphasis)
-    parser.block.ruler.before(
-        "fence", "mathematics", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    )
+    parser.block.ruler.before("fence", "mathematics", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     parser.add_render_rule("math_inline", _render_inline)
     parser.add_render_rule("math_block", _render_block)
 
