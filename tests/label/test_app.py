@@ -45,7 +45,7 @@ def test_a_question_comes_with_its_answers_on_drawn_sides_and_the_counts(annotat
         shown = state["question"]
         assert (state["run"], shown["key"]) == ("my run", one.key)
         assert shown["messages"] == [{"role": "user", "html": f"<p>Question {k}?</p>\n"}]
-        assert state["progress"] == {"mine": k, "asked": 24, "open": 24 - k}
+        assert state["progress"] == {"mine": k, "asked": 24, "open": 24 - k, "skipped": 0}
         assert state["last"] == (f"id {k - 1}" if k else None)
         left.append(shown["left"] == f"<p>first {k}</p>\n")
         assert left[-1] == first_left(one.key, "Ann B")
