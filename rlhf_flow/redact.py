@@ -49,13 +49,26 @@ def is_name(variable: str) -> bool:
 
 def redacted(text: str) -> str:
     """A message, a traceback or a printed configuration without the secrets in it."""
-    text = _in_value(_without_known(text))
+    text = _in_value(without_known(text))
     text = _ASSIGNED.sub(lambda found: found[0] if not _names_secret(found[1]) else f"{found[1]}={MARK}", text)
     text = _QUOTED.sub(
         lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}{found[1]}{found[3]}'{MARK}'",
         text,
     )
     return _LINE.sub(lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}: {MARK}", text)
+
+
+def without_known(text: str) -> str:
+    """Without what environment variables hold whose names say that it is secret."""
+    known = {
+        value.strip(): name
+        for name, value in os.environ.items()
+        if (name in _NAMED or _names_secret(name)) and len(value.strip()) >= SHORTEST
+    }
+    for value in sorted(known, key=len, reverse=True):
+        if value in text and not _is_file(value):
+            text = text.replace(value, f"[secret:{known[value]}]")
+    return text
 
 
 def redact(value: object, name: str = "") -> object:
@@ -65,9 +78,9 @@ def redact(value: object, name: str = "") -> object:
     if isinstance(value, list | tuple):
         return [redact(item, name) for item in value]
     if _hidden_by_name(name, value):
-        known = _without_known(str(value))
+        known = without_known(str(value))
         return known if known != value else MARK
-    return _in_value(_without_known(value)) if isinstance(value, str) else value
+    return _in_value(without_known(value)) if isinstance(value, str) else value
 
 
 def check(keys: Mapping[str, object]) -> None:
@@ -76,7 +89,7 @@ def check(keys: Mapping[str, object]) -> None:
     `keys`: full keys and their values. What an environment variable holds (`${oc.env:NAME}`) may stand there.
     """
     for key, value in keys.items():
-        text = _without_known(str(value))
+        text = without_known(str(value))
         by_name = any(map(_names_secret, key.split("."))) and _hidden_by_name("key", value) and "[secret" not in text
         if by_name or (isinstance(value, str) and _in_value(text) != text):
             raise ValueError(
@@ -132,16 +145,3 @@ def _is_file(value: str) -> bool:
     with suppress(OSError, ValueError):  # a key may be no path at all
         return Path(value).exists()
     return False
-
-
-def _without_known(text: str) -> str:
-    """Without what environment variables hold whose names say that it is secret."""
-    known = {
-        value.strip(): name
-        for name, value in os.environ.items()
-        if (name in _NAMED or _names_secret(name)) and len(value.strip()) >= SHORTEST
-    }
-    for value in sorted(known, key=len, reverse=True):
-        if value in text and not _is_file(value):
-            text = text.replace(value, f"[secret:{known[value]}]")
-    return text

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.needs import require
-from rlhf_flow.redact import is_name, know
+from rlhf_flow.redact import is_name, know, without_known
 from rlhf_flow.scorer.reading import Reply
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Line:
 
     def _without_key(self, text: str) -> str:
         """Some endpoints repeat the key in what they say."""
-        return text if self._key is None else text.replace(self._key, "[key]")
+        return without_known(text if self._key is None else text.replace(self._key, "[key]"))
 
 
 def _answer(completion: Mapping[str, Any]) -> Answer:

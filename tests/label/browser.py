@@ -140,13 +140,13 @@ class Tab:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Browser]:
+def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
     """A browser of its own. The test is skipped where there is none, or no way to speak with it."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
     pytest.importorskip("websockets")
     port = profile / "DevToolsActivePort"
-    command = [CHROMIUM, f"--user-data-dir={profile}", *FLAGS]
+    command = [CHROMIUM, f"--user-data-dir={profile}", *flags, *FLAGS]
     with (profile / "said.txt").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
     try:
