@@ -47,6 +47,24 @@ def is_name(variable: str) -> bool:
     return re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) is not None and not _SHAPE.search(variable)
 
 
+def token_in(key: str, variable: str) -> str:
+    """The token in an environment variable, which `key` of the configuration names.
+
+    Raises ValueError where there is none, or none that a header can hold. The message never shows it.
+    """
+    if not is_name(variable):  # the value is not shown: it may be the token itself
+        raise ValueError(
+            f"{key} must be the name of an environment variable in capitals, not the token itself. "
+            f"Fix: export SCORER_TOKEN=..., and {key}=SCORER_TOKEN."
+        )
+    know(variable)
+    token = os.environ.get(variable, "")
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        state = "is not set" if not token else "holds blanks, or characters that no HTTP header can hold"
+        raise ValueError(f"{key} must name an environment variable that holds a token, and {variable} {state}.")
+    return token
+
+
 def redacted(text: str) -> str:
     """A message, a traceback or a printed configuration without the secrets in it."""
     text = _in_value(without_known(text))

@@ -11,7 +11,7 @@ from rlhf_flow.guard import CONNECTIONS, names, timed
 from rlhf_flow.label.app import SECONDS, application
 from rlhf_flow.listening import address, is_loopback, listening
 from rlhf_flow.needs import require
-from rlhf_flow.scorer import wire
+from rlhf_flow.redact import token_in
 from rlhf_flow.scorer.annotations import FILE, Annotations
 from rlhf_flow.scorer.annotators import Annotators
 
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _token(host: str, variable: str | None) -> str | None:
     if variable is not None:
-        return wire.bearer("--token-env", variable)
+        return token_in("--token-env", variable)
     if is_loopback(host):
         return None
     raise ValueError(

@@ -208,7 +208,7 @@ function ask(question, news) {
   $("talk").scrollTop = $("talk").scrollHeight;
   scrollTo(0, 0);
   look();
-  setTimeout(look, FRESH_MS);
+  setTimeout(look, FRESH_MS + 20);
   say(news);
 }
 
@@ -348,7 +348,10 @@ function choose(choice) {
   if (!shown || Date.now() < since + FRESH_MS) return;
   if (choice === "skip" && editing) return;
   look();
-  if (!seen && choice !== "skip") return onward();
+  if (!seen && choice !== "skip") {
+    say("Answer 2 comes first.");
+    return $("onward").focus(); // it is not scrolled there: a second press would be a verdict on what flew by
+  }
   const label = { id: unique(), question: shown.key, annotator: annotator(), choice, comment: $("comment").value.trim() };
   keep("/label", editing ? { ...label, instead: editing.id } : label);
   shown = editing = null; // answered: a second press finds no question
@@ -361,7 +364,6 @@ function choose(choice) {
 
 function onward() {
   $("right").parentElement.scrollIntoView({ block: "start", behavior: "smooth" });
-  say("Answer 2 comes first.");
 }
 
 function undo() {

@@ -16,9 +16,8 @@ from omegaconf.errors import InterpolationKeyError
 from rlhf_flow import config
 from rlhf_flow.identity import FREE
 from rlhf_flow.listening import is_loopback
-from rlhf_flow.redact import check, redact
+from rlhf_flow.redact import check, redact, token_in
 from rlhf_flow.schema import part_name
-from rlhf_flow.scorer import wire
 from rlhf_flow.specs import Place, ScorerSpec
 
 DEFAULTS = [  # as those of configs/run.yaml
@@ -96,7 +95,7 @@ class ServeConfig:
                 "browser on this machine can send it requests. Fix: export JUDGE_TOKEN=$(openssl rand -hex 16), "
                 "token_env=JUDGE_TOKEN here, and scorer.token_env=JUDGE_TOKEN in the run; or token=none."
             )
-        return wire.bearer("token_env", self.token_env)
+        return token_in("token_env", self.token_env)
 
 
 def _is_host(name: str) -> bool:
