@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.__main__ import main
-from rlhf_flow.scorer.annotations import Annotations, Question
+from rlhf_flow.scorer.annotations import Annotations
+from rlhf_flow.scorer.questions import Question
 from rlhf_flow.types import Message
 from tests.label.labelling import ask, question, verdicts
 
@@ -60,9 +61,9 @@ def test_what_is_exported_and_imported_is_the_same(tmp_path: Path, capsys: pytes
     ask(first / "labels", [Q, chat])
     annotations = Annotations(first / "labels")
     for number, (asked, annotator, said) in enumerate(
-        [(Q, "ann", "first"), (Q, "bob", "second"), (Q, "eve", "tie"), (chat, "ann", "tie"), (chat, "bob", "skip")]
+        [(Q, "ann", "first"), (Q, "bob", "second"), (Q, "eve", "tie"), (chat, "ann", "bad"), (chat, "bob", "skip")]
     ):
-        annotations.label(f"id-{number}", asked.key, annotator, said)
+        annotations.label(f"id-{number}", asked.key, annotator, said, comment=f"says {annotator}")
     annotations.close()
     file = tmp_path / "labels.jsonl"
     assert main(["label", str(first), "--export", str(file)]) == 0
@@ -70,11 +71,12 @@ def test_what_is_exported_and_imported_is_the_same(tmp_path: Path, capsys: pytes
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert rows[1] == {
         "prompt": [{"role": "user", "content": "Q?"}], "rejected": "x", "chosen": "y", "annotator": "bob",
+        "comment": "says bob",
     }  # fmt: skip
     assert main(["label", str(second), "--import", str(file)]) == 0
     assert verdicts(second / "labels", [Q, chat]) == [
         {"ann": "first", "bob": "second", "eve": "tie"},
-        {"ann": "tie"},
+        {"ann": "bad"},
     ]
 
 
@@ -102,7 +104,7 @@ def test_rows_that_are_no_labels_are_told_all_at_once(tmp_path: Path, capsys: py
 def verdicts_of(folder: Path) -> list[object]:
     annotations = Annotations(folder)
     try:
-        return list(annotations.labelled())
+        return list(annotations.labels())
     finally:
         annotations.close()
 
