@@ -70,7 +70,11 @@ def redacted(text: str) -> str:
     text = _in_value(without_known(text))
     text = _ASSIGNED.sub(lambda found: found[0] if not _names_secret(found[1]) else f"{found[1]}={MARK}", text)
     text = _QUOTED.sub(
-        lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}{found[1]}{found[3]}'{MARK}'",
+        lambda found: (
+            found[0]
+            if not _names_secret(found[2])
+            else f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{MARK}{found[4]}"
+        ),
         text,
     )
     return _LINE.sub(lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}: {MARK}", text)

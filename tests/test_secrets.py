@@ -144,7 +144,7 @@ def test_no_secret_reaches_what_the_servers_say(tmp_path: Path) -> None:
         (["scorer=remote", "scorer.urls=['http://127.0.0.1:9']", "scorer.token_env={}"], "SCORER_TOKEN"),
         (["prompts.path='s3://me:{}@bucket/rows.jsonl'"], "prompts.path=${oc.env:JUDGE_KEY}"),
         (["+scorer.request.api_key={}", "+scorer.request.n=="], "[secret]"),  # which Hydra cannot read
-        (["scorer.request.api_kex.password={}"], "there is no key"),
+        (["scorer.password={}"], "there is no key"),
     ],
 )
 def test_a_secret_in_the_command_is_refused_and_not_shown(
