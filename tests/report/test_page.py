@@ -97,7 +97,7 @@ def test_answers_of_an_older_run_have_fewer_columns(make_run: MakeRun) -> None:
     assert "Hello!" in report.samples(folder)
 
 
-SECRETS = ("sk-abcdefghijklmnopqrstuv", "s3cr3t", "hunter2", "topsecret", "hf_abcdefghijklmnopqrstuv")
+SECRETS = ("sk-abcdefghijk1mnopqrstuv", "s3cr3t", "hunter2", "topsecret", "hf_abcdefghijklmnopqrstuv")
 
 
 def test_no_absolute_path_and_no_secret_is_on_the_page(make_run: MakeRun) -> None:
