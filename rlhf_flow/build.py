@@ -29,6 +29,7 @@ from rlhf_flow.observe.events import Events
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.record import settle
+from rlhf_flow.redact import redacted
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
@@ -233,7 +234,7 @@ def _manifest(
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "command": sys.argv,
+        "command": [redacted(word) for word in sys.argv],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.platform(),

@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlhf_flow import redact
 from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.together import check
 
@@ -64,7 +65,9 @@ def build(composed: DictConfig) -> RunConfig:
         objective=part_of("refresh.objective", config.refresh.objective),
     )
     slots: dict[str, Any] = {group: part_of(group, getattr(config, group)) for group in GROUPS}
-    return replace(config, evaluate=evaluate, refresh=refresh, **slots)
+    built = replace(config, evaluate=evaluate, refresh=refresh, **slots)
+    redact.check(leaves(built))
+    return built
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -95,9 +98,14 @@ def plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+def leaves(value: object) -> dict[str, object]:
+    """Every value of a configuration by its full key, as it is."""
+    return dict(_leaves("", plain(value)))
+
+
 def flat(config: RunConfig) -> dict[str, object]:
-    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot."""
-    keys = dict(_leaves("", plain(config)))
+    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot; no secrets."""
+    keys = dict(_leaves("", redact.redact(plain(config))))
     for slot, part in _slots(config):
         if part is not None:
             del keys[f"{slot}._target_"]
@@ -106,7 +114,8 @@ def flat(config: RunConfig) -> dict[str, object]:
 
 
 def as_yaml(config: RunConfig) -> str:
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    """Without secrets: `[secret:NAME]` stands for what an environment variable holds."""
+    return yaml.safe_dump(redact.redact(plain(config)), sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(text: str) -> RunConfig:

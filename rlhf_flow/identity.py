@@ -19,6 +19,7 @@ WHERE = (
     "folder",
     "poll",
     "deadline",
+    "guidelines",
     "cache",
 )
 FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,

@@ -7,11 +7,13 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_flow.label.app import application
+from rlhf_flow.guard import CONNECTIONS, names, timed
+from rlhf_flow.label.app import SECONDS, application
 from rlhf_flow.listening import address, is_loopback, listening
 from rlhf_flow.needs import require
-from rlhf_flow.scorer import wire
+from rlhf_flow.redact import token_in
 from rlhf_flow.scorer.annotations import FILE, Annotations
+from rlhf_flow.scorer.annotators import Annotators
 
 LAST_SECONDS = 5  # that requests may take which are there when the server is told to end
 
@@ -27,10 +29,20 @@ def main(arguments: Sequence[str]) -> int:
     token = _token(asked.host, asked.token_env)
     annotations = Annotations(folder)
     try:
+        for annotator in asked.release:
+            Annotators(annotations).release(annotator)
         with listening(asked.host, asked.port) as listener:
-            app = application(annotations, run=asked.run.resolve().name, token=token)
+            called = names(asked.host, asked.name)
+            app = application(annotations, run=asked.run.resolve().name, token=token, names=called)
             config = uvicorn.Config(
-                app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS
+                app,
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                http=timed(SECONDS),
+                ws="none",
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=LAST_SECONDS,
             )
             print(f"labelling {asked.run} at {address(listener)}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -59,15 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--token-env", metavar="VARIABLE")
+    parser.add_argument("--name", action="append", default=[])
+    parser.add_argument("--release", action="append", default=[], metavar="ANNOTATOR")
     return parser
 
 
 def _token(host: str, variable: str | None) -> str | None:
     if variable is not None:
-        return wire.bearer("--token-env", variable)
+        return token_in("--token-env", variable)
     if is_loopback(host):
         return None
     raise ValueError(
         f"--host {host} can be reached from other machines, so annotators must show a token. Put one into an "
-        "environment variable and name it with --token-env NAME, or use --host 127.0.0.1."
+        "environment variable and name it with --token-env NAME, or use --host 127.0.0.1. "
+        "Fix: export LABEL_TOKEN=$(openssl rand -hex 16), and --token-env LABEL_TOKEN."
     )
