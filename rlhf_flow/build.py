@@ -86,10 +86,7 @@ class Prepared:
 
     def _run(self, cluster: Cluster) -> None:
         config = self.config
-        counted = ", ".join(
-            f"{number} {name.replace('_', ' ')}" for name, number in self.prompts.counts.items() if number
-        )
-        print(f"prompts: {counted}", flush=True)
+        print(f"prompts: {self.prompts.summary}", flush=True)
         for line in together.warnings(config):
             print(f"warning: {line}", flush=True)
         observers = [
@@ -246,6 +243,7 @@ def _manifest(
         "seed": config.seed,
         "model": model.path,  # of the hub: the folder of the commit that `revision` meant
         "prompts": dict(prompts.counts),
+        "data": dict(prompts.origin),
         "warnings": together.warnings(config),
         "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
     }

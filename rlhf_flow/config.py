@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -206,7 +207,21 @@ def instance(node: DictConfig) -> object:
     try:
         return OmegaConf.to_object(node)
     except FrozenInstanceError as error:  # Hydra's +key=value went past the schema
-        raise ValueError(f"a part takes the keys of its class and no others, but one was added: {error}.") from error
+        raise ValueError(_added(node, str(error).rpartition(" ")[2].strip("'"))) from error
+
+
+def _added(node: DictConfig, name: str) -> str:
+    """What is wrong with a key that was added, and what it may have been meant to be."""
+    parts = [(str(key), child) for key, child in node.items() if isinstance(child, DictConfig) and name in child]
+    for slot, part in parts or [("", node)]:
+        kind = OmegaConf.get_type(part)
+        keys = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+        if name not in keys:
+            near = get_close_matches(name, keys, n=1, cutoff=0.5)
+            where = f"{slot}.{name}" if slot else name
+            way_out = f"{slot}.{near[0]}=…" if near else f"leave it out; the keys are {', '.join(keys)}"
+            return f"+{where}: there is no such key, and + cannot add one. Fix: {way_out}."
+    return f"+{name}: there is no such key, and + cannot add one. Fix: leave it out."
 
 
 def _import(slot: str, target: str) -> type:

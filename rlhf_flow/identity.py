@@ -46,6 +46,13 @@ FREE = (  # keys, and parents of keys, that may differ when a run is resumed: wh
     "model.path",  # and where things lie: what they are is hashed
     "prompts.path",
     "prompts.held_out_path",
+    "prompts.schema",
+    "prompts.columns.system",
+    "prompts.empty",
+    "prompts.malformed",
+    "prompts.limits",
+    "prompts.first",
+    "prompts.streaming",
     *(f"{slot}.{key}" for slot in ("scorer", "evaluate.scorer", "refresh.scorer") for key in WHERE),
     "learner.config",
 )

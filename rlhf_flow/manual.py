@@ -59,6 +59,7 @@ paired over the held-out prompts that they share, and the keys in which their co
 
 LABEL = """\
 rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME] [--name NAME ...] [--release ANNOTATOR ...]
+rlhf-flow label RUN [--import FILE] [--export FILE]
 
 Shows the questions of a run with scorer=human in the browser, until it is interrupted. Several people may label at
 once; every label is on disk before the next question comes. RUN is the run's folder, or its scorer.folder.
@@ -72,6 +73,9 @@ once; every label is on disk before the next question comes. RUN is the run's fo
                     refused. A proxy may put it under a path: https://labels.example/mine/
   --release ANNOTATOR
                     let another browser label under this name: a name belongs to the first one that does
+  --import FILE     take labels from an export of Argilla or Label Studio (JSON), or rows of prompt, chosen, rejected
+                    and annotator; RUN may not be there yet. Shows nothing
+  --export FILE     write the labels as such rows, a verdict each, which rlhf-flow train-reward reads
 
 scorer.guidelines=FILE.md (or a text) is shown beside the questions."""
 

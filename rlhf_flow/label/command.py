@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf_flow.guard import CONNECTIONS, names, timed
 from rlhf_flow.label.app import SECONDS, application
+from rlhf_flow.label.exchange import export_labels, import_labels
 from rlhf_flow.listening import address, is_loopback, listening
 from rlhf_flow.needs import require
 from rlhf_flow.redact import token_in
@@ -21,6 +22,8 @@ LAST_SECONDS = 5  # that requests may take which are there when the server is to
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status. Raises ValueError for a mistake in what was asked."""
     asked = _parser().parse_args(arguments)
+    if asked.source is not None or asked.target is not None:
+        return _exchange(asked.run, source=asked.source, target=asked.target)
     for package in ("fastapi", "markdown_it", "uvicorn"):
         require(package, part="rlhf-flow label", extras=("label",), instead="another scorer than people")
     import uvicorn
@@ -53,6 +56,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _exchange(run: Path, *, source: str | None, target: Path | None) -> int:
+    """Import labels from a file, then export to one; serve nothing."""
+    folder = run / "labels" if source is not None and not run.exists() else labels_of(run)
+    annotations = Annotations(folder)
+    try:
+        if source is not None:
+            print(import_labels(annotations, source))
+        if target is not None:
+            print(export_labels(annotations, target))
+    finally:
+        annotations.close()
+    return 0
+
+
 def labels_of(run: Path) -> Path:
     """The folder of a run's labels; `run` itself where they lie there. Raises ValueError where `run` is no run."""
     if (run / FILE).is_file():
@@ -71,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--token-env", metavar="VARIABLE")
+    parser.add_argument("--import", metavar="FILE", dest="source")
+    parser.add_argument("--export", metavar="FILE", dest="target", type=Path)
     parser.add_argument("--name", action="append", default=[])
     parser.add_argument("--release", action="append", default=[], metavar="ANNOTATOR")
     return parser
