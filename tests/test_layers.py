@@ -22,7 +22,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"types"}),
     frozenset({"tables"}),
     frozenset({"weights", "objective", "memory", "schedule", "game", "intransitivity", "alarms", "gate", "win_rate"}),
-    frozenset({"equilibrium", "publishing"}),
+    frozenset({"equilibrium", "publishing", "layout"}),
     frozenset({"protocols", "chat"}),
     frozenset({"specs", "question"}),
     frozenset({"sampler", "selector", "scorer", "engine", "learner", "prompts"}),
