@@ -20,6 +20,7 @@ from rlhf_flow import config as configuration
 from rlhf_flow import fits, loop, report, together
 from rlhf_flow.alarms import heed
 from rlhf_flow.disk import sha256
+from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
@@ -176,6 +177,7 @@ def prepare(config: RunConfig) -> Prepared:
         Path(config.run_dir),
         config=configuration.as_yaml(config),
         identity=identity,
+        until_verdicts=asking(identity),
         manifest=_manifest(config, model, prompts, identity),
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)

@@ -6,10 +6,11 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 WAIT_SECONDS = 60.0  # for the lock of another process, which holds it for one transaction
+PRIVATE, OTHERS = 0o600, 0o007
 AT_ONCE = 500  # keys in one SELECT
 TABLE = "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
 
@@ -31,6 +32,9 @@ class Judgements:
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=PRIVATE)  # prompts and answers are their owner's
+            with suppress(PermissionError):  # of a file that somebody else shares
+                path.chmod(path.stat().st_mode & ~OTHERS)
             self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = FULL")  # what is written outlives the machine's power
@@ -57,6 +61,15 @@ class Judgements:
         """Keep all of them or none, on disk once this returns; what is known already stays as it is."""
         with self.transaction() as file:
             file.executemany("INSERT OR IGNORE INTO judgements VALUES (?, ?)", replies.items())
+
+    def adopt(self, keys: Mapping[str, str]) -> int:
+        """Give replies that are known by old keys their new ones (new -> old), if those are free; return how many."""
+        known = self.look_up(list(keys.values()))
+        renamed = [(new, old) for new, old in keys.items() if old in known]
+        if not renamed:
+            return 0
+        with self.transaction() as file:
+            return file.executemany("UPDATE OR IGNORE judgements SET key = ? WHERE key = ?", renamed).rowcount
 
     def close(self) -> None:
         """It may be closed already."""
