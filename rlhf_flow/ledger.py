@@ -66,10 +66,11 @@ class Ledger:
         known = self.root / "identity.json"
         starts: list[Facts] = []
         if known.exists():
-            old, bound = read_json(known), {**read_json(known), **identity}
+            old, free = read_json(known), set[str]()
             if not self._holds_verdicts():
-                bound = {key: value for key, value in bound.items() if not until_verdicts(key)}
-            _same_run(*({key: held.get(key) for key in bound} for held in (old, identity)), self.root)
+                free = {key for key in {*old, *identity} if until_verdicts(key)}
+            old, new = ({key: held[key] for key in held if key not in free} for held in (old, identity))
+            _same_run(old, new, self.root)
             starts = read_json(self.root / "manifest.json")["starts"]
         elif any(self.root.glob("rounds/*")):
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")

@@ -27,7 +27,7 @@ def marks(text: str, criteria: Collection[str], *, low: float, high: float) -> d
     """
     said = visible(text)
     names = {_plain(name): name for name in criteria}
-    wholes = [(held, *at) for value, *at in values(said) if (held := _held(value, names)) is not None]
+    wholes = [(held, begin, end) for value, begin, end in values(said) if (held := _held(value, names)) is not None]
     found = _last(said, wholes, names) if wholes or "{" in said else _lines(said, names)
     if found is None:
         return None
