@@ -22,7 +22,7 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
-  rlhf-flow report RUN                  write the report of the run in the folder RUN again
+  rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
   rlhf-flow train-reward [key=value ..] train a judge on recorded preferences, by the same loop
   rlhf-flow verify                      check every algorithm against its paper, on games with exact solutions
@@ -49,9 +49,13 @@ also tells what each of four nodes gives; no cluster is joined.
 Exit status: 0 it fits, 1 something does not, 2 a mistake in what was asked."""
 
 REPORT = """\
-rlhf-flow report RUN
+rlhf-flow report RUN [RUN ...] [--csv FOLDER]
 
-Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network."""
+Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network. Of two to
+four runs it writes compared.html into the first folder: their curves side by side, the last rounds with intervals,
+paired over the held-out prompts that they share, and the keys in which their configurations differ.
+
+  --csv FOLDER      write the numbers of each chart of one run into FOLDER as well, one CSV file a chart"""
 
 LABEL = """\
 rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME]
