@@ -130,7 +130,7 @@ class Work:
 
     def key(self, question: str) -> str:
         """Of the cache. Two servers may serve different models under one name: the endpoint is part of it."""
-        return digest([self.endpoint.known_as, self.chat.body(question)])
+        return digest([self.endpoint.known_as, self.chat.public(question)])
 
     def old_key(self, question: str) -> str:
         """By which version 0.1 kept the reply."""

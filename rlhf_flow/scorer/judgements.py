@@ -6,11 +6,11 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-WAIT_SECONDS = 60.0  # for the lock of another process, which holds it for one transaction
-PRIVATE, OTHERS = 0o600, 0o007
+from rlhf_flow.scorer.private import connect
+
 AT_ONCE = 500  # keys in one SELECT
 TABLE = "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
 
@@ -31,13 +31,7 @@ class Judgements:
         """
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=PRIVATE)  # prompts and answers are their owner's
-            with suppress(PermissionError):  # of a file that somebody else shares
-                path.chmod(path.stat().st_mode & ~OTHERS)
-            self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = FULL")  # what is written outlives the machine's power
+            self._file = connect(path)
             with self.transaction() as file:
                 for table in (TABLE, *tables):
                     file.execute(table)

@@ -7,10 +7,11 @@ import json
 import math
 import string
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from rlhf_flow.redact import redact
 from rlhf_flow.types import Message
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -67,6 +68,10 @@ class Chat:
             schema = {"name": "reply", "strict": True, "schema": self.schema}
             own["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {key: value for key, value in {**own, **self.request}.items() if value is not None}
+
+    def public(self, question: str) -> dict[str, Any]:
+        """The request without the secrets in `request`: with another key it is the same question."""
+        return replace(self, request=cast(Mapping[str, Any], redact(self.request))).body(question)
 
     def most(self, question: str) -> tuple[int, int]:
         """Tokens of the question and of the reply, at most: no token is shorter than a byte of the request."""
