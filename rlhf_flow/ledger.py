@@ -205,11 +205,17 @@ class Ledger:
                     seen.add(relative)
 
 
+def _told(identity: Mapping[str, object], key: str) -> object:
+    """The value; None also for an empty mapping, so that runs from before there was such a key can go on."""
+    value = identity.get(key)
+    return None if value == {} else value
+
+
 def _same_run(old: Mapping[str, object], new: Mapping[str, object], root: Path) -> None:
     differing = [
         f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
+        if _told(old, key) != _told(new, key)
     ]
     if differing:
         raise ValueError(

@@ -21,6 +21,7 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow run [key=value ...]         run on your own model, prompts and judge
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
+  rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN                  write the report of the run in the folder RUN again
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
@@ -47,6 +48,12 @@ Takes what `rlhf-flow run` takes, reads config.json, tokenizer and prompts, and 
 GPU, or of a host without any; --like takes the seconds from a run that is done. cluster.nodes=4 cluster.address=auto
 also tells what each of four nodes gives; no cluster is joined.
 Exit status: 0 it fits, 1 something does not, 2 a mistake in what was asked."""
+
+CONVERT = """\
+rlhf-flow convert FROM TO [--trust-remote-code]
+
+Reads the checkpoint in the folder FROM and writes one into TO that a run can start from: weights in .bin become
+safetensors, an adapter (peft) is merged into its base, and weights quantised to fp8 or mxfp4 become bfloat16."""
 
 REPORT = """\
 rlhf-flow report RUN

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.chat import FORMATS, chat_tokens, plain_view
+from rlhf_flow.chat import FORMATS, ChatTemplate, chat_tokens, plain_view
 from rlhf_flow.scorer.batches import Tokens
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class View(Protocol):
@@ -33,6 +33,7 @@ class Classifier:
     max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
     batch_tokens: int = 8192  # padding included; a conversation longer than that is read alone
     dtype: str = "float32"
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -60,11 +61,14 @@ class Classifier:
 
     @property
     def _source(self) -> Source:
-        return Source(self.path, self.revision, self.trust_remote_code)
+        return Source(self.path, self.revision, self.trust_remote_code, self.chat_template)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._source.tokenizer(self.format)
 
     def reader(self, config: PretrainedConfig | None = None) -> Reader:
         """How it reads what it is asked; that takes no weights. `config`: the model's, where it is at hand."""
-        tokenizer = self._source.tokenizer(self.format)
+        tokenizer = self.tokenizer()
         longest = self._source.longest(config or self._source.config(), tokenizer, self.max_tokens)
 
         def view(messages: Sequence[Message], answer: str) -> list[int]:

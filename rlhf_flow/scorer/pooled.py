@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rlhf_flow.chat import ChatTemplate
 from rlhf_flow.scorer.batches import Tokens
 from rlhf_flow.scorer.classifier import Reader
 from rlhf_flow.scorer.reward_model import RewardModel, scored
@@ -46,6 +47,7 @@ class Pooled:
     token_env: str | None = None  # the environment variable that holds the servers' token (vllm serve --api-key)
     piece: int = 64  # conversations in a request
     concurrency: int = 4  # requests at the same time
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 
     def __post_init__(self) -> None:
         self._servers()
@@ -94,7 +96,14 @@ class Pooled:
         return Servers(self.urls, self.timeout_seconds, self.retries, self.token_env, self.concurrency)
 
     def _model(self) -> RewardModel:
-        return RewardModel(self.path, self.revision, self.trust_remote_code, self.format, self.max_tokens)
+        return RewardModel(
+            self.path,
+            self.revision,
+            self.trust_remote_code,
+            self.format,
+            self.max_tokens,
+            chat_template=self.chat_template,
+        )
 
 
 @dataclass(frozen=True)

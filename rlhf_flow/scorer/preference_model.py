@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING
 
 from rlhf_flow.aside import Aside
-from rlhf_flow.chat import FORMATS
+from rlhf_flow.chat import FORMATS, ChatTemplate
 from rlhf_flow.question import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
@@ -46,6 +46,7 @@ class PreferenceModel(BothOrders):
     too_long: str = "cut"  # cut: the conversation's beginning, then both answers' ends; abstain. Both are counted
     batch_tokens: int = 8192  # padding included; a question longer than that is read alone
     dtype: str = "float32"
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +92,7 @@ class PreferenceModel(BothOrders):
 
     @property
     def _source(self) -> Source:
-        return Source(self.path, self.revision, self.trust_remote_code)
+        return Source(self.path, self.revision, self.trust_remote_code, self.chat_template)
 
     def _asked(self) -> tuple[Question, tuple[int, int]]:
         """The question, and the two tokens that may answer it."""
