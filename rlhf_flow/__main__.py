@@ -171,17 +171,16 @@ def convert(arguments: list[str]) -> int:
 
 
 def report(arguments: list[str]) -> int:
-    """`rlhf-flow report RUN`: write the report of a run and say where it is."""
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+    """`rlhf-flow report RUN [RUN ...] [--csv FOLDER]`: write the report of a run, or of several side by side."""
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(manual.REPORT)
-        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
-    from rlhf_flow.report import write
+        return DONE if arguments else MISTAKEN
+    from rlhf_flow.report.command import main as show
 
     try:
-        print(write(Path(arguments[0])))
+        return show(arguments)
     except ValueError as error:
         return _mistaken(str(error))
-    return DONE
 
 
 def sandbox(arguments: list[str]) -> int:

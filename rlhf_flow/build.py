@@ -12,18 +12,21 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 
 from rlhf_flow import config as configuration
-from rlhf_flow import fits, loop, report, together
+from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
 from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
+from rlhf_flow.observe.events import Events
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.record import settle
@@ -86,7 +89,10 @@ class Prepared:
         print(f"prompts: {counted}", flush=True)
         for line in together.warnings(config):
             print(f"warning: {line}", flush=True)
-        observers = config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config))
+        observers = [
+            *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
+            Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
+        ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
             workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
@@ -222,8 +228,11 @@ def _manifest(
             versions[name] = metadata.version(name)
     return {
         "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.platform(),
+        **machine.described(),
+        "choices": _choices(),
         "versions": versions,
         "git": _git_commit(),
         "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
@@ -233,6 +242,14 @@ def _manifest(
         "warnings": together.warnings(config),
         "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
     }
+
+
+def _choices() -> dict[str, str]:
+    """Which part was chosen of each group; nothing if the configuration was not composed by Hydra."""
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices.items()
+    return {group: option for group, option in chosen if option is not None and not group.startswith("hydra/")}
 
 
 def _git_commit() -> str | None:

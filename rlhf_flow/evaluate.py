@@ -29,6 +29,8 @@ from rlhf_flow.tables import Shard, Table
 from rlhf_flow.types import Message, Response, Rollouts, Scored
 from rlhf_flow.win_rate import gap, length_controlled, length_drift, win_rate
 
+GRAM = 4  # tokens that must follow each other again to count as repeated
+
 
 def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     """Commit `evaluate` of a round: answers, comparison with the start, KL. None where this round is not evaluated.
@@ -39,8 +41,12 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     reward, aspect/<name>                  by the evaluation judge; and what it measures of all answers together
     proxy, proxy_win_rate                  reward and win rate by the training judge, where that is another
     proxy_gap                              how much higher the win rate is by the training judge, with its interval
+    judges_agree                           share of prompts of which both judges prefer the same answer, with its
+                                           interval; a tie by either counts as half
     length, length_drift                   tokens; as a multiple of the start's, with its interval
     truncated, distinct                    shares of the answers
+    repetition                             share of the 4-grams (of tokens) of an answer that it had before: mean over
+                                           answers
     topk_entropy, topk_mass                of the likeliest next tokens (`Learner.spread`): mean over the positions of
                                            an answer, then over answers
     kl                                     to the start, where the answers are the policy's own
@@ -155,6 +161,7 @@ def _proxy_metrics(proxy: Scored, judged: Scored, *, seed: int) -> dict[str, flo
         **_mean("eval/proxy", proxy.utility[:, 1]),
         **win_rate("eval/proxy_win_rate", theirs, seed=seed),
         **gap("eval/proxy_gap", theirs, wins, seed=seed),
+        **win_rate("eval/judges_agree", (1 + np.sign(theirs - 0.5) * np.sign(wins - 0.5)) / 2, seed=seed),
     }
 
 
@@ -188,7 +195,14 @@ def _shape_metrics(both: Rollouts, *, seed: int) -> dict[str, float]:
         **length_drift("eval/length_drift", start, new, seed=seed),
         "eval/truncated": float(np.mean([response.truncated for response in responses])),
         "eval/distinct": len({response.text for response in responses}) / len(responses),
+        "eval/repetition": float(np.mean([_repetition(response.tokens) for response in responses])),
     }
+
+
+def _repetition(tokens: np.ndarray) -> float:
+    """Share of the 4-grams of an answer that it had before; 0 for an answer without any."""
+    grams = list(zip(*(tokens[at:].tolist() for at in range(GRAM)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _compared(judged: Scored) -> pa.Table:

@@ -59,10 +59,10 @@ class Ledger:
         elif any(self.root.glob("rounds/*")):
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")
         self._verify()
-        write_text(self.root / "config.yaml", config)
-        write_json(self.root / "manifest.json", {"starts": [*starts, manifest]})
-        write_json(known, identity)
         self.records = self._read_records()
+        write_text(self.root / "config.yaml", config)
+        write_json(self.root / "manifest.json", {"starts": [*starts, {**manifest, "round": len(self.records)}]})
+        write_json(known, identity)
         self._write_metrics()
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
   rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
-  rlhf-flow report RUN                  write the report of the run in the folder RUN again
+  rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
   rlhf-flow train-reward [key=value ..] train a judge on recorded preferences, by the same loop
   rlhf-flow verify                      check every algorithm against its paper, on games with exact solutions
@@ -56,9 +56,13 @@ Reads the checkpoint in the folder FROM and writes one into TO that a run can st
 safetensors, an adapter (peft) is merged into its base, and weights quantised to fp8 or mxfp4 become bfloat16."""
 
 REPORT = """\
-rlhf-flow report RUN
+rlhf-flow report RUN [RUN ...] [--csv FOLDER]
 
-Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network."""
+Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network. Of two to
+four runs it writes compared.html into the first folder: their curves side by side, the last rounds with intervals,
+paired over the held-out prompts that they share, and the keys in which their configurations differ.
+
+  --csv FOLDER      write the numbers of each chart of one run into FOLDER as well, one CSV file a chart"""
 
 LABEL = """\
 rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME]
