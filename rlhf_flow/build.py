@@ -30,6 +30,7 @@ from rlhf_flow.observe.events import Events
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.record import settle
+from rlhf_flow.redact import redacted
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
@@ -83,10 +84,7 @@ class Prepared:
 
     def _run(self, cluster: Cluster) -> None:
         config = self.config
-        counted = ", ".join(
-            f"{number} {name.replace('_', ' ')}" for name, number in self.prompts.counts.items() if number
-        )
-        print(f"prompts: {counted}", flush=True)
+        print(f"prompts: {self.prompts.summary}", flush=True)
         for line in together.warnings(config):
             print(f"warning: {line}", flush=True)
         observers = [
@@ -227,7 +225,7 @@ def _manifest(
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "command": sys.argv,
+        "command": [redacted(word) for word in sys.argv],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.platform(),
@@ -239,6 +237,7 @@ def _manifest(
         "seed": config.seed,
         "model": model.path,  # of the hub: the folder of the commit that `revision` meant
         "prompts": dict(prompts.counts),
+        "data": dict(prompts.origin),
         "warnings": together.warnings(config),
         "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
     }

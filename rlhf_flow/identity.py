@@ -19,6 +19,7 @@ WHERE = (
     "folder",
     "poll",
     "deadline",
+    "guidelines",
     "cache",
     "chat_template.date",
 )
@@ -47,6 +48,13 @@ FREE = (  # keys, and parents of keys, that may differ when a run is resumed: wh
     "model.path",  # and where things lie: what they are is hashed
     "prompts.path",
     "prompts.held_out_path",
+    "prompts.schema",
+    "prompts.columns.system",
+    "prompts.empty",
+    "prompts.malformed",
+    "prompts.limits",
+    "prompts.first",
+    "prompts.streaming",
     *(f"{slot}.{key}" for slot in ("scorer", "evaluate.scorer", "refresh.scorer") for key in WHERE),
     "learner.config",
 )

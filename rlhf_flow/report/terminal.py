@@ -30,7 +30,12 @@ def table(run: Run) -> str:
 def samples(run: Run, n: int) -> str:
     """The `n` held-out prompts whose answer changed most, with the answers of the start and of the last policy."""
     if not run.answered:
-        return "no answers to compare: no round after the start was evaluated"
+        accuracy = run.series("eval/accuracy")
+        if not accuracy:
+            return "no answers to compare: no round after the start was evaluated"
+        first, last = min(accuracy), max(accuracy)
+        before = f", {number(accuracy[first])} in round {first}" if first != last else ""
+        return f"accuracy on held-out labels: {number(accuracy[last])} in round {last}{before}"
     last = run.answered[-1]
     answers = run.answers(last)
     shown = changed(answers, n)
