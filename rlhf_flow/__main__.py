@@ -158,11 +158,11 @@ def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> 
 
 def convert(arguments: list[str]) -> int:
     """`rlhf-flow convert FROM TO`: write a checkpoint that a run can start from."""
-    if {"-h", "--help"} & set(arguments):
-        print(manual.CONVERT)
-        return DONE
     from rlhf_flow import convert as converting
 
+    if {"-h", "--help"} & set(arguments):
+        print(converting.PAGE)
+        return DONE
     folders = [argument for argument in arguments if not argument.startswith("--")]
     if len(folders) != 2 or set(arguments) - {*folders, "--trust-remote-code"}:
         return _mistaken("convert takes two folders. Try rlhf-flow convert FROM TO, or --help.")

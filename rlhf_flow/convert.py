@@ -16,6 +16,12 @@ from typing import Any
 from rlhf_flow.checkpoints import READ_HERE
 from rlhf_flow.needs import require
 
+PAGE = """\
+rlhf-flow convert FROM TO [--trust-remote-code]
+
+Reads the checkpoint in the folder FROM and writes one into TO that a run can start from: weights in .bin become
+safetensors, an adapter (peft) is merged into its base, and weights quantised to fp8 or mxfp4 become bfloat16."""
+
 
 def convert(source: str, target: str, *, trust_remote_code: bool = False) -> str:
     """What was done, in a sentence. Raises ValueError if there is nothing that can be converted."""

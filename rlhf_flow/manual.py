@@ -49,12 +49,6 @@ GPU, or of a host without any; --like takes the seconds from a run that is done.
 also tells what each of four nodes gives; no cluster is joined.
 Exit status: 0 it fits, 1 something does not, 2 a mistake in what was asked."""
 
-CONVERT = """\
-rlhf-flow convert FROM TO [--trust-remote-code]
-
-Reads the checkpoint in the folder FROM and writes one into TO that a run can start from: weights in .bin become
-safetensors, an adapter (peft) is merged into its base, and weights quantised to fp8 or mxfp4 become bfloat16."""
-
 REPORT = """\
 rlhf-flow report RUN [RUN ...] [--csv FOLDER]
 
