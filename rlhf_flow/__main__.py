@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__, manual
-from rlhf_flow.redact import redacted
+from rlhf_flow.redact import check_typed, redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -89,6 +89,7 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
         statuses.append(job(composed))
 
     try:
+        check_typed(arguments)
         with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
             config.register()
             hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
