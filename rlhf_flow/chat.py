@@ -41,6 +41,13 @@ class ChatTemplate:
                 ) from None
 
 
+@dataclass(frozen=True)
+class Templated:
+    """A part that renders conversations in a chat template."""
+
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate, kw_only=True)  # of its tokenizer
+
+
 def dated(part: Part, date: str) -> Part:
     """The same part of a configuration, in which every chat template without a date has this one."""
     changed: Any = part

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.chat import FORMATS, ChatTemplate, chat_tokens, plain_view
+from rlhf_flow.chat import FORMATS, Templated, chat_tokens, plain_view
 from rlhf_flow.scorer.batches import Tokens
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
 from rlhf_flow.specs import Place
@@ -23,7 +23,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Templated):
     """Where the checkpoint is, and how it reads a conversation: prompt and answer in its own template."""
 
     path: str  # local folder, or name on the hub
@@ -33,7 +33,6 @@ class Classifier:
     max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
     batch_tokens: int = 8192  # padding included; a conversation longer than that is read alone
     dtype: str = "float32"
-    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 
     def __post_init__(self) -> None:
         for key, rule, ok in (

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rlhf_flow.chat import ChatTemplate
+from rlhf_flow.chat import Templated
 from rlhf_flow.scorer.batches import Tokens
 from rlhf_flow.scorer.classifier import Reader
 from rlhf_flow.scorer.reward_model import RewardModel, scored
@@ -27,7 +27,7 @@ ROUNDING = 1e-3  # between two answers of one server to one question
 
 
 @dataclass(frozen=True)
-class Pooled:
+class Pooled(Templated):
     """vLLM batches conversations as they come, and each GPU that serves is one more url.
 
     Conversations are rendered here, by the tokenizer of `path`, and sent as tokens; so every server must serve the
@@ -47,7 +47,6 @@ class Pooled:
     token_env: str | None = None  # the environment variable that holds the servers' token (vllm serve --api-key)
     piece: int = 64  # conversations in a request
     concurrency: int = 4  # requests at the same time
-    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 
     def __post_init__(self) -> None:
         self._servers()

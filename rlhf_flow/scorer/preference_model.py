@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import TYPE_CHECKING
 
 from rlhf_flow.aside import Aside
-from rlhf_flow.chat import FORMATS, ChatTemplate
+from rlhf_flow.chat import FORMATS, Templated
 from rlhf_flow.question import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreferenceModel(BothOrders):
+class PreferenceModel(BothOrders, Templated):
     """Two different answers to a prompt are compared once, in both orders. That is one query.
 
     A model that was trained to compare has a template of its own, which must be given as it was trained with.
@@ -46,7 +46,6 @@ class PreferenceModel(BothOrders):
     too_long: str = "cut"  # cut: the conversation's beginning, then both answers' ends; abstain. Both are counted
     batch_tokens: int = 8192  # padding included; a question longer than that is read alone
     dtype: str = "float32"
-    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 
     def __post_init__(self) -> None:
         super().__post_init__()
