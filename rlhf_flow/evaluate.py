@@ -29,6 +29,7 @@ from rlhf_flow.tables import Shard, Table
 from rlhf_flow.types import Message, Response, Rollouts, Scored
 from rlhf_flow.win_rate import gap, length_controlled, length_drift, win_rate
 
+STEPS = 4  # of an evaluation, for the terminal: answer, judge, ask the judge of training, read log-probs
 GRAM = 4  # tokens that must follow each other again to count as repeated
 
 
@@ -65,9 +66,9 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
             return _agreement(parts, parts.evaluation.judge, round, library, shelf)
         return _better(parts, parts.evaluation, round, library, shelf)
 
-    parts.progress(round, "evaluate", 0, 1, "rounds")
+    parts.progress(round, "evaluate", 0, STEPS, "steps")
     entry = parts.ledger.commit(round, "evaluate", write)
-    parts.progress(round, "evaluate", 1, 1, "rounds")
+    parts.progress(round, "evaluate", STEPS, STEPS, "steps")
     return entry
 
 
@@ -75,6 +76,7 @@ def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, 
     policy, judge, draw = library[round], evaluation.judge, evaluation.draw
     seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
     answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
+    parts.progress(round, "evaluate", 1, STEPS, "steps", "judging")
     shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
     start = answers if round == 0 else _answers(parts, 0)
     both = _side_by_side(start, answers)
@@ -82,10 +84,12 @@ def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, 
     shelf.table("evaluation/compared", _compared(judged))
     metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(both, seed=seed)}
     queries = judged.counts.get("judge/queries", 0)
+    parts.progress(round, "evaluate", 2, STEPS, "steps", "asking the judge of training")
     if judge is not parts.scorer and evaluation.asks_proxy:
         proxy = parts.scorer.score(both)
         metrics |= _proxy_metrics(proxy, judged, seed=seed)
         queries += proxy.counts.get("judge/queries", 0)
+    parts.progress(round, "evaluate", 3, STEPS, "steps", "reading log-probs")
     metrics |= _policy_metrics(parts, round, library, shard, own=draw.is_policy_itself)
     metrics = _with_measures({**metrics, "eval/queries": queries}, judged)
     history = [*(record.metrics for record in parts.ledger.records), metrics]

@@ -26,7 +26,7 @@ class Events:
     def __post_init__(self) -> None:
         self._told = len(self.deaths())  # a cluster that stays up has seen deaths of earlier runs
 
-    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None:
+    def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
         self._note(round)
 
     def round(self, record: RoundRecord) -> None:
