@@ -22,6 +22,7 @@ WHERE = (
     "deadline",
     "guidelines",
     "cache",
+    "chat_template.date",
 )
 FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,
     "rounds",
@@ -44,6 +45,7 @@ FREE = (  # keys, and parents of keys, that may differ when a run is resumed: wh
     "engine.gpu_memory_utilization",
     "engine.max_num_seqs",
     "engine.tensor_parallel",
+    "model.chat_template.date",  # what it does to prompts is in their hash
     "model.path",  # and where things lie: what they are is hashed
     "prompts.path",
     "prompts.held_out_path",

@@ -231,9 +231,15 @@ class Ledger:
                     seen.add(relative)
 
 
+def _told(identity: Mapping[str, object], key: str) -> object:
+    """The value; None also for an empty mapping, so that runs from before there was such a key can go on."""
+    value = identity.get(key)
+    return None if value == {} else value
+
+
 def _same_run(old: Mapping[str, object], new: Mapping[str, object], root: Path, first: Facts, now: Facts) -> None:
     """Raises ValueError if identity keys differ. `first`, `now`: the manifests of the first start and of this one."""
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    differing = [key for key in sorted({*old, *new}) if _told(old, key) != _told(new, key)]
     if differing == ["prompts.sha256"]:  # two hashes say nothing to a reader
         raise ValueError(
             f"run_dir={root}: the prompts are not those that the run began with ({changed(first, now)}). "

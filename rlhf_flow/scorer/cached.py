@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_flow.chat import ChatTemplate
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.economy import Economy, Said
 from rlhf_flow.scorer.judgements import Judgements, path_of
@@ -33,7 +34,7 @@ OLD_NAMES = {  # the modules of version 0.1, wherever its classes are now
     "PreferenceModel": "rlhf_flow.scorer.preference_model.PreferenceModel",
     "GPM": "rlhf_flow.scorer.gpm.GPM",
 }
-WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency")  # it is, and how it is reached
+WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # and when, and how reached
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,8 @@ def _bound(value: object, *, null: bool) -> object:
         return value
     free = {*WHERE, *(one.name for one in fields(Economy) if isinstance(value, Economy))}  # who meets whom: likewise
     held = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in free}
+    if held.get("chat_template") == ChatTemplate():  # judgements from before there was a choice stay valid
+        del held["chat_template"]
     kept = {name: inner for name, inner in held.items() if inner is not None or (null and name not in NEW)}
     return {name: _bound(inner, null=null) for name, inner in kept.items()}
 
