@@ -24,6 +24,7 @@ from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
 from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
+from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.observe.events import Events
@@ -189,6 +190,7 @@ def prepare(config: RunConfig) -> Prepared:
         Path(config.run_dir),
         config=configuration.as_yaml(config),
         identity=identity,
+        until_verdicts=asking(identity),
         manifest=_manifest(config, model, prompts, identity),
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)
