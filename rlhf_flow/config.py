@@ -7,26 +7,30 @@ again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlhf_flow.answers import Answers
 from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.together import check
 
 CONFIGS = Path(__file__).with_name("configs")
 OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective")  # slots that may be empty
+DRAWING = ("sampler", "evaluate.draw")  # where the draws are that `answers` speaks of
+Adjust: TypeAlias = Callable[[str, DictConfig], None]  # what is done to a part, given its slot, before it is made
 INNER = "of"  # the field in which a part may hold another of its group, as a judge that is seen through noise does
 
 
@@ -46,15 +50,32 @@ def compose(*overrides: str) -> RunConfig:
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         composed = hydra_compose("run", overrides=list(overrides))
-    config = build(composed)
+    config = build(composed, overrides)
     check(config)
     return config
 
 
-def build(composed: DictConfig) -> RunConfig:
-    """The parts themselves; each checks its values as it is made. Raises ValueError or an OmegaConf error."""
+def build(composed: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """The parts themselves; each checks its values as it is made. Raises ValueError or an OmegaConf error.
+
+    `overrides`: what was typed. What is said there of one draw has the last word over `answers`.
+    """
     if OmegaConf.get_type(composed) is not RunConfig:  # a file that `as_yaml` wrote, not composed
         composed = _merged(_writable(RunConfig), composed)
+    answers = instance(composed.answers)
+    assert isinstance(answers, Answers)
+    typed = frozenset(_typed(overrides))
+
+    def spread(slot: str, node: DictConfig) -> None:
+        if slot in DRAWING:
+            answers.spread(slot, node, typed)
+
+    for slot in DRAWING:
+        spread(slot, OmegaConf.select(composed, slot, throw_on_missing=True))
+    return _parts(composed, spread)
+
+
+def _parts(composed: DictConfig, adjust: Adjust) -> RunConfig:
     config = instance(composed)
     assert isinstance(config, RunConfig)
     evaluate = replace(config.evaluate, scorer=part_of("evaluate.scorer", config.evaluate.scorer))
@@ -63,7 +84,7 @@ def build(composed: DictConfig) -> RunConfig:
         scorer=part_of("refresh.scorer", config.refresh.scorer),
         objective=part_of("refresh.objective", config.refresh.objective),
     )
-    slots: dict[str, Any] = {group: part_of(group, getattr(config, group)) for group in GROUPS}
+    slots: dict[str, Any] = {group: part_of(group, getattr(config, group), adjust) for group in GROUPS}
     return replace(config, evaluate=evaluate, refresh=refresh, **slots)
 
 
@@ -75,6 +96,11 @@ def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     swept = [override for override in hydra.overrides.task if override not in typed]
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={hydra.job.num}")
     return _merged(composed, OmegaConf.create({"run_dir": f"{composed.run_dir}-{name}"}))
+
+
+def typed() -> list[str]:
+    """The overrides of the job that Hydra is doing."""
+    return list(HydraConfig.get().overrides.task)
 
 
 # -- writing it down --------------------------------------------------------------------------------------------------
@@ -113,7 +139,13 @@ def from_yaml(text: str) -> RunConfig:
     register()
     composed = OmegaConf.create(text)
     assert isinstance(composed, DictConfig)
-    return build(composed)
+    return _parts(_merged(_writable(RunConfig), composed), _as_it_is)
+
+
+def _typed(overrides: Sequence[str]) -> Iterator[str]:
+    """The keys that overrides give a value, those inside of a list or a mapping included."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        yield from (key for key, _ in _leaves(override.key_or_group, override.value()))
 
 
 # -- keys and slots ---------------------------------------------------------------------------------------------------
@@ -151,11 +183,15 @@ def _at(written: dict[str, object], slot: str) -> dict[str, object]:
 # -- OmegaConf ---------------------------------------------------------------------------------------------------------
 
 
-def part_of(slot: str, value: object) -> object:
+def _as_it_is(slot: str, node: DictConfig) -> None:
+    """Nothing is done to it."""
+
+
+def part_of(slot: str, value: object, adjust: Adjust = _as_it_is) -> object:
     """The part itself. `value` is one already where it is registered, and a dict where a file names its `_target_`."""
     if value is None and slot in OPTIONAL:
         return None
-    part = value if is_dataclass(value) else _made(slot, value)
+    part = value if is_dataclass(value) else _made(slot, value, adjust)
     if _holds_another(part):
         (inner,) = (field for field in fields(part) if field.name == INNER)  # type: ignore[arg-type]  # a dataclass
         value = getattr(part, INNER)
@@ -178,7 +214,7 @@ def is_slot(key: str) -> bool:
     return key in OPTIONAL or key.endswith(f".{INNER}")
 
 
-def _made(slot: str, value: object) -> object:
+def _made(slot: str, value: object, adjust: Adjust) -> object:
     group = group_of(slot)
     target = value.pop("_target_", None) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(target, str):
@@ -188,7 +224,9 @@ def _made(slot: str, value: object) -> object:
             f"{'|'.join(choices)}, or a file with `_target_: module.Class` of your own."
         )
     own = OmegaConf.create({slot: _writable(_import(slot, target))})  # under its slot, so that errors name the full key
-    made = instance(_merged(own, OmegaConf.create({slot: value})))
+    merged = _merged(own, OmegaConf.create({slot: value}))
+    adjust(slot, merged[slot])
+    made = instance(merged)
     assert isinstance(made, dict)
     return made[slot]
 

@@ -35,8 +35,12 @@ class Ledger:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, root: Path, *, config: str, identity: Mapping[str, object], manifest: Facts) -> Ledger:
+    def open(
+        cls, root: Path, *, config: str, identity: Mapping[str, object], manifest: Facts, rounds: int | None = None
+    ) -> Ledger:
         """Take the run's folder for this process: a new run, or one that goes on.
+
+        `rounds`: how many this start asks for. A run that has more already keeps what it says of itself.
 
         Raises ValueError when another process holds it, when it belongs to a run whose identity keys differ (and says
         which), or when a committed file is missing or does not match its hash.
@@ -44,13 +48,13 @@ class Ledger:
         root = root.resolve()  # workers elsewhere open the files by the same name
         ledger = cls(root=root, _lock=lock(root))
         try:
-            ledger._take(config, json.loads(json.dumps(identity)), manifest)
+            ledger._take(config, json.loads(json.dumps(identity)), manifest, rounds)
         except BaseException:
             ledger.close()
             raise
         return ledger
 
-    def _take(self, config: str, identity: dict[str, object], manifest: Facts) -> None:
+    def _take(self, config: str, identity: dict[str, object], manifest: Facts, rounds: int | None) -> None:
         known = self.root / "identity.json"
         starts: list[Facts] = []
         if known.exists():
@@ -59,10 +63,11 @@ class Ledger:
         elif any(self.root.glob("rounds/*")):
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")
         self._verify()
-        write_text(self.root / "config.yaml", config)
-        write_json(self.root / "manifest.json", {"starts": [*starts, manifest]})
-        write_json(known, identity)
         self.records = self._read_records()
+        if rounds is None or len(self.records) - 1 <= rounds:
+            write_text(self.root / "config.yaml", config)
+            write_json(self.root / "manifest.json", {"starts": [*starts, manifest]})
+            write_json(known, identity)
         self._write_metrics()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rlhf_flow.alarms import without_pairs
 from rlhf_flow.library import Library, averaged
 from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.protocols import Schedule
@@ -35,6 +36,7 @@ def close(parts: Parts, round: int, library: Library, *, began: float | None) ->
             plan["scorer"] = judge_of(parts.refreshing, parts.ledger, round)
         if "policy" in chosen.samplers:
             metrics["staleness/max"] = round - 1 - chosen.samplers["policy"]
+    metrics |= without_pairs(metrics, parts.alarms)
     if began is not None:
         metrics["seconds/round"] = time.perf_counter() - began
     record = RoundRecord(

@@ -95,14 +95,21 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Draw:
-    """How responses are decoded. Anything but T=1, top_p=1, top_k=0 samples from another policy than the one scored."""
+    """How responses are decoded. `altered` has the settings that sample from another policy than the one scored.
+
+    A text of `stop` ends an answer as its end token does: the tokens up to the one that completes the text are the
+    answer's, each with the policy's own log-prob, and the answer is not truncated; `Response.text` ends before it.
+    """
 
     name: str = "policy"
     n: int = 2  # responses per prompt
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: off
-    max_tokens: int = 64
+    max_tokens: int = 512
+    min_p: float | None = None  # of the likeliest token's probability; null: off
+    repetition_penalty: float | None = None  # of tokens of prompt and answer: Keskar et al. 2019, arXiv:1909.05858
+    stop: list[str] | None = None
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -112,6 +119,9 @@ class Draw:
             ("top_p", "in (0, 1]", 0 < self.top_p <= 1),
             ("top_k", ">= 0", self.top_k >= 0),
             ("max_tokens", ">= 1", self.max_tokens >= 1),
+            ("min_p", "in [0, 1], or null", self.min_p is None or 0 <= self.min_p <= 1),
+            ("repetition_penalty", "> 0, or null", self.repetition_penalty is None or self.repetition_penalty > 0),
+            ("stop", "texts that are not empty", self.stop is None or all(self.stop)),
         ):
             if not ok:
                 raise ValueError(f"draw {self.name!r}: {key} must be {rule}, got {getattr(self, key)}")
@@ -124,8 +134,19 @@ class Draw:
     @property
     def altered(self) -> dict[str, float]:
         """The settings that make samples follow another distribution."""
-        own = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        return {key: vars(self)[key] for key in own if vars(self)[key] != own[key]}
+        own = {
+            "temperature": (1.0,),
+            "top_p": (1.0,),
+            "top_k": (0,),
+            "min_p": (None, 0.0),
+            "repetition_penalty": (None, 1.0),
+        }
+        return {key: vars(self)[key] for key, neutral in own.items() if vars(self)[key] not in neutral}
+
+    def ends(self, text: str) -> int | None:
+        """Where the first text of `stop` begins in `text`; None if it has none."""
+        found = [at for at in map(text.find, self.stop or ()) if at >= 0]
+        return min(found, default=None)
 
 
 @dataclass(frozen=True)
@@ -233,7 +254,7 @@ class Needs:
     worth: bool = False  # win rates of both sides
     utility: bool = False  # where it needs the worth of both sides: that of the judge, not a win rate
     reads: str = "logps"  # of each response: logps, a policy's; or of a judge's head a number, or an embedding
-    itself: bool = False  # its fixed point is that of samples from the policy itself: T = 1, top_p = 1, no top_k
+    itself: bool = False  # its fixed point is that of samples from the policy itself: `Draw.is_policy_itself`
     ordered: bool = False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
     preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
 

@@ -224,13 +224,6 @@ def test_what_prepare_refuses_is_a_mistake_too(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_option_that_does_not_exist_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        main(["run", "--no-such-option"])
-    assert left.value.code == 2
-    assert "--no-such-option" in capsys.readouterr().err
-
-
 def test_nothing_asked_is_answered_with_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "rlhf-flow COMMAND --help" in capsys.readouterr().out

@@ -19,8 +19,21 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"seeds", "needs", "listening", "stopping", "buckets", "aside"}),
     frozenset({"types"}),
-    frozenset({"tables"}),
-    frozenset({"weights", "objective", "memory", "schedule", "game", "intransitivity", "alarms", "gate", "win_rate"}),
+    frozenset({"tables", "accounting"}),
+    frozenset(
+        {
+            "weights",
+            "objective",
+            "memory",
+            "schedule",
+            "game",
+            "intransitivity",
+            "alarms",
+            "answers",
+            "gate",
+            "win_rate",
+        }
+    ),
     frozenset({"equilibrium", "publishing"}),
     frozenset({"protocols", "chat"}),
     frozenset({"specs", "question"}),
@@ -39,12 +52,14 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"schema"}),
     frozenset({"together"}),
     frozenset({"config"}),
-    frozenset({"identity"}),
-    frozenset({"report", "explain", "manual"}),
+    frozenset({"identity", "rate"}),
+    frozenset({"meanings", "pages", "shown", "overrides"}),
+    frozenset({"report", "explain", "manual", "hydra_jobs"}),
+    frozenset({"completion", "first_file"}),
     frozenset({"fits", "workers"}),
     frozenset({"build", "serve", "label", "plan"}),
     frozenset({"verify", "doctor"}),
-    frozenset({"sandbox"}),
+    frozenset({"sandbox", "api"}),
     frozenset({"__main__"}),
 )
 UPWARD = {("config", "sandbox"): "the resolver ${sandbox:...} asks where the embedded world is, when it is used"}

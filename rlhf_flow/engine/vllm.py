@@ -40,7 +40,7 @@ class VLLM:
     gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
     block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
     max_num_seqs: int = 256  # answers that are drawn side by side
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # GPUs that one engine takes
     eager: bool = False  # CUDA: no CUDA graphs, no compilation. Always so on the CPU, and where mixtures are drawn
     lora_rank: int = 0  # highest rank of adapters that come beside the weights; 0: they come as the sum's weights
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
@@ -182,7 +182,10 @@ class VLLMEngine:
                 ignore_eos=True,  # the end tokens are ours alone, as in every engine
                 logprobs=0,  # of the sampled token only
                 flat_logprobs=True,
-                detokenize=False,  # decoding whole answers at once is cheaper than token by token
+                min_p=draw.min_p or 0.0,
+                repetition_penalty=1.0 if draw.repetition_penalty is None else draw.repetition_penalty,
+                stop=draw.stop,
+                detokenize=bool(draw.stop),  # decoding whole answers at once is cheaper than token by token
             )
             for prompt in prompts
         ]

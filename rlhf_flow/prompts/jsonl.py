@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Jsonl(PromptSpec):
     """Prompts from a JSON-lines file. Blank lines are passed over; ids that are made from row numbers count lines."""
 
-    path: str
+    path: str  # the file
     held_out_path: str | None = None  # prompts for evaluation from a file of their own
 
     def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dealt:

@@ -36,7 +36,7 @@ SHOWN = 300  # characters of what an endpoint says when it fails
 class Endpoint:
     """Where the questions go, and how long it may take. Nothing here changes what is asked."""
 
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = "https://api.openai.com/v1"  # of the API, as http://host/v1
     api_key_env: str | None = (
         "OPENAI_API_KEY"  # the variable that holds the key: it is sent to base_url, and written nowhere
     )

@@ -27,7 +27,7 @@ class Judge(BothOrders):
 
     model: str  # by the name that the endpoint knows it by
     template: str = "pairwise"  # or pairwise_reasons, or a text file with {conversation}, {first} and {second}
-    temperature: float = 0.0
+    temperature: float = 0.0  # of the judge
     max_tokens: int = 16  # of a reply: for a letter. One with reasons, or thoughts, needs hundreds
     logprobs: bool = True  # P(A) and P(B) of the reply's first token where the endpoint gives them; else 1, 0 or 1/2
     at_cap: str = "stop"  # where the budget is spent: stop the run, or abstain from the rest, which is counted

@@ -31,7 +31,7 @@ class Rubric:
     low: float = 1.0  # the worst mark
     high: float = 10.0  # the best
     template: str = "rubric"  # or a text file with {conversation} and {answer}, and {criteria}, {low}, {high} if wanted
-    temperature: float = 0.0
+    temperature: float = 0.0  # of the judge
     max_tokens: int = 256  # of a reply
     request: dict[str, Any] = field(default_factory=dict)  # further keys of each request; null takes one out
     endpoint: Endpoint = field(default_factory=Endpoint)
