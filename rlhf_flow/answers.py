@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
@@ -75,6 +76,6 @@ def _draws(key: str, node: object) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and isinstance(kind, type) and issubclass(kind, Draw):
         yield key, node
         return
-    names = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
+    names: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
     for name in names:
         yield from _draws(f"{key}.{name}", node._get_node(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -46,7 +47,9 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
     parent = key.rpartition(".")[0]
     node = OmegaConf.select(_composed(before), parent) if parent else _composed(before)
     prefix = f"{parent}." if parent else ""
-    names = list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else []
+    names: list[Any] = []
+    if isinstance(node, DictConfig | ListConfig):
+        names = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for name in names:
         child = node._get_node(name)
         yield f"{prefix}{name}{'.' if isinstance(child, DictConfig | ListConfig) else '='}"

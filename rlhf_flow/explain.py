@@ -147,7 +147,7 @@ def _keys_inside(node: object, prefix: str = "") -> list[str]:
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return []
     found: list[str] = []
-    for name in node:
+    for name in map(str, node):
         child = node._get_node(name)
         inner = isinstance(child, DictConfig) and not child._is_none() and not child._is_missing()
         found += _keys_inside(child, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
