@@ -28,7 +28,7 @@ def test_a_rate_that_is_given_stays() -> None:
     given = configured(**{"learner.training.optimizer.lr": 3e-5})
     assert rated(given, 1_000) is given
     assert rated(configured(), 7_000_000_000).learner.training.optimizer.lr == 5e-7
-    assert rated(configured(**{"learner": "lora"}), 7_000_000_000).learner.training.optimizer.lr == 5e-6
+    assert rated(configured(learner="lora"), 7_000_000_000).learner.training.optimizer.lr == 5e-6
 
 
 def test_a_run_that_can_hardly_move_is_told_a_rate_that_moves_it() -> None:
