@@ -57,7 +57,8 @@ def _short_page(folders: Sequence[Path]) -> Iterator[str]:
     for group, sentence in GROUPS.items():
         yield from _told(f"{group}=", f"{sentence}: {', '.join([*parts(group), *_named(folders, group)])}")
     yield ""
-    yield f"Keys beside the parts: rlhf-flow run NAME --help, with NAME one of {', '.join(_sections('', RunConfig))}"
+    beside = ", ".join(name for name in _sections("", RunConfig) if "." not in name)
+    yield f"Keys beside the parts: rlhf-flow run NAME --help, with NAME one of {beside}"
 
 
 def _everything(folders: Sequence[Path]) -> Iterator[str]:
@@ -183,18 +184,22 @@ def _sections(prefix: str, part: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for field in fields(part):
         if (inner := _inside(field)) is not None:
-            found[prefix + field.name] = inner
-            found |= _sections(f"{prefix}{field.name}.", inner)
+            key = f"{prefix}{field.name}{'.0' if isinstance(_made(field), list) else ''}"
+            found[key] = inner
+            found |= _sections(f"{key}.", inner)
     return found
 
 
 def _inside(field: Field[object]) -> type | None:
     """The class of a key that has keys of its own, or whose list has such items."""
-    if field.default_factory is MISSING:
-        return None
-    made = field.default_factory()
+    made = _made(field)
     one = made[0] if isinstance(made, list) and made else made
     return type(one) if is_dataclass(one) else None
+
+
+def _made(field: Field[object]) -> object:
+    """What the factory of a field makes; None if it has none."""
+    return None if field.default_factory is MISSING else field.default_factory()
 
 
 def _key(prefix: str, field: Field[object]) -> str:

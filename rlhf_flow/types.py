@@ -101,15 +101,15 @@ class Draw:
     answer's, each with the policy's own log-prob, and the answer is not truncated; `Response.text` ends before it.
     """
 
-    name: str = "policy"
+    name: str = "policy"  # in the ids of its answers
     n: int = 2  # responses per prompt
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float = 1.0  # 0: the likeliest token always
+    top_p: float = 1.0  # share of the probability that the likeliest tokens must have; 1: off
     top_k: int = 0  # 0: off
-    max_tokens: int = 512
+    max_tokens: int = 512  # a longer answer is cut
     min_p: float | None = None  # of the likeliest token's probability; null: off
     repetition_penalty: float | None = None  # of tokens of prompt and answer: Keskar et al. 2019, arXiv:1909.05858
-    stop: list[str] | None = None
+    stop: list[str] | None = None  # texts that end an answer
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
