@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__, pages
+from rlhf_flow.redact import redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -87,18 +88,14 @@ def _run(name: str, given: list[str]) -> int:
     if {"-sc", "--shell-completion"} & set(given):
         return completion(["bash"])
     command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
-    again = f"{command} {name} {shlex.join(given)}"
+    again = f"{command} {name} {redacted(shlex.join(given))}"
+    from rlhf_flow.overrides import expanded
+
     try:
-        arguments = _expanded(given)
+        arguments = expanded(given)
     except ValueError as error:
         return _mistaken(str(error))
     return _composed(name, arguments, lambda composed: _job(composed, arguments, again=again))
-
-
-def _expanded(arguments: list[str]) -> list[str]:
-    from rlhf_flow.overrides import expanded
-
-    return expanded(arguments)
 
 
 def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> int:
@@ -123,13 +120,13 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
 
 def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
     """One run, from its composed configuration to its end."""
-    from rlhf_flow import build, config, explain
+    from rlhf_flow import build, config, explain, hydra_jobs
     from rlhf_flow.alarms import AlarmError
     from rlhf_flow.gate import GateError
 
     try:
         try:
-            asked = config.build(config.in_its_own_folder(composed, arguments), config.typed())
+            asked = config.build(config.in_its_own_folder(composed, arguments), hydra_jobs.overrides())
             prepared = build.prepare(asked)
         except explain.Mistake as error:
             return _mistaken(explain.mistake(error))
@@ -147,7 +144,7 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
         print(f"rlhf-flow: {refusal}", file=sys.stderr)
         return FAILED
     except Exception as error:
-        traceback.print_exc()
+        _show_traceback()
         way_on = "What was committed stays. Once the cause is removed, the same command goes on where it stopped"
         print(f"rlhf-flow: the run failed: {_cause(error)}\n{way_on}: {again}", file=sys.stderr)
         return FAILED
@@ -156,7 +153,7 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
 
 def _cause(error: Exception) -> str:
     """What an error says, and its class if that is nothing."""
-    return str(error) or type(error).__name__
+    return redacted(str(error)) or type(error).__name__
 
 
 def doctor(arguments: list[str]) -> int:
@@ -183,27 +180,27 @@ def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> 
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     from rlhf_flow import explain
+    from rlhf_flow.overrides import expanded
 
     if wrong := explain.no_option(arguments):
         return _mistaken(wrong)
     try:
-        return command(_expanded(arguments))
+        return command(expanded(arguments))
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
 
 
 def report(arguments: list[str]) -> int:
-    """`rlhf-flow report RUN`: write the report of a run and say where it is."""
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+    """`rlhf-flow report RUN [RUN ...] [--csv FOLDER]`: write the report of a run, or of several side by side."""
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(pages.REPORT)
-        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
-    from rlhf_flow.report import write
+        return DONE if arguments else MISTAKEN
+    from rlhf_flow.report.command import main as show
 
     try:
-        print(write(Path(arguments[0])))
+        return show(arguments)
     except ValueError as error:
         return _mistaken(str(error))
-    return DONE
 
 
 def sandbox(arguments: list[str]) -> int:
@@ -240,7 +237,7 @@ def _served(composed: DictConfig) -> int:
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
     except Exception as error:
-        traceback.print_exc()
+        _show_traceback()
         print(f"rlhf-flow: the server failed: {_cause(error)}", file=sys.stderr)
         return FAILED
     return DONE
@@ -264,18 +261,13 @@ def init(arguments: list[str]) -> int:
 
 def completion(arguments: list[str]) -> int:
     """`rlhf-flow completion bash`: the script for a shell, which asks `rlhf-flow completion words LINE BREAKS`."""
-    if arguments == ["bash"]:
-        from rlhf_flow.completion import BASH
+    if arguments != ["bash"] and not (len(arguments) == 3 and arguments[0] == "words"):
+        print(pages.COMPLETION)
+        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
+    from rlhf_flow.completion import BASH, words
 
-        print(BASH, end="")
-        return DONE
-    if len(arguments) == 3 and arguments[0] == "words":
-        from rlhf_flow.completion import words
-
-        print(*words(arguments[1], arguments[2], sorted(_commands())), sep="\n")
-        return DONE
-    print(pages.COMPLETION)
-    return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
+    print(BASH.rstrip() if arguments == ["bash"] else "\n".join(words(arguments[1], arguments[2], [*_commands()])))
+    return DONE
 
 
 def label(arguments: list[str]) -> int:
@@ -305,8 +297,12 @@ def verify(arguments: list[str]) -> int:
 
 
 def _mistaken(message: str) -> int:
-    print(f"rlhf-flow: {message}", file=sys.stderr)
+    print(f"rlhf-flow: {redacted(message)}", file=sys.stderr)
     return MISTAKEN
+
+
+def _show_traceback() -> None:
+    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

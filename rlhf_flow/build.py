@@ -12,21 +12,26 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
+
 from rlhf_flow import config as configuration
-from rlhf_flow import fits, loop, report, together
+from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
 from rlhf_flow.disk import sha256
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.needs import check_all
+from rlhf_flow.observe.events import Events
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.rate import parameters_of, rated
 from rlhf_flow.record import settle
+from rlhf_flow.redact import redacted
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy, RoundRecord
@@ -88,13 +93,13 @@ class Prepared:
 
     def _run(self, cluster: Cluster) -> None:
         config = self.config
-        counted = ", ".join(
-            f"{number} {name.replace('_', ' ')}" for name, number in self.prompts.counts.items() if number
-        )
-        print(f"prompts: {counted}", flush=True)
+        print(f"prompts: {self.prompts.summary}", flush=True)
         for line in together.warnings(config):
             print(f"warning: {line}", flush=True)
-        observers = config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config))
+        observers = [
+            *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
+            Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
+        ]
         try:
             workers = Workers.open(config, self.model, cluster, self.ledger)
             parts = Parts(
@@ -234,18 +239,30 @@ def _manifest(
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "command": sys.argv,
+        "command": [redacted(word) for word in sys.argv],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.platform(),
+        **machine.described(),
+        "choices": _choices(),
         "versions": versions,
         "git": _git_commit(),
         "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
         "seed": config.seed,
         "model": model.path,  # of the hub: the folder of the commit that `revision` meant
         "prompts": dict(prompts.counts),
+        "data": dict(prompts.origin),
         "warnings": together.warnings(config),
         "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
     }
+
+
+def _choices() -> dict[str, str]:
+    """Which part was chosen of each group; nothing if the configuration was not composed by Hydra."""
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices.items()
+    return {group: option for group, option in chosen if option is not None and not group.startswith("hydra/")}
 
 
 def _git_commit() -> str | None:

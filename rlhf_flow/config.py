@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +20,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlhf_flow import redact
 from rlhf_flow.answers import Answers
+from rlhf_flow.overrides import given_keys
 from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.together import check
 
@@ -64,7 +66,7 @@ def build(composed: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
         composed = _merged(_writable(RunConfig), composed)
     answers = instance(composed.answers)
     assert isinstance(answers, Answers)
-    typed = frozenset(_typed(overrides))
+    typed = frozenset(given_keys(overrides))
 
     def spread(slot: str, node: DictConfig) -> None:
         if slot in DRAWING:
@@ -85,7 +87,9 @@ def _parts(composed: DictConfig, adjust: Adjust) -> RunConfig:
         objective=part_of("refresh.objective", config.refresh.objective),
     )
     slots: dict[str, Any] = {group: part_of(group, getattr(config, group), adjust) for group in GROUPS}
-    return replace(config, evaluate=evaluate, refresh=refresh, **slots)
+    built = replace(config, evaluate=evaluate, refresh=refresh, **slots)
+    redact.check(leaves(built))
+    return built
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -96,11 +100,6 @@ def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     swept = [override for override in hydra.overrides.task if override not in typed]
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={hydra.job.num}")
     return _merged(composed, OmegaConf.create({"run_dir": f"{composed.run_dir}-{name}"}))
-
-
-def typed() -> list[str]:
-    """The overrides of the job that Hydra is doing."""
-    return list(HydraConfig.get().overrides.task)
 
 
 # -- writing it down --------------------------------------------------------------------------------------------------
@@ -121,9 +120,14 @@ def plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+def leaves(value: object) -> dict[str, object]:
+    """Every value of a configuration by its full key, as it is."""
+    return dict(_leaves("", plain(value)))
+
+
 def flat(config: RunConfig) -> dict[str, object]:
-    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot."""
-    keys = dict(_leaves("", plain(config)))
+    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot; no secrets."""
+    keys = dict(_leaves("", redact.redact(plain(config))))
     for slot, part in _slots(config):
         if part is not None:
             del keys[f"{slot}._target_"]
@@ -132,7 +136,8 @@ def flat(config: RunConfig) -> dict[str, object]:
 
 
 def as_yaml(config: RunConfig) -> str:
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    """Without secrets: `[secret:NAME]` stands for what an environment variable holds."""
+    return yaml.safe_dump(redact.redact(plain(config)), sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(text: str) -> RunConfig:
@@ -140,12 +145,6 @@ def from_yaml(text: str) -> RunConfig:
     composed = OmegaConf.create(text)
     assert isinstance(composed, DictConfig)
     return _parts(_merged(_writable(RunConfig), composed), _as_it_is)
-
-
-def _typed(overrides: Sequence[str]) -> Iterator[str]:
-    """The keys that overrides give a value, those inside of a list or a mapping included."""
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        yield from (key for key, _ in _leaves(override.key_or_group, override.value()))
 
 
 # -- keys and slots ---------------------------------------------------------------------------------------------------
@@ -235,7 +234,21 @@ def instance(node: DictConfig) -> object:
     try:
         return OmegaConf.to_object(node)
     except FrozenInstanceError as error:  # Hydra's +key=value went past the schema
-        raise ValueError(f"a part takes the keys of its class and no others, but one was added: {error}.") from error
+        raise ValueError(_added(node, str(error).rpartition(" ")[2].strip("'"))) from error
+
+
+def _added(node: DictConfig, name: str) -> str:
+    """What is wrong with a key that was added, and what it may have been meant to be."""
+    parts = [(str(key), child) for key, child in node.items() if isinstance(child, DictConfig) and name in child]
+    for slot, part in parts or [("", node)]:
+        kind = OmegaConf.get_type(part)
+        keys = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+        if name not in keys:
+            near = get_close_matches(name, keys, n=1, cutoff=0.5)
+            where = f"{slot}.{name}" if slot else name
+            way_out = f"{slot}.{near[0]}=…" if near else f"leave it out; the keys are {', '.join(keys)}"
+            return f"+{where}: there is no such key, and + cannot add one. Fix: {way_out}."
+    return f"+{name}: there is no such key, and + cannot add one. Fix: leave it out."
 
 
 def _import(slot: str, target: str) -> type:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_flow import config
+from rlhf_flow.redact import redacted
 from rlhf_flow.shown import named
 
 
@@ -26,10 +29,15 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> l
     def told(composed: DictConfig) -> None:
         statuses.append(job(composed))
 
-    with _as_hydra_expects(name, arguments):
+    with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
         config.register()
         hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
     return statuses
+
+
+def overrides() -> list[str]:
+    """Those of the job that is being done."""
+    return list(HydraConfig.get().overrides.task)
 
 
 def shows(arguments: list[str]) -> bool:
@@ -71,3 +79,14 @@ def _as_hydra_expects(command: str, arguments: list[str]) -> Iterator[None]:
 
 def _is_override(argument: str) -> bool:
     return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
+@contextlib.contextmanager
+def _shown_without_secrets(arguments: list[str]) -> Iterator[None]:
+    """What Hydra prints of the configuration under --cfg and --info."""
+    if not any(re.match(r"--?(cfg|c|info|i)(=|$)", argument) for argument in arguments):
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        yield
+    print(redacted(said.getvalue()), end="")

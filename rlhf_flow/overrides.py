@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from rlhf_flow.schema import GROUPS
@@ -42,6 +43,20 @@ def from_mapping(keys: Mapping[str, object]) -> list[str]:
         for key, value in _flat("", keys)
         if not (value is None and key.partition("@")[0] in CHOSEN)
     ]
+
+
+def given_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """The keys that overrides give a value, those inside of a list or a mapping included."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        yield from _keys_of(override.key_or_group, override.value())
+
+
+def _keys_of(key: str, value: object) -> Iterator[str]:
+    if not isinstance(value, dict | list):
+        yield key
+        return
+    for name, one in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _keys_of(f"{key}.{name}", one)
 
 
 def _is_file(argument: str) -> bool:

@@ -105,6 +105,6 @@ class Parts:
         roles, anchors = self.sampler.roles, self.objective.at(round).needs.anchors
         return self.schedule.at(round, records).only(samplers=roles, anchors=anchors)
 
-    def progress(self, round: int, stage: str, done: int, total: int, unit: str) -> None:
+    def progress(self, round: int, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
         for observer in self.observers:
-            observer.stage(round, stage, done, total, unit)
+            observer.stage(round, stage, done, total, unit, detail)

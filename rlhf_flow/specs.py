@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -126,5 +127,10 @@ class Cluster(Protocol):
     def learner(self, spec: LearnerSpec, model: Model) -> Learner: ...
 
     def ready(self) -> None: ...
+
+    @property
+    def deaths(self) -> Sequence[str]:
+        """What was said of each worker that died and was started again, in order."""
+        ...
 
     def close(self) -> None: ...

@@ -17,7 +17,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from its own folder and from lower floors; those on one floor see no other.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"seeds", "needs", "listening", "stopping", "buckets", "aside"}),
+    frozenset({"seeds", "needs", "listening", "stopping", "buckets", "aside", "machine", "redact"}),
+    frozenset({"guard"}),
+    frozenset({"draw"}),
     frozenset({"types"}),
     frozenset({"tables", "accounting"}),
     frozenset(
@@ -34,7 +36,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "win_rate",
         }
     ),
-    frozenset({"equilibrium", "publishing"}),
+    frozenset({"equilibrium", "publishing", "layout"}),
     frozenset({"protocols", "chat"}),
     frozenset({"specs", "question"}),
     frozenset({"sampler", "selector", "scorer", "engine", "learner", "prompts"}),
@@ -50,10 +52,10 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"record"}),
     frozenset({"loop"}),
     frozenset({"schema"}),
-    frozenset({"together"}),
+    frozenset({"together", "overrides"}),
     frozenset({"config"}),
     frozenset({"identity", "rate"}),
-    frozenset({"meanings", "pages", "shown", "overrides"}),
+    frozenset({"meanings", "pages", "shown"}),
     frozenset({"report", "explain", "manual", "hydra_jobs"}),
     frozenset({"completion", "first_file"}),
     frozenset({"fits", "workers"}),

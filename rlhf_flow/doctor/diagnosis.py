@@ -136,8 +136,7 @@ def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[
     answer = max(draw.max_tokens for draw in draws)
     if source.longest + answer > (limit or source.longest + answer):
         yield from tokens.room(policy, prompt=source.longest, answer=answer, limit=limit)
-    counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in source.counts.items() if number)
-    yield ok("prompts", counts)
+    yield ok("prompts", source.summary)
     try:
         planned = plan(config, there)
     except ValueError as error:  # of parts without a model there is no plan, and nothing to fear

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rlhf_flow.chat import FORMATS, chat_tokens, encode, plain_tokens, require_template
+from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.prompts.rows import Question
 from rlhf_flow.types import Candidate, Message, Prompt
 
@@ -62,9 +63,11 @@ class Rendering:
         if self.too_long == "drop":
             return None
         if self.too_long == "refuse":
-            raise ValueError(
-                f"{question.place}: expected a prompt of at most prompts.max_tokens={self.max_tokens} tokens, found "
-                f"{len(tokens)}. Use prompts.too_long=cut or prompts.too_long=drop, or raise prompts.max_tokens."
+            raise BadRowError(
+                question.place,
+                f"expected a prompt of at most prompts.max_tokens={self.max_tokens} tokens, found {len(tokens)}",
+                "raise prompts.max_tokens, or prompts.too_long=cut",
+                kind="too_long",
             )
         cut = self._cut(asked)
         return cut, tuple(self._tokens(cut, cut.messages)), True
@@ -93,11 +96,12 @@ class Rendering:
             try:
                 return chat_tokens(self.tokenizer, messages, reply=True)
             except ValueError as error:
-                raise ValueError(f"{question.place}: {error}") from error
+                raise BadRowError(question.place, str(error), "correct the row, or the chat template") from error
         if len(messages) != 1:
-            raise ValueError(
-                f"{question.place}: prompts.format=plain takes one user message, found {len(messages)} messages. "
-                "Use prompts.format=chat, or write the chat as one text."
+            raise BadRowError(
+                question.place,
+                f"prompts.format=plain takes one user message, found {len(messages)} messages",
+                "prompts.format=chat, or write the chat as one text",
             )
         return plain_tokens(self.tokenizer, messages[0].content)
 
@@ -117,9 +121,11 @@ class Rendering:
                 too_many = middle
         content = last.content[:fits]
         if not content.strip():
-            raise ValueError(
-                f"{question.place}: the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because "
-                "what stands around its last user message (template, system message, earlier turns) fills them. "
-                "Use prompts.too_long=drop, or raise prompts.max_tokens."
+            raise BadRowError(
+                question.place,
+                f"the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because what stands around "
+                "its last user message (template, system message, earlier turns) fills them",
+                "raise prompts.max_tokens",
+                kind="too_long",
             )
         return replace(question, messages=(*before, Message(last.role, content)))
