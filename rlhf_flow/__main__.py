@@ -47,6 +47,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         return completion(["words", os.environ.get("COMP_LINE", ""), ""])
     if given[0] not in commands:
         return _mistaken(f"there is no command {given[0]!r}. Try {', '.join(commands)}, or --help.")
+    if given[0] in pages.OF and {"-h", "--help"} & set(given[1:]):
+        print(pages.OF[given[0]])
+        return DONE
     return commands[given[0]](given[1:])
 
 
@@ -78,9 +81,6 @@ def run(arguments: list[str]) -> int:
 
 def train_reward(arguments: list[str]) -> int:
     """`rlhf-flow train-reward [overrides]`: the same with a learner of rewards, on answers that came with prompts."""
-    if {"-h", "--help"} & set(arguments):
-        print(pages.TRAIN_REWARD)
-        return DONE
     return _run("train-reward", arguments)
 
 
@@ -158,9 +158,6 @@ def _cause(error: Exception) -> str:
 
 def doctor(arguments: list[str]) -> int:
     """`rlhf-flow doctor [overrides]`: look for what would stop a run, before it takes a GPU."""
-    if {"-h", "--help"} & set(arguments):
-        print(pages.DOCTOR)
-        return DONE
     from rlhf_flow.doctor.command import main as look
 
     return _before_a_run(look, arguments)
@@ -168,9 +165,6 @@ def doctor(arguments: list[str]) -> int:
 
 def plan(arguments: list[str]) -> int:
     """`rlhf-flow plan [overrides]`: tell what a run would take."""
-    if {"-h", "--help"} & set(arguments):
-        print(pages.PLAN)
-        return DONE
     from rlhf_flow.plan.command import main as tell
 
     return _before_a_run(tell, arguments)
@@ -190,6 +184,14 @@ def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> 
         return _mistaken(explain.mistake(error))
 
 
+def _refusing(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """What a command does, or the paragraph of its ValueError."""
+    try:
+        return command(arguments)
+    except ValueError as error:
+        return _mistaken(str(error))
+
+
 def report(arguments: list[str]) -> int:
     """`rlhf-flow report RUN [RUN ...] [--csv FOLDER]`: write the report of a run, or of several side by side."""
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -197,17 +199,11 @@ def report(arguments: list[str]) -> int:
         return DONE if arguments else MISTAKEN
     from rlhf_flow.report.command import main as show
 
-    try:
-        return show(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _refusing(show, arguments)
 
 
 def sandbox(arguments: list[str]) -> int:
     """`rlhf-flow sandbox`: build the embedded world, once."""
-    if {"-h", "--help"} & set(arguments):
-        print(pages.SANDBOX)
-        return DONE
     from rlhf_flow.sandbox.__main__ import main as build
 
     sys.argv = ["rlhf-flow sandbox", *arguments]
@@ -277,23 +273,14 @@ def label(arguments: list[str]) -> int:
         return DONE if arguments else MISTAKEN
     from rlhf_flow.label.command import main as show
 
-    try:
-        return show(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _refusing(show, arguments)
 
 
 def verify(arguments: list[str]) -> int:
     """`rlhf-flow verify`: check the claims of the papers on games with exact solutions."""
-    if {"-h", "--help"} & set(arguments):
-        print(pages.VERIFY)
-        return DONE
     from rlhf_flow.verify.command import main as check
 
-    try:
-        return check(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _refusing(check, arguments)
 
 
 def _mistaken(message: str) -> int:

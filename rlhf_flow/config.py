@@ -77,7 +77,7 @@ def build(composed: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
     return _parts(composed, spread)
 
 
-def _parts(composed: DictConfig, adjust: Adjust) -> RunConfig:
+def _parts(composed: DictConfig, adjust: Adjust | None = None) -> RunConfig:
     config = instance(composed)
     assert isinstance(config, RunConfig)
     evaluate = replace(config.evaluate, scorer=part_of("evaluate.scorer", config.evaluate.scorer))
@@ -144,7 +144,7 @@ def from_yaml(text: str) -> RunConfig:
     register()
     composed = OmegaConf.create(text)
     assert isinstance(composed, DictConfig)
-    return _parts(_merged(_writable(RunConfig), composed), _as_it_is)
+    return _parts(_merged(_writable(RunConfig), composed))
 
 
 # -- keys and slots ---------------------------------------------------------------------------------------------------
@@ -182,11 +182,7 @@ def _at(written: dict[str, object], slot: str) -> dict[str, object]:
 # -- OmegaConf ---------------------------------------------------------------------------------------------------------
 
 
-def _as_it_is(slot: str, node: DictConfig) -> None:
-    """Nothing is done to it."""
-
-
-def part_of(slot: str, value: object, adjust: Adjust = _as_it_is) -> object:
+def part_of(slot: str, value: object, adjust: Adjust | None = None) -> object:
     """The part itself. `value` is one already where it is registered, and a dict where a file names its `_target_`."""
     if value is None and slot in OPTIONAL:
         return None
@@ -213,7 +209,7 @@ def is_slot(key: str) -> bool:
     return key in OPTIONAL or key.endswith(f".{INNER}")
 
 
-def _made(slot: str, value: object, adjust: Adjust) -> object:
+def _made(slot: str, value: object, adjust: Adjust | None) -> object:
     group = group_of(slot)
     target = value.pop("_target_", None) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(target, str):
@@ -224,7 +220,8 @@ def _made(slot: str, value: object, adjust: Adjust) -> object:
         )
     own = OmegaConf.create({slot: _writable(_import(slot, target))})  # under its slot, so that errors name the full key
     merged = _merged(own, OmegaConf.create({slot: value}))
-    adjust(slot, merged[slot])
+    if adjust is not None:
+        adjust(slot, merged[slot])
     made = instance(merged)
     assert isinstance(made, dict)
     return made[slot]

@@ -184,3 +184,11 @@ Options
                    objective=mine (PYTHONPATH says where my_lab is)
   --hydra-help     what else Hydra can do
 """
+
+OF = {  # the commands whose page is only a text
+    "doctor": DOCTOR,
+    "plan": PLAN,
+    "sandbox": SANDBOX,
+    "train-reward": TRAIN_REWARD,
+    "verify": VERIFY,
+}

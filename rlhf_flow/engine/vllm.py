@@ -19,6 +19,7 @@ from rlhf_flow.engine.holding import Holding, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.vllm_adapters import RANKS, Adapters, room
 from rlhf_flow.engine.vllm_process import settle
+from rlhf_flow.engine.vllm_request import sampling
 from rlhf_flow.engine.vllm_weights import Weights, mixing
 from rlhf_flow.needs import require
 from rlhf_flow.specs import Model, Place
@@ -166,29 +167,9 @@ class VLLMEngine:
         for a mixture that the engine was not opened for; and RuntimeError where vLLM failed earlier, for it does not
         recover.
         """
-        from vllm import SamplingParams
-
         check(prompts, draw, self._max_model_len)
         self._mix(self._slots.hold(policy))
-        params = [
-            SamplingParams(
-                n=draw.n,
-                seed=first_seed(seed, round, prompt, draw),  # vLLM gives answer k this plus k
-                temperature=draw.temperature,
-                top_p=draw.top_p,
-                top_k=draw.top_k,
-                max_tokens=draw.max_tokens,
-                stop_token_ids=self._ends,
-                ignore_eos=True,  # the end tokens are ours alone, as in every engine
-                logprobs=0,  # of the sampled token only
-                flat_logprobs=True,
-                min_p=draw.min_p or 0.0,
-                repetition_penalty=1.0 if draw.repetition_penalty is None else draw.repetition_penalty,
-                stop=draw.stop,
-                detokenize=bool(draw.stop),  # decoding whole answers at once is cheaper than token by token
-            )
-            for prompt in prompts
-        ]
+        params = [sampling(draw, seed=first_seed(seed, round, prompt, draw), ends=self._ends) for prompt in prompts]
         outputs = self._run("generating", [prompt.tokens for prompt in prompts], params)
         samples = [
             [
