@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__, pages
-from rlhf_flow.redact import redacted
+from rlhf_flow.redact import check_typed, redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,12 +50,15 @@ def _main(arguments: Sequence[str] | None) -> int:
     if given[0] in pages.OF and {"-h", "--help"} & set(given[1:]):
         print(pages.OF[given[0]])
         return DONE
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # the console script finds modules of one's own where `python -m` does
     return commands[given[0]](given[1:])
 
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
     return {
         "run": run,
+        "convert": convert,
         "doctor": doctor,
         "plan": plan,
         "init": init,
@@ -100,14 +103,12 @@ def _run(name: str, given: list[str]) -> int:
 
 def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> int:
     """Do a job on each configuration `name` that Hydra composes of the arguments; return the highest exit status."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # the console script finds modules of one's own where `python -m` does
-
     from rlhf_flow import explain, hydra_jobs
 
     if wrong := explain.no_option(arguments):
         return _mistaken(wrong)
     try:
+        check_typed(arguments)
         if hydra_jobs.shows(arguments):
             print(hydra_jobs.page(name, arguments))
             return DONE
@@ -132,10 +133,8 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
             return _mistaken(explain.mistake(error))
         prepared.run()
     except KeyboardInterrupt:
-        print(
-            f"\nrlhf-flow: stopped. What was committed stays. The same command goes on where it stopped: {again}",
-            file=sys.stderr,
-        )
+        stays = "What was committed stays. The same command goes on where it stopped"
+        print(f"\nrlhf-flow: stopped. {stays}: {again}", file=sys.stderr)
         raise
     except AlarmError as alarm:
         print(f"rlhf-flow: {alarm}\nThe same command goes on with the next round: {again}", file=sys.stderr)
@@ -171,8 +170,6 @@ def plan(arguments: list[str]) -> int:
 
 
 def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
     from rlhf_flow import explain
     from rlhf_flow.overrides import expanded
 
@@ -190,6 +187,13 @@ def _refusing(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         return command(arguments)
     except ValueError as error:
         return _mistaken(str(error))
+
+
+def convert(arguments: list[str]) -> int:
+    """`rlhf-flow convert FROM TO`: write a checkpoint that a run can start from."""
+    from rlhf_flow.convert import main as write
+
+    return _refusing(write, arguments)
 
 
 def report(arguments: list[str]) -> int:
@@ -241,9 +245,8 @@ def _served(composed: DictConfig) -> int:
 
 def init(arguments: list[str]) -> int:
     """`rlhf-flow init [FILE]`: write a commented file of the keys of a first run."""
-    if {"-h", "--help"} & set(arguments) or len(arguments) > 1:
-        print(pages.INIT)
-        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
+    if len(arguments) > 1:
+        return _mistaken("init writes one file. Fix: rlhf-flow init mine.yaml.")
     from rlhf_flow.first_file import write
 
     path = Path(arguments[0] if arguments else "mine.yaml")

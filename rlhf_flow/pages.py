@@ -9,6 +9,7 @@ policy to those preferences; the next round starts from the new policy.
 
   rlhf-flow sandbox                     build the embedded world: a small policy, its prompts and a reward model
   rlhf-flow run experiment=sandbox      run on it: nothing is downloaded
+  rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
   rlhf-flow init [FILE]                 write a commented FILE of the keys of a first run: mine.yaml
   rlhf-flow run [FILE] [key=value ...]  run on your own model, prompts and judge
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
@@ -187,6 +188,7 @@ Options
 
 OF = {  # the commands whose page is only a text
     "doctor": DOCTOR,
+    "init": INIT,
     "plan": PLAN,
     "sandbox": SANDBOX,
     "train-reward": TRAIN_REWARD,

@@ -17,7 +17,9 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from its own folder and from lower floors; those on one floor see no other.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"seeds", "needs", "listening", "stopping", "buckets", "aside", "machine", "redact"}),
+    frozenset(
+        {"seeds", "needs", "sizes", "checkpoints", "listening", "stopping", "buckets", "aside", "machine", "redact"}
+    ),
     frozenset({"guard"}),
     frozenset({"draw"}),
     frozenset({"types"}),
@@ -38,7 +40,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"equilibrium", "publishing", "layout"}),
     frozenset({"protocols", "chat"}),
-    frozenset({"specs", "question"}),
+    frozenset({"specs", "question", "ends"}),
     frozenset({"sampler", "selector", "scorer", "engine", "learner", "prompts"}),
     frozenset({"disk"}),
     frozenset({"cluster", "store", "observe", "rows"}),
@@ -56,7 +58,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"identity", "rate"}),
     frozenset({"meanings", "pages", "shown"}),
-    frozenset({"report", "explain", "manual", "hydra_jobs"}),
+    frozenset({"report", "explain", "manual", "hydra_jobs", "convert"}),
     frozenset({"completion", "first_file"}),
     frozenset({"fits", "workers"}),
     frozenset({"build", "serve", "label", "plan"}),

@@ -97,7 +97,7 @@ def test_answers_of_an_older_run_have_fewer_columns(make_run: MakeRun) -> None:
     assert "Hello!" in report.samples(folder)
 
 
-SECRETS = ("sk-abcdefghijklmnopqrstuv", "s3cr3t", "hunter2", "topsecret", "hf_abcdefghijklmnopqrstuv")
+SECRETS = ("sk-abcdefghijk1mnopqrstuv", "s3cr3t", "hunter2", "topsecret", "hf_abcdefghijklmnopqrstuv")
 
 
 def test_no_absolute_path_and_no_secret_is_on_the_page(make_run: MakeRun) -> None:
@@ -140,11 +140,14 @@ def test_no_absolute_path_and_no_secret_is_on_the_page(make_run: MakeRun) -> Non
 # -- judges -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_if_the_win_rate_is_by_the_reward_trained_on(make_run: MakeRun, good_run: Path) -> None:
+def test_the_page_says_if_the_win_rate_is_by_the_reward_trained_on(
+    make_run: MakeRun, good_run: Path, tmp_path: Path
+) -> None:
     said = "The win rate is by the judge that training optimises"
     lines = [{"eval/win_rate": 0.5}, {"eval/win_rate": 1.0, "eval/reward": 3.0}]
     shared = page_of(told(make_run(lines, name="shared"), CONFIG)).words
     assert f"{said} (reward_model: …/reward)" in shared and "evaluate.scorer=" in shared
+    assert said in report.table(tmp_path / "shared") and said not in report.table(good_run)
     own = CONFIG | {"evaluate": {"scorer": CONFIG["scorer"] | {"batch_tokens": 9}}}  # type: ignore[operator]
     assert said in page_of(told(make_run(lines, name="copy"), own)).words
     other = CONFIG | {"evaluate": {"scorer": {"_target_": "a.b.C", "function": "gold"}, "proxy": False}}
