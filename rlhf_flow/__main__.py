@@ -136,11 +136,8 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
         stays = "What was committed stays. The same command goes on where it stopped"
         print(f"\nrlhf-flow: stopped. {stays}: {again}", file=sys.stderr)
         raise
-    except AlarmError as alarm:
-        print(f"rlhf-flow: {alarm}\nThe same command goes on with the next round: {again}", file=sys.stderr)
-        return FAILED
-    except GateError as refusal:  # every start would stop there: its message says what to change
-        print(f"rlhf-flow: {refusal}", file=sys.stderr)
+    except (AlarmError, GateError) as stop:  # it says itself what to change, and whether to go on
+        print(f"rlhf-flow: {stop}", file=sys.stderr)
         return FAILED
     except Exception as error:
         _show_traceback()
