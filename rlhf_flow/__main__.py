@@ -127,7 +127,7 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
 
     try:
         try:
-            asked = config.build(config.in_its_own_folder(composed, arguments), hydra_jobs.overrides())
+            asked = config.build(hydra_jobs.in_its_own_folder(composed, arguments), hydra_jobs.overrides())
             prepared = build.prepare(asked)
         except explain.Mistake as error:
             return _mistaken(explain.mistake(error))
@@ -136,6 +136,8 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
         stays = "What was committed stays. The same command goes on where it stopped"
         print(f"\nrlhf-flow: stopped. {stays}: {again}", file=sys.stderr)
         raise
+    except build.RefusedError as refusal:
+        return _mistaken(" ".join(str(refusal).split()))
     except (AlarmError, GateError) as stop:  # it says itself what to change, and whether to go on
         print(f"rlhf-flow: {stop}", file=sys.stderr)
         return FAILED

@@ -168,7 +168,7 @@ def heed(record: RoundRecord, alarms: Alarms) -> None:
         told = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
         raise AlarmError(
             f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {told}. "
-            "Look at report.html, then the same command goes on with the next round; alarms.action=warn goes on to the end."
+            "Look at report.html. The same command goes on with the next round, alarms.action=warn to the end."
         )
 
 

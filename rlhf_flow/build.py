@@ -55,6 +55,10 @@ RECORDED = (
 )
 
 
+class RefusedError(Exception):
+    """A worker refuses what was asked as it opens."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run that could start: its mistakes are found, its folder is held, nothing has been computed."""
@@ -93,7 +97,7 @@ class Prepared:
     def _run(self, cluster: Cluster) -> None:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in together.warnings(config):
+        for line in [*together.warnings(config), *fits.warnings(self.prompts, self.model.tokenizer())]:
             print(f"warning: {line}", flush=True)
         observers = [
             *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
@@ -101,7 +105,10 @@ class Prepared:
         ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
-            workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            try:
+                workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
+                raise RefusedError(str(error)) from error
             parts = Parts(
                 seed=config.seed,
                 rounds=config.rounds,

@@ -6,7 +6,6 @@ again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -19,8 +18,6 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_flow import redact
@@ -47,11 +44,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("sandbox", _sandbox, replace=True)
 
 
-def compose(*overrides: str) -> RunConfig:
-    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise."""
+def compose(*overrides: str, name: str = "run", folders: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise.
+
+    `folders` are those of --config-dir, `name` is that of --config-name.
+    """
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        composed = hydra_compose("run", overrides=list(overrides))
+        found = [f"file://{Path(folder).absolute()}" for folder in folders]
+        searched = [f"hydra.searchpath={found}"] if found else []
+        composed = hydra_compose(name, overrides=[*overrides, *searched])
     config = build(composed, overrides)
     check(config)
     return config
@@ -90,16 +92,6 @@ def _parts(composed: DictConfig, adjust: Adjust | None = None) -> RunConfig:
     built = replace(config, evaluate=evaluate, refresh=refresh, **slots)
     redact.check(leaves(built))
     return built
-
-
-def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
-    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        return composed
-    swept = [override for override in hydra.overrides.task if override not in typed]
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={hydra.job.num}")
-    return _merged(composed, OmegaConf.create({"run_dir": f"{composed.run_dir}-{name}"}))
 
 
 # -- writing it down --------------------------------------------------------------------------------------------------

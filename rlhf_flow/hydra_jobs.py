@@ -7,11 +7,12 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_flow import config
@@ -38,6 +39,18 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> l
 def overrides() -> list[str]:
     """Those of the job that is being done."""
     return list(HydraConfig.get().overrides.task)
+
+
+def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN:
+        return composed
+    swept = [override for override in job.overrides.task if override not in typed]
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={job.job.num}")
+    own = OmegaConf.merge(composed, {"run_dir": f"{composed.run_dir}-{name}"})
+    assert isinstance(own, DictConfig)
+    return own
 
 
 def shows(arguments: list[str]) -> bool:
