@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__, manual
-from rlhf_flow.redact import redacted
+from rlhf_flow.redact import check_typed, redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": run,
+        "convert": convert,
         "doctor": doctor,
         "plan": plan,
         "label": label,
@@ -88,6 +89,7 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
         statuses.append(job(composed))
 
     try:
+        check_typed(arguments)
         with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
             config.register()
             hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
@@ -114,6 +116,8 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
     except KeyboardInterrupt:
         print(f"\nrlhf-flow: stopped. What was committed stays. {again}", file=sys.stderr)
         raise
+    except build.RefusedError as refusal:
+        return _mistaken(" ".join(str(refusal).split()))
     except (AlarmError, GateError) as alarm:
         print(f"rlhf-flow: {alarm}\n{again}", file=sys.stderr)
         return FAILED
@@ -153,6 +157,23 @@ def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> 
         return command(arguments)
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
+
+
+def convert(arguments: list[str]) -> int:
+    """`rlhf-flow convert FROM TO`: write a checkpoint that a run can start from."""
+    from rlhf_flow import convert as converting
+
+    if {"-h", "--help"} & set(arguments):
+        print(converting.PAGE)
+        return DONE
+    folders = [argument for argument in arguments if not argument.startswith("--")]
+    if len(folders) != 2 or set(arguments) - {*folders, "--trust-remote-code"}:
+        return _mistaken("convert takes two folders. Try rlhf-flow convert FROM TO, or --help.")
+    try:
+        print(converting.convert(*folders, trust_remote_code="--trust-remote-code" in arguments))
+    except (ValueError, OSError) as error:
+        return _mistaken(" ".join(str(error).split()))
+    return DONE
 
 
 def report(arguments: list[str]) -> int:

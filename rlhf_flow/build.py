@@ -15,14 +15,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from rlhf_flow import config as configuration
 from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
+from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
+from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.observe.events import Events
@@ -35,9 +37,6 @@ from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
 from rlhf_flow.workers import Workers
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LOCKS = Path(__file__).parents[1] / "requirements"  # where the package runs from a clone
 RECORDED = (
@@ -52,6 +51,10 @@ RECORDED = (
     "datasets",
     "hydra-core",
 )
+
+
+class RefusedError(Exception):
+    """A worker refuses what was asked as it opens."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,18 @@ class Prepared:
     def _run(self, cluster: Cluster) -> None:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in together.warnings(config):
+        for line in [*together.warnings(config), *fits.warnings(self.prompts, self.model.tokenizer())]:
             print(f"warning: {line}", flush=True)
         observers = [
             *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
             Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
         ]
         try:
-            workers = Workers.open(config, self.model, cluster, self.ledger)
+            longest = fits.longest_sequence(config, self.model, self.prompts)
+            try:
+                workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
+                raise RefusedError(str(error)) from error
             parts = Parts(
                 seed=config.seed,
                 rounds=config.rounds,
@@ -150,6 +157,7 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Check a configuration against the world it names, and take its folder. Raises ValueError for any mistake."""
     together.check(config)
+    config = dated(config, _first_day(Path(config.run_dir)))
     fits.check_refresh(config)
     judges = {
         "scorer": config.scorer,
@@ -161,13 +169,14 @@ def prepare(config: RunConfig) -> Prepared:
             spec.check()
     model = _on_disk(config.model)
     weights = Path(model.path)
+    fits.check_start(config, model)
     start = Policy(
         name="policy",
         round=0,
         sha256=checkpoint_fingerprint(weights),
         weights=Checkpoint(weights, model.trust_remote_code),
     )
-    tokenizer = _tokenizer(model)
+    tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
     fits.check(config, model, prompts, tokenizer)
     identity = {
@@ -181,6 +190,7 @@ def prepare(config: RunConfig) -> Prepared:
         Path(config.run_dir),
         config=configuration.as_yaml(config),
         identity=identity,
+        until_verdicts=asking(identity),
         manifest=_manifest(config, model, prompts, identity),
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)
@@ -205,21 +215,14 @@ def _on_disk(model: Model) -> Model:
                 f"model.path={model.path} is no folder here, and the hub did not give it: {failure}. "
                 "Give the folder of a Hugging Face checkpoint, or check the name, the revision and the network."
             ) from failure
-    if not (folder / "config.json").exists():
-        raise ValueError(
-            f"model.path={model.path} is no checkpoint: it holds no config.json. "
-            "Give the folder that save_pretrained() wrote."
-        )
     return replace(model, path=str(folder.resolve()))
 
 
-def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError, KeyError) as failure:
-        raise ValueError(f"model.path={model.path} holds no tokenizer that can be loaded: {failure}") from failure
+def _first_day(run_dir: Path) -> str:
+    """The date that chat templates write: of the run's first start, whenever it goes on."""
+    written = run_dir / "config.yaml"
+    about = yaml.safe_load(written.read_text()) if written.is_file() else {}
+    return about.get("model", {}).get("chat_template", {}).get("date") or today()
 
 
 def _manifest(

@@ -21,6 +21,7 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow run [key=value ...]         run on your own model, prompts and judge
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
+  rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
@@ -34,14 +35,15 @@ policy to those preferences; the next round starts from the new policy.
 130 interrupted."""
 
 DOCTOR = """\
-rlhf-flow doctor [key=value ...] [--memory SIZE] [--gpus N] [--json]
+rlhf-flow doctor [key=value ...] [--load] [--config-dir DIR] [--memory SIZE] [--gpus N] [--json]
 
 Takes what `rlhf-flow run` takes, and starts nothing: packages, GPUs, limits, network, disks, checkpoints, and the
-templates and special tokens of policy and judges side by side. A line each, with the way out.
+templates and special tokens of policy and judges side by side. A line each, with the way out. --load also loads them,
+publishes the policy as a learner would, and compares log-probs of transformers and the run's engine.
 Exit status: 0 no problem, 1 a problem, 2 a mistake in what was asked."""
 
 PLAN = """\
-rlhf-flow plan [key=value ...] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
+rlhf-flow plan [key=value ...] [--config-dir DIR] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
 
 Takes what `rlhf-flow run` takes, reads config.json, tokenizer and prompts, and no weights. --memory is that of each
 GPU, or of a host without any; --like takes the seconds from a run that is done. cluster.nodes=4 cluster.address=auto

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import yaml
 
 MARK = "[secret]"
 SHORTEST = 8  # characters of a variable's value that is looked for in texts
@@ -70,7 +72,11 @@ def redacted(text: str) -> str:
     text = _in_value(without_known(text))
     text = _ASSIGNED.sub(lambda found: found[0] if not _names_secret(found[1]) else f"{found[1]}={MARK}", text)
     text = _QUOTED.sub(
-        lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}{found[1]}{found[3]}'{MARK}'",
+        lambda found: (
+            found[0]
+            if not _names_secret(found[2])
+            else f"{found[1]}{found[2]}{found[1]}{found[3]}{found[4]}{MARK}{found[4]}"
+        ),
         text,
     )
     return _LINE.sub(lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}: {MARK}", text)
@@ -116,8 +122,30 @@ def check(keys: Mapping[str, object]) -> None:
             )
 
 
+def check_typed(overrides: Sequence[str]) -> None:
+    """`check` for key=value as it was typed, before Hydra writes it down for --multirun. References are no secrets."""
+    for override in overrides:
+        key, given, value = override.partition("=")
+        if given and not key.startswith("-") and "${" not in value:
+            try:
+                tree = yaml.safe_load(value)
+            except yaml.YAMLError:  # Hydra says what is wrong with it
+                tree = value
+            check(dict(_leaves(key.lstrip("+~"), tree)))
+
+
+def _leaves(key: str, tree: object) -> Iterator[tuple[str, object]]:
+    if isinstance(tree, Mapping | list):
+        for name, item in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from _leaves(f"{key}.{name}", item)
+    else:
+        yield key, tree
+
+
 def _way(key: str) -> str:
     """Where the name of the variable goes."""
+    if key.endswith("_env"):  # the secret itself, in the place of its variable's name
+        return f"{key}=JUDGE_KEY."
     for ending, instead in (("endpoint.base_url", "endpoint.api_key_env"), ("urls", "token_env")):
         parent, found, rest = key.rpartition(ending)
         if found and (not rest or re.fullmatch(r"\.\d+", rest)):

@@ -143,8 +143,8 @@ def test_no_secret_reaches_what_the_servers_say(tmp_path: Path) -> None:
         (["scorer=remote", "scorer.urls=['http://me:{}@127.0.0.1:9']"], "scorer.token_env"),
         (["scorer=remote", "scorer.urls=['http://127.0.0.1:9']", "scorer.token_env={}"], "SCORER_TOKEN"),
         (["prompts.path='s3://me:{}@bucket/rows.jsonl'"], "prompts.path=${oc.env:JUDGE_KEY}"),
-        (["+scorer.request.api_key={}", "+scorer.request.n=="], "[secret]"),  # which Hydra cannot read
-        (["scorer.request.api_kex.password={}"], "there is no key"),
+        (["+scorer.request.api_key={}", "+scorer.request.n=="], "${oc.env:JUDGE_KEY}"),  # which Hydra cannot read
+        (["scorer.password={}"], "${oc.env:JUDGE_KEY}"),
     ],
 )
 def test_a_secret_in_the_command_is_refused_and_not_shown(
@@ -166,8 +166,20 @@ def test_a_printed_configuration_has_no_secrets(
 ) -> None:
     monkeypatch.setenv("GATEWAY_PASSWORD", secret("request"))
     judge = ["model.path=m", "prompts.path=p", "scorer=judge", "scorer.model=m"]
-    keys = [f"+scorer.request.api_key={secret('literal')}", "+scorer.request.x=${oc.env:GATEWAY_PASSWORD}"]
-    assert main(["run", *judge, *keys, "--cfg", "job", "--resolve"]) == 0
+    assert main(["run", *judge, "+scorer.request.x=${oc.env:GATEWAY_PASSWORD}", "--cfg", "job", "--resolve"]) == 0
     printed = capsys.readouterr().out
-    assert "[secret]" in printed and "[secret:GATEWAY_PASSWORD]" in printed
-    assert secret("literal") not in printed and secret("request") not in printed
+    assert "[secret:GATEWAY_PASSWORD]" in printed and secret("request") not in printed
+    assert main(["run", *judge, f"+scorer.request.api_key={secret('literal')}", "--cfg", "job"]) == 2
+    told = capsys.readouterr()
+    assert secret("literal") not in told.out + told.err
+
+
+def test_a_secret_in_a_sweep_is_refused_before_hydra_writes_it_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = [f"run_dir={tmp_path / 'run'}", "--multirun", "seed=1,2"]
+    nested = f"+scorer.request={{headers: {{Authorization: {secret('sweep')}}}}}"
+    assert main(["run", "model.path=m", "prompts.path=p", "scorer=judge", "scorer.model=m", *sweep, nested]) == 2
+    told = capsys.readouterr()
+    assert "scorer.request.headers.Authorization: a secret must not stand" in told.err
+    assert secret("sweep") not in told.out + told.err and not list(tmp_path.iterdir())

@@ -250,7 +250,8 @@ def test_a_value_that_serves_nobody_is_refused(values: dict[str, Any], told: str
     ("argument", "told"),
     [
         ("port=0", "Fix: export JUDGE_TOKEN=$(openssl rand -hex 16), token_env=JUDGE_TOKEN here"),
-        ("token_env=hf_abcdefghijklmnopqrstuv", "token_env must be the name of an environment variable in capitals"),
+        ("token_env=hf_abcdefghijklmnopqrstuv", "token_env: a secret must not stand"),
+        ("token_env=my_secret", "token_env must be the name of an environment variable in capitals"),
         (
             "token_env=NO_SUCH_TOKEN",
             "token_env must name an environment variable that holds a token, and NO_SUCH_TOKEN",

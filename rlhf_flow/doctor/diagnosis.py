@@ -10,8 +10,10 @@ from pathlib import Path
 from rlhf_flow import fits, together
 from rlhf_flow.doctor import checkpoints, machine, network, packages, storage, tokens
 from rlhf_flow.doctor.checkpoints import Named
-from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.doctor.finding import Finding, ok, problem, refusal, warning
+from rlhf_flow.plan import roles
 from rlhf_flow.plan.fitting import Room
+from rlhf_flow.plan.learner import plans as plans_learner
 from rlhf_flow.plan.memory import MIB
 from rlhf_flow.plan.planned import plan
 from rlhf_flow.plan.roles import with_inner
@@ -29,6 +31,11 @@ from rlhf_flow.types import Draw
 class Diagnosis:
     findings: list[Finding]
     tokens: list[tokens.Tokens]
+
+    @property
+    def broken(self) -> bool:
+        """Whether a checkpoint, or what reads it, has a problem."""
+        return any(one.level == "problem" and one.subject in ("models", "tokens", "parts") for one in self.findings)
 
     @property
     def sound(self) -> bool:
@@ -67,12 +74,15 @@ def checkpoints_of(config: RunConfig) -> Iterator[Named]:
     """The policy's, and those of all judges that read one."""
     model = config.model
     chat = vars(config.prompts).get("format") == "chat"
-    yield Named("model.path", model.path, "policy", model.revision, model.trust_remote_code, chat)
+    kind = "start of a reward model" if together.outputs(config) else "policy"
+    trust = model.trust_remote_code
+    yield Named("model.path", model.path, kind, model.revision, trust, chat, model.chat_template)
     for slot, part in with_inner(_scorers(config)):
         if isinstance(part, Classifier | Pooled | PreferenceModel):
             kind = "language model" if isinstance(part, PreferenceModel) else "classifier"
             chat = part.format == "chat"
-            yield Named(f"{slot}.path", part.path, kind, part.revision, part.trust_remote_code, chat)
+            trust = part.trust_remote_code
+            yield Named(f"{slot}.path", part.path, kind, part.revision, trust, chat, part.chat_template)
 
 
 def _packages(config: RunConfig) -> Iterator[Finding]:
@@ -122,10 +132,8 @@ def _parts(config: RunConfig) -> Iterator[Finding]:
 
 def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[Finding]:
     """Prompts, lengths, memory and disk."""
-    from transformers import AutoTokenizer
-
     with _refusals("prompts") as refused:
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+        tokenizer = config.model.tokenizer()
         source = config.prompts.open(tokenizer, seed=config.seed)
         fits.check(config, config.model, source, tokenizer)
     yield from refused
@@ -137,10 +145,13 @@ def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[
     if source.longest + answer > (limit or source.longest + answer):
         yield from tokens.room(policy, prompt=source.longest, answer=answer, limit=limit)
     yield ok("prompts", source.summary)
+    if not (plans_learner(config) and roles.plans(config)):
+        yield ok("plan", "parts without a model of their own: there is no memory to plan")
+        return
     try:
         planned = plan(config, there)
-    except ValueError as error:  # of parts without a model there is no plan, and nothing to fear
-        yield ok("plan", str(error))
+    except ValueError as error:
+        yield refusal("plan", error)
         return
     for line in planned.problems:
         says, _, way_out = line.partition(". ")
@@ -157,8 +168,7 @@ def _refusals(subject: str) -> Iterator[list[Finding]]:
     try:
         yield found
     except ValueError as error:
-        says, _, way_out = " ".join(str(error).split()).partition(". ")
-        found.append(problem(subject, says, way_out or "correct it"))
+        found.append(refusal(subject, error))
 
 
 def _scorers(config: RunConfig) -> dict[str, object]:

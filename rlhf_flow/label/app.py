@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow.guard import bearer, guard
+from rlhf_flow.label.exchange import rows_of
 from rlhf_flow.label.markdown import to_html
-from rlhf_flow.label.preferences import rows
 from rlhf_flow.label.view import history, named, verdict, view
 from rlhf_flow.scorer.annotations import Annotations
 from rlhf_flow.scorer.annotators import Annotators, NotTheirs
@@ -137,8 +137,8 @@ def application(annotations: Annotations, *, run: str, token: str | None, names:
 
     @posted.post("/export")
     def export(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
-        mine = annotations.labels(known(asked.annotator, session))
-        return {"lines": "".join(f"{json.dumps(row)}\n" for row in rows(reversed(mine)))}
+        mine = annotations.labels(known(asked.annotator, session))[::-1]
+        return {"lines": "".join(f"{json.dumps(row)}\n" for row in rows_of(mine))}
 
     @posted.post("/guidelines")
     def guidelines(asked: Asking) -> dict[str, object]:

@@ -22,7 +22,8 @@ from rlhf_flow.prompts.layout import AUTO, lay_out
 from rlhf_flow.prompts.limits import Limits
 from rlhf_flow.prompts.rows import Columns, Row, question, valid
 from rlhf_flow.scorer.annotations import Annotations
-from rlhf_flow.scorer.questions import Question
+from rlhf_flow.scorer.private import FILE_MODE
+from rlhf_flow.scorer.questions import Label, Question
 
 PAIR = Columns(candidates={"first": "chosen", "second": "rejected"})
 UNNAMED = "import"  # the annotator of rows that name none
@@ -49,8 +50,20 @@ class Said:
 def export_labels(annotations: Annotations, path: Path) -> str:
     """Write every verdict that counts to a file of JSON lines, and say how many there are."""
     labels = annotations.labels()[::-1]  # as they were said
+    rows = rows_of(labels)
+    path.touch(FILE_MODE)  # what people said is their own
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    said = Counter(label.verdict for label in labels)
+    skipped = f"; {said['skip']} skipped questions are not written" if said["skip"] else ""
+    ties = said["tie"] + said["bad"]
+    twice = f" ({ties} ties are two rows each, one in each order)" if ties else ""
+    return f"{path}: {len(labels) - said['skip']} verdicts in {len(rows)} rows{twice}{skipped}"
+
+
+def rows_of(labels: Sequence[Label]) -> list[dict[str, object]]:
+    """Labels in the common format."""
     chats = any(len(one.question.messages) > 1 or one.question.messages[0].role != "user" for one in labels)
-    rows = []
+    rows: list[dict[str, object]] = []
     for label in labels:
         asked = label.question
         prompt = [asdict(message) for message in asked.messages] if chats else asked.messages[0].content
@@ -61,12 +74,7 @@ def export_labels(annotations: Annotations, path: Path) -> str:
             if label.verdict in (better, "tie", "bad"):
                 pair = {"prompt": prompt, first: asked.first, second: asked.second, "annotator": label.annotator}
                 rows.append(pair | more)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    said = Counter(label.verdict for label in labels)
-    skipped = f"; {said['skip']} skipped questions are not written" if said["skip"] else ""
-    ties = said["tie"] + said["bad"]
-    twice = f" ({ties} ties are two rows each, one in each order)" if ties else ""
-    return f"{path}: {len(labels) - said['skip']} verdicts in {len(rows)} rows{twice}{skipped}"
+    return rows
 
 
 def import_labels(annotations: Annotations, path: str) -> str:

@@ -42,6 +42,10 @@ class AdapterAlone:
     base: str
     fresh: Mapping[str, Tensor]  # with which the policy is the base
 
+    @property
+    def layout(self) -> None:
+        return None
+
     def names(self) -> dict[str, list[str]]:
         return _names(self.lm)
 

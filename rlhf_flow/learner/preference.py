@@ -19,6 +19,7 @@ from rlhf_flow.learner.batches import Example, Row, count, global_batches, read_
 from rlhf_flow.learner.forward import Forward, read_all
 from rlhf_flow.learner.gathered import Gathered
 from rlhf_flow.learner.reading import Reading
+from rlhf_flow.learner.stored import Stored
 from rlhf_flow.learner.trained import Trained
 from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.update import take_step
@@ -100,9 +101,8 @@ class PreferenceLearner:
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
         weights = Gathered(self.backend, self.trained, self.dtype) if policy is None else self.trained.of(policy)
-        again = {name for names in self.trained.names().values() for name in sorted(names)[1:]}
-        groups = pack((entry for entry in weights.index() if entry.name not in again), self.bucket)
-        read = weights.read if isinstance(weights, Gathered) else reader(weights.stream())
+        stored = Stored(weights, self.trained.layout)
+        groups, read = pack(stored.index(), self.bucket), stored.read
         if self.backend.rank == 0:
             self.trained.save(folder, groups, fill(groups, read))
         elif policy is None:

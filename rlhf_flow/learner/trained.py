@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf_flow.buckets import Bucket, Index
+from rlhf_flow.layout import Layout
 from rlhf_flow.learner.checkpoint import write_checkpoint
 from rlhf_flow.learner.reading import Reading
 from rlhf_flow.specs import Model
@@ -24,6 +26,11 @@ class Trained(Protocol):
     @property
     def base(self) -> str | None:
         """The hash of weights that stay as they are, below those that are trained; None: there are none."""
+        ...
+
+    @property
+    def layout(self) -> Layout | None:
+        """How a checkpoint stores what is published; None: as it is published."""
         ...
 
     def names(self) -> dict[str, list[str]]:
@@ -70,6 +77,10 @@ class WholeModel:
     @property
     def base(self) -> None:
         return None
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.lm)
 
     def names(self) -> dict[str, list[str]]:
         first = {id(parameter): name for name, parameter in self.lm.named_parameters()}

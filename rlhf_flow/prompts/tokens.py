@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rlhf_flow.chat import FORMATS, chat_tokens, encode, plain_tokens, require_template
+from rlhf_flow.ends import end_of_answer
 from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.prompts.rows import Question
 from rlhf_flow.types import Candidate, Message, Prompt
@@ -31,6 +33,11 @@ class Rendering:
         assert self.format in FORMATS and self.too_long in TOO_LONG
         if self.format == "chat":
             require_template(self.tokenizer, "prompts.format")
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token by which the policy ends its answers."""
+        return end_of_answer(self.tokenizer, chat=self.format == "chat")
 
     def prompts(self, question: Question, counts: Counter[str]) -> list[Prompt]:
         """The prompt of a row, alone; none where it is dropped. `counts` what became of it."""
@@ -73,17 +80,17 @@ class Rendering:
         return cut, tuple(self._tokens(cut, cut.messages)), True
 
     def candidate(self, place: str, text: str) -> Candidate:
-        """An answer as the policy would have given it: its text, and the tokenizer's EOS.
+        """An answer as the policy would have given it: its text, and the token that ends the policy's own answers.
 
-        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError without EOS.
+        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError if the
+        tokenizer knows no such token.
         """
-        end = self.tokenizer.eos_token_id
-        if end is None:
+        if self.end is None:
             raise ValueError(
-                f"{place}: an answer of the data set ends with the tokenizer's EOS, and it has none. "
-                "Set eos_token in the tokenizer."
+                f"{place}: an answer of the data set ends as the policy's own answers do, and neither its chat "
+                "template nor its tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
             )
-        return Candidate(text, (*encode(self.tokenizer, text), end))
+        return Candidate(text, (*encode(self.tokenizer, text), self.end))
 
     def with_system(self, question: Question) -> Question:
         """The question behind the system message, where there is one; a row's own stands."""

@@ -108,13 +108,17 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str, str]]:
 
 def _cautions(run: Run) -> list[str]:
     """What a reader should know before trusting a curve."""
-    who = judges(run)
-    named = f" ({visible(who.evaluation)})" if who.evaluation else ""
-    shared = [SHARED.format(named)] if who.shared and run.series("eval/win_rate") else []
     keys = sorted({key for values in run.metrics.values() for key in values})
     bad = [(key, [at for at, value in run.series(key).items() if number(value) in ("NaN", "∞", "−∞")]) for key in keys]
     wrong = [f"{visible(key)} is no finite number in round {', '.join(map(str, at))}" for key, at in bad if at]
-    return [*_alarms(run), *shared, *map(visible, run.warnings), *wrong]
+    return [*_alarms(run), *by_training(run), *map(visible, run.warnings), *wrong]
+
+
+def by_training(run: Run) -> list[str]:
+    """A caution if the win rate is by the judge that training optimises."""
+    who = judges(run)
+    named = f" ({visible(who.evaluation)})" if who.evaluation else ""
+    return [SHARED.format(named)] if who.shared and run.series("eval/win_rate") else []
 
 
 def _alarms(run: Run) -> list[str]:

@@ -6,7 +6,7 @@ import textwrap
 
 from rlhf_flow.report.answers import changed
 from rlhf_flow.report.folder import Answer, Run
-from rlhf_flow.report.page import columns
+from rlhf_flow.report.page import by_training, columns
 from rlhf_flow.report.text import clipped, number, visible
 
 WIDTH = 100  # characters of a line of answers
@@ -14,7 +14,7 @@ CLIP = 600  # characters of an answer
 
 
 def table(run: Run) -> str:
-    """One line a round; below it the aspects of the judge, if it has any."""
+    """One line a round; below it the aspects of the judge, if it has any, and whether training uses the same judge."""
     if not run.metrics:
         return f"{visible(run.name)}: no round is finished yet"
     blocks = [_aligned(columns(run))]
@@ -24,7 +24,7 @@ def table(run: Run) -> str:
         measured = [(visible(name), run.series(f"eval/aspect/{name}")) for name in aspects]
         table = [(name, [number(series.get(round)) for round in rounds]) for name, series in measured]
         blocks.append(_aligned([("round", [str(round) for round in rounds]), *table]))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *(textwrap.fill(line, WIDTH) for line in by_training(run))])
 
 
 def samples(run: Run, n: int) -> str:

@@ -89,6 +89,7 @@ def more_tokens_than_rows(world: World) -> None:
 def no_end(world: World) -> None:
     world.save(eos_token=None, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
     world.edit("generation_config.json", eos_token_id=None)
+    world.edit("config.json", eos_token_id=None)
 
 
 def unknown_end(world: World) -> None:
@@ -201,7 +202,7 @@ def closed_port() -> int:
 
 
 BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
-    (tokenizer_cut, "problem", "its tokenizer does not load", "fetch it again"),
+    (tokenizer_cut, "problem", "its tokenizer does not load", "fetch the checkpoint again"),
     (no_template, "problem", "no chat template", "prompts.format=plain"),
     (bos_twice, "warning", "writes BOS 2 times", "chat_template.jinja"),
     (more_tokens_than_rows, "problem", "and its embedding 100 rows", "resize_token_embeddings"),
@@ -211,8 +212,8 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (padding_is_end, "warning", "padding and EOS", "a padding token of its own"),
     (no_model, "problem", "there is no such folder", "correct the path"),
     (no_config, "problem", "no config.json", "save_pretrained()"),
-    (adapter_only, "problem", "an adapter, and no model", "merge_and_unload"),
-    (old_weights, "problem", "no *.safetensors but pytorch_model.bin", "save_pretrained()"),
+    (adapter_only, "problem", "an adapter (peft), and no model", "rlhf-flow convert"),
+    (old_weights, "problem", "no *.safetensors but pytorch_model.bin", "rlhf-flow convert"),
     (weights_cut, "problem", "is cut short", "fetch it again"),
     (shard_missing, "problem", "1 of 2 weight files are missing", "fetch it again"),
     (foreign_code, "problem", "is not trusted", "model.trust_remote_code=true"),
@@ -297,3 +298,28 @@ def test_a_package_that_transformers_would_import_and_that_does_not_load_is_foun
     status, findings = found(world, capsys)
     assert status == 1
     assert any("libavutil" in one["says"] and "pip uninstall torchcodec" in one["way_out"] for one in findings)
+
+
+def test_a_plan_that_cannot_be_made_is_a_problem(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a scorer whose checkpoint has no configuration: not a line that begins with ok."""
+    (world.root / "judge").mkdir()
+    world.keys |= {"scorer": "reward_model", "scorer.path": world.root / "judge"}
+    status, findings = found(world, capsys)
+    assert status == 1
+    assert not any(one["level"] == "ok" and one["subject"] == "plan" for one in findings)
+
+
+def test_the_functions_that_are_offered_are_the_modules_own(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the classes and functions that it imports."""
+    world.keys["scorer.function"] = "tests.tiny.nobody"
+    _, findings = found(world, capsys)
+    (told,) = [one["says"] + one["way_out"] for one in findings if "nobody" in one["says"]]
+    assert "shorter" in told
+    assert "Path" not in told and "Rollouts" not in told
+
+
+def test_files_of_the_users_own_are_found_as_by_run(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (world.root / "conf" / "objective").mkdir(parents=True)
+    (world.root / "conf" / "objective" / "mine.yaml").write_text("_target_: rlhf_flow.objective.dpo.DPO\nbeta: 0.3\n")
+    status, findings = found(world, capsys, "--config-dir", str(world.root / "conf"), "objective=mine")
+    assert status == 0, findings

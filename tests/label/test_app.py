@@ -247,12 +247,13 @@ def test_labels_are_downloaded_in_the_common_preference_format(annotations: Anno
         page.post("/label", json=said)
     lines = page.post("/export", json={"annotator": "Ann"}).json()["lines"].splitlines()
     found = [json.loads(line) for line in lines]
-    assert [one["prompt"] for one in found] == [[{"role": "user", "content": f"Question {k}?"}] for k in range(2)]
-    for k, one in enumerate(found):
+    assert [one["prompt"] for one in found] == [f"Question {k}?" for k in (0, 1, 2, 2)]
+    for k, one in enumerate(found[:2]):
         best = "first" if (k == 0) == first_left(asked[k].key, "Ann") else "second"
-        assert one["chosen"] == [{"role": "assistant", "content": f"{best} {k}"}]
-        assert {one["rejected"][0]["content"], f"{best} {k}"} == {f"first {k}", f"second {k}"}
-        assert (one["annotator"], one["comment"]) == ("Ann", "so")
+        assert one["chosen"] == f"{best} {k}"
+        assert {one["rejected"], f"{best} {k}"} == {f"first {k}", f"second {k}"}
+    assert [one.get("bad", False) for one in found] == [False, False, True, True]
+    assert {(one["annotator"], one["comment"]) for one in found} == {("Ann", "so")}
 
 
 def test_guidelines_are_markdown_that_can_do_no_harm(annotations: Annotations) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -73,14 +72,11 @@ def test_several_buckets_are_the_shards_of_a_checkpoint(world: World, tmp_path: 
 def test_one_bucket_is_the_file_that_a_small_model_always_had(world: World, tmp_path: Path) -> None:
     learned(world, SIZES[-1], tmp_path)
     lm = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
-    (tmp_path / "theirs").mkdir()
-    save_torch_state_dict(lm.state_dict(), tmp_path / "theirs")
+    lm.save_pretrained(tmp_path / "theirs")
     (ours,) = (tmp_path / "policy").glob("*.safetensors*")
     theirs = tmp_path / "theirs/model.safetensors"
     assert ours.name == theirs.name
-    assert load_file(ours).keys() == load_file(theirs).keys()
-    if not world.tied:  # theirs names what it left out, in an order that changes from run to run
-        assert ours.read_bytes() == theirs.read_bytes()
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_an_average_is_the_same_in_any_buckets(world: World, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_keys_that_differ_are_listed_and_nothing_private(pair: tuple[Path, Path]
     assert rows["learner.lr"] == "<td>0.1</td><td>0.2</td>"
     assert rows["learner.eps"] == "<td>—</td><td>1</td>"
     assert rows["scorer.path"] == "<td>…/reward</td><td>…/judge</td>"
-    assert rows["scorer.api_key"] == "<td>—</td><td>(left out)</td>"
+    assert rows["scorer.api_key"] == "<td>—</td><td>[secret]</td>"
     assert "s3cr3t" not in html and "/other" not in html and "/home" not in html
 
 

@@ -1,0 +1,131 @@
+"""A tiny random model of each architecture, written by `save_pretrained` in a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LENGTH = 256  # positions
+
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": LENGTH,
+    "initializer_range": 0.2,
+}
+HEADS_OF_16 = {"head_dim": 16}
+GEMMA = {**LLAMA, **HEADS_OF_16, "query_pre_attn_scalar": 16, "sliding_window": 32}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": LENGTH, "initializer_range": 0.2}
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture: the class of its configuration, and what makes it tiny."""
+
+    config: str  # of transformers
+    keys: Mapping[str, object] = field(default_factory=dict)
+    tied: bool = False
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaConfig", LLAMA),
+    "llama-tied": Family("LlamaConfig", LLAMA, tied=True),
+    "mistral": Family("MistralConfig", {**LLAMA, "sliding_window": None}),
+    "mixtral": Family("MixtralConfig", {**LLAMA, "num_local_experts": 4, "sliding_window": None}),
+    "qwen2": Family("Qwen2Config", LLAMA, tied=True),
+    "qwen3": Family("Qwen3Config", {**LLAMA, **HEADS_OF_16}, tied=True),
+    "qwen3-moe": Family("Qwen3MoeConfig", {**LLAMA, **HEADS_OF_16, **EXPERTS}),
+    "gemma2": Family("Gemma2Config", GEMMA, tied=True),
+    "gemma3": Family("Gemma3TextConfig", GEMMA, tied=True),
+    "phi3": Family("Phi3Config", {**LLAMA, "pad_token_id": 0}),
+    "gpt2": Family("GPT2Config", GPT, tied=True),
+    "opt": Family(
+        "OPTConfig",
+        {
+            "hidden_size": 64,
+            "word_embed_proj_dim": 64,
+            "ffn_dim": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": LENGTH,
+            "init_std": 0.2,
+        },
+        tied=True,
+    ),
+    "gpt-neox": Family("GPTNeoXConfig", {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}),
+    "falcon": Family(
+        "FalconConfig",
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "initializer_range": 0.2,
+            "max_position_embeddings": LENGTH,
+        },
+        tied=True,
+    ),
+    "bloom": Family("BloomConfig", {"hidden_size": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}, tied=True),
+    "stablelm": Family("StableLmConfig", LLAMA),
+    "olmo2": Family("Olmo2Config", LLAMA),
+    "granite": Family("GraniteConfig", {**LLAMA, "logits_scaling": 2.0, "attention_multiplier": 0.25}, tied=True),
+    "cohere": Family("CohereConfig", LLAMA, tied=True),
+    "smollm3": Family("SmolLM3Config", LLAMA, tied=True),
+    "gpt-bigcode": Family("GPTBigCodeConfig", GPT, tied=True),
+    "mamba": Family(
+        "MambaConfig", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "initializer_range": 0.2}, tied=True
+    ),
+    "lfm2": Family("Lfm2Config", {**LLAMA, "layer_types": ["conv", "full_attention"], "block_ff_dim": 96}, tied=True),
+    "qwen3-next": Family(
+        "Qwen3NextConfig",
+        {
+            **LLAMA,
+            **HEADS_OF_16,
+            **EXPERTS,
+            "layer_types": ["linear_attention", "full_attention"],
+            "shared_expert_intermediate_size": 48,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+    ),
+}
+
+
+def make(
+    name: str, folder: Path, words: PreTrainedTokenizerBase, *, dtype: str = "float32", shard: str = "5GB"
+) -> Path:
+    """Write the model of a family with a tokenizer, the same ones each time."""
+    family = FAMILIES[name]
+    keys: dict[str, object] = {
+        "vocab_size": len(words),
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+        "tie_word_embeddings": family.tied,
+    }
+    write(getattr(transformers, family.config)(**keys | dict(family.keys)), folder, words, dtype=dtype, shard=shard)
+    return folder
+
+
+def write(
+    config: transformers.PreTrainedConfig,
+    folder: Path,
+    words: PreTrainedTokenizerBase,
+    *,
+    dtype: str = "float32",
+    shard: str = "5GB",
+) -> None:
+    torch.manual_seed(0)
+    lm: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config)
+    lm.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
+    words.save_pretrained(folder)
