@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from rlhf_flow import config as configuration
 from rlhf_flow import fits, loop, report, together
 from rlhf_flow.alarms import heed
+from rlhf_flow.card import Cards
 from rlhf_flow.disk import sha256
+from rlhf_flow.engine.idle import Idle
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
@@ -29,7 +31,7 @@ from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
-from rlhf_flow.workers import Workers
+from rlhf_flow.workers import Workers, proven
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,11 +92,12 @@ class Prepared:
         observers = config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config))
         try:
             workers = Workers.open(config, self.model, cluster, self.ledger)
+            draws = not (isinstance(config.engine, Idle) or together.outputs(config))
             parts = Parts(
                 seed=config.seed,
                 rounds=config.rounds,
                 piece=config.checkpoint.piece,
-                start=self.start,
+                start=proven(self.start, workers.learner, self.prompts) if draws else self.start,
                 trust_remote_code=self.model.trust_remote_code,
                 prompts=self.prompts,
                 sampler=config.sampler,
@@ -117,6 +120,7 @@ class Prepared:
                 lag=config.lag,
                 apart=config.cluster.apart,
                 gate=config.gate,
+                card=None if together.outputs(config) else Cards(config).of,
             )
             loop.run(parts)
         finally:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_flow import architectures
 from rlhf_flow.learner.reading import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
 from rlhf_flow.sampler.source import Source
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError for what the configuration alone does not show, with the way out."""
+    architectures.check(config, model)
     _check_candidates(config.sampler.drawn, prompts.candidates)
     _fits(config, model, prompts, vocabulary=len(tokenizer))
     if config.evaluate.by == "agreement":

@@ -13,7 +13,7 @@ from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ def check(prompts: Sequence[Prompt], draw: Draw, max_model_len: int) -> None:
                 f"max_tokens={draw.max_tokens} more, but the engine holds max_model_len={max_model_len}. "
                 f"Shorten or drop the prompt, lower max_tokens, or raise engine.max_model_len."
             )
+
+
+def positions_of(config: PreTrainedConfig) -> int | None:
+    """The tokens that a model can read; None if it knows no limit, such as Bloom, which sees distances alone."""
+    try:  # under whatever name the architecture has for them: the configuration maps this one to it
+        positions: int = config.get_text_config().max_position_embeddings
+    except AttributeError:
+        return None
+    return positions
 
 
 def first_seed(seed: int, round: int, prompt: Prompt, draw: Draw) -> int:

@@ -7,6 +7,7 @@ the answer alone. So in float32 an answer depends neither on what else is in the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.aside import Aside
-from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
+from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed, positions_of
 from rlhf_flow.engine.beside import Beside
-from rlhf_flow.engine.holding import Holding
+from rlhf_flow.engine.holding import Holding, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.reading import Reading, measured
 from rlhf_flow.specs import Model, Place
@@ -73,8 +74,8 @@ class HuggingFace:
         networks = [
             AutoModelForCausalLM.from_pretrained(model.path, dtype=dtype, **source) for _ in range(2 if mixes else 1)
         ]
-        positions = networks[0].config.max_position_embeddings
-        if self.max_model_len is not None and self.max_model_len > positions:
+        positions = positions_of(networks[0].config)
+        if self.max_model_len is not None and positions is not None and self.max_model_len > positions:
             raise ValueError(
                 f"engine.max_model_len must not exceed the {positions} positions of {model.path!r}, "
                 f"got {self.max_model_len}"
@@ -84,7 +85,7 @@ class HuggingFace:
             model,
             [network.to(place.device).eval() for network in networks],  # type: ignore[arg-type]  # a wrapped `to`
             AutoTokenizer.from_pretrained(model.path, **source),
-            max_model_len=self.max_model_len or positions,
+            max_model_len=self.max_model_len or positions or sys.maxsize,
         )
 
 
@@ -106,7 +107,7 @@ class HuggingFaceEngine:
         self._tokenizer = tokenizer
         self._ends = end_tokens(model, tokenizer)
         self._max_model_len = max_model_len
-        shapes = {name: tuple(tensor.shape) for name, tensor in networks[0].state_dict().items()}
+        shapes = state_shapes(networks[0])
         holdings = [
             Holding(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
         ]

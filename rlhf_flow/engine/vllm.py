@@ -7,7 +7,7 @@ may live beside it; and it is not thread-safe, so there is one caller at a time.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
-from rlhf_flow.engine.holding import Holding, state_shapes
+from rlhf_flow.engine.holding import Holding, skeleton, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.vllm_adapters import RANKS, Adapters, room
 from rlhf_flow.engine.vllm_process import settle
 from rlhf_flow.engine.vllm_weights import Weights, mixing
+from rlhf_flow.layout import Layout
 from rlhf_flow.needs import require
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
@@ -27,7 +28,7 @@ from rlhf_flow.weights import Adapter
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from vllm import LLM, RequestOutput, SamplingParams
 
 
@@ -83,12 +84,12 @@ class VLLM:
         on_gpu = settle(place)
         from transformers import AutoTokenizer
 
-        shapes = state_shapes(model)
+        lm = skeleton(model)
         llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
-        return VLLMEngine(self, model, llm, tokenizer, shapes, mixes=mixes)
+        return VLLMEngine(self, model, llm, tokenizer, lm, mixes=mixes)
 
     def _load(self, model: Model, place: Place, *, on_gpu: bool, mixes: bool) -> LLM:
         from vllm import LLM
@@ -136,7 +137,7 @@ class VLLMEngine:
         model: Model,
         llm: LLM,
         tokenizer: PreTrainedTokenizerBase,
-        shapes: Mapping[str, tuple[int, ...]],
+        lm: PreTrainedModel,  # without weights
         *,
         mixes: bool,
     ) -> None:
@@ -144,11 +145,12 @@ class VLLMEngine:
         self._tokenizer = tokenizer
         self._ends = end_tokens(model, tokenizer)
         self._max_model_len = llm.model_config.max_model_len
+        self._layout = Layout.of(lm)
         self._weights = Weights(llm, mixes=mixes, processes=spec.tensor_parallel > 1)
         self._adapters = Adapters(llm, rank=spec.lora_rank)
         self._slots = Slots(
             [
-                Holding(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+                Holding(model, state_shapes(lm), max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
                 for _ in range(2 if mixes else 1)
             ],
             put=self._put,
@@ -238,7 +240,7 @@ class VLLMEngine:
     def _put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
         with self._vital("loading weights"):
             self._adapters.lay(None)
-            self._weights.put(slot, tensors)
+            self._weights.put(slot, self._layout.convert(tensors))  # vLLM knows the names of checkpoints
 
     def _lay(self, slot: int, adapter: Adapter | None) -> None:
         if adapter is not None:
