@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 TORCH_INDEX ?=# an index to take torch from, such as PyTorch's index of CPU builds; empty: the one pip is set up for
 ARGS ?=# more overrides for `make run`, more options for `make test`
+WORKERS ?= 2# processes that `make test` spreads the tests over; each takes up to 8 GiB of memory
 UV ?= uv
 UV_FLAGS ?= --torch-backend=cpu# how `make lock` finds the CPU build of torch
 
@@ -20,6 +21,9 @@ INSTALLED := .venv/installed-$(STACK)-$(shell cat requirements/torch.txt require
 LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --constraint requirements/torch.txt
 
+# Where it is set, every process compiles torch, Ray and vLLM anew: tens of seconds each, and a test starts dozens.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run world test check drill mutants alarms nodes chaos scheduling preferences repeat compare throughput format lock wheel clean
 .DELETE_ON_ERROR:
 
@@ -34,7 +38,7 @@ world: $(INSTALLED) ## build the embedded world, once
 	$(RUN) rlhf_flow sandbox
 
 test: $(INSTALLED) ## the whole test suite, real vLLM, Ray and DeepSpeed included; ARGS="-k drill" are pytest's
-	$(RUN) pytest $(LIGHT) $(ARGS)
+	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --slowest 20 $(LIGHT) $(ARGS)
 
 check: $(INSTALLED) ## format, lint, types, and the tests that need no Ray, vLLM or DeepSpeed
 	$(RUN) ruff format --check --quiet .

@@ -7,15 +7,18 @@ Nothing heavy is imported for help or for a look at the configuration. Exit stat
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__, manual
+from rlhf_flow.redact import check_typed, redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": run,
+        "convert": convert,
         "doctor": doctor,
         "plan": plan,
         "label": label,
@@ -66,7 +70,7 @@ def train_reward(arguments: list[str]) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
-    again = f"The same command goes on where it stopped: {command} {name} {shlex.join(arguments)}"
+    again = f"The same command goes on where it stopped: {command} {name} {redacted(shlex.join(arguments))}"
     return _composed(name, arguments, lambda composed: _job(composed, arguments, again=again))
 
 
@@ -85,7 +89,8 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
         statuses.append(job(composed))
 
     try:
-        with _as_hydra_expects(name, arguments):
+        check_typed(arguments)
+        with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
             config.register()
             hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
     except explain.Mistake as error:
@@ -115,8 +120,8 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
         print(f"rlhf-flow: {alarm}\n{again}", file=sys.stderr)
         return FAILED
     except Exception as error:  # whatever ends a run, its cause and the way on are told
-        traceback.print_exc()
-        print(f"rlhf-flow: the run failed: {error or type(error).__name__}\n{again}", file=sys.stderr)
+        _show_traceback()
+        print(f"rlhf-flow: the run failed: {redacted(str(error)) or type(error).__name__}\n{again}", file=sys.stderr)
         return FAILED
     return DONE
 
@@ -152,18 +157,34 @@ def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> 
         return _mistaken(explain.mistake(error))
 
 
+def convert(arguments: list[str]) -> int:
+    """`rlhf-flow convert FROM TO`: write a checkpoint that a run can start from."""
+    from rlhf_flow import convert as converting
+
+    if {"-h", "--help"} & set(arguments):
+        print(converting.PAGE)
+        return DONE
+    folders = [argument for argument in arguments if not argument.startswith("--")]
+    if len(folders) != 2 or set(arguments) - {*folders, "--trust-remote-code"}:
+        return _mistaken("convert takes two folders. Try rlhf-flow convert FROM TO, or --help.")
+    try:
+        print(converting.convert(*folders, trust_remote_code="--trust-remote-code" in arguments))
+    except (ValueError, OSError) as error:
+        return _mistaken(" ".join(str(error).split()))
+    return DONE
+
+
 def report(arguments: list[str]) -> int:
-    """`rlhf-flow report RUN`: write the report of a run and say where it is."""
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
+    """`rlhf-flow report RUN [RUN ...] [--csv FOLDER]`: write the report of a run, or of several side by side."""
+    if not arguments or {"-h", "--help"} & set(arguments):
         print(manual.REPORT)
-        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
-    from rlhf_flow.report import write
+        return DONE if arguments else MISTAKEN
+    from rlhf_flow.report.command import main as show
 
     try:
-        print(write(Path(arguments[0])))
+        return show(arguments)
     except ValueError as error:
         return _mistaken(str(error))
-    return DONE
 
 
 def sandbox(arguments: list[str]) -> int:
@@ -198,8 +219,8 @@ def _served(composed: DictConfig) -> int:
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
     except Exception as error:
-        traceback.print_exc()
-        print(f"rlhf-flow: the server failed: {error or type(error).__name__}", file=sys.stderr)
+        _show_traceback()
+        print(f"rlhf-flow: the server failed: {redacted(str(error)) or type(error).__name__}", file=sys.stderr)
         return FAILED
     return DONE
 
@@ -250,8 +271,23 @@ def _is_override(argument: str) -> bool:
 
 
 def _mistaken(message: str) -> int:
-    print(f"rlhf-flow: {message}", file=sys.stderr)
+    print(f"rlhf-flow: {redacted(message)}", file=sys.stderr)
     return MISTAKEN
+
+
+def _show_traceback() -> None:
+    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+
+
+@contextmanager
+def _shown_without_secrets(arguments: list[str]) -> Iterator[None]:
+    """What Hydra prints of the configuration under --cfg and --info."""
+    if not any(re.match(r"--?(cfg|c|info|i)(=|$)", argument) for argument in arguments):
+        yield
+        return
+    with redirect_stdout(StringIO()) as said:
+        yield
+    print(redacted(said.getvalue()), end="")
 
 
 if __name__ == "__main__":

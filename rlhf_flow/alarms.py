@@ -13,6 +13,10 @@ from rlhf_flow.types import RoundRecord
 
 Metrics = Mapping[str, float]
 PREFIX = "alarm/"
+MOST_CUT = (
+    0.8  # share of cut answers that trips `truncated_rise` from any start: a start of 89 % leaves no room to rise
+)
+SHORT = 20.0  # tokens: one decision among eight words is 2 nats, which is much per token of a short answer
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,10 @@ class Alarms:
     win_rate_drop: float | None = 0.05  # the win rate falls below its best, or 1/2: their intervals are so far apart
     entropy_fall: float | None = 0.5  # share of its highest that eval/topk_entropy loses: it falls in good runs too
     mass_fall: float | None = 0.05  # eval/topk_mass falls below its highest: in good runs it rises
-    truncated_rise: float | None = 0.2  # the share of answers that are cut exceeds the start's
+    truncated_rise: float | None = 0.2  # the share of answers that are cut exceeds the start's; or it is above MOST_CUT
     distinct_fall: float | None = 0.5  # share of the start's distinct answers that is lost
+    repetition_rise: float | None = 0.2  # the share of an answer's 4-grams that repeat earlier ones exceeds the start's
+    kl: float | None = 0.5  # eval/kl, nats per token; answers of fewer than SHORT tokens count as SHORT
 
     def __post_init__(self) -> None:
         if self.action not in ("warn", "stop"):
@@ -123,11 +129,20 @@ def _mass_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
 
 
 def _truncated_rise(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/truncated") - _first(earlier, "eval/truncated") > limit
+    cut = _of(now, "eval/truncated")
+    return cut - _first(earlier, "eval/truncated") > limit or cut > MOST_CUT
 
 
 def _distinct_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
     return _of(now, "eval/distinct") < (1 - limit) * _first(earlier, "eval/distinct")
+
+
+def _repetition_rise(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
+    return _of(now, "eval/repetition") - _first(earlier, "eval/repetition") > limit
+
+
+def _kl(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
+    return _of(now, "eval/kl") > limit * max(now.get("eval/length", 0.0), SHORT)
 
 
 SIGNS: Mapping[str, Callable[[Sequence[Metrics], Metrics, float], bool]] = {
@@ -138,6 +153,8 @@ SIGNS: Mapping[str, Callable[[Sequence[Metrics], Metrics, float], bool]] = {
     "mass_fall": _mass_fall,
     "truncated_rise": _truncated_rise,
     "distinct_fall": _distinct_fall,
+    "repetition_rise": _repetition_rise,
+    "kl": _kl,
 }
 REASONS = {  # what is said, and the measure that it is filled in with
     "proxy_gap": ("the judge of training sees {:+.3f} more win rate than the judge of the evaluation", "proxy_gap"),
@@ -145,8 +162,10 @@ REASONS = {  # what is said, and the measure that it is filled in with
     "win_rate_drop": ("the win rate fell to {:.3f}, below what it was", "win_rate"),
     "entropy_fall": ("the entropy of the likeliest next tokens fell to {:.3f} nats", "topk_entropy"),
     "mass_fall": ("the likeliest next tokens lost probability, to {:.3f}", "topk_mass"),
-    "truncated_rise": ("answers that are cut at the limit became {:.1%}", "truncated"),
+    "truncated_rise": ("answers that are cut at the limit are {:.1%} of all", "truncated"),
     "distinct_fall": ("different answers became {:.1%} of all", "distinct"),
+    "repetition_rise": ("of an answer's 4-grams {:.1%} repeat earlier ones", "repetition"),
+    "kl": ("the policy is {:.1f} nats per answer from the start", "kl"),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.schema import RunConfig, part_name
 from rlhf_flow.specs import Model
 
@@ -30,11 +29,6 @@ def check(config: RunConfig, model: Model) -> None:
         )
     if why := UNSERVED.get((engine, about.model_type)):
         raise ValueError(f"{name}: engine={engine} cannot draw from it: {why}. Fix: engine=huggingface.")
-    lora = vars(config.learner).get("lora", LoRA())
-    if lora.rank:
-        from rlhf_flow.learner.adapter import linear_layers
-
-        lora.chosen(*linear_layers(lm))
 
 
 def _config(model: Model) -> PreTrainedConfig:

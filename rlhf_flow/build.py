@@ -12,29 +12,32 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
 
 from rlhf_flow import config as configuration
-from rlhf_flow import fits, loop, report, together
+from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
 from rlhf_flow.card import Cards
+from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
 from rlhf_flow.engine.idle import Idle
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
+from rlhf_flow.observe.events import Events
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.record import settle
+from rlhf_flow.redact import redacted
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
 from rlhf_flow.workers import Workers, proven
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LOCKS = Path(__file__).parents[1] / "requirements"  # where the package runs from a clone
 RECORDED = (
@@ -83,15 +86,16 @@ class Prepared:
 
     def _run(self, cluster: Cluster) -> None:
         config = self.config
-        counted = ", ".join(
-            f"{number} {name.replace('_', ' ')}" for name, number in self.prompts.counts.items() if number
-        )
-        print(f"prompts: {counted}", flush=True)
+        print(f"prompts: {self.prompts.summary}", flush=True)
         for line in together.warnings(config):
             print(f"warning: {line}", flush=True)
-        observers = config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config))
+        observers = [
+            *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
+            Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
+        ]
         try:
-            workers = Workers.open(config, self.model, cluster, self.ledger)
+            longest = fits.longest_sequence(config, self.model, self.prompts)
+            workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
             draws = not (isinstance(config.engine, Idle) or together.outputs(config))
             parts = Parts(
                 seed=config.seed,
@@ -149,6 +153,7 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """Check a configuration against the world it names, and take its folder. Raises ValueError for any mistake."""
     together.check(config)
+    config = dated(config, _first_day(Path(config.run_dir)))
     fits.check_refresh(config)
     judges = {
         "scorer": config.scorer,
@@ -160,13 +165,14 @@ def prepare(config: RunConfig) -> Prepared:
             spec.check()
     model = _on_disk(config.model)
     weights = Path(model.path)
+    fits.check_start(config, model)
     start = Policy(
         name="policy",
         round=0,
         sha256=checkpoint_fingerprint(weights),
         weights=Checkpoint(weights, model.trust_remote_code),
     )
-    tokenizer = _tokenizer(model)
+    tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
     fits.check(config, model, prompts, tokenizer)
     identity = {
@@ -204,21 +210,14 @@ def _on_disk(model: Model) -> Model:
                 f"model.path={model.path} is no folder here, and the hub did not give it: {failure}. "
                 "Give the folder of a Hugging Face checkpoint, or check the name, the revision and the network."
             ) from failure
-    if not (folder / "config.json").exists():
-        raise ValueError(
-            f"model.path={model.path} is no checkpoint: it holds no config.json. "
-            "Give the folder that save_pretrained() wrote."
-        )
     return replace(model, path=str(folder.resolve()))
 
 
-def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError, KeyError) as failure:
-        raise ValueError(f"model.path={model.path} holds no tokenizer that can be loaded: {failure}") from failure
+def _first_day(run_dir: Path) -> str:
+    """The date that chat templates write: of the run's first start, whenever it goes on."""
+    written = run_dir / "config.yaml"
+    about = yaml.safe_load(written.read_text()) if written.is_file() else {}
+    return about.get("model", {}).get("chat_template", {}).get("date") or today()
 
 
 def _manifest(
@@ -230,18 +229,30 @@ def _manifest(
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "command": sys.argv,
+        "command": [redacted(word) for word in sys.argv],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.platform(),
+        **machine.described(),
+        "choices": _choices(),
         "versions": versions,
         "git": _git_commit(),
         "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
         "seed": config.seed,
         "model": model.path,  # of the hub: the folder of the commit that `revision` meant
         "prompts": dict(prompts.counts),
+        "data": dict(prompts.origin),
         "warnings": together.warnings(config),
         "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
     }
+
+
+def _choices() -> dict[str, str]:
+    """Which part was chosen of each group; nothing if the configuration was not composed by Hydra."""
+    if not HydraConfig.initialized():
+        return {}
+    chosen = HydraConfig.get().runtime.choices.items()
+    return {group: option for group, option in chosen if option is not None and not group.startswith("hydra/")}
 
 
 def _git_commit() -> str | None:

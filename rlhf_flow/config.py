@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlhf_flow import redact
 from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.together import check
 
@@ -64,7 +66,9 @@ def build(composed: DictConfig) -> RunConfig:
         objective=part_of("refresh.objective", config.refresh.objective),
     )
     slots: dict[str, Any] = {group: part_of(group, getattr(config, group)) for group in GROUPS}
-    return replace(config, evaluate=evaluate, refresh=refresh, **slots)
+    built = replace(config, evaluate=evaluate, refresh=refresh, **slots)
+    redact.check(leaves(built))
+    return built
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -95,9 +99,14 @@ def plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
+def leaves(value: object) -> dict[str, object]:
+    """Every value of a configuration by its full key, as it is."""
+    return dict(_leaves("", plain(value)))
+
+
 def flat(config: RunConfig) -> dict[str, object]:
-    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot."""
-    keys = dict(_leaves("", plain(config)))
+    """Every value by its full key (`sampler.draws.0.n`), and the name of each part by its slot; no secrets."""
+    keys = dict(_leaves("", redact.redact(plain(config))))
     for slot, part in _slots(config):
         if part is not None:
             del keys[f"{slot}._target_"]
@@ -106,7 +115,8 @@ def flat(config: RunConfig) -> dict[str, object]:
 
 
 def as_yaml(config: RunConfig) -> str:
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    """Without secrets: `[secret:NAME]` stands for what an environment variable holds."""
+    return yaml.safe_dump(redact.redact(plain(config)), sort_keys=False, allow_unicode=True)
 
 
 def from_yaml(text: str) -> RunConfig:
@@ -197,7 +207,21 @@ def instance(node: DictConfig) -> object:
     try:
         return OmegaConf.to_object(node)
     except FrozenInstanceError as error:  # Hydra's +key=value went past the schema
-        raise ValueError(f"a part takes the keys of its class and no others, but one was added: {error}.") from error
+        raise ValueError(_added(node, str(error).rpartition(" ")[2].strip("'"))) from error
+
+
+def _added(node: DictConfig, name: str) -> str:
+    """What is wrong with a key that was added, and what it may have been meant to be."""
+    parts = [(str(key), child) for key, child in node.items() if isinstance(child, DictConfig) and name in child]
+    for slot, part in parts or [("", node)]:
+        kind = OmegaConf.get_type(part)
+        keys = [field.name for field in fields(kind)] if is_dataclass(kind) else []
+        if name not in keys:
+            near = get_close_matches(name, keys, n=1, cutoff=0.5)
+            where = f"{slot}.{name}" if slot else name
+            way_out = f"{slot}.{near[0]}=…" if near else f"leave it out; the keys are {', '.join(keys)}"
+            return f"+{where}: there is no such key, and + cannot add one. Fix: {way_out}."
+    return f"+{name}: there is no such key, and + cannot add one. Fix: leave it out."
 
 
 def _import(slot: str, target: str) -> type:

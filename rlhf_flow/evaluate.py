@@ -29,6 +29,9 @@ from rlhf_flow.tables import Shard, Table
 from rlhf_flow.types import Message, Response, Rollouts, Scored
 from rlhf_flow.win_rate import gap, length_controlled, length_drift, win_rate
 
+STEPS = 4  # of an evaluation, for the terminal: answer, judge, ask the judge of training, read log-probs
+GRAM = 4  # tokens that must follow each other again to count as repeated
+
 
 def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     """Commit `evaluate` of a round: answers, comparison with the start, KL. None where this round is not evaluated.
@@ -39,8 +42,12 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     reward, aspect/<name>                  by the evaluation judge; and what it measures of all answers together
     proxy, proxy_win_rate                  reward and win rate by the training judge, where that is another
     proxy_gap                              how much higher the win rate is by the training judge, with its interval
+    judges_agree                           share of prompts of which both judges prefer the same answer, with its
+                                           interval; a tie by either counts as half
     length, length_drift                   tokens; as a multiple of the start's, with its interval
     truncated, distinct                    shares of the answers
+    repetition                             share of the 4-grams (of tokens) of an answer that it had before: mean over
+                                           answers
     topk_entropy, topk_mass                of the likeliest next tokens (`Learner.spread`): mean over the positions of
                                            an answer, then over answers
     kl                                     to the start, where the answers are the policy's own
@@ -59,9 +66,9 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
             return _agreement(parts, parts.evaluation.judge, round, library, shelf)
         return _better(parts, parts.evaluation, round, library, shelf)
 
-    parts.progress(round, "evaluate", 0, 1, "rounds")
+    parts.progress(round, "evaluate", 0, STEPS, "steps")
     entry = parts.ledger.commit(round, "evaluate", write)
-    parts.progress(round, "evaluate", 1, 1, "rounds")
+    parts.progress(round, "evaluate", STEPS, STEPS, "steps")
     return entry
 
 
@@ -69,6 +76,7 @@ def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, 
     policy, judge, draw = library[round], evaluation.judge, evaluation.draw
     seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
     answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
+    parts.progress(round, "evaluate", 1, STEPS, "steps", "judging")
     shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
     start = answers if round == 0 else _answers(parts, 0)
     both = _side_by_side(start, answers)
@@ -76,10 +84,12 @@ def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, 
     shelf.table("evaluation/compared", _compared(judged))
     metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(both, seed=seed)}
     queries = judged.counts.get("judge/queries", 0)
+    parts.progress(round, "evaluate", 2, STEPS, "steps", "asking the judge of training")
     if judge is not parts.scorer and evaluation.asks_proxy:
         proxy = parts.scorer.score(both)
         metrics |= _proxy_metrics(proxy, judged, seed=seed)
         queries += proxy.counts.get("judge/queries", 0)
+    parts.progress(round, "evaluate", 3, STEPS, "steps", "reading log-probs")
     metrics |= _policy_metrics(parts, round, library, shard, own=draw.is_policy_itself)
     metrics = _with_measures({**metrics, "eval/queries": queries}, judged)
     history = [*(record.metrics for record in parts.ledger.records), metrics]
@@ -155,6 +165,7 @@ def _proxy_metrics(proxy: Scored, judged: Scored, *, seed: int) -> dict[str, flo
         **_mean("eval/proxy", proxy.utility[:, 1]),
         **win_rate("eval/proxy_win_rate", theirs, seed=seed),
         **gap("eval/proxy_gap", theirs, wins, seed=seed),
+        **win_rate("eval/judges_agree", (1 + np.sign(theirs - 0.5) * np.sign(wins - 0.5)) / 2, seed=seed),
     }
 
 
@@ -188,7 +199,14 @@ def _shape_metrics(both: Rollouts, *, seed: int) -> dict[str, float]:
         **length_drift("eval/length_drift", start, new, seed=seed),
         "eval/truncated": float(np.mean([response.truncated for response in responses])),
         "eval/distinct": len({response.text for response in responses}) / len(responses),
+        "eval/repetition": float(np.mean([_repetition(response.tokens) for response in responses])),
     }
+
+
+def _repetition(tokens: np.ndarray) -> float:
+    """Share of the 4-grams of an answer that it had before; 0 for an answer without any."""
+    grams = list(zip(*(tokens[at:].tolist() for at in range(GRAM)), strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _compared(judged: Scored) -> pa.Table:

@@ -84,4 +84,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _paragraph(text: str) -> str:
+    """The text on one line, but for the lines of a list (`- ...`) and what follows them."""
+    if "\n- " in text:
+        return "\n".join(" ".join(line.split()) for line in text.splitlines())
     return " ".join(text.split())

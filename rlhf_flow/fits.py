@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import architectures
+from rlhf_flow.checkpoints import faults
+from rlhf_flow.ends import end_tokens
+from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.reading import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.scorer.classifier import Classifier
+from rlhf_flow.sizes import read_sizes
 from rlhf_flow.specs import Model
 from rlhf_flow.together import outputs
 from rlhf_flow.types import Draw
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
 
 def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError for what the configuration alone does not show, with the way out."""
-    architectures.check(config, model)
     _check_candidates(config.sampler.drawn, prompts.candidates)
+    if config.sampler.roles or config.evaluate.by == "answers":
+        end_tokens(model.path, tokenizer)  # raises if no answer could end
     _fits(config, model, prompts, vocabulary=len(tokenizer))
     if config.evaluate.by == "agreement":
         _check_labelled(config.sampler, prompts)
@@ -36,6 +40,40 @@ def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: Pre
                 "evaluate.by=agreement reads one number of each answer, and a learner without a head has all tokens of "
                 "an answer to read. Try reward=pairwise, or evaluate.by=answers."
             )
+
+
+def check_start(config: RunConfig, model: Model) -> None:
+    """Raise ValueError for what its files say is wrong with the model that the run starts from."""
+    kind = "start of a reward model" if outputs(config) else "policy"
+    for fault in faults(Path(model.path), kind=kind, key="model.path", trust_remote_code=model.trust_remote_code):
+        raise ValueError(f"model.path={model.path}: {fault.says}. Fix: {fault.way_out}.")
+    if not outputs(config):
+        architectures.check(config, model)
+    lora = vars(config.learner).get("lora")
+    if lora is not None and lora.rank:
+        _check_lora(lora, model)
+
+
+def _check_lora(lora: LoRA, model: Model) -> None:
+    """Raise ValueError if the model has no layers that an adapter can stand beside."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trust = model.trust_remote_code
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(model.path, trust_remote_code=trust), trust_remote_code=trust
+        )
+    output = skeleton.get_output_embeddings()
+    modules = {name: module for name, module in skeleton.named_modules() if name and module is not output}
+    linear = [name for name, module in modules.items() if isinstance(module, torch.nn.Linear)]
+    kinds = {type(module).__name__ for module in modules.values()} & {"Conv1D"}
+    if not linear and kinds:
+        raise ValueError(
+            f"learner.lora.rank={lora.rank}: the layers of {type(skeleton).__name__} are {', '.join(kinds)}, and "
+            "adapters stand beside nn.Linear alone. Fix: learner.lora.rank=0, which trains all weights."
+        )
+    lora.chosen(linear, [name for name in modules if name not in linear])
 
 
 def check_refresh(config: RunConfig) -> None:
@@ -76,23 +114,35 @@ def check_refresh(config: RunConfig) -> None:
 
 def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary: int) -> None:
     """Refuse a tokenizer that does not belong to the model, and prompts that leave no room for an answer."""
-    about = json.loads((Path(model.path) / "config.json").read_text())
-    rows = about.get("vocab_size", vocabulary)
-    if vocabulary > rows:
+    sizes = read_sizes(model.path, trust_remote_code=model.trust_remote_code)
+    rows = sizes.vocabulary
+    if vocabulary > rows > 0:
         raise ValueError(
             f"model.path={model.path}: its tokenizer has {vocabulary} tokens, but the model knows only {rows}. "
             "They do not belong together: give the folder that both were saved to."
         )
-    positions = config.engine.reads_at_most(about.get("max_position_embeddings"))
-    longest, drawn = prompts.longest, list(config.sampler.drawn.values())
-    if config.evaluate.by == "answers":
-        drawn.append(config.evaluate.draw)
-    answer = max(_longest_answer(draw, prompts.candidates) for draw in drawn)
+    positions = config.engine.reads_at_most(sizes.positions)
+    longest, answer = prompts.longest, longest_answer(config, prompts)
     if positions is not None and longest + answer > positions:
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
             f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
         )
+
+
+def longest_answer(config: RunConfig, prompts: PromptSource) -> int:
+    """The most tokens that an answer can have, of any draw and of evaluation."""
+    drawn = list(config.sampler.drawn.values())
+    if config.evaluate.by == "answers":
+        drawn.append(config.evaluate.draw)
+    return max(_longest_answer(draw, prompts.candidates) for draw in drawn)
+
+
+def longest_sequence(config: RunConfig, model: Model, prompts: PromptSource) -> int:
+    """Tokens that an engine holds of a prompt and an answer; one more, which vLLM draws when it measures log-probs."""
+    positions = read_sizes(model.path, trust_remote_code=model.trust_remote_code).positions
+    longest = prompts.longest + longest_answer(config, prompts) + 1
+    return longest if positions is None else min(longest, positions)
 
 
 def _longest_answer(draw: Draw, there: Mapping[str, int]) -> int:

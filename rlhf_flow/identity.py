@@ -19,7 +19,9 @@ WHERE = (
     "folder",
     "poll",
     "deadline",
+    "guidelines",
     "cache",
+    "chat_template.date",
 )
 FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,
     "rounds",
@@ -42,9 +44,17 @@ FREE = (  # keys, and parents of keys, that may differ when a run is resumed: wh
     "engine.gpu_memory_utilization",
     "engine.max_num_seqs",
     "engine.tensor_parallel",
+    "model.chat_template.date",  # what it does to prompts is in their hash
     "model.path",  # and where things lie: what they are is hashed
     "prompts.path",
     "prompts.held_out_path",
+    "prompts.schema",
+    "prompts.columns.system",
+    "prompts.empty",
+    "prompts.malformed",
+    "prompts.limits",
+    "prompts.first",
+    "prompts.streaming",
     *(f"{slot}.{key}" for slot in ("scorer", "evaluate.scorer", "refresh.scorer") for key in WHERE),
     "learner.config",
 )

@@ -92,12 +92,12 @@ def _teach(parts: Parts, plan: Plan, library: Library, lesson: Lesson, *, steps:
     metrics: list[Facts] = []
     for first in range(0, steps, stride):
         last = min(first + stride, steps)
-        parts.progress(plan.round, "learn", first, steps, "steps")
+        parts.progress(plan.round, "learn", first, steps, "steps", _latest(metrics))
         if parts.keeping.steps is None or last == steps:
             metrics.append(learner.update(lesson, first, last))
         else:
             metrics.append(_committed_steps(parts, plan.round, lesson, first, last).facts)
-    parts.progress(plan.round, "learn", steps, steps, "steps")
+    parts.progress(plan.round, "learn", steps, steps, "steps", _latest(metrics))
     return {"steps": steps, **_mean(metrics)}
 
 
@@ -121,6 +121,12 @@ def _committed_steps(parts: Parts, round: int, lesson: Lesson, first: int, last:
 def _progress_stride(steps: int) -> int:
     """A learn stage is one call per tenth, so that the terminal has something to show."""
     return max(1, math.ceil(steps / 10))
+
+
+def _latest(metrics: list[Facts]) -> str:
+    """The loss of the latest steps, for the terminal."""
+    loss = metrics[-1].get("loss") if metrics else None
+    return f"loss {loss:.4f}" if isinstance(loss, int | float) else ""
 
 
 def _mean(metrics: list[Facts]) -> dict[str, float]:

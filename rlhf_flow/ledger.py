@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rlhf_flow.disk import check, flush, lock, read_json, seal, write_json, write_text
+from rlhf_flow.prompts.facts import changed
 from rlhf_flow.stopping import heed
 from rlhf_flow.store import Entry, Facts, FolderShelf, Shelf, summed
 from rlhf_flow.tables import FileShard, Table
@@ -54,15 +55,15 @@ class Ledger:
         known = self.root / "identity.json"
         starts: list[Facts] = []
         if known.exists():
-            _same_run(read_json(known), identity, self.root)
             starts = read_json(self.root / "manifest.json")["starts"]
+            _same_run(read_json(known), identity, self.root, starts[0] if starts else {}, manifest)
         elif any(self.root.glob("rounds/*")):
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")
         self._verify()
-        write_text(self.root / "config.yaml", config)
-        write_json(self.root / "manifest.json", {"starts": [*starts, manifest]})
-        write_json(known, identity)
         self.records = self._read_records()
+        write_text(self.root / "config.yaml", config)
+        write_json(self.root / "manifest.json", {"starts": [*starts, {**manifest, "round": len(self.records)}]})
+        write_json(known, identity)
         self._write_metrics()
 
     def close(self) -> None:
@@ -205,14 +206,23 @@ class Ledger:
                     seen.add(relative)
 
 
-def _same_run(old: Mapping[str, object], new: Mapping[str, object], root: Path) -> None:
-    differing = [
-        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
+def _told(identity: Mapping[str, object], key: str) -> object:
+    """The value; None also for an empty mapping, so that runs from before there was such a key can go on."""
+    value = identity.get(key)
+    return None if value == {} else value
+
+
+def _same_run(old: Mapping[str, object], new: Mapping[str, object], root: Path, first: Facts, now: Facts) -> None:
+    """Raises ValueError if identity keys differ. `first`, `now`: the manifests of the first start and of this one."""
+    differing = [key for key in sorted({*old, *new}) if _told(old, key) != _told(new, key)]
+    if differing == ["prompts.sha256"]:  # two hashes say nothing to a reader
         raise ValueError(
-            f"run_dir={root} belongs to a run with another configuration: {'; '.join(differing)}. "
+            f"run_dir={root}: the prompts are not those that the run began with ({changed(first, now)}). "
+            "Fix: put the old data file back to go on with the run, or choose another run_dir for a new one."
+        )
+    if differing:
+        values = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing)
+        raise ValueError(
+            f"run_dir={root} belongs to a run with another configuration: {values}. "
             "Put the old values back to go on with it, or choose another run_dir."
         )

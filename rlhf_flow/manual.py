@@ -21,8 +21,9 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow run [key=value ...]         run on your own model, prompts and judge
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
+  rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
-  rlhf-flow report RUN                  write the report of the run in the folder RUN again
+  rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
   rlhf-flow train-reward [key=value ..] train a judge on recorded preferences, by the same loop
   rlhf-flow verify                      check every algorithm against its paper, on games with exact solutions
@@ -49,12 +50,17 @@ also tells what each of four nodes gives; no cluster is joined.
 Exit status: 0 it fits, 1 something does not, 2 a mistake in what was asked."""
 
 REPORT = """\
-rlhf-flow report RUN
+rlhf-flow report RUN [RUN ...] [--csv FOLDER]
 
-Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network."""
+Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network. Of two to
+four runs it writes compared.html into the first folder: their curves side by side, the last rounds with intervals,
+paired over the held-out prompts that they share, and the keys in which their configurations differ.
+
+  --csv FOLDER      write the numbers of each chart of one run into FOLDER as well, one CSV file a chart"""
 
 LABEL = """\
-rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME]
+rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME] [--name NAME ...] [--release ANNOTATOR ...]
+rlhf-flow label RUN [--import FILE] [--export FILE]
 
 Shows the questions of a run with scorer=human in the browser, until it is interrupted. Several people may label at
 once; every label is on disk before the next question comes. RUN is the run's folder, or its scorer.folder.
@@ -63,7 +69,16 @@ once; every label is on disk before the next question comes. RUN is the run's fo
                     before it, or tunnel (ssh -L 8765:127.0.0.1:8765)
   --port 8765       0 is any that is free, and the first line on stdout says which
   --token-env NAME  the environment variable with the token that annotators must know; any host but this machine
-                    needs one"""
+                    needs one
+  --name NAME       a further name by which browsers call it, such as that of the proxy before it; all others are
+                    refused. A proxy may put it under a path: https://labels.example/mine/
+  --release ANNOTATOR
+                    let another browser label under this name: a name belongs to the first one that does
+  --import FILE     take labels from an export of Argilla or Label Studio (JSON), or rows of prompt, chosen, rejected
+                    and annotator; RUN may not be there yet. Shows nothing
+  --export FILE     write the labels as such rows, a verdict each, which rlhf-flow train-reward reads
+
+scorer.guidelines=FILE.md (or a text) is shown beside the questions."""
 
 SANDBOX = """\
 rlhf-flow sandbox
@@ -77,16 +92,19 @@ rlhf-flow serve [scorer=name] [scorer.key=value ...] [key=value ...] [--cfg job]
 Serves a scorer over HTTP until it is interrupted, for any number of runs with scorer=remote, on other machines too.
 
 Examples
-  rlhf-flow serve scorer.path=my/reward_model device=cuda
-  rlhf-flow run experiment=sandbox scorer=remote 'scorer.urls=[http://127.0.0.1:8000]'
-  TOKEN=... rlhf-flow serve scorer.path=my/reward_model host=0.0.0.0 token_env=TOKEN
-                                                              for clients with scorer.token_env=TOKEN
+  export JUDGE_TOKEN=$(openssl rand -hex 16)                  a token that clients show; both sides have the variable
+  rlhf-flow serve scorer.path=my/reward_model device=cuda token_env=JUDGE_TOKEN
+  rlhf-flow run experiment=sandbox scorer=remote 'scorer.urls=[http://127.0.0.1:8000]' scorer.token_env=JUDGE_TOKEN
+  rlhf-flow serve scorer.path=my/reward_model host=0.0.0.0 token_env=JUDGE_TOKEN 'names=[judge.example]'
 
 Keys
   host=127.0.0.1   port=8000     where it listens; port=0 is any that is free, and the first line on stdout says which
-  token_env=null                 the environment variable with the token that clients must show; any host but this
-                                 machine needs one. What it listens on is plain HTTP: put TLS before it
+  token_env=null                 the environment variable with the token that clients must show. What it listens on is
+                                 plain HTTP: put TLS before it
+  token=required                 none: without a token, on this machine only; whatever runs here may ask then
+  names=[]                       further names by which clients call it; all others are refused (400)
   max_body_mib=64                a larger request is refused (413)
+  body_seconds=60                a request that takes longer to come is refused (408)
   max_waiting=64                 requests; those beyond are sent away for the moment (503)
   batch_wait_ms=0                a request waits so long for others, to be scored with them. Faster for a model under
                                  many small requests; but scores then differ by rounding with the company

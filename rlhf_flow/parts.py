@@ -116,6 +116,6 @@ class Parts:
             known = {past: each["eval/win_rate"] for past, each in records.items() if past and "eval/win_rate" in each}
             shelf.text("policy/README.md", self.card(round, known))
 
-    def progress(self, round: int, stage: str, done: int, total: int, unit: str) -> None:
+    def progress(self, round: int, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
         for observer in self.observers:
-            observer.stage(round, stage, done, total, unit)
+            observer.stage(round, stage, done, total, unit, detail)

@@ -43,6 +43,16 @@ class PromptSource(Protocol):
         ...
 
     @property
+    def summary(self) -> str:
+        """One line for the console: how the data set was read, and the counts."""
+        ...
+
+    @property
+    def origin(self) -> Mapping[str, object]:
+        """The files and the number of rows, for the manifest: they tell a later start what changed."""
+        ...
+
+    @property
     def longest(self) -> int:
         """The number of tokens of the longest prompt."""
         ...

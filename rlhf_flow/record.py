@@ -8,10 +8,8 @@ from rlhf_flow.library import Library, averaged
 from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.protocols import Schedule
 from rlhf_flow.refresh import judge_of
-from rlhf_flow.store import Entry, Facts, Shelf, Store
+from rlhf_flow.store import STAGES, Entry, Facts, Shelf, Store
 from rlhf_flow.types import RoundRecord
-
-STAGES = ("sample", "score", "late", "mismatch", "select", "anchor", "learn", "publish", "evaluate", "label", "refresh")
 
 
 def close(parts: Parts, round: int, library: Library, *, began: float | None) -> None:

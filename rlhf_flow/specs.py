@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from rlhf_flow.buckets import BUCKET
+from rlhf_flow.chat import ChatTemplate, load_tokenizer
 from rlhf_flow.protocols import Engine, Learner, Scorer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,17 @@ class Model:
     revision: str | None = None
     trust_remote_code: bool = False
     dtype: str = "float32"  # float32 or bfloat16: of the engine and of the published weights
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with the chosen chat template. Raises ValueError if it does not load."""
+        return load_tokenizer(
+            self.path,
+            template=self.chat_template,
+            key="model.path",
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,10 @@ class EngineSpec(Protocol):
 
     def reads_at_most(self, positions: int | None) -> int | None:
         """Tokens of prompt and answer together, for a model with so many positions; None: no limit is known."""
+        ...
+
+    def sized(self, longest: int) -> EngineSpec:
+        """The same engine, with room for sequences of `longest` tokens unless its fields say how much it has."""
         ...
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> Engine:
@@ -126,5 +146,10 @@ class Cluster(Protocol):
     def learner(self, spec: LearnerSpec, model: Model) -> Learner: ...
 
     def ready(self) -> None: ...
+
+    @property
+    def deaths(self) -> Sequence[str]:
+        """What was said of each worker that died and was started again, in order."""
+        ...
 
     def close(self) -> None: ...

@@ -17,6 +17,9 @@ from rlhf_flow.tables import FileShard, Shard, Table
 from rlhf_flow.types import RoundRecord
 
 Facts = Mapping[str, object]  # of plain JSON values
+STAGES = (  # in the order of a round
+    "sample", "score", "late", "mismatch", "select", "anchor", "learn", "publish", "evaluate", "label", "refresh",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ class Workers:
     refreshing: Refreshing | None
 
     @classmethod
-    def open(cls, config: RunConfig, model: Model, cluster: Cluster, store: Store) -> Workers:
-        """All of them, ready."""
-        engine = cluster.engine(config.engine, model, mixes=config.sampler.mixes)
+    def open(cls, config: RunConfig, model: Model, cluster: Cluster, store: Store, *, longest: int) -> Workers:
+        """All of them, ready; `longest`: tokens of the longest sequence."""
+        engine = cluster.engine(config.engine.sized(longest), model, mixes=config.sampler.mixes)
         learner = cluster.learner(config.learner, model)
         refreshed = config.refresh.every is not None
         scorer = _refreshed(config, cluster, store) if refreshed else cluster.scorer(config.scorer)
@@ -73,7 +73,12 @@ def _refreshing(config: RunConfig, cluster: Cluster) -> Refreshing:
     spec, refresh = config.scorer, config.refresh
     assert refresh.every is not None
     trained = replace(config.learner, head=Head(outputs=spec.outputs), training=refresh.training)
-    model = Model(path=spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    model = Model(
+        path=spec.path,
+        revision=spec.revision,
+        trust_remote_code=spec.trust_remote_code,
+        chat_template=spec.chat_template,
+    )
 
     def learner() -> Learner:
         opened = cluster.learner(trained, model)
@@ -98,12 +103,7 @@ def _refreshing(config: RunConfig, cluster: Cluster) -> Refreshing:
 
 def _in_tokens_of(spec: Classifier) -> Callable[[Rollouts], pa.Table]:
     """Answers as the judge reads them, but for what its template writes behind an answer: its learner adds that."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-    )
-    reader, tail = spec.reader(), tail_of(tokenizer)
+    reader, tail = spec.reader(), tail_of(spec.tokenizer())
 
     def read(rollouts: Rollouts) -> pa.Table:
         groups = zip(rollouts.prompts, rollouts.responses, strict=True)

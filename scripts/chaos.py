@@ -65,7 +65,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
-        command = [sys.executable, "-m", "rlhf_flow", "serve", "scorer=sandbox", f"port={self.port}"]
+        command = [sys.executable, "-m", "rlhf_flow", "serve", "scorer=sandbox", f"port={self.port}", "token=none"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:

@@ -37,7 +37,16 @@ ROUNDING = 1e-5  # of a score, between batches of different lengths
 @contextmanager
 def served(path: Path, threads: int) -> Iterator[str]:
     """The address of a server of the reward model, which ends with the block."""
-    command = [sys.executable, "-m", "rlhf_flow", "serve", f"scorer.path={path}", f"threads={threads}", "port=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_flow",
+        "serve",
+        f"scorer.path={path}",
+        f"threads={threads}",
+        "port=0",
+        "token=none",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

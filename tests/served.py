@@ -81,6 +81,8 @@ class Served:
 def serving(*arguments: str, folder: Path, **environment: str) -> Iterator[Served]:
     """`rlhf-flow serve` with such arguments, and with the judges above in `folder`, as the module `judges`."""
     (folder / "judges.py").write_text(JUDGES)
+    if not any(argument.startswith("token") for argument in arguments):
+        arguments = (*arguments, "token=none")
     process = subprocess.Popen(
         [sys.executable, "-m", "rlhf_flow", "serve", "port=0", *arguments],
         env={**os.environ, "PYTHONPATH": str(folder), "GATE": str(folder), **environment},

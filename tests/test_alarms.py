@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.__main__ import main
 from rlhf_flow.alarms import THRESHOLDS, AlarmError, Alarms, heed, raised, tripped
+from rlhf_flow.machine import gpus
 from rlhf_flow.types import RoundRecord
 from tests import toy
 
@@ -26,6 +27,9 @@ START = {
     "eval/topk_mass": 0.9,
     "eval/truncated": 0.1,
     "eval/distinct": 1.0,
+    "eval/repetition": 0.05,
+    "eval/kl": 0.0,
+    "eval/length": 30.0,
 }
 TELLING = {  # of each alarm, what does not trip it yet and what does
     "proxy_gap": ({"eval/proxy_gap_low": 0.1}, {"eval/proxy_gap_low": 0.11}),
@@ -35,6 +39,8 @@ TELLING = {  # of each alarm, what does not trip it yet and what does
     "mass_fall": ({"eval/topk_mass": 0.86}, {"eval/topk_mass": 0.84}),
     "truncated_rise": ({"eval/truncated": 0.29}, {"eval/truncated": 0.31}),
     "distinct_fall": ({"eval/distinct": 0.5}, {"eval/distinct": 0.49}),
+    "repetition_rise": ({"eval/repetition": 0.24}, {"eval/repetition": 0.26}),
+    "kl": ({"eval/kl": 15.0}, {"eval/kl": 15.1}),
 }
 measures = st.dictionaries(st.sampled_from(sorted(START)), st.floats(0, 3) | st.just(math.nan))
 histories = st.lists(measures, max_size=6)
@@ -81,6 +87,25 @@ def test_a_fall_is_measured_from_the_best_round_so_far(name: str, best: dict[str
     between, quiet = START | {"eval/win_rate_high": 0.65}, START | TELLING[name][0]
     assert names([START, between, quiet]) == []
     assert names([START, START | best, between, quiet]) == [name]
+
+
+@pytest.mark.parametrize(("start", "tripping"), [(0.89, ["truncated_rise"]), (0.79, []), (0.81, ["truncated_rise"])])
+def test_a_start_whose_answers_are_nearly_all_cut_leaves_no_room_to_rise_and_trips_at_once(
+    start: float, tripping: list[str]
+) -> None:
+    assert names([START | {"eval/truncated": start}]) == tripping
+    assert names([START | {"eval/truncated": start}] * 2) == tripping
+
+
+def test_a_reward_that_likes_one_phrase_again_and_again_is_noticed() -> None:
+    """28 nats in 48 tokens, a win rate of 1 and answers that differ by a word: only these two alarms see it."""
+    hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8, "eval/win_rate_low": 1.0}
+    assert names([START, START | hacked | {"eval/win_rate_high": 1.0}]) == ["repetition_rise", "kl"]
+
+
+@pytest.mark.parametrize(("kl", "length"), [(4.9, 29.6), (9.8, 30.0), (2.1, 3.0), (40.0, 500.0)])
+def test_the_distance_of_a_run_that_goes_well_is_silent(kl: float, length: float) -> None:
+    assert names([START, START | {"eval/kl": kl, "eval/length": length}]) == []
 
 
 @pytest.mark.parametrize(("name", "better"), [("truncated_rise", 0.0), ("distinct_fall", 2.0)])
@@ -154,6 +179,12 @@ def test_a_judge_that_is_pleased_by_length_trips_an_alarm_and_the_run_stops(
     assert (tmp_path / f"run/rounds/{last:05d}/policy/config.json").exists()
     assert main(["run", *overrides, "alarms.action=warn", f"rounds={last + 1}"]) == 0
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == last + 2
+    starts = json.loads((tmp_path / "run/manifest.json").read_text())["starts"]
+    assert [start["round"] for start in starts] == [0, last + 1], "the round with which each start goes on"
+    assert all(start["started"][:2] == "20" and start["cores"] >= 1 and start["gpus"] == gpus() for start in starts)
+    assert starts[0]["choices"]["algorithm"] == "online_dpo"
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"round {last + 1}</b> the run was started again" in page and str(tmp_path) not in page
 
 
 @pytest.mark.heavy

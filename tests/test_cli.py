@@ -184,7 +184,11 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["objective.beta=-1"], "objective.beta must be > 0, got -1.0"),
         (["sampler.draws=[{name: a, m: 3}]"], "'m'"),
         (["rounds"], "cannot read 'rounds': it must be key=value."),
-        (["+memory.depth=3"], "a part takes the keys of its class and no others"),
+        (["+memory.depth=3"], "+memory.depth: there is no such key, and + cannot add one. Fix: leave it out; the keys"),
+        (
+            ["+prompts.hold_out=3"],
+            "+prompts.hold_out: there is no such key, and + cannot add one. Fix: prompts.held_out=",
+        ),
         (["selector=only_pair", "sampler.draws.0.n=3"], "selector=only_pair needs exactly 2 responses per prompt"),
         (["evaluate.scorer=rule"], "evaluate.scorer needs a part, but got 'rule'. Try scorer@evaluate.scorer=rule, or"),
         (["evaluate.scorer=3"], "evaluate.scorer needs a part, but got 3. Try scorer@evaluate.scorer="),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from rlhf_flow.alarms import Alarms
 from rlhf_flow.parts import Evaluation
-from rlhf_flow.types import Draw, Rollouts, Scored
+from rlhf_flow.types import Draw, Policy, Prompt, Rollouts, Scored
 from tests import toy
 
 ONE = Draw(name="mine", n=1)
@@ -107,6 +108,38 @@ def test_the_judge_of_training_is_left_in_peace_where_that_is_asked_for(tmp_path
     assert judge.asked == 0
     assert metrics["eval/queries"] == 2 * toy.PROMPTS
     assert not [key for key in metrics if "proxy" in key]
+
+
+class Stammering(toy.Engine):
+    """After the start, it says two tokens four times over."""
+
+    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+        said = super().generate(prompts, policy, draw, round=round, seed=seed)
+        if round == 0:
+            return said
+        tokens = np.array([0, 1] * 4, dtype=np.int32)
+        groups = [tuple(replace(one, tokens=tokens) for one in group) for group in said.responses]
+        return replace(said, responses=tuple(groups))
+
+
+def test_what_an_answer_says_again_is_measured(tmp_path: Path) -> None:
+    """Of the five 4-grams of 0 1 0 1 0 1 0 1 two are different."""
+    metrics = evaluated(tmp_path, engine=Stammering())
+    assert metrics["eval/repetition"] == pytest.approx(3 / 5)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["eval/repetition"] == 0
+    assert metrics["alarm/repetition_rise"] == 1
+
+
+@pytest.mark.parametrize(("judge", "agree"), [(toy.HigherIsBetter, 1.0), (LowerIsBetter, 0.0)])
+def test_how_often_both_judges_prefer_the_same_answer_is_measured(
+    tmp_path: Path, judge: type[toy.HigherIsBetter], agree: float
+) -> None:
+    metrics = evaluated(tmp_path, evaluation=Evaluation(judge(), ONE, every=1))
+    answers = [pq.read_table(tmp_path / f"rounds/0000{at}/evaluation/answers.parquet")["text"] for at in (0, 1)]
+    same = [start == new for start, new in zip(*(column.to_pylist() for column in answers), strict=True)]
+    tied = sum(same) / len(same)
+    assert metrics["eval/judges_agree"] == pytest.approx(tied / 2 + (1 - tied) * agree)
+    assert metrics["eval/judges_agree_low"] <= metrics["eval/judges_agree"] <= metrics["eval/judges_agree_high"]
 
 
 class Silent(toy.HigherIsBetter):

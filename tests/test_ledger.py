@@ -18,6 +18,13 @@ def opened(root: Path, **identity: object) -> Ledger:
     return Ledger.open(root, config="a: 1\n", identity=identity, manifest={})
 
 
+def test_the_manifest_says_with_which_round_each_start_goes_on(tmp_path: Path) -> None:
+    toy.run(tmp_path, rounds=1)
+    toy.run(tmp_path, rounds=2)
+    starts = json.loads((tmp_path / "manifest.json").read_text())["starts"]
+    assert starts == [{"toy": True, "round": 0}, {"toy": True, "round": 2}]
+
+
 def test_a_second_start_beside_a_live_run_is_refused_and_names_the_holder(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from rlhf_flow.ledger import Ledger\n"

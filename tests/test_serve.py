@@ -38,6 +38,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+JSON = {"Content-Type": "application/json"}
+
 # -- over HTTP --------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +57,7 @@ def server(gate: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def client(server: Served) -> Iterator[httpx.Client]:
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"Authorization": f"Bearer {TOKEN}", **JSON}
     with httpx.Client(base_url=server.url(), headers=headers, timeout=WAIT, trust_env=False) as client:
         yield client
 
@@ -66,7 +68,8 @@ def score(client: httpx.Client, *answers: str) -> httpx.Response:
 
 def head(length: int) -> bytes:
     """Of a request with a body of so many bytes."""
-    lines = ("POST /score HTTP/1.1", "Host: here", f"Authorization: Bearer {TOKEN}", f"Content-Length: {length}")
+    told = {"Host": "localhost", "Authorization": f"Bearer {TOKEN}", **JSON, "Content-Length": length}
+    lines = ("POST /score HTTP/1.1", *(f"{name}: {value}" for name, value in told.items()))
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
 
 
@@ -86,7 +89,7 @@ def test_health_says_what_is_served(client: httpx.Client) -> None:
 def test_without_the_token_nothing_is_told(client: httpx.Client, header: str | None, path: str) -> None:
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}
     with httpx.Client(base_url=client.base_url, headers=headers, timeout=WAIT, trust_env=False) as stranger:
-        response = stranger.get(path) if path == "/health" else stranger.post(path, content=b"{}")
+        response = stranger.get(path) if path == "/health" else stranger.post(path, content=b"{}", headers=JSON)
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == "Bearer"
     assert detail(response) == "the token is missing or wrong"
@@ -109,9 +112,12 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(client: httpx.Client
         announced.sendall(head(100 * 2**20) + b" " * 2**21)  # the rest never comes
         assert announced.recv(12) == b"HTTP/1.1 413"
     response = client.post("/score", content=b" " * 2**21)
-    assert (response.status_code, detail(response)) == (413, "the body is larger than max_body_mib=1")
+    assert (response.status_code, detail(response)) == (413, "the body must have at most 1048576 bytes")
     response = client.post("/score", content=iter([b" " * 2**20] * 3))  # in chunks, of no length that is told
     assert response.status_code == 413
+    for structure in (b"{}," * 20_000, b"[" * 20_000, b"7," * 100_000):  # small, and large once they are parsed
+        response = client.post("/score", content=b"[" + structure + b"7]")
+        assert (response.status_code, "max_body_mib allows" in detail(response)) == (413, True)
     assert score(client, "fine").status_code == 200
 
 
@@ -161,7 +167,7 @@ def test_a_cap_that_is_reached_is_told_and_what_was_judged_is_still_answered(tmp
         reached = (f"scorer.endpoint.base_url={stub.url}", "scorer.endpoint.api_key_env=null")
         budget = ("scorer.budget.account=server", "scorer.budget.max_calls=2", cache)
         with serving(*judge, *reached, *budget, folder=tmp_path) as served:
-            client = httpx.Client(base_url=served.url(), timeout=WAIT, trust_env=False)
+            client = httpx.Client(base_url=served.url(), headers=JSON, timeout=WAIT, trust_env=False)
             assert [score(client, "a", "b").status_code for _ in range(2)] == [200, 200]
             response = score(client, "a", "another")
             assert response.status_code == 402
@@ -221,6 +227,10 @@ RULE = ("scorer=rule", "scorer.function=tests.scorer.rules.length")
     ("values", "told"),
     [
         ({"host": "0.0.0.0"}, "host=0.0.0.0 can be reached from other machines, so clients must show a token."),
+        ({"host": "0.0.0.0", "token": "none"}, "host=0.0.0.0 can be reached from other machines"),
+        ({"token": "none", "token_env": "JUDGE"}, "token=none and token_env=JUDGE exclude each other"),
+        ({"token": "off"}, "token must be required or none, got 'off'"),
+        ({"names": ["http://judge.example"]}, "names must be host names or addresses, without a port"),
         ({"host": "judge.example"}, "host=judge.example can be reached from other machines"),
         ({"port": 70000}, "port must be from 0 (any that is free) to 65535, got 70000"),
         ({"token_env": ""}, "token_env must be the name of an environment variable, got ''"),
@@ -233,12 +243,15 @@ def test_a_value_that_serves_nobody_is_refused(values: dict[str, Any], told: str
         ServeConfig(**values)
     assert told in str(raised.value)
     ServeConfig(host="0.0.0.0", token_env="JUDGE")
-    ServeConfig(host="::1")
+    ServeConfig(host="::1", names=["judge.example", "10.0.0.5", "[fe80::1]"])
 
 
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
+        ("port=0", "Fix: export JUDGE_TOKEN=$(openssl rand -hex 16), token_env=JUDGE_TOKEN here"),
+        ("token_env=hf_abcdefghijklmnopqrstuv", "token_env: a secret must not stand"),
+        ("token_env=my_secret", "token_env must be the name of an environment variable in capitals"),
         (
             "token_env=NO_SUCH_TOKEN",
             "token_env must name an environment variable that holds a token, and NO_SUCH_TOKEN",
@@ -252,7 +265,7 @@ def test_a_mistake_is_one_paragraph_and_status_2(argument: str, told: str, capsy
     assert main(["serve", *RULE, argument]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err.count("\n")) == ("", 1)
-    assert told in captured.err
+    assert told in captured.err and "hf_abc" not in captured.err
 
 
 def test_a_judge_with_a_budget_needs_an_account_for_a_server_has_no_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +275,7 @@ def test_a_judge_with_a_budget_needs_an_account_for_a_server_has_no_run(capsys: 
 
 def test_a_port_that_is_taken_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert main(["serve", *RULE, f"port={taken.getsockname()[1]}"]) == 2
+        assert main(["serve", *RULE, "token=none", f"port={taken.getsockname()[1]}"]) == 2
     assert "cannot be listened on" in capsys.readouterr().err
 
 
@@ -271,7 +284,7 @@ def test_the_page_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     page = capsys.readouterr().out
     for key in fields(ServeConfig):
         shown = "null" if key.default is None else f"{key.default:g}" if key.type == "float" else key.default
-        assert key.name == "scorer" or f"{key.name}={shown}" in page
+        assert f"{key.name}={'' if key.name in ('scorer', 'names') else shown}" in page
 
 
 def test_a_fingerprint_is_that_of_all_that_decides_a_score(monkeypatch: pytest.MonkeyPatch) -> None:

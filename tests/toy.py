@@ -276,7 +276,7 @@ class Recorder:
     def __init__(self) -> None:
         self.rounds: list[int] = []
 
-    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None: ...
+    def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None: ...
 
     def round(self, record: object) -> None:
         self.rounds.append(record.round)

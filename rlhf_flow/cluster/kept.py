@@ -7,7 +7,7 @@ specification serves it too, and one that it asks for otherwise makes room first
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,11 @@ class KeptCluster:
 
     def ready(self) -> None:
         self.cluster.ready()
+
+    @property
+    def deaths(self) -> Sequence[str]:
+        """Those of earlier runs included."""
+        return self.cluster.deaths
 
     def close(self) -> None:
         """The end of a run: everything stays up, unless an error ends it, for then nobody knows what they hold."""

@@ -58,6 +58,11 @@ class LocalCluster:
     def ready(self) -> None:
         """They are, as soon as they are open."""
 
+    @property
+    def deaths(self) -> tuple[str, ...]:
+        """None is survived: they all live in this process."""
+        return ()
+
     def close(self) -> None:
         for worker in self.opened:
             worker.close()

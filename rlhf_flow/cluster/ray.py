@@ -182,6 +182,10 @@ class RayCluster:
                     self.supervisor.survive(death)
                     crew.dismiss()
 
+    @property
+    def deaths(self) -> list[str]:
+        return list(map(str, self.supervisor.deaths))
+
     def close(self) -> None:
         import ray
 

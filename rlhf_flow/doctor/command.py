@@ -13,6 +13,7 @@ from rlhf_flow.doctor import tokens
 from rlhf_flow.doctor.diagnosis import Diagnosis, diagnose
 from rlhf_flow.plan.fitting import room
 from rlhf_flow.plan.memory import size_of
+from rlhf_flow.redact import redacted
 
 MARKS = {"ok": "ok      ", "warning": "WARNING ", "problem": "PROBLEM "}
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     config = configuration.compose(*asked.overrides)
     there = room(None if asked.memory is None else size_of(asked.memory), asked.gpus)
     diagnosis = diagnose(config, dict(os.environ), there)
-    print(as_json(diagnosis) if asked.json else "\n".join(page(diagnosis)))
+    print(redacted(as_json(diagnosis) if asked.json else "\n".join(page(diagnosis))))
     return 0 if diagnosis.sound else 1
 
 

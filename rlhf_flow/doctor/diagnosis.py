@@ -10,7 +10,7 @@ from pathlib import Path
 from rlhf_flow import fits, together
 from rlhf_flow.doctor import checkpoints, machine, network, packages, storage, tokens
 from rlhf_flow.doctor.checkpoints import Named
-from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.doctor.finding import Finding, ok, problem, refusal, warning
 from rlhf_flow.plan.fitting import Room
 from rlhf_flow.plan.memory import MIB
 from rlhf_flow.plan.planned import plan
@@ -67,12 +67,15 @@ def checkpoints_of(config: RunConfig) -> Iterator[Named]:
     """The policy's, and those of all judges that read one."""
     model = config.model
     chat = vars(config.prompts).get("format") == "chat"
-    yield Named("model.path", model.path, "policy", model.revision, model.trust_remote_code, chat)
+    kind = "start of a reward model" if together.outputs(config) else "policy"
+    trust = model.trust_remote_code
+    yield Named("model.path", model.path, kind, model.revision, trust, chat, model.chat_template)
     for slot, part in with_inner(_scorers(config)):
         if isinstance(part, Classifier | Pooled | PreferenceModel):
             kind = "language model" if isinstance(part, PreferenceModel) else "classifier"
             chat = part.format == "chat"
-            yield Named(f"{slot}.path", part.path, kind, part.revision, part.trust_remote_code, chat)
+            trust = part.trust_remote_code
+            yield Named(f"{slot}.path", part.path, kind, part.revision, trust, chat, part.chat_template)
 
 
 def _packages(config: RunConfig) -> Iterator[Finding]:
@@ -122,10 +125,13 @@ def _parts(config: RunConfig) -> Iterator[Finding]:
 
 def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[Finding]:
     """Prompts, lengths, memory and disk."""
-    from transformers import AutoTokenizer
-
+    with _refusals("models") as refused:
+        fits.check_start(config, config.model)
+    yield from refused
+    if refused:
+        return
     with _refusals("prompts") as refused:
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+        tokenizer = config.model.tokenizer()
         source = config.prompts.open(tokenizer, seed=config.seed)
         fits.check(config, config.model, source, tokenizer)
     yield from refused
@@ -136,8 +142,7 @@ def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[
     answer = max(draw.max_tokens for draw in draws)
     if source.longest + answer > (limit or source.longest + answer):
         yield from tokens.room(policy, prompt=source.longest, answer=answer, limit=limit)
-    counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in source.counts.items() if number)
-    yield ok("prompts", counts)
+    yield ok("prompts", source.summary)
     try:
         planned = plan(config, there)
     except ValueError as error:  # of parts without a model there is no plan, and nothing to fear
@@ -158,8 +163,7 @@ def _refusals(subject: str) -> Iterator[list[Finding]]:
     try:
         yield found
     except ValueError as error:
-        says, _, way_out = " ".join(str(error).split()).partition(". ")
-        found.append(problem(subject, says, way_out or "correct it"))
+        found.append(refusal(subject, error))
 
 
 def _scorers(config: RunConfig) -> dict[str, object]:

@@ -31,3 +31,16 @@ def warning(subject: str, says: str, way_out: str) -> Finding:
 
 def problem(subject: str, says: str, way_out: str) -> Finding:
     return Finding("problem", subject, says, way_out)
+
+
+def refusal(subject: str, error: Exception) -> Finding:
+    """An error as a problem: what stands before `Fix:` or `Try`, or its first sentence, and then the way out."""
+    told = " ".join(str(error).split())
+    says, way_out = told, ""
+    for mark in (". Fix: ", ". Try "):
+        if mark in told:
+            says, _, way_out = told.partition(mark)
+            break
+    else:
+        says, _, way_out = told.partition(". ")
+    return problem(subject, says.rstrip("."), way_out.rstrip(".") or "correct it")

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_flow.chat import load_tokenizer
 from rlhf_flow.doctor.checkpoints import Named
-from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.doctor.finding import Finding, ok, problem, refusal, warning
+from rlhf_flow.ends import named_ends
+from rlhf_flow.sizes import read_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,30 +38,25 @@ class Tokens:
     size: int  # of the vocabulary
     rows: int | None  # of the model's embedding
     longest: int | None  # tokens that model and tokenizer take
-    ends: tuple[int, ...]  # EOS of the generation config
+    ends: dict[int, tuple[str, ...]]  # the tokens that end an answer, and where each is named
     sampling: tuple[str, ...]  # what the generation config would change
 
 
 def read(named: Named, folder: Path) -> Tokens | Finding:
     """Of a checkpoint with a config.json."""
-    from transformers import AutoTokenizer
-
+    trust = named.trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=named.trust_remote_code)
+        tokenizer = load_tokenizer(str(folder), template=named.template, key=named.key, trust_remote_code=trust)
         return _row(named, folder, tokenizer)
-    except Exception as error:  # a broken file may raise anything in the tokenizers' own code
-        first = (str(error) or type(error).__name__).split("\n", 1)[0]
-        return problem("tokens", f"{named.key}={named.path}: its tokenizer does not load: {first}", "fetch it again")
+    except (ValueError, KeyError, OSError) as error:
+        return refusal("tokens", error)
 
 
 def _row(named: Named, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    about = json.loads((folder / "config.json").read_text())
-    text = about.get("text_config", about)
+    sizes = read_sizes(str(folder), trust_remote_code=named.trust_remote_code)
     generation = folder / "generation_config.json"
     defaults = json.loads(generation.read_text()) if generation.is_file() else {}
-    ends = defaults.get("eos_token_id")
-    positions = text.get("max_position_embeddings") or text.get("n_positions")
-    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit is not None and limit < ENDLESS]
+    limits = [limit for limit in (sizes.positions, tokenizer.model_max_length) if limit is not None and limit < ENDLESS]
     template = tokenizer.chat_template
     return Tokens(
         key=named.key,
@@ -70,9 +68,9 @@ def _row(named: Named, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Toke
         encoder_bos=tokenizer.bos_token_id is not None
         and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id],
         size=len(tokenizer),
-        rows=text.get("vocab_size"),
+        rows=sizes.vocabulary or None,
         longest=min(limits, default=None),
-        ends=tuple([ends] if isinstance(ends, int) else ends or ()),
+        ends={token: tuple(where) for token, where in named_ends(str(folder), tokenizer).items()},
         sampling=tuple(
             f"{key}={defaults[key]}"
             for key in SAMPLING
@@ -116,7 +114,7 @@ def _faults(row: Tokens, named: Named, *, answers_end: bool) -> Iterator[Finding
             f"the tokenizer of {row.key} has {row.size} tokens, and its embedding {row.rows} rows",
             "give the folder that both were saved to, or model.resize_token_embeddings()",
         )
-    if answers_end and not row.eos and not row.ends:
+    if answers_end and not row.ends:
         yield problem(
             "tokens", f"{row.key} names no EOS: no answer could end", "set eos_token in tokenizer_config.json"
         )
@@ -156,11 +154,22 @@ def room(row: Tokens, *, prompt: int, answer: int, limit: int | None) -> Iterato
 
 def table(rows: Sequence[Tokens]) -> Iterator[str]:
     """The rows, one line each."""
-    heads = ("", "template", "BOS", "EOS", "padding", "BOS written by", "tokens/rows", "reads", "generation config")
+    heads = (
+        "",
+        "template",
+        "BOS",
+        "EOS",
+        "ends",
+        "padding",
+        "BOS written by",
+        "tokens/rows",
+        "reads",
+        "generation config",
+    )
     lines = [heads]
     for row in rows:
         by = [f"template x{row.template_bos}"] * bool(row.template_bos) + ["encoder"] * row.encoder_bos
-        config = [*([f"eos {','.join(map(str, row.ends))}"] * bool(row.ends)), *row.sampling]
+        config = [*row.sampling]
         sizes = f"{row.size}/{row.rows or '?'}"
         lines.append(
             (
@@ -168,6 +177,7 @@ def table(rows: Sequence[Tokens]) -> Iterator[str]:
                 row.template or "none",
                 row.bos or "none",
                 row.eos or "none",
+                ",".join(map(str, row.ends)) or "none",
                 row.pad or "none",
                 ", ".join(by) or "nobody",
                 sizes,

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.seeds import derive
-from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -38,40 +37,9 @@ def check(prompts: Sequence[Prompt], draw: Draw, max_model_len: int) -> None:
             )
 
 
-def positions_of(config: PreTrainedConfig) -> int | None:
-    """The tokens that a model can read; None if it knows no limit, such as Bloom, which sees distances alone."""
-    try:  # under whatever name the architecture has for them: the configuration maps this one to it
-        positions: int = config.get_text_config().max_position_embeddings
-    except AttributeError:
-        return None
-    return positions
-
-
 def first_seed(seed: int, round: int, prompt: Prompt, draw: Draw) -> int:
     """The seed of answer k = 0; answer k has this plus k."""
     return derive(seed, round, prompt.id, draw.name)
-
-
-def end_tokens(model: Model, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end an answer: the tokenizer's EOS, and those that the checkpoint's generation config names.
-
-    Chat models often end a turn with a token that is not their EOS. Nothing else of the generation config is used.
-    """
-    from transformers import GenerationConfig
-
-    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    try:
-        named = GenerationConfig.from_pretrained(model.path, revision=model.revision or "main").eos_token_id
-    except OSError:  # the checkpoint has no generation_config.json
-        named = None
-    if named is not None:
-        ends.update([named] if isinstance(named, int) else named)
-    if not ends:
-        raise ValueError(
-            f"model {model.path!r}: neither its tokenizer nor its generation_config.json names an end token, so no "
-            f"answer could ever end. Set eos_token in the tokenizer."
-        )
-    return sorted(ends)
 
 
 def answered(

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_flow.aside import Aside
-from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed, positions_of
+from rlhf_flow.ends import end_tokens
+from rlhf_flow.engine.asking import Sample, answered, check, first_seed
 from rlhf_flow.engine.beside import Beside
 from rlhf_flow.engine.holding import Holding, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.reading import Reading, measured
+from rlhf_flow.sizes import sizes_of
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
 from rlhf_flow.weights import Adapter
@@ -34,7 +36,7 @@ class HuggingFace:
     """An engine of plain transformers."""
 
     batch: int = 64  # answers that are drawn side by side
-    max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the model has positions
+    max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
     def __post_init__(self) -> None:
@@ -61,12 +63,15 @@ class HuggingFace:
         limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
         return min(limits, default=None)
 
+    def sized(self, longest: int) -> HuggingFace:
+        return self if self.max_model_len is not None else replace(self, max_model_len=longest)
+
     def check(self) -> None:
         """There is nothing that could be missing."""
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> HuggingFaceEngine:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(place.threads)
         source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
@@ -74,7 +79,7 @@ class HuggingFace:
         networks = [
             AutoModelForCausalLM.from_pretrained(model.path, dtype=dtype, **source) for _ in range(2 if mixes else 1)
         ]
-        positions = positions_of(networks[0].config)
+        positions = sizes_of(networks[0].config).positions
         if self.max_model_len is not None and positions is not None and self.max_model_len > positions:
             raise ValueError(
                 f"engine.max_model_len must not exceed the {positions} positions of {model.path!r}, "
@@ -84,7 +89,7 @@ class HuggingFace:
             self,
             model,
             [network.to(place.device).eval() for network in networks],  # type: ignore[arg-type]  # a wrapped `to`
-            AutoTokenizer.from_pretrained(model.path, **source),
+            model.tokenizer(),
             max_model_len=self.max_model_len or positions or sys.maxsize,
         )
 
@@ -105,7 +110,7 @@ class HuggingFaceEngine:
         self._batch = spec.batch
         self._networks = networks
         self._tokenizer = tokenizer
-        self._ends = end_tokens(model, tokenizer)
+        self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = max_model_len
         shapes = state_shapes(networks[0])
         holdings = [

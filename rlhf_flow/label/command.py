@@ -7,11 +7,14 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_flow.label.app import application
+from rlhf_flow.guard import CONNECTIONS, names, timed
+from rlhf_flow.label.app import SECONDS, application
+from rlhf_flow.label.exchange import export_labels, import_labels
 from rlhf_flow.listening import address, is_loopback, listening
 from rlhf_flow.needs import require
-from rlhf_flow.scorer import wire
+from rlhf_flow.redact import token_in
 from rlhf_flow.scorer.annotations import FILE, Annotations
+from rlhf_flow.scorer.annotators import Annotators
 
 LAST_SECONDS = 5  # that requests may take which are there when the server is told to end
 
@@ -19,6 +22,8 @@ LAST_SECONDS = 5  # that requests may take which are there when the server is to
 def main(arguments: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status. Raises ValueError for a mistake in what was asked."""
     asked = _parser().parse_args(arguments)
+    if asked.source is not None or asked.target is not None:
+        return _exchange(asked.run, source=asked.source, target=asked.target)
     for package in ("fastapi", "markdown_it", "uvicorn"):
         require(package, part="rlhf-flow label", extras=("label",), instead="another scorer than people")
     import uvicorn
@@ -27,15 +32,39 @@ def main(arguments: Sequence[str]) -> int:
     token = _token(asked.host, asked.token_env)
     annotations = Annotations(folder)
     try:
+        for annotator in asked.release:
+            Annotators(annotations).release(annotator)
         with listening(asked.host, asked.port) as listener:
-            app = application(annotations, run=asked.run.resolve().name, token=token)
+            called = names(asked.host, asked.name)
+            app = application(annotations, run=asked.run.resolve().name, token=token, names=called)
             config = uvicorn.Config(
-                app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=LAST_SECONDS
+                app,
+                lifespan="off",
+                log_level="warning",
+                access_log=False,
+                http=timed(SECONDS),
+                ws="none",
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=LAST_SECONDS,
             )
             print(f"labelling {asked.run} at {address(listener)}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)  # uvicorn ends at a signal, and then raises it again
             uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        annotations.close()
+    return 0
+
+
+def _exchange(run: Path, *, source: str | None, target: Path | None) -> int:
+    """Import labels from a file, then export to one; serve nothing."""
+    folder = run / "labels" if source is not None and not run.exists() else labels_of(run)
+    annotations = Annotations(folder)
+    try:
+        if source is not None:
+            print(import_labels(annotations, source))
+        if target is not None:
+            print(export_labels(annotations, target))
     finally:
         annotations.close()
     return 0
@@ -59,15 +88,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--token-env", metavar="VARIABLE")
+    parser.add_argument("--import", metavar="FILE", dest="source")
+    parser.add_argument("--export", metavar="FILE", dest="target", type=Path)
+    parser.add_argument("--name", action="append", default=[])
+    parser.add_argument("--release", action="append", default=[], metavar="ANNOTATOR")
     return parser
 
 
 def _token(host: str, variable: str | None) -> str | None:
     if variable is not None:
-        return wire.bearer("--token-env", variable)
+        return token_in("--token-env", variable)
     if is_loopback(host):
         return None
     raise ValueError(
         f"--host {host} can be reached from other machines, so annotators must show a token. Put one into an "
-        "environment variable and name it with --token-env NAME, or use --host 127.0.0.1."
+        "environment variable and name it with --token-env NAME, or use --host 127.0.0.1. "
+        "Fix: export LABEL_TOKEN=$(openssl rand -hex 16), and --token-env LABEL_TOKEN."
     )

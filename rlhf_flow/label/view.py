@@ -10,7 +10,8 @@ from rlhf_flow.scorer.annotations import Annotations, Question
 from rlhf_flow.seeds import derive
 
 LONGEST_NAME = 80  # characters
-CHOICES = ("left", "right", "tie", "skip")
+CHOICES = ("left", "right", "tie", "bad", "skip")
+HISTORY = 100  # labels
 
 
 def view(annotations: Annotations, annotator: str) -> dict[str, object]:
@@ -29,9 +30,30 @@ def verdict(choice: str, key: str, annotator: str) -> str:
     """Which answer was chosen, of a choice by sides. Raises ValueError for one that there is not."""
     if choice not in CHOICES:
         raise ValueError(f"choice must be one of {', '.join(CHOICES)}, got {choice!r}")
-    if choice in ("tie", "skip"):
+    if choice not in ("left", "right"):
         return choice
     return "first" if (choice == "left") == first_left(key, annotator) else "second"
+
+
+def history(annotations: Annotations, annotator: str) -> list[dict[str, object]]:
+    """As JSON: what this annotator said, the latest first, with the questions as they were shown."""
+    return [
+        {
+            "id": label.id,
+            "choice": _choice(label.verdict, label.question.key, annotator),
+            "comment": label.comment,
+            "at": label.at,
+            "question": _shown(label.question, annotator),
+        }
+        for label in annotations.labels(annotator, most=HISTORY)
+    ]
+
+
+def _choice(verdict: str, key: str, annotator: str) -> str:
+    """The inverse of `verdict`."""
+    if verdict not in ("first", "second"):
+        return verdict
+    return "left" if (verdict == "first") == first_left(key, annotator) else "right"
 
 
 def first_left(key: str, annotator: str) -> bool:
@@ -48,7 +70,18 @@ def named(name: str) -> str:
 
 
 def _shown(question: Question, annotator: str) -> dict[str, object]:
-    answers = [to_html(question.first), to_html(question.second)]
+    answers = [_written(question.first), _written(question.second)]
     left, right = answers if first_left(question.key, annotator) else reversed(answers)
-    talk = [{"role": message.role, "html": to_html(message.content)} for message in question.messages]
-    return {"key": question.key, "messages": talk, "left": left, "right": right}
+    talk = [(message.role, _written(message.content)) for message in question.messages]
+    return {
+        "key": question.key,
+        "messages": [{"role": role, "html": to_html(text)} for role, text in talk],
+        "left": to_html(left),
+        "right": to_html(right),
+        "written": {"messages": [text for _, text in talk], "left": left, "right": right},
+    }
+
+
+def _written(text: str) -> str:
+    """A text without halves of surrogate pairs, which no response can hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import torch
-from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from rlhf_flow.ends import end_of_answer
 from rlhf_flow.learner import model as policies
 from rlhf_flow.learner import reward as rewards
 from rlhf_flow.learner.adapter import beside
@@ -59,10 +59,10 @@ def open_model(
 
 def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[ResponseNumbers, Reading, Trained]:
     trust = model.trust_remote_code
-    tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=trust)
+    tokenizer = model.tokenizer()
     tail = tail_of(tokenizer)
     lm = rewards.load_classifier(model.path, head, revision=model.revision, trust_remote_code=trust)
-    text, end = lm.config.get_text_config(), tail[-1] if tail else tokenizer.eos_token_id
+    text, end = lm.config.get_text_config(), tail[-1] if tail else end_of_answer(tokenizer, chat=True)
     if text.pad_token_id == end:  # a classifier reads before its padding: it would pass over the end of every answer
         text.pad_token_id = None
     numbers = ResponseNumbers(policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from rlhf_flow.chat import chat_tokens, encode, require_template
+from rlhf_flow.ends import end_of_answer
 from rlhf_flow.learner.batches import Packed, Row, pack, pack_policy
 from rlhf_flow.learner.head import Head
 from rlhf_flow.protocols import PromptSource
@@ -101,14 +102,15 @@ class AtTheEnd:
 
 
 def tail_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that the chat template writes behind an answer and its EOS, where a judge reads the score.
+    """The tokens that the chat template writes behind an answer and its end token, where a judge reads the score.
 
-    Empty without a template, and where the template does not end an answer with EOS.
+    Empty without a template, and if the template writes something else before the end token.
     """
-    if tokenizer.chat_template is None:
+    end = end_of_answer(tokenizer, chat=True)
+    if tokenizer.chat_template is None or end is None:
         return ()
     asked, answer = Message("user", "a"), Message("assistant", "b")
-    before = [*chat_tokens(tokenizer, [asked], reply=True), *encode(tokenizer, "b"), tokenizer.eos_token_id]
+    before = [*chat_tokens(tokenizer, [asked], reply=True), *encode(tokenizer, "b"), end]
     whole = chat_tokens(tokenizer, [asked, answer], reply=False)
     return tuple(whole[len(before) :]) if whole[: len(before)] == before else ()
 
@@ -128,7 +130,7 @@ def check_view(tokenizer: PreTrainedTokenizerBase, prompts: PromptSource) -> Non
     ]
     if 2 * sum(alike) < len(alike):
         raise ValueError(
-            "what is trained is a prompt as the model continues it, an answer and EOS, and a scorer would read other "
-            f"tokens in {len(alike) - sum(alike)} of {len(alike)} chats. Use prompts.format=chat, and in model.path a "
-            "chat template that writes nothing but EOS between an answer and the end of its turn."
+            "what is trained is a prompt as the model continues it, an answer and its end token, and a scorer would "
+            f"read other tokens in {len(alike) - sum(alike)} of {len(alike)} chats. Use prompts.format=chat, "
+            "and in model.path a chat template that writes nothing between an answer and the token that ends its turn."
         )

@@ -15,8 +15,11 @@ MODES = ("disabled", "offline", "online")
 class Observer(Protocol):
     """What a watcher is told. It is opened with the records that are already committed, so no round is told twice."""
 
-    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None:
-        """`done` of `total` units (tokens, pairs, ...) of a stage are there; `done == total` ends the stage."""
+    def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
+        """`done` of `total` units (tokens, pairs, ...) of a stage are there; `done == total` ends the stage.
+
+        `detail` says how the stage goes so far, such as the loss of the latest steps.
+        """
         ...
 
     def round(self, record: RoundRecord) -> None:

@@ -42,7 +42,7 @@ class TensorBoard:
             path.unlink()
         return observer
 
-    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None:
+    def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
         pass
 
     def round(self, record: RoundRecord) -> None:

@@ -66,7 +66,7 @@ class Wandb:
                 shutil.rmtree(folder)
         return observer
 
-    def stage(self, round: int, name: str, done: int, total: int, unit: str) -> None:
+    def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
         pass
 
     def round(self, record: RoundRecord) -> None:

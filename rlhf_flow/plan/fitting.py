@@ -59,7 +59,7 @@ def misfits(config: RunConfig, shape: Shape, work: Work, memories: list[Memory],
                 f"{_way_out(config, shape, work, memory, has - CUDA_CONTEXT)}"
             )
     if not there.gpus and isinstance(config.engine, VLLM):
-        found += _cache(config, config.engine, shape)
+        found += _cache(config, config.engine, shape, work)
     hosts = nodes(config)
     if host > hosts * there.host:
         which = "the host, which has" if hosts == 1 else f"{hosts} hosts, which have"
@@ -70,15 +70,15 @@ def misfits(config: RunConfig, shape: Shape, work: Work, memories: list[Memory],
     return found
 
 
-def _cache(config: RunConfig, engine: VLLM, shape: Shape) -> Iterator[str]:
+def _cache(config: RunConfig, engine: VLLM, shape: Shape, work: Work) -> Iterator[str]:
     """vLLM does not open where its cache has no room for one sequence as long as it may be."""
-    longest = engine.reads_at_most(shape.positions or None) or 0
+    longest = engine.max_model_len or work.positions
     token = (2 if config.sampler.mixes else 1) * cache_of_a_token(config, shape)
-    if longest * token > engine.kv_cache_mib * MIB:
+    if engine.kv_cache_mib is not None and longest * token > engine.kv_cache_mib * MIB:
         holds, wants = engine.kv_cache_mib * MIB // token, -(-longest * token // MIB) + 1
         yield (
             f"engine.kv_cache_mib={engine.kv_cache_mib} holds {holds} tokens, and vLLM wants room for one sequence of "
-            f"{longest}. Try engine.kv_cache_mib={wants}, or a smaller engine.max_model_len."
+            f"{longest}. Try engine.kv_cache_mib={wants}, or leave it out."
         )
 
 

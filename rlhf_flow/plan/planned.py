@@ -55,8 +55,6 @@ class Planned:
 
 def plan(config: RunConfig, there: Room, *, like: Path | None = None) -> Planned:
     """Raises ValueError for a model or prompts that are not there, and for parts whose memory nobody can tell."""
-    from transformers import AutoTokenizer
-
     for slot, known in (("learner", plans_learner(config)), ("engine", roles.plans(config))):
         if not known:
             name = part_name(slot, getattr(config, slot))
@@ -64,8 +62,7 @@ def plan(config: RunConfig, there: Room, *, like: Path | None = None) -> Planned
     model = config.model
     trust = model.trust_remote_code
     shape = shape_of(model.path, revision=model.revision, trust_remote_code=trust)
-    tokenizer = AutoTokenizer.from_pretrained(model.path, revision=model.revision, trust_remote_code=trust)
-    work = work_of(config, config.prompts.open(tokenizer, seed=config.seed))
+    work = work_of(config, config.prompts.open(model.tokenizer(), seed=config.seed))
     on_gpu = there.gpus > 0
     memories, notes = _memories(config, shape, work, on_gpu=on_gpu)
     libraries = _libraries(config, memories)

@@ -3,8 +3,8 @@
 engine of transformers   d P weights (twice where mixtures are drawn); in a draw of R answers side by side, each of S
                          tokens, the cache 2 K G d R S, one layer of it once more while it grows, and 28 V R of
                          logits: two of 4 bytes from the network, two of 8 of the distribution, and the log-probs
-vLLM                     d P weights, and engine.kv_cache_mib on a CPU; on a GPU it takes gpu_memory_utilization of
-                         all there is, whatever it needs. 12 V for each of max_num_seqs answers
+vLLM                     d P weights, and `cache_bytes` on a CPU; on a GPU it takes gpu_memory_utilization of all
+                         there is, whatever it needs. 12 V for each of max_num_seqs answers
 either, opening          on a CPU the pages of the checkpoint's files, beside the weights that are read from them
 scorer                   d P weights, and a forward pass over batch_tokens tokens
 object store             d P for every version of the policy that a round names, on each node
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm_cache import cache_bytes
 from rlhf_flow.plan.activations import passing
 from rlhf_flow.plan.learner import DTYPES
 from rlhf_flow.plan.memory import MIB, Memory, Phase
@@ -45,7 +46,9 @@ def engine_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) 
         split = config.engine.tensor_parallel
         rows = min(config.engine.max_num_seqs, work.prompts * work.drawn)
         sequence = copies * cache_of_a_token(config, shape) * work.positions
-        cache = sequence if on_gpu else config.engine.kv_cache_mib * MIB
+        longest = config.engine.max_model_len or work.positions
+        token = copies * cache_of_a_token(config, shape)
+        cache = sequence if on_gpu else cache_bytes(config.engine.kv_cache_mib, token=token, longest=longest)
         read = min(BATCHED_TOKENS, work.prompts * work.longest_prompt)
         passed = {"forward pass": passing(shape, read, "float32") * d / 4 + 12 * shape.vocabulary * rows}
         items = {**weights, "KV cache": cache, **passed}

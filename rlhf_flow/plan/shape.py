@@ -6,13 +6,10 @@ of all query and of all key heads together (heads times head width), A heads, V 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
 
 from rlhf_flow.plan.memory import HEAP
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from rlhf_flow.sizes import sizes_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Shape:
     keys: int  # G
     heads: int  # A
     vocabulary: int  # V
-    positions: int  # tokens of its longest sequence; 0 where it does not say
+    positions: int | None  # tokens of its longest sequence; None: no limit of its own
     gated: bool  # whether the feed-forward layer multiplies two projections, as Llama's does
     experts: bool  # a mixture of them: its activations are not what is written here
     stored: int  # bytes of an element in the checkpoint's own dtype
@@ -70,27 +67,5 @@ def shape_of(path: str, *, revision: str | None = None, trust_remote_code: bool 
         gated=any("gate" in name for name in named),
         experts=any("expert" in name for name in named),
         stored=stored.itemsize,
-        **_sizes(config),
+        **asdict(sizes_of(config)),
     )
-
-
-def _sizes(config: PretrainedConfig) -> dict[str, int]:
-    """By the names that the configuration of Llama has, and GPT-2's own words for them."""
-    text = config.get_text_config()
-
-    def size(name: str, otherwise: int) -> int:
-        value = text.to_dict().get(text.attribute_map.get(name, name))
-        return otherwise if value is None else int(value)
-
-    width, heads = size("hidden_size", 0), size("num_attention_heads", 1)
-    per_head = size("head_dim", width // heads)
-    return {
-        "layers": size("num_hidden_layers", 0),
-        "width": width,
-        "inner": size("intermediate_size", size("n_inner", 4 * width)),
-        "queries": heads * per_head,
-        "keys": size("num_key_value_heads", heads) * per_head,
-        "heads": heads,
-        "vocabulary": size("vocab_size", 0),
-        "positions": size("max_position_embeddings", 0),
-    }

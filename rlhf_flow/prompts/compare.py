@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.prompts.rows import Question as Asked
 from rlhf_flow.prompts.tokens import Rendering
 from rlhf_flow.question import TEMPLATE, TURN, Question, answer_token, check_words
@@ -85,11 +86,14 @@ class Comparing:
         try:
             orders, cut = self._question.both(asked.messages, first, second, cut=too_long == "cut")
         except ValueError as error:
-            raise ValueError(f"{asked.place}: {error}") from error
+            raise BadRowError(asked.place, str(error), "correct the row, or prompts.compare") from error
         if orders is None and too_long == "refuse":
-            raise ValueError(
-                f"{asked.place}: expected a question of at most prompts.max_tokens={self._rendering.max_tokens} "
-                "tokens, found a longer one. Use prompts.too_long=cut or drop, or raise prompts.max_tokens."
+            raise BadRowError(
+                asked.place,
+                f"expected a question of at most prompts.max_tokens={self._rendering.max_tokens} tokens, found a "
+                "longer one",
+                "raise prompts.max_tokens, or prompts.too_long=cut",
+                kind="too_long",
             )
         return orders, cut
 

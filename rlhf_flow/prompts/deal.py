@@ -22,7 +22,9 @@ class Dealt:
     kept: tuple[Prompt, ...] = field(repr=False)  # for evaluation
     size: int  # prompts a round
     seed: int
-    counts: Mapping[str, int]  # rows = training + held_out + too_long_dropped; and what else befell them
+    counts: Mapping[str, int]  # rows = training + held_out + those that were dropped, by reason
+    summary: str = ""  # one line for the console: how the data set was read, and the counts
+    origin: Mapping[str, object] = field(default_factory=dict, repr=False)  # the files, to tell later what changed
 
     def __post_init__(self) -> None:
         assert 1 <= self.size <= len(self.training)

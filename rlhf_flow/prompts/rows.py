@@ -1,30 +1,35 @@
-"""What a row of a data set must hold to be a prompt, and what is said when it does not."""
+"""What a row of a data set must hold to be a prompt."""
 
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.types import Message
 
 ROLES = ("system", "user", "assistant")
+REPR = reprlib.Repr()  # of values of any size
+REPR.maxstring = REPR.maxother = REPR.maxlong = 80
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what. All others travel along as `Prompt.meta`, where rules find them."""
+    """Which column is what. All others become `Prompt.meta`, where rules find them."""
 
     prompt: str = "prompt"  # a text (one user message), or a list of {role, content} that ends with the user
     id: str | None = None  # None: ids are made from row numbers, "row-17"
     answer: str | None = None  # a gold answer, for rules
     # name -> column: answers that samplers may draw (who: dataset), each a text, or a chat that ends with the assistant
     candidates: dict[str, str] = field(default_factory=dict)
+    system: str | None = None  # a text, put before the chat; None: a column "system" if prompts.schema=auto finds one
 
     @property
     def named(self) -> Mapping[str, str]:
         """The columns that are named, by the key that does so."""
-        single = {"prompt": self.prompt, "id": self.id, "answer": self.answer}
+        single = {"prompt": self.prompt, "id": self.id, "answer": self.answer, "system": self.system}
         several = {f"candidates.{name}": column for name, column in self.candidates.items()}
         return {key: column for key, column in (single | several).items() if column is not None}
 
@@ -48,134 +53,203 @@ class Question:
     answer: str | None
     candidates: Mapping[str, str]  # name -> text
     meta: Mapping[str, object]  # JSON values only
-    left_out: int  # columns that are no JSON values and so cannot travel in meta
+    left_out: tuple[str, ...]  # columns that are no JSON values and so cannot be in meta
 
 
 def question(row: Row, columns: Columns, *, prefix: str = "row") -> Question:
-    """Check a row. Raises ValueError with the place, what was expected, what was found and the way out."""
+    """Check a row. Raises BadRowError with the place, what was expected, what was found and the way out."""
+    for name in row.values:
+        _valid(row, f"the name of column {name!r}", name)
     for key, name in columns.named.items():
         if name not in row.values:
-            there = ", ".join(row.values) or "none"
-            raise ValueError(
-                f"{row.place}: expected a column {name!r}; the columns there are: {there}. "
-                f"Name the right one with prompts.columns.{key}=…"
-            )
-    meta = {name: value for name, value in row.values.items() if name not in columns.named.values()}
-    kept = {name: value for name, value in meta.items() if is_json(value)}
+            raise missing(row, key, name)
+    messages = _messages(row, columns.prompt)
+    if columns.system is not None:
+        messages = _with_system(row, columns.system, messages)
+    meta, left_out = _meta(row, columns)
     return Question(
         place=row.place,
         id=f"{prefix}-{row.number}" if columns.id is None else _id(row, columns.id),
-        messages=_messages(row, columns.prompt),
+        messages=messages,
         answer=None if columns.answer is None else _answer(row, columns.answer),
-        candidates={name: _candidate(row, column) for name, column in columns.candidates.items()},
-        meta=kept,
-        left_out=len(meta) - len(kept),
+        candidates={name: _candidate(row, column, messages) for name, column in columns.candidates.items()},
+        meta=meta,
+        left_out=left_out,
     )
 
 
-def questions(rows: Sequence[Row], columns: Columns, *, prefix: str = "row") -> list[Question]:
-    """Check all rows of a file, and that no two share an id."""
-    seen: dict[str, str] = {}
-    asked = []
-    for row in rows:
-        one = question(row, columns, prefix=prefix)
-        if one.id in seen:
-            raise ValueError(
-                f"{row.place}: expected an id of its own, found {one.id!r}, which is already the id of {seen[one.id]}. "
-                "Give every row its own id, or leave prompts.columns.id empty to number the rows."
-            )
-        seen[one.id] = row.place
-        asked.append(one)
-    return asked
+def missing(row: Row, key: str, name: str) -> BadRowError:
+    """The error for a row without a column that is named."""
+    there = ", ".join(row.values).encode(errors="backslashreplace").decode() or "none"
+    return BadRowError(
+        row.place,
+        f"expected a column {name!r}; the columns there are: {there}",
+        f"name the right one with prompts.columns.{key}=…, or how the data set is laid out with prompts.schema=…",
+    )
 
 
 def shown(value: object) -> str:
     """A value as an error message shows it: its type, and a few of its characters."""
-    text = repr(value)
+    text = REPR.repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
 
 
-def is_json(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _meta(row: Row, columns: Columns) -> tuple[dict[str, object], tuple[str, ...]]:
+    """The columns that are not named, and the names of those that are no JSON values."""
+    kept, left_out = {}, []
+    for name, value in row.values.items():
+        if name in columns.named.values():
+            continue
+        try:
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        except (TypeError, ValueError):
+            left_out.append(name)
+            continue
+        _valid(row, f"column {name!r}", text)
+        kept[name] = value
+    return kept, tuple(left_out)
 
 
 def _messages(row: Row, column: str) -> tuple[Message, ...]:
     value = row.values[column]
-    if isinstance(value, str):
+    if value is None or isinstance(value, str):
         return (Message("user", _text(row, f"column {column!r}", value)),)
     if not isinstance(value, list):
-        raise ValueError(
-            f"{row.place}: column {column!r} must be a text or a list of {{role, content}}, found {shown(value)}. "
-            "Correct the row, or name another column with prompts.columns.prompt=…"
+        raise BadRowError(
+            row.place,
+            f"column {column!r} must be a text or a list of {{role, content}}, found {shown(value)}",
+            "correct the row, or name another column with prompts.columns.prompt=…",
         )
     messages = tuple(_message(row, f"message {at} of column {column!r}", one) for at, one in enumerate(value, start=1))
     if not messages or messages[-1].role != "user":
         found = f"one from the {messages[-1].role}" if messages else "no message"
-        raise ValueError(
-            f"{row.place}: the last message of column {column!r} must be from the user, found {found}. "
-            "Take the answer off the end of the chat; the policy gives its own."
+        raise BadRowError(
+            row.place,
+            f"the last message of column {column!r} must be from the user, found {found}",
+            "take the answer off the end of the chat (the policy gives its own), or prompts.schema=messages for a "
+            "column `messages` that ends with an answer",
+            kind="malformed" if messages else "empty",
         )
     if any(message.role == "system" for message in messages[1:]):
-        raise ValueError(
-            f"{row.place}: a system message may only come first in column {column!r}. Move it to the front."
+        raise BadRowError(
+            row.place, f"a system message may only come first in column {column!r}", "move it to the front of the chat"
         )
     return messages
 
 
-def _candidate(row: Row, column: str) -> str:
-    """The text; of a chat the last message, which must be the assistant's. What was asked before it is not compared."""
+def _with_system(row: Row, column: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages behind the system text of the row; an empty or absent one is none."""
+    value = row.values[column]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return messages
+    system = Message("system", _text(row, f"column {column!r}", value))
+    if messages[0].role != "system":
+        return (system, *messages)
+    if messages[0] != system:
+        raise BadRowError(
+            row.place,
+            f"the chat begins with another system message than column {column!r} has",
+            "remove one of them, or use prompts.schema=columns to leave the column in meta",
+        )
+    return messages
+
+
+def _candidate(row: Row, column: str, asked: tuple[Message, ...]) -> str:
+    """The text; of a chat the last message, which must be the assistant's. What comes before it must be the prompt."""
     value = row.values[column]
     if not isinstance(value, list):
         return _text(row, f"column {column!r}", value)
     last = _message(row, f"the last message of column {column!r}", value[-1]) if value else None
     if last is None or last.role != "assistant":
-        raise ValueError(
-            f"{row.place}: column {column!r} must be a text, or a chat whose last message is from the assistant, found "
-            f"{'no message' if last is None else f'one from the {last.role}'}. Correct the row, or name another column."
+        raise BadRowError(
+            row.place,
+            f"column {column!r} must be a text, or a chat whose last message is from the assistant, found "
+            f"{'no message' if last is None else f'one from the {last.role}'}",
+            "correct the row, or name another column",
+            kind="empty" if last is None else "malformed",
+        )
+    before = [(one.get("role"), _joined(one.get("content"))) for one in value[:-1] if isinstance(one, dict)]
+    if before and _turns(before) != _turns([(message.role, message.content) for message in asked]):
+        raise BadRowError(
+            row.place,
+            f"column {column!r} answers another conversation than the prompt: found {shown(before[-1][1])}, expected "
+            f"{shown(asked[-1].content)}",
+            "correct the row, or take the conversation from the answers with prompts.schema=implicit",
         )
     return last.content
 
 
+def _turns(chat: Sequence[tuple[object, object]]) -> list[tuple[object, str]]:
+    """What a conversation is compared by: the system message may be in one of two columns only."""
+    return [(role, str(content).strip()) for role, content in chat if role != "system"]
+
+
 def _message(row: Row, where: str, value: object) -> Message:
     if not isinstance(value, dict) or not {"role", "content"} <= value.keys():
-        raise ValueError(f"{row.place}: {where} must be an object with role and content, found {shown(value)}.")
+        raise BadRowError(
+            row.place,
+            f"{where} must be an object with role and content, found {shown(value)}",
+            "correct the row; for objects with `from` and `value` use prompts.schema=sharegpt",
+        )
     more = sorted(key for key in value.keys() - {"role", "content"} if value[key] is not None)
     if more:
-        raise ValueError(
-            f"{row.place}: {where} must hold role and content only, found also {', '.join(more)}. "
-            "Nothing else of a message reaches the policy: remove it, or write it into the content."
+        raise BadRowError(
+            row.place,
+            f"{where} must hold role and content only, found also {', '.join(more)}, which would not reach the policy",
+            "remove it, or write it into the content",
         )
     if value["role"] not in ROLES:
-        raise ValueError(f"{row.place}: the role of {where} must be {', '.join(ROLES)}, found {shown(value['role'])}.")
-    return Message(value["role"], _text(row, f"the content of {where}", value["content"]))
+        raise BadRowError(
+            row.place,
+            f"the role of {where} must be {', '.join(ROLES)}, found {shown(value['role'])}",
+            "rename the role, or remove the row",
+        )
+    return Message(value["role"], _text(row, f"the content of {where}", _joined(value["content"])))
+
+
+def _joined(content: object) -> object:
+    """The text of content that is a list of parts, if all of them are texts."""
+    if isinstance(content, list) and content:
+        texts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(map(str, texts))
+    return content
 
 
 def _text(row: Row, where: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         found = "an empty one" if isinstance(value, str) else shown(value)
-        raise ValueError(
-            f"{row.place}: {where} must be a text that is not empty, found {found}. Fill or remove the row."
+        raise BadRowError(
+            row.place,
+            f"{where} must be a text that is not empty, found {found}",
+            "fill or remove the row",
+            kind="empty" if value is None or isinstance(value, str) else "malformed",
         )
+    return _valid(row, where, value)
+
+
+def _valid(row: Row, where: str, text: str) -> str:
+    """The text. JSON can write half a surrogate pair, which neither a tokenizer nor a file can hold."""
     try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can write half a surrogate pair, which no tokenizer can read
-        raise ValueError(
-            f"{row.place}: {where} must be valid Unicode, found half a surrogate pair at character {error.start + 1}. "
-            "Write the file anew from its source."
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError(
+            row.place,
+            f"{where} must be valid Unicode, found half a surrogate pair at character {error.start + 1}",
+            "write the file anew from its source",
         ) from error
-    return value
+    return text
 
 
 def _id(row: Row, column: str) -> str:
     value = row.values[column]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError(
-            f"{row.place}: column {column!r} must be a text or a whole number, found {shown(value)}. "
-            "Correct the row, or leave prompts.columns.id empty to number the rows."
+        raise BadRowError(
+            row.place,
+            f"column {column!r} must be a text or a whole number, found {shown(value)}",
+            "correct the row, or leave prompts.columns.id empty to number the rows",
         )
     return _text(row, f"column {column!r}", str(value))
 
@@ -183,9 +257,9 @@ def _id(row: Row, column: str) -> str:
 def _answer(row: Row, column: str) -> str | None:
     value = row.values[column]
     if value is not None and not isinstance(value, str):
-        raise ValueError(
-            f"{row.place}: column {column!r} must be a text (or null where there is no gold answer), "
-            f"found {shown(value)}. "
-            "Write it as text, or leave prompts.columns.answer empty: rules find the column in meta."
+        raise BadRowError(
+            row.place,
+            f"column {column!r} must be a text (or null if there is no gold answer), found {shown(value)}",
+            "write it as text, or leave prompts.columns.answer empty: rules find the column in meta",
         )
-    return value
+    return value if value is None else _valid(row, f"column {column!r}", value)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rlhf_flow.chat import FORMATS, chat_tokens, encode, plain_tokens, require_template
+from rlhf_flow.ends import end_of_answer
+from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.prompts.rows import Question
 from rlhf_flow.types import Candidate, Message, Prompt
 
@@ -30,6 +33,11 @@ class Rendering:
         assert self.format in FORMATS and self.too_long in TOO_LONG
         if self.format == "chat":
             require_template(self.tokenizer, "prompts.format")
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token by which the policy ends its answers."""
+        return end_of_answer(self.tokenizer, chat=self.format == "chat")
 
     def prompts(self, question: Question, counts: Counter[str]) -> list[Prompt]:
         """The prompt of a row, alone; none where it is dropped. `counts` what became of it."""
@@ -62,25 +70,27 @@ class Rendering:
         if self.too_long == "drop":
             return None
         if self.too_long == "refuse":
-            raise ValueError(
-                f"{question.place}: expected a prompt of at most prompts.max_tokens={self.max_tokens} tokens, found "
-                f"{len(tokens)}. Use prompts.too_long=cut or prompts.too_long=drop, or raise prompts.max_tokens."
+            raise BadRowError(
+                question.place,
+                f"expected a prompt of at most prompts.max_tokens={self.max_tokens} tokens, found {len(tokens)}",
+                "raise prompts.max_tokens, or prompts.too_long=cut",
+                kind="too_long",
             )
         cut = self._cut(asked)
         return cut, tuple(self._tokens(cut, cut.messages)), True
 
     def candidate(self, place: str, text: str) -> Candidate:
-        """An answer as the policy would have given it: its text, and the tokenizer's EOS.
+        """An answer as the policy would have given it: its text, and the token that ends the policy's own answers.
 
-        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError without EOS.
+        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError if the
+        tokenizer knows no such token.
         """
-        end = self.tokenizer.eos_token_id
-        if end is None:
+        if self.end is None:
             raise ValueError(
-                f"{place}: an answer of the data set ends with the tokenizer's EOS, and it has none. "
-                "Set eos_token in the tokenizer."
+                f"{place}: an answer of the data set ends as the policy's own answers do, and neither its chat "
+                "template nor its tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
             )
-        return Candidate(text, (*encode(self.tokenizer, text), end))
+        return Candidate(text, (*encode(self.tokenizer, text), self.end))
 
     def with_system(self, question: Question) -> Question:
         """The question behind the system message, where there is one; a row's own stands."""
@@ -93,11 +103,12 @@ class Rendering:
             try:
                 return chat_tokens(self.tokenizer, messages, reply=True)
             except ValueError as error:
-                raise ValueError(f"{question.place}: {error}") from error
+                raise BadRowError(question.place, str(error), "correct the row, or the chat template") from error
         if len(messages) != 1:
-            raise ValueError(
-                f"{question.place}: prompts.format=plain takes one user message, found {len(messages)} messages. "
-                "Use prompts.format=chat, or write the chat as one text."
+            raise BadRowError(
+                question.place,
+                f"prompts.format=plain takes one user message, found {len(messages)} messages",
+                "prompts.format=chat, or write the chat as one text",
             )
         return plain_tokens(self.tokenizer, messages[0].content)
 
@@ -117,9 +128,11 @@ class Rendering:
                 too_many = middle
         content = last.content[:fits]
         if not content.strip():
-            raise ValueError(
-                f"{question.place}: the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because "
-                "what stands around its last user message (template, system message, earlier turns) fills them. "
-                "Use prompts.too_long=drop, or raise prompts.max_tokens."
+            raise BadRowError(
+                question.place,
+                f"the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because what stands around "
+                "its last user message (template, system message, earlier turns) fills them",
+                "raise prompts.max_tokens",
+                kind="too_long",
             )
         return replace(question, messages=(*before, Message(last.role, content)))

@@ -1,27 +1,42 @@
-"""What a run has to show: a page that opens from disk anywhere, and the same in short for the terminal."""
+"""What a run shows: a page that opens from disk without a network, its numbers as CSV, and a summary for the terminal.
+
+Every function raises ValueError if a folder holds no run, or if a file of it cannot be read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def write(run_dir: Path) -> Path:
-    """Write `report.html` into the run's folder and return its path. The same folder gives the same page, to the byte.
-
-    Raises ValueError where `run_dir` holds no run, or a file of it cannot be read.
-    """
+    """Write `report.html` into the run's folder and return its path. The same folder gives the same bytes."""
     from rlhf_flow.report.folder import read
     from rlhf_flow.report.page import render
 
-    path = run_dir / "report.html"
-    aside = run_dir / ".report.html"
-    aside.write_text(render(read(run_dir)), encoding="utf-8", newline="\n")
-    aside.replace(path)
-    return path
+    return _put(run_dir / "report.html", render(read(run_dir)))
+
+
+def write_comparison(run_dirs: Sequence[Path]) -> Path:
+    """Write `compared.html` into the first run's folder, with 2 to 4 runs side by side, and return its path."""
+    from rlhf_flow.report.folder import read
+    from rlhf_flow.report.side_by_side import render
+
+    return _put(run_dirs[0] / "compared.html", render([read(folder) for folder in run_dirs]))
+
+
+def write_csv(run_dir: Path, folder: Path) -> list[Path]:
+    """Write one CSV for each chart of the report into `folder`, and return their paths."""
+    from rlhf_flow.report.figures import csv_files
+    from rlhf_flow.report.folder import read
+
+    files = csv_files(read(run_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_put(folder / name, text) for name, text in files.items()]
 
 
 def table(run_dir: Path) -> str:
-    """The rounds of a run, one a line. Raises ValueError as `write` does."""
+    """The rounds of a run, one a line."""
     from rlhf_flow.report.folder import read
     from rlhf_flow.report.terminal import table
 
@@ -29,8 +44,16 @@ def table(run_dir: Path) -> str:
 
 
 def samples(run_dir: Path, n: int = 3) -> str:
-    """`n` held-out answers before and after. Raises ValueError as `write` does."""
+    """The `n` held-out answers that changed most, before and after."""
     from rlhf_flow.report.folder import read
     from rlhf_flow.report.terminal import samples
 
     return samples(read(run_dir), n)
+
+
+def _put(path: Path, text: str) -> Path:
+    """Replace a file at once: a reader never sees half of it."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(text, encoding="utf-8", newline="\n")
+    aside.replace(path)
+    return path

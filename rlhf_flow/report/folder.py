@@ -1,9 +1,9 @@
-"""A run's folder, as a reader finds it: metrics, answers, configuration. Nothing is written."""
+"""A run's folder as a reader finds it: metrics, answers, configuration. Nothing is written."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,22 +11,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-COLUMNS = ["prompt_id", "prompt", "start", "answer", "win", "utility", "start_utility", "length", "truncated"]
+from rlhf_flow.report.private import Private
+
+COLUMNS = ("prompt_id", "prompt", "start", "answer", "win", "utility", "start_utility", "length", "truncated")
+
+Document = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answers of the start and of a later policy to one held-out prompt."""
+    """The answers of the start and of a later policy to one held-out prompt. None: the run did not record it."""
 
-    prompt_id: str
-    prompt: str
-    start: str
-    answer: str
-    win: float | None  # P(the answer beats the start's)
-    utility: float | None
-    start_utility: float | None
-    length: int | None  # tokens
-    truncated: bool | None
+    prompt_id: str = ""
+    prompt: str = ""
+    start: str = ""
+    answer: str = ""
+    win: float | None = None  # P(the answer beats the start's)
+    utility: float | None = None
+    start_utility: float | None = None
+    length: int | None = None  # tokens
+    truncated: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -35,35 +39,47 @@ class Run:
 
     folder: Path
     name: str
-    rounds: int | None  # that were asked for
-    judge: str | None  # of the evaluation
-    proxy: str | None  # the judge of training, where it is another
     finished: bool
     metrics: Mapping[int, Mapping[str, float]]  # round -> key -> value, in order; only what was measured
-    config: str  # YAML
-    manifest: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]  # what the starts of the run warned of, each once
+    config: Document
+    starts: tuple[Document, ...]  # what each start of the run recorded
+    deaths: tuple[tuple[int, str], ...]  # round and message of each worker that died
     answered: tuple[int, ...]  # rounds after the start whose answers can be compared with the start's
+    private: Private
+
+    @property
+    def rounds(self) -> int | None:
+        """How many rounds were asked for."""
+        rounds = self.config.get("rounds")
+        return rounds if isinstance(rounds, int) else None
 
     @property
     def done(self) -> int:
-        """Rounds of learning that were finished; round 0 is the start."""
+        """How many rounds of learning are finished; round 0 is the start."""
         return sum(round > 0 for round in self.metrics)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the starts of the run warned of, each once."""
+        told = [start.get("warnings") for start in self.starts]
+        lines = [str(line) for one in told if isinstance(one, list) for line in one]
+        return tuple(dict.fromkeys(map(self.private.text, lines)))
+
     def series(self, key: str) -> dict[int, float]:
-        """round -> value, where it was measured."""
+        """round -> value, for the rounds that measured it."""
         return {round: values[key] for round, values in self.metrics.items() if key in values}
 
     def names(self, prefix: str) -> list[str]:
-        """What follows `prefix` in the keys of any round, in the order of the alphabet."""
+        """What follows `prefix` in the keys of any round, sorted."""
         keys = {key for values in self.metrics.values() for key in values}
         return sorted(key.removeprefix(prefix) for key in keys if key.startswith(prefix) and key != prefix)
 
     def answers(self, round: int) -> list[Answer]:
-        """In the order of the file. Raises ValueError, naming the file, where it cannot be read."""
+        """In the order of the file. Raises ValueError, naming the file, if it cannot be read."""
         path = _compared(self.folder, round)
         try:
-            return [Answer(**row) for row in pq.read_table(path, columns=COLUMNS).to_pylist()]
+            held = [name for name in COLUMNS if name in pq.read_schema(path).names]  # older runs recorded fewer
+            return [Answer(**row) for row in pq.read_table(path, columns=held).to_pylist()]
         except (pa.ArrowException, TypeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is no table of answers ({error}). Restore it, or delete it to do without."
@@ -71,29 +87,24 @@ class Run:
 
 
 def read(folder: Path) -> Run:
-    """Raises ValueError where `folder` holds no run, or a file of it cannot be read."""
+    """Raises ValueError if `folder` holds no run, or a file of it cannot be read."""
     if not (folder / "config.yaml").exists() and not (folder / "metrics.jsonl").exists():
         raise ValueError(
             f"{folder} holds no run: neither config.yaml nor metrics.jsonl is there. Name the run's folder."
         )
-    text = _text(folder / "config.yaml")
-    config = _config(folder / "config.yaml", text)
-    rounds = config.get("rounds")
-    metrics = _metrics(folder / "metrics.jsonl")
-    manifest = _json(folder / "manifest.json")
-    judge, proxy = _judges(config)
+    config = _config(folder / "config.yaml")
+    metrics = {round: _numbers(row) for round, row in _rounds(folder / "metrics.jsonl")}
+    starts = _starts(folder / "manifest.json")
     return Run(
         folder=folder,
         name=folder.resolve().name,
-        rounds=rounds if isinstance(rounds, int) else None,
-        judge=judge,
-        proxy=proxy,
         finished=(folder / "final.json").exists(),
-        metrics=metrics,
-        config=text,
-        manifest=tuple(_leaves("", manifest)),
-        warnings=tuple(dict.fromkeys(_warnings(manifest))),
-        answered=tuple(round for round in metrics if round > 0 and _compared(folder, round).exists()),
+        metrics=dict(sorted(metrics.items())),
+        config=config,
+        starts=starts,
+        deaths=_deaths(folder / "events.jsonl"),
+        answered=tuple(round for round in sorted(metrics) if round > 0 and _compared(folder, round).exists()),
+        private=Private.of(config, starts, str(folder.resolve())),
     )
 
 
@@ -105,73 +116,64 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def _config(path: Path, text: str) -> Mapping[str, object]:
+def _config(path: Path) -> Document:
     try:
-        config = yaml.safe_load(text)
+        config = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     return config if isinstance(config, dict) else {}
 
 
-def _metrics(path: Path) -> dict[int, dict[str, float]]:
-    metrics: dict[int, dict[str, float]] = {}
+def _rounds(path: Path) -> list[tuple[int, dict[str, object]]]:
+    """The lines of a JSONL file by their key `round`, each once."""
+    rows = _lines(path)
+    seen: set[int] = set()
+    for number, (round, _) in enumerate(rows, start=1):
+        if round in seen:
+            raise ValueError(f"{path}, line {number}: round {round} is there twice")
+        seen.add(round)
+    return rows
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, object]]]:
+    rows = []
     for number, line in enumerate(_text(path).splitlines(), start=1):
         try:
             row = json.loads(line)
-            round = int(row.pop("round"))
+            rows.append((int(row.pop("round")), row))
         except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: expected a JSON object with the key round, got {line!r:.80}"
             ) from error
-        if round in metrics:
-            raise ValueError(f"{path}, line {number}: round {round} is there twice")
-        metrics[round] = {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
-    return dict(sorted(metrics.items()))
+    return rows
 
 
-def _json(path: Path) -> object:
+def _numbers(row: Mapping[str, object]) -> dict[str, float]:
+    return {key: float(value) for key, value in row.items() if isinstance(value, int | float)}
+
+
+def _deaths(path: Path) -> tuple[tuple[int, str], ...]:
+    return tuple((round, str(row.get("message", ""))) for round, row in _lines(path) if row.get("event") == "death")
+
+
+def _starts(path: Path) -> tuple[Document, ...]:
     if not path.exists():
-        return {}
+        return ()
     try:
-        value: object = json.loads(_text(path))
+        manifest: object = json.loads(_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    return value
-
-
-def _warnings(manifest: object) -> Iterator[str]:
     starts = manifest.get("starts") if isinstance(manifest, dict) else None
-    for start in starts if isinstance(starts, list) else []:
-        told = start.get("warnings") if isinstance(start, dict) else None
-        yield from map(str, told if isinstance(told, list) else [])
+    return tuple(start for start in (starts if isinstance(starts, list) else []) if isinstance(start, dict))
 
 
-def _judges(config: Mapping[str, object]) -> tuple[str | None, str | None]:
-    """Of the evaluation, and of training where it is another."""
-    evaluate = config.get("evaluate")
-    own = evaluate.get("scorer") if isinstance(evaluate, dict) else None
-    training = _judge(config.get("scorer"))
-    return (_judge(own), training) if own else (training, None)
-
-
-def _judge(judge: object) -> str | None:
-    """`rule: package.function`, `reward_model: folder`: its kind, and what tells it from others of its kind."""
-    if not isinstance(judge, dict):
-        return str(judge) if judge else None
-    target = str(judge.get("_target_", "")).split(".")
-    kind = target[-2] if len(target) > 1 else "".join(target)
-    which = [str(judge[key]) for key in ("function", "path") if judge.get(key)]
-    return ": ".join([kind, *which[:1]] if kind else which[:1]) or None
-
-
-def _leaves(key: str, value: object) -> Iterator[tuple[str, str]]:
+def leaves(key: str, value: object) -> list[tuple[str, str]]:
     """`versions.torch`, `2.13.0`: nested JSON as lines that can be read one by one."""
-    children: list[tuple[str, object]] = []
-    if isinstance(value, dict):
+    children: Sequence[tuple[str, object]] = []
+    if isinstance(value, Mapping):
         children = [(str(name), child) for name, child in value.items()]
     elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
         children = [(str(index), child) for index, child in enumerate(value)]
     elif key:
-        yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for name, child in children:
-        yield from _leaves(f"{key}.{name}" if key else name, child)
+        return [(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))]
+    return [pair for name, child in children for pair in leaves(f"{key}.{name}" if key else name, child)]

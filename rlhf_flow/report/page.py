@@ -1,58 +1,63 @@
-"""The page of a run: what it shows, in the order it shows it. How that looks is in page.html and page.css."""
+"""The page of a run: what it shows, in order. How that looks is in page.html and page.css."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf_flow.alarms import raised
 from rlhf_flow.observe.line import duration
-from rlhf_flow.report.figures import JUDGE, PROXY, sections
-from rlhf_flow.report.folder import Answer, Run
+from rlhf_flow.report.answers import groups
+from rlhf_flow.report.facts import broken, header, judges
+from rlhf_flow.report.figures import sections
+from rlhf_flow.report.folder import Run, leaves
+from rlhf_flow.report.measures import COLOURS, JUDGE, PROXY, least_spans, undecided
 from rlhf_flow.report.text import ABSENT, clipped, number, short, visible
 
-Item = TypeVar("Item")
-
-SHOWN = 12  # answers of the last round that are shown side by side; of earlier rounds a third of that
-EARLIER = 6  # earlier rounds whose answers are shown
-LOST = 4  # answers that lost against the start's most clearly
 CLIP = 4000  # characters of a text
-
-
-@dataclass(frozen=True)
-class Group:
-    """Answers side by side."""
-
-    title: str
-    note: str
-    answers: tuple[Answer, ...]
-    open: bool
+SHARED = (
+    "The win rate is by the judge that training optimises{}. A policy that learned to please this judge, and did not "
+    "get better, has a high win rate too. Fix: evaluate.scorer=NAME, a judge that training does not use."
+)
 
 
 def render(run: Run) -> str:
     """The same folder gives the same page, to the byte."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            run=run,
+            status=_status(run),
+            facts=header(run),
+            headline=_headline(run),
+            tiles=list(_tiles(run)),
+            cautions=_cautions(run),
+            events=[(round, "; ".join(said)) for round, said in broken(run).items()],
+            sections=sections(run),
+            columns=columns(run),
+            everything=_everything(run),
+            groups=list(groups(run)),
+            colours=COLOURS,
+            least=least_spans({key for values in run.metrics.values() for key in values}),
+            config=_config(run),
+            manifest=_manifest(run),
+        )
+    )
+
+
+def environment() -> Environment:
+    made = Environment(
         loader=PackageLoader("rlhf_flow.report", package_path="."),
         autoescape=True,  # everything that a model or a user wrote is escaped
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "whole": visible, "text": lambda text: clipped(visible(text), CLIP)}
-    return environment.get_template("page.html").render(
-        run=run,
-        status=_status(run),
-        headline=_headline(run),
-        tiles=list(_tiles(run)),
-        cautions=_cautions(run),
-        sections=sections(run),
-        columns=columns(run),
-        everything=_everything(run),
-        groups=list(_groups(run)),
-    )
+    made.filters |= {"number": number, "whole": visible, "text": lambda text: clipped(visible(text), CLIP)}
+    return made
 
 
 # -- the top ----------------------------------------------------------------------------------------------------------
@@ -66,7 +71,7 @@ def _status(run: Run) -> str:
 def _headline(run: Run) -> tuple[str, str, str]:
     """What is measured, its last value, and what that rests on: a policy's win rate, or a reward model's accuracy.
 
-    Against itself the start proves nothing: not shown.
+    Round 0 compares the start with itself and is not shown.
     """
     rewards = bool(run.series("eval/accuracy"))
     label, key = ("Held-out accuracy", "eval/accuracy") if rewards else ("Win rate against the start", "eval/win_rate")
@@ -76,7 +81,8 @@ def _headline(run: Run) -> tuple[str, str, str]:
     last = max(measured)
     low, high = (run.metrics[last].get(f"{key}_{end}") for end in ("low", "high"))
     interval = "" if low is None or high is None else f"95 % interval {number(low)} to {number(high)}, "
-    return label, number(measured[last]), f"{interval}after round {last}"
+    noise = "; this cannot be told from noise: the interval covers 0.5" if undecided("", 0.5, low, high) else ""
+    return label, number(measured[last]), f"{interval}after round {last}{noise}"
 
 
 def _tiles(run: Run) -> Iterator[tuple[str, str, str, str]]:
@@ -90,6 +96,7 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str, str]]:
         ("Length", "eval/length", ".1f"),
         ("Cut at the limit", "eval/truncated", ".1%"),
         ("Distinct answers", "eval/distinct", ".1%"),
+        ("Repetition", "eval/repetition", ".1%"),
     ):
         series = run.series(key)
         if series:
@@ -103,8 +110,15 @@ def _cautions(run: Run) -> list[str]:
     """What a reader should know before trusting a curve."""
     keys = sorted({key for values in run.metrics.values() for key in values})
     bad = [(key, [at for at, value in run.series(key).items() if number(value) in ("NaN", "∞", "−∞")]) for key in keys]
-    broken = [f"{visible(key)} is no finite number in round {', '.join(map(str, at))}" for key, at in bad if at]
-    return [*_alarms(run), *map(visible, run.warnings), *broken]
+    wrong = [f"{visible(key)} is no finite number in round {', '.join(map(str, at))}" for key, at in bad if at]
+    return [*_alarms(run), *by_training(run), *map(visible, run.warnings), *wrong]
+
+
+def by_training(run: Run) -> list[str]:
+    """A caution if the win rate is by the judge that training optimises."""
+    who = judges(run)
+    named = f" ({visible(who.evaluation)})" if who.evaluation else ""
+    return [SHARED.format(named)] if who.shared and run.series("eval/win_rate") else []
 
 
 def _alarms(run: Run) -> list[str]:
@@ -161,39 +175,18 @@ def _rate(run: Run, label: str, key: str) -> Iterator[tuple[str, list[str]]]:
 
 def _everything(run: Run) -> list[tuple[str, list[str]]]:
     keys = sorted({key for values in run.metrics.values() for key in values})
-    return [(key, [short(values[key]) if key in values else "—" for values in run.metrics.values()]) for key in keys]
+    return [(key, [short(values[key]) if key in values else ABSENT for values in run.metrics.values()]) for key in keys]
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
+# -- how it was made --------------------------------------------------------------------------------------------------
 
 
-def spread(items: Sequence[Item], wanted: int) -> list[Item]:
-    """`wanted` of the items, evenly spaced, the first and the last among them."""
-    if len(items) <= wanted:
-        return list(items)
-    return [items[at * (len(items) - 1) // max(wanted - 1, 1)] for at in range(wanted)]
+def _config(run: Run) -> str:
+    """YAML, without what is private."""
+    if not run.config:
+        return ""
+    return yaml.safe_dump(run.private.value("", run.config), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _groups(run: Run) -> Iterator[Group]:
-    if not run.answered:
-        return
-    last = run.answered[-1]
-    answers = run.answers(last)
-    shown = spread(answers, SHOWN)
-    note = f"{len(shown)} of {len(answers)} held-out prompts, evenly spaced: not chosen by how the answers turned out"
-    yield Group(f"After round {last}", note, tuple(shown), open=True)
-    lost = sorted(
-        (answer.win, answer.prompt_id, at)
-        for at, answer in enumerate(answers)
-        if answer.win is not None and answer.win < 0.5
-    )
-    if lost:
-        worst = tuple(answers[at] for _, _, at in lost[:LOST])
-        note = f"the {len(worst)} clearest of {len(lost)} answers that the judge likes less than the start's"
-        yield Group(f"After round {last}: worse than before", note, worst, open=False)
-    for round in reversed(spread(run.answered[:-1], EARLIER)):
-        answers = run.answers(round)
-        shown = spread(answers, SHOWN // 3)
-        yield Group(
-            f"After round {round}", f"{len(shown)} of {len(answers)} held-out prompts", tuple(shown), open=False
-        )
+def _manifest(run: Run) -> list[tuple[str, str]]:
+    return leaves("starts", [run.private.value("", start) for start in run.starts])

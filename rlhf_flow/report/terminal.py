@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
+from rlhf_flow.report.answers import changed
 from rlhf_flow.report.folder import Answer, Run
-from rlhf_flow.report.page import columns, spread
+from rlhf_flow.report.page import by_training, columns
 from rlhf_flow.report.text import clipped, number, visible
 
 WIDTH = 100  # characters of a line of answers
@@ -13,7 +14,7 @@ CLIP = 600  # characters of an answer
 
 
 def table(run: Run) -> str:
-    """One line a round; below it the aspects of the judge, where it has any."""
+    """One line a round; below it the aspects of the judge, if it has any, and whether training uses the same judge."""
     if not run.metrics:
         return f"{visible(run.name)}: no round is finished yet"
     blocks = [_aligned(columns(run))]
@@ -23,17 +24,22 @@ def table(run: Run) -> str:
         measured = [(visible(name), run.series(f"eval/aspect/{name}")) for name in aspects]
         table = [(name, [number(series.get(round)) for round in rounds]) for name, series in measured]
         blocks.append(_aligned([("round", [str(round) for round in rounds]), *table]))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *(textwrap.fill(line, WIDTH) for line in by_training(run))])
 
 
 def samples(run: Run, n: int) -> str:
-    """`n` held-out prompts, evenly spaced, with the answers of the start and of the policy evaluated last."""
+    """The `n` held-out prompts whose answer changed most, with the answers of the start and of the last policy."""
     if not run.answered:
-        return "no answers to compare: no round after the start was evaluated"
+        accuracy = run.series("eval/accuracy")
+        if not accuracy:
+            return "no answers to compare: no round after the start was evaluated"
+        first, last = min(accuracy), max(accuracy)
+        before = f", {number(accuracy[first])} in round {first}" if first != last else ""
+        return f"accuracy on held-out labels: {number(accuracy[last])} in round {last}{before}"
     last = run.answered[-1]
     answers = run.answers(last)
-    shown = spread(answers, n)
-    head = f"Held-out answers before and after round {last} ({len(shown)} of {len(answers)} prompts, evenly spaced)"
+    shown = changed(answers, n)
+    head = f"Held-out answers before and after round {last}: the {len(shown)} of {len(answers)} that changed most"
     return "\n\n".join([head, *(_side_by_side(answer) for answer in shown)])
 
 

@@ -50,3 +50,9 @@ def _spelt(match: re.Match[str]) -> str:
 def clipped(text: str, limit: int) -> str:
     """At most `limit` characters, and a note of how many are missing."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
+
+
+def slug(title: str) -> str:
+    """An anchor or the name of a file: letters, digits and hyphens; never empty."""
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return words[:60] or f"u{sum(map(ord, title)):x}"

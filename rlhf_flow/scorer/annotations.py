@@ -1,28 +1,24 @@
 """What people were asked and what they said: one SQLite file, shared by the run that asks and the servers that show.
 
 A label is on disk before it is acknowledged. An annotator has one verdict on a question at most, however often it is
-sent; one that was undone stays in the file, and counts no more.
+sent; one that was undone, or replaced, stays in the file, and counts no more.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from rlhf_flow.types import Message
+from rlhf_flow.scorer.private import connect
+from rlhf_flow.scorer.questions import VERDICTS, Label, Progress, Question, Standing
 
 FILE = "labels.sqlite"
-VERDICTS = {"first": 1.0, "second": 0.0, "tie": 0.5, "skip": None}  # P(first beats second) as the annotator says it
+LONGEST_COMMENT = 4000  # characters
 LEASE_SECONDS = 60.0  # that a question is kept for the annotator who is looking at it
-WAIT_SECONDS = 60.0  # for the lock of another process, which holds it for one transaction
 AT_ONCE = 500  # keys in one SELECT
 
 TABLES = """
@@ -37,14 +33,20 @@ CREATE TABLE IF NOT EXISTS labels (
 CREATE UNIQUE INDEX IF NOT EXISTS one_each ON labels (question, annotator) WHERE undone IS NULL;
 CREATE INDEX IF NOT EXISTS of_whom ON labels (annotator) WHERE undone IS NULL;
 CREATE TABLE IF NOT EXISTS leases (annotator TEXT PRIMARY KEY, question INTEGER NOT NULL, until REAL NOT NULL);
-CREATE VIEW IF NOT EXISTS standings AS
+CREATE TABLE IF NOT EXISTS people (annotator TEXT PRIMARY KEY, key TEXT NOT NULL, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, text TEXT NOT NULL);
+DROP VIEW IF EXISTS standings;
+CREATE VIEW standings AS
     SELECT questions.*, coalesce(said, 0) AS said,
-        coalesce(said, 0) < needed AND coalesce(skipped, 0) < needed AS open
+        coalesce(said, 0) < needed AND coalesce(skipped, 0) < max(needed, 2) AS open
     FROM questions LEFT JOIN (
         SELECT question, sum(verdict != 'skip') AS said, sum(verdict = 'skip') AS skipped
         FROM labels WHERE undone IS NULL GROUP BY question
     ) ON question = id;
 """
+# What files of earlier releases lack. Their `verdict` takes no other words, so `bad` is a tie that is marked.
+COLUMNS = {"comment": "TEXT NOT NULL DEFAULT ''", "bad": "INTEGER NOT NULL DEFAULT 0"}
+VERDICT = "CASE WHEN bad THEN 'bad' ELSE verdict END"
 NEXT = """
 SELECT id FROM standings WHERE open
     AND NOT EXISTS (SELECT 1 FROM labels WHERE question = standings.id AND annotator = :me AND undone IS NULL)
@@ -55,83 +57,21 @@ ORDER BY id = (SELECT question FROM leases WHERE annotator = :me) DESC, coalesce
 """
 
 
-@dataclass(frozen=True)
-class Question:
-    """Two answers to a conversation, as they are put before people."""
-
-    messages: tuple[Message, ...]
-    first: str
-    second: str
-
-    @cached_property
-    def key(self) -> str:
-        """What it is told apart by: the same texts in the same order are the same question."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
-
-    @property
-    def content(self) -> str:
-        """As it is written down."""
-        messages = [[message.role, message.content] for message in self.messages]
-        return json.dumps([messages, self.first, self.second])
-
-    @classmethod
-    def read(cls, content: str) -> Question:
-        messages, first, second = json.loads(content)
-        return cls(tuple(Message(role, text) for role, text in messages), first, second)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What was said about a question so far."""
-
-    needed: int  # verdicts, of different annotators
-    due: float | None  # seconds since the epoch: until when they are waited for
-    said: Mapping[str, str]  # annotator -> one of VERDICTS
-
-    @property
-    def verdicts(self) -> list[float]:
-        """P(first beats second), of each annotator who has one."""
-        return [p for p in map(VERDICTS.__getitem__, self.said.values()) if p is not None]
-
-    @property
-    def settled(self) -> bool:
-        """Whether enough annotators have a verdict, or enough have skipped it."""
-        return len(self.verdicts) >= self.needed or self.skipped
-
-    @property
-    def skipped(self) -> bool:
-        """Whether so many have skipped it as verdicts were needed, and it is no question for people."""
-        return list(self.said.values()).count("skip") >= self.needed
-
-    def overdue(self, now: float) -> bool:
-        """Whether it is not settled, and not waited for any more."""
-        return not self.settled and self.due is not None and self.due <= now
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far labelling is."""
-
-    mine: int  # verdicts of one annotator, skipped questions among them
-    asked: int
-    open: int  # questions that need more verdicts
-
-
 class Annotations:
     """The file at work. Many threads may use one, many processes one file."""
 
     def __init__(self, folder: Path) -> None:
         """Raises ValueError where there is no such file and none can be made."""
-        path = folder / FILE
+        self.path = path = folder.absolute() / FILE
         self._lock = threading.Lock()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = FULL")  # a label outlives the machine's power
-            with self._transaction():
+            self._file = connect(path)
+            with self.transaction():
                 for statement in TABLES.split(";"):
                     self._file.execute(statement)
+                known = {row[1] for row in self._file.execute("PRAGMA table_info(labels)")}
+                for name in COLUMNS.keys() - known:
+                    self._file.execute(f"ALTER TABLE labels ADD COLUMN {name} {COLUMNS[name]}")
         except (OSError, sqlite3.Error) as error:
             raise ValueError(
                 f"scorer.folder must be a folder for labels that can be written; {path} is no such file: {error}. "
@@ -153,7 +93,7 @@ class Annotations:
             {"key": one.key, "content": one.content, "needed": needed, "now": time.time(), "deadline": deadline}
             for one in questions
         ]
-        with self._transaction() as file:
+        with self.transaction() as file:
             file.executemany(
                 "INSERT INTO questions (key, content, needed, asked, due) "
                 "VALUES (:key, :content, :needed, :now, :now + :deadline) "
@@ -168,7 +108,7 @@ class Annotations:
             for at in range(0, len(questions), AT_ONCE):
                 keys = [question.key for question in questions[at : at + AT_ONCE]]
                 rows = self._file.execute(
-                    "SELECT key, needed, due, annotator, verdict FROM questions "
+                    f"SELECT key, needed, due, annotator, {VERDICT} FROM questions "
                     "LEFT JOIN labels ON question = questions.id AND undone IS NULL "
                     f"WHERE key IN ({', '.join('?' * len(keys))}) ORDER BY annotator",
                     keys,
@@ -187,7 +127,7 @@ class Annotations:
         It is the one that they had last, as long as it is theirs to answer. Those that are waited for come first.
         """
         now = time.time()
-        with self._transaction() as file:
+        with self.transaction() as file:
             found = file.execute(NEXT, {"me": annotator, "now": now}).fetchone()
             if found is None:
                 file.execute("DELETE FROM leases WHERE annotator = ?", [annotator])
@@ -196,22 +136,34 @@ class Annotations:
             (content,) = file.execute("SELECT content FROM questions WHERE id = ?", found).fetchone()
         return Question.read(content)
 
-    def label(self, id: str, key: str, annotator: str, verdict: str) -> None:
+    def label(
+        self, id: str, key: str, annotator: str, verdict: str, *, comment: str = "", instead: str | None = None
+    ) -> None:
         """Write down what an annotator says of the question; on disk once this returns.
 
         `id` is the client's own: what was sent again is written once, also when it was undone meanwhile. So is a second
-        verdict of the same annotator on the same question: the first stays.
-        Raises ValueError for a verdict, or a question, that there is not.
+        verdict of the same annotator on the same question: the first stays, but for the one that is said `instead` of
+        the label with that id.
+        Raises ValueError for a verdict, a comment or a question that there is not.
         """
         if verdict not in VERDICTS:
             raise ValueError(f"the verdict must be one of {', '.join(VERDICTS)}, got {verdict!r}")
-        with self._transaction() as file:
+        if len(comment) > LONGEST_COMMENT:
+            raise ValueError(f"the comment must have at most {LONGEST_COMMENT} characters, got {len(comment)}")
+        with self.transaction() as file:
             question = file.execute("SELECT id FROM questions WHERE key = ?", [key]).fetchone()
             if question is None:
                 raise ValueError(f"there is no question {key!r}")
+            if not file.execute("SELECT 1 FROM labels WHERE id = ?", [id]).fetchone():
+                file.execute(
+                    "UPDATE labels SET undone = ? WHERE id = ? AND annotator = ? AND question = ? AND undone IS NULL",
+                    [time.time(), instead, annotator, *question],
+                )
+            word, bad = ("tie", True) if verdict == "bad" else (verdict, False)
             file.execute(
-                "INSERT OR IGNORE INTO labels (id, question, annotator, verdict, at) VALUES (?, ?, ?, ?, ?)",
-                [id, *question, annotator, verdict, time.time()],
+                "INSERT OR IGNORE INTO labels (id, question, annotator, verdict, at, comment, bad) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [id, *question, annotator, word, time.time(), comment, bad],
             )
             file.execute("DELETE FROM leases WHERE annotator = ? AND question = ?", [annotator, *question])
 
@@ -230,7 +182,7 @@ class Annotations:
         What a run has read already, it has read.
         """
         now = time.time()
-        with self._transaction() as file:
+        with self.transaction() as file:
             taken = file.execute(
                 "UPDATE labels SET undone = ? WHERE id = ? AND annotator = ? AND undone IS NULL RETURNING question",
                 [now, id, annotator],
@@ -238,14 +190,47 @@ class Annotations:
             for (question,) in taken:
                 self._lease(annotator, question, now)
 
+    def reconsider(self, annotator: str) -> None:
+        """Take back what this annotator has skipped and is still open: it is handed to them again."""
+        with self.transaction() as file:
+            file.execute(
+                "UPDATE labels SET undone = ? WHERE annotator = ? AND verdict = 'skip' AND undone IS NULL "
+                "AND question IN (SELECT id FROM standings WHERE open)",
+                [time.time(), annotator],
+            )
+
     def progress(self, annotator: str) -> Progress:
         with self._lock:
             found = self._file.execute(
-                "SELECT (SELECT count(*) FROM labels WHERE annotator = ? AND undone IS NULL), count(*), "
-                "coalesce(sum(open), 0) FROM standings",
-                [annotator],
+                "SELECT (SELECT count(*) FROM labels WHERE annotator = :me AND undone IS NULL), count(*), "
+                "coalesce(sum(open), 0), (SELECT count(*) FROM labels JOIN standings AS one ON question = one.id "
+                "WHERE annotator = :me AND undone IS NULL AND verdict = 'skip' AND one.open) FROM standings",
+                {"me": annotator},
             ).fetchone()
         return Progress(*found)
+
+    def labels(self, annotator: str | None = None, *, most: int = -1) -> list[Label]:
+        """Those that count, the latest first; of one annotator, or of all."""
+        with self._lock:
+            rows = self._file.execute(
+                f"SELECT labels.id, content, annotator, {VERDICT}, comment, at FROM labels "
+                "JOIN questions ON question = questions.id "
+                "WHERE undone IS NULL AND annotator = coalesce(?, annotator) ORDER BY labels.rowid DESC LIMIT ?",
+                [annotator, most],
+            ).fetchall()
+        return [Label(id, Question.read(content), *rest) for id, content, *rest in rows]
+
+    @property
+    def guidelines(self) -> str:
+        """What annotators are told, in Markdown; empty if they are told nothing."""
+        with self._lock:
+            found = self._file.execute("SELECT text FROM facts WHERE name = 'guidelines'").fetchone()
+        return "" if found is None else str(found[0])
+
+    def tell(self, guidelines: str) -> None:
+        """Show annotators this text from now on."""
+        with self.transaction() as file:
+            file.execute("INSERT OR REPLACE INTO facts VALUES ('guidelines', ?)", [guidelines])
 
     def shared(self) -> list[list[float]]:
         """The verdicts on each question that two annotators or more have one on."""
@@ -265,7 +250,7 @@ class Annotations:
         self._file.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", [annotator, question, now + LEASE_SECONDS])
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """One writer at a time, of all processes: what is read in it stays true until it is written."""
         with self._lock:
             self._file.execute("BEGIN IMMEDIATE")

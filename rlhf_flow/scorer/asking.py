@@ -11,10 +11,11 @@ import random
 import string
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from rlhf_flow.redact import redact
 from rlhf_flow.scorer.endpoint import Endpoint, Line, Unanswered
 from rlhf_flow.scorer.purse import Budget, CapReached, Purse
 from rlhf_flow.scorer.reading import Reply
@@ -64,6 +65,10 @@ class Chat:
         if self.logprobs:
             own |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return {key: value for key, value in {**own, **self.request}.items() if value is not None}
+
+    def public(self, question: str) -> dict[str, Any]:
+        """The request without the secrets in `request`: with another key it is the same question."""
+        return replace(self, request=cast(Mapping[str, Any], redact(self.request))).body(question)
 
     def most(self, question: str) -> tuple[int, int]:
         """Tokens of the question and of the reply, at most: no token is shorter than a byte of the request."""
@@ -122,7 +127,7 @@ class Asker:
         Raises EndpointError, or CapReached where it stops at a cap, but not before the answers to what was sent are
         kept. Where it abstains, nothing more is sent, and the rest is `Replies.capped`.
         """
-        keys = {question: digest(self._chat.body(question)) for question in questions}
+        keys = {question: digest(self._chat.public(question)) for question in questions}
         found = self._purse.look_up(list(keys.values()))
         replies = Replies({question: Reply.from_json(found[key]) for question, key in keys.items() if key in found})
         missing = {question: key for question, key in keys.items() if key not in found}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_flow.chat import ChatTemplate
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.economy import Economy, Said
 from rlhf_flow.scorer.judgements import Judgements, path_of
@@ -22,7 +23,7 @@ from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"log_odds": bradley_terry, "ranks": by_comparison}
 PAIRS = "pairs"
 MARKS = ("inconsistent",)  # of a pair, that a judge may give who says the same again
-WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency")  # it is, and how it is reached
+WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # and when, and how reached
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,10 @@ def _bound(value: object) -> object:
     if not is_dataclass(value):
         return value
     free = {*WHERE, *(one.name for one in fields(Economy) if isinstance(value, Economy))}  # who meets whom: likewise
-    return {one.name: _bound(getattr(value, one.name)) for one in fields(value) if one.name not in free}
+    bound = {one.name: _bound(getattr(value, one.name)) for one in fields(value) if one.name not in free}
+    if bound.get("chat_template") == _bound(ChatTemplate()):  # judgements from before there was a choice stay valid
+        del bound["chat_template"]
+    return bound
 
 
 def _digest(value: object) -> str:

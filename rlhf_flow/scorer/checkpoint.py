@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlhf_flow.chat import require_template
+from rlhf_flow.chat import ChatTemplate, load_tokenizer, require_template
+from rlhf_flow.sizes import sizes_of
 from rlhf_flow.specs import Place
 from rlhf_flow.weights import checkpoint_fingerprint
 
@@ -25,6 +26,7 @@ class Source:
     path: str  # local folder, or name on the hub
     revision: str | None = None
     trust_remote_code: bool = False
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)
 
     def fingerprint(self) -> str:
         """Hash of the weights of a local checkpoint; a model of the hub is what its name and revision say."""
@@ -38,10 +40,8 @@ class Source:
         return config
 
     def tokenizer(self, format: str) -> PreTrainedTokenizerBase:
-        """Raises ValueError where the format is chat and there is no chat template."""
-        from transformers import AutoTokenizer
-
-        tokenizer: PreTrainedTokenizerBase = self._loaded(AutoTokenizer.from_pretrained)
+        """Raises ValueError if the format is chat and there is no chat template."""
+        tokenizer = self._loaded(load_tokenizer, template=self.chat_template, key="scorer.path")
         if format == "chat":
             require_template(tokenizer, "scorer.format")
         return tokenizer
@@ -59,9 +59,7 @@ class Source:
 
     def longest(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> int:
         """Tokens that are read: `max_tokens`, or all that the model can. Raises ValueError where it can read less."""
-        text = config.get_text_config()
-        name = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")  # GPT-2 has its own word
-        positions = text.to_dict().get(name)
+        positions = sizes_of(config).positions
         context = min([tokenizer.model_max_length, *([] if positions is None else [positions])])
         if max_tokens is None and context > 10**9:  # what tokenizers say that know no limit
             raise ValueError(f"scorer.max_tokens must be given, because {self.path!r} names no longest input.")

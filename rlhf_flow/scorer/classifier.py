@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.chat import FORMATS, chat_tokens, plain_view
+from rlhf_flow.chat import FORMATS, Templated, chat_tokens, plain_view
 from rlhf_flow.scorer.batches import Tokens
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class View(Protocol):
@@ -23,7 +23,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Templated):
     """Where the checkpoint is, and how it reads a conversation: prompt and answer in its own template."""
 
     path: str  # local folder, or name on the hub
@@ -60,11 +60,14 @@ class Classifier:
 
     @property
     def _source(self) -> Source:
-        return Source(self.path, self.revision, self.trust_remote_code)
+        return Source(self.path, self.revision, self.trust_remote_code, self.chat_template)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._source.tokenizer(self.format)
 
     def reader(self, config: PretrainedConfig | None = None) -> Reader:
         """How it reads what it is asked; that takes no weights. `config`: the model's, where it is at hand."""
-        tokenizer = self._source.tokenizer(self.format)
+        tokenizer = self.tokenizer()
         longest = self._source.longest(config or self._source.config(), tokenizer, self.max_tokens)
 
         def view(messages: Sequence[Message], answer: str) -> list[int]:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.needs import require
+from rlhf_flow.redact import is_name, know, without_known
 from rlhf_flow.scorer.reading import Reply
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[^@\s]+", self.base_url):  # the value is not shown: it may hold a password
             raise ValueError("scorer.endpoint.base_url must be http:// or https://, without a user or a password in it")
-        if self.api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):  # likewise
+        if self.api_key_env is not None and not is_name(self.api_key_env):  # likewise
             raise ValueError(
                 "scorer.endpoint.api_key_env must be the name of an environment variable in capitals, not the key "
                 "itself. Try export JUDGE_KEY=..., and scorer.endpoint.api_key_env=JUDGE_KEY."
@@ -91,6 +92,8 @@ class Endpoint:
 
     def _key(self) -> str | None:
         """None where there is none. Raises ValueError, without showing it, for one that no header can hold."""
+        if self.api_key_env is not None:
+            know(self.api_key_env)
         key = None if self.api_key_env is None else os.environ.get(self.api_key_env, "").strip()
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError(
@@ -188,7 +191,7 @@ class Line:
 
     def _without_key(self, text: str) -> str:
         """Some endpoints repeat the key in what they say."""
-        return text if self._key is None else text.replace(self._key, "[key]")
+        return without_known(text if self._key is None else text.replace(self._key, "[key]"))
 
 
 def _answer(completion: Mapping[str, Any]) -> Answer:

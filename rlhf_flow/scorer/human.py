@@ -29,9 +29,10 @@ TELL_SECONDS = 60.0  # between two lines that say how many questions are open
 class Human:
     """Asks people which of two answers is better, and waits for them: `rlhf-flow label RUN` is where they say it.
 
-    P(the first beats the second) is the mean of what the annotators say: 1, 0, or 1/2 for a tie. Whoever skips a pair
-    has no verdict on it; one that as many have skipped as verdicts were needed is abstained from. Equal texts are 1/2,
-    and are not asked about. What was asked before, in any round, keeps what was said, and is not asked again.
+    P(the first beats the second) is the mean of what the annotators say: 1, 0, or 1/2 for a tie and for two bad
+    answers. A pair that an annotator skips is left to the others. One that as many have skipped as verdicts were
+    needed, and two at least, is abstained from. Equal texts are 1/2, and are not asked about. What was asked before, in
+    any round, keeps what was said, and is not asked again.
     """
 
     folder: str = "${run_dir}/labels"  # of the labels; not on a network's drive
@@ -39,6 +40,7 @@ class Human:
     deadline: float | None = None  # seconds that a pair is waited for, since it was first asked; null: for ever
     of: Any = field(default=None, metadata={"optional": True})  # the scorer that says the rest then; null: nobody does
     poll: float = 2.0  # seconds between two looks at the labels
+    guidelines: str | None = None  # what annotators are told: a Markdown file, or the text itself
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -73,14 +75,29 @@ class Human:
         return "people" if self.of is None else f"people, then {self.of.fingerprint()}"
 
     def check(self) -> None:
-        """As of the scorer for the rest."""
+        """As of the scorer for the rest. Raises ValueError if the file with the guidelines is not there."""
+        self._guidelines()
         if self.of is not None:
             self.of.check()
 
     def open(self, place: Place) -> Panel:
         """Open the labels, and the scorer for the rest there. Raises ValueError where the folder cannot be written."""
         rest = None if self.of is None else self.of.open(place)
-        return Panel(self, Annotations(Path(self.folder)), rest)
+        annotations = Annotations(Path(self.folder))
+        annotations.tell(self._guidelines())
+        return Panel(self, annotations, rest)
+
+    def _guidelines(self) -> str:
+        if self.guidelines is None:
+            return ""
+        if not self.guidelines.endswith((".md", ".txt")) or "\n" in self.guidelines:
+            return self.guidelines
+        try:
+            return Path(self.guidelines).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"scorer.guidelines={self.guidelines} cannot be read: {error}. Fix: name a Markdown file in UTF-8."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Judge(BothOrders):
 
     def fingerprint(self) -> str:
         """Hash of all that is sent but the answers: the model's name, the template's text, how it is decoded."""
-        return digest(self._chat().body(self._template()))
+        return digest(self._chat().public(self._template()))
 
     def check(self) -> None:
         """Raise ValueError where the template, the cache, the client or its key is not there. Nothing is sent."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-WAIT_SECONDS = 60.0  # for the lock of another process, which holds it for one transaction
+from rlhf_flow.scorer.private import connect
+
 AT_ONCE = 500  # keys in one SELECT
 TABLE = "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
 
@@ -30,10 +31,7 @@ class Judgements:
         """
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = FULL")  # what is written outlives the machine's power
+            self._file = connect(path)
             with self.transaction() as file:
                 for table in (TABLE, *tables):
                     file.execute(table)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rlhf_flow.chat import Templated
 from rlhf_flow.scorer.batches import Tokens
 from rlhf_flow.scorer.classifier import Reader
 from rlhf_flow.scorer.reward_model import RewardModel, scored
@@ -26,7 +27,7 @@ ROUNDING = 1e-3  # between two answers of one server to one question
 
 
 @dataclass(frozen=True)
-class Pooled:
+class Pooled(Templated):
     """vLLM batches conversations as they come, and each GPU that serves is one more url.
 
     Conversations are rendered here, by the tokenizer of `path`, and sent as tokens; so every server must serve the
@@ -94,7 +95,14 @@ class Pooled:
         return Servers(self.urls, self.timeout_seconds, self.retries, self.token_env, self.concurrency)
 
     def _model(self) -> RewardModel:
-        return RewardModel(self.path, self.revision, self.trust_remote_code, self.format, self.max_tokens)
+        return RewardModel(
+            self.path,
+            self.revision,
+            self.trust_remote_code,
+            self.format,
+            self.max_tokens,
+            chat_template=self.chat_template,
+        )
 
 
 @dataclass(frozen=True)

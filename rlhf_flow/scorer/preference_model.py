@@ -14,7 +14,7 @@ from inspect import signature
 from typing import TYPE_CHECKING
 
 from rlhf_flow.aside import Aside
-from rlhf_flow.chat import FORMATS
+from rlhf_flow.chat import FORMATS, Templated
 from rlhf_flow.question import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.checkpoint import DTYPES, Source, at_work
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreferenceModel(BothOrders):
+class PreferenceModel(BothOrders, Templated):
     """Two different answers to a prompt are compared once, in both orders. That is one query.
 
     A model that was trained to compare has a template of its own, which must be given as it was trained with.
@@ -91,7 +91,7 @@ class PreferenceModel(BothOrders):
 
     @property
     def _source(self) -> Source:
-        return Source(self.path, self.revision, self.trust_remote_code)
+        return Source(self.path, self.revision, self.trust_remote_code, self.chat_template)
 
     def _asked(self) -> tuple[Question, tuple[int, int]]:
         """The question, and the two tokens that may answer it."""

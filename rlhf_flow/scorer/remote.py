@@ -153,6 +153,7 @@ def _check_status(url: str, answer: httpx.Response) -> None:
     if status == 402:
         raise CapReached(f"{url} {said(answer)} That is a key of the server: start it again with more.")
     ways = {
+        400: "Start it with names=[...], the name or the address in this url.",
         401: "Set scorer.token_env to the environment variable that holds the server's token.",
         404: "Give the address that rlhf-flow serve prints.",
         413: "Lower scorer.piece, or raise the server's max_body_mib.",

@@ -62,7 +62,7 @@ class Rubric:
 
     def fingerprint(self) -> str:
         """Hash of all that is sent but the answers, and of how the marks are read and weighed."""
-        return digest([self._chat().body(self._template()), self.criteria, self.low, self.high])
+        return digest([self._chat().public(self._template()), self.criteria, self.low, self.high])
 
     def check(self) -> None:
         """Raise ValueError where the template, the cache, the client or its key is not there. Nothing is sent."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from rlhf_flow.needs import require
-from rlhf_flow.scorer import wire
+from rlhf_flow.redact import token_in
 
 if TYPE_CHECKING:
     import httpx
@@ -59,7 +59,7 @@ class Servers:
 
         headers = {}
         if self.token_env is not None:
-            headers["Authorization"] = f"Bearer {wire.bearer('scorer.token_env', self.token_env)}"
+            headers["Authorization"] = f"Bearer {token_in('scorer.token_env', self.token_env)}"
         timeout = httpx.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds))
         return httpx.Client(headers=headers, timeout=timeout, limits=httpx.Limits(max_connections=self.concurrency))
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
@@ -53,18 +52,6 @@ class Reply:
 
     fingerprint: str
     scored: Scored
-
-
-def bearer(key: str, variable: str) -> str:
-    """The token in an environment variable, which `key` of the configuration names.
-
-    Raises ValueError where there is none, or none that a header can hold. The message never shows it.
-    """
-    token = os.environ.get(variable, "")
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        state = "is not set" if not token else "holds blanks, or characters that no HTTP header can hold"
-        raise ValueError(f"{key} must name an environment variable that holds a token, and {variable} {state}.")
-    return token
 
 
 # -- rollouts ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rlhf_flow.guard import CONNECTIONS, names, timed
 from rlhf_flow.listening import address, listening
 from rlhf_flow.needs import require
 from rlhf_flow.protocols import Scorer
@@ -23,6 +24,7 @@ from rlhf_flow.serve.settings import ServeConfig, fingerprint
 if TYPE_CHECKING:
     import uvicorn
 
+HEAD_SECONDS = 10.0  # in which the head of a request must have come
 LAST_SECONDS = 30.0  # that requests may take which are there when the server is told to end
 
 
@@ -31,7 +33,7 @@ def serve(config: ServeConfig) -> None:
     for package in ("fastapi", "uvicorn"):
         require(package, part="rlhf-flow serve", extras=("serve",), instead="the scorer inside the run")
     config.scorer.check()
-    token = config.token()
+    token = config.expected()
     with listening(config.host, config.port) as listener:
         asyncio.run(_serve(config, token, listener))
 
@@ -54,13 +56,23 @@ async def _serve(config: ServeConfig, token: str | None, listener: socket.socket
     def ready() -> None:
         print(f"serving scorer={name} ({opened[0].fingerprint[:12]}) at {address(listener)}", flush=True)
 
-    app = application(queue, health, token=token, max_body=config.max_body_mib * MIB)
+    app = application(
+        queue,
+        health,
+        token=token,
+        names=names(config.host, config.names),
+        max_body=config.max_body_mib * MIB,
+        seconds=config.body_seconds,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             lifespan="off",
             log_level="warning",
             access_log=False,
+            http=timed(HEAD_SECONDS),
+            ws="none",
+            limit_concurrency=CONNECTIONS,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=int(LAST_SECONDS),
         )

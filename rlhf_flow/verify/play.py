@@ -28,6 +28,11 @@ class Rounds:
 
     prompts: tuple[Prompt, ...]
     sha256: str = ""
+    summary: str = ""
+
+    @property
+    def origin(self) -> dict[str, object]:
+        return {}
 
     @property
     def counts(self) -> dict[str, int]:

@@ -41,6 +41,8 @@ class Cluster:
     def learner(self, spec: object, model: Model) -> Worker:
         return self.scorer(spec)
 
+    deaths = ()
+
     def ready(self) -> None: ...
 
     def close(self) -> None:

@@ -89,6 +89,7 @@ def more_tokens_than_rows(world: World) -> None:
 def no_end(world: World) -> None:
     world.save(eos_token=None, chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
     world.edit("generation_config.json", eos_token_id=None)
+    world.edit("config.json", eos_token_id=None)
 
 
 def unknown_end(world: World) -> None:
@@ -201,7 +202,7 @@ def closed_port() -> int:
 
 
 BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
-    (tokenizer_cut, "problem", "its tokenizer does not load", "fetch it again"),
+    (tokenizer_cut, "problem", "its tokenizer does not load", "fetch the checkpoint again"),
     (no_template, "problem", "no chat template", "prompts.format=plain"),
     (bos_twice, "warning", "writes BOS 2 times", "chat_template.jinja"),
     (more_tokens_than_rows, "problem", "and its embedding 100 rows", "resize_token_embeddings"),
@@ -211,8 +212,8 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (padding_is_end, "warning", "padding and EOS", "a padding token of its own"),
     (no_model, "problem", "there is no such folder", "correct the path"),
     (no_config, "problem", "no config.json", "save_pretrained()"),
-    (adapter_only, "problem", "an adapter, and no model", "merge_and_unload"),
-    (old_weights, "problem", "no *.safetensors but pytorch_model.bin", "save_pretrained()"),
+    (adapter_only, "problem", "an adapter (peft), and no model", "rlhf-flow convert"),
+    (old_weights, "problem", "no *.safetensors but pytorch_model.bin", "rlhf-flow convert"),
     (weights_cut, "problem", "is cut short", "fetch it again"),
     (shard_missing, "problem", "1 of 2 weight files are missing", "fetch it again"),
     (foreign_code, "problem", "is not trusted", "model.trust_remote_code=true"),

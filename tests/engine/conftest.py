@@ -7,10 +7,10 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -195,32 +195,44 @@ def world(worlds: Mapping[str, World]) -> World:
     return worlds["untied"]
 
 
-class Opener(Protocol):
-    """Opens a fresh engine on a world. It stays open: closing one vLLM ends all others of its process."""
+@dataclass
+class Opener:
+    """Opens engines on worlds. They stay open: closing one vLLM ends all others of its process."""
 
-    def __call__(self, world: World, *, mixes: bool = False) -> Engine: ...
+    open: Callable[[Model, bool], Engine]  # whether it mixes
+    engines: dict[tuple[Path, bool], Engine] = field(default_factory=dict)
+
+    def fresh(self, world: World, *, mixes: bool = False) -> Engine:
+        return self.open(world.model, mixes)
+
+    def shared(self, world: World, *, mixes: bool = False) -> Engine:
+        """The engine of all tests of a world: each names the policy it wants, so their order does not matter."""
+        key = world.folder, mixes
+        if key not in self.engines:
+            self.engines[key] = self.fresh(world, mixes=mixes)
+        return self.engines[key]
+
+
+@pytest.fixture(scope="session")
+def vllm_opener(server: Server) -> Opener:
+    return Opener(lambda model, mixes: server.open(VLLM(kv_cache_mib=16), model, mixes=mixes))
 
 
 @pytest.fixture(scope="session", params=["huggingface", pytest.param("vllm", marks=pytest.mark.heavy)])
 def opener(request: pytest.FixtureRequest) -> Opener:
-    if request.param == "huggingface":
-        return lambda world, mixes=False: HuggingFace(batch=24).open(world.model, Place(), mixes=mixes)
-    server = request.getfixturevalue("server")
-    return lambda world, mixes=False: server.open(VLLM(kv_cache_mib=16), world.model, mixes=mixes)
+    if request.param == "vllm":
+        return request.getfixturevalue("vllm_opener")
+    return Opener(lambda model, mixes: HuggingFace(batch=24).open(model, Place(), mixes=mixes))
 
 
 @pytest.fixture(scope="session")
-def engine(opener: Opener, world: World) -> Iterator[Engine]:
-    """One engine for all tests: each names the policy it wants, so their order does not matter."""
-    engine = opener(world)
-    yield engine
-    engine.close()
+def engine(opener: Opener, world: World) -> Engine:
+    return opener.shared(world)
 
 
 @pytest.fixture(scope="session")
 def mixer(opener: Opener, world: World) -> Engine:
-    """One engine for all tests of mixtures."""
-    return opener(world, mixes=True)
+    return opener.shared(world, mixes=True)
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def test_new_weights_answer_and_old_ones_come_back(
     opener: Opener, worlds: Mapping[str, World], prompts: list[Prompt], kind: str
 ) -> None:
     world = worlds[kind]
-    engine = opener(world)
+    engine = opener.shared(world)
     before = engine.generate(prompts, world.start, DRAW, round=1, seed=7)
     assert world.worst_error(0, before, [response.logps for response in flat(before)]) < TOLERANCE
 
@@ -277,7 +277,7 @@ def test_a_wrong_state_dict_is_refused_before_anything_changes(
 def test_a_tied_head_must_be_named(opener: Opener, worlds: Mapping[str, World], prompts: list[Prompt]) -> None:
     """vLLM on the CPU would keep the old head without a word."""
     world = worlds["tied"]
-    engine = opener(world)
+    engine = opener.shared(world)
     policy = world.policy(1)
     state = policy.weights.load()
     del state["lm_head.weight"]

@@ -15,12 +15,13 @@ from rlhf_flow.engine.vllm import VLLM
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Mixture, Policy, Probe, Prompt, Rollouts
 from rlhf_flow.weights import PREFIX, Adapter, Held, adapter_fingerprint, fingerprint
+from tests.engine.conftest import Opener
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf_flow.protocols import Engine
-    from tests.engine.conftest import Opener, Server, World
+    from tests.engine.conftest import Server, World
 
 DRAW = Draw(n=2, max_tokens=12)
 TOKENS = (0, *range(20, 40))
@@ -100,9 +101,12 @@ def test_a_hundred_transfers_leave_no_bit_of_the_base_changed(world: World, prom
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("rank", [0, 4])
-def test_nor_do_they_in_vllm(server: Server, world: World, prompts: list[Prompt], rank: int) -> None:
+def test_nor_do_they_in_vllm(
+    server: Server, vllm_opener: Opener, world: World, prompts: list[Prompt], rank: int
+) -> None:
     """Beside the weights, and as whole weights that are computed anew from the base in each transfer."""
-    engine = server.open(VLLM(kv_cache_mib=16, lora_rank=rank), world.model)
+    with_room = VLLM(kv_cache_mib=16, lora_rank=rank)
+    engine = server.open(with_room, world.model) if rank else vllm_opener.shared(world)
     changes(engine, world, prompts[:6], times=98)
 
 
@@ -111,8 +115,8 @@ def test_whole_weights_and_adapters_take_turns(
 ) -> None:
     """Whatever was there, an adapter stands on its own base."""
     world = worlds["tied"]
-    engine, policy = opener(world), adapter(world, 1)
-    fresh = opener(world).generate(prompts[:4], policy, DRAW, round=1, seed=7)
+    engine, policy = opener.shared(world), adapter(world, 1)
+    fresh = opener.fresh(world).generate(prompts[:4], policy, DRAW, round=1, seed=7)
     assert worst(world, policy, fresh) < 1e-4
     for other in (world.policy(3), world.start):
         drawn = engine.generate(prompts[:4], other, DRAW, round=1, seed=7)
@@ -125,9 +129,7 @@ def test_whole_weights_and_adapters_take_turns(
 def test_whole_weights_and_adapters_take_turns_in_vllm_with_room_for_adapters(
     server: Server, worlds: Mapping[str, World], prompts: list[Prompt]
 ) -> None:
-    def opener(world: World, *, mixes: bool = False) -> Engine:
-        return server.open(VLLM(kv_cache_mib=16, lora_rank=8), world.model, mixes=mixes)
-
+    opener = Opener(lambda model, mixes: server.open(VLLM(kv_cache_mib=16, lora_rank=8), model, mixes=mixes))
     test_whole_weights_and_adapters_take_turns(opener, worlds, prompts)
 
 

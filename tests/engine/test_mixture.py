@@ -137,7 +137,7 @@ def test_whole_answers_are_as_frequent_as_the_mixture_says(
     if "huggingface" in request.node.name:  # 24 answers at a time would take long
         mixer = HuggingFace(batch=4000).open(small.model, Place(), mixes=True)
     else:
-        mixer = opener(small, mixes=True)
+        mixer = opener.fresh(small, mixes=True)
     due = exact(small, prompts[0], MIXED, length)
     assert len(due) == 1 + 5 + 25 * 6 and sum(due.values()) == pytest.approx(1)
     index, probabilities = {answer: row for row, answer in enumerate(due)}, np.array([*due.values()])
@@ -178,8 +178,8 @@ def test_nothing_stale_is_drawn_from(
 
 
 @pytest.fixture(scope="session")
-def mixers(opener: Opener, worlds: Mapping[str, World], mixer: Engine) -> Mapping[str, Engine]:
-    return {"untied": mixer, "tied": opener(worlds["tied"], mixes=True)}
+def mixers(opener: Opener, worlds: Mapping[str, World]) -> Mapping[str, Engine]:
+    return {kind: opener.shared(world, mixes=True) for kind, world in worlds.items()}
 
 
 @pytest.mark.parametrize("stale", ["policy", "reference"])
@@ -246,7 +246,9 @@ def test_every_engine_says_that_it_can_mix() -> None:
 
 
 @pytest.mark.heavy
-def test_a_crowded_cache_changes_no_answer_of_a_mixture(server: Server, world: World, prompts: list[Prompt]) -> None:
+def test_a_crowded_cache_changes_no_answer_of_a_mixture(
+    server: Server, vllm_opener: Opener, world: World, prompts: list[Prompt]
+) -> None:
     crowded = server.open(VLLM(kv_cache_mib=1, max_num_seqs=16), world.model, mixes=True)
-    roomy = server.open(VLLM(kv_cache_mib=16), world.model, mixes=True)
+    roomy = vllm_opener.shared(world, mixes=True)
     assert tokens(draw(crowded, world, prompts, MIXED)) == tokens(draw(roomy, world, prompts, MIXED))

@@ -18,7 +18,7 @@ from rlhf_flow.weights import Held
 from tests.engine.conftest import Mixed
 
 if TYPE_CHECKING:
-    from tests.engine.conftest import Server, World
+    from tests.engine.conftest import Opener, Server, World
 
 DRAW = Draw(n=4, max_tokens=24)
 
@@ -75,17 +75,19 @@ def test_nan_weights_raise_and_the_next_call_raises_instead_of_hanging(
 
 @pytest.mark.heavy
 def test_a_request_that_vllm_refuses_leaves_the_engine_usable(
-    server: Server, world: World, prompts: list[Prompt]
+    vllm_opener: Opener, world: World, prompts: list[Prompt]
 ) -> None:
-    engine = server.open(VLLM(kv_cache_mib=16), world.model)
+    engine = vllm_opener.shared(world)
     with pytest.raises(ValueError, match="vLLM refuses the request"):
         engine.generate([Prompt("odd", (), (0, 5000))], world.start, DRAW, round=1, seed=7)
     assert len(engine.generate(prompts, world.start, DRAW, round=1, seed=7).responses) == len(prompts)
 
 
 @pytest.mark.heavy
-def test_a_crowded_cache_changes_no_answer(server: Server, world: World, prompts: list[Prompt]) -> None:
-    roomy = server.open(VLLM(kv_cache_mib=16), world.model)
+def test_a_crowded_cache_changes_no_answer(
+    server: Server, vllm_opener: Opener, world: World, prompts: list[Prompt]
+) -> None:
+    roomy = vllm_opener.shared(world)
     crowded = server.open(VLLM(kv_cache_mib=1, max_num_seqs=16), world.model)
     pair = [engine.generate(prompts, world.start, DRAW, round=1, seed=7).responses for engine in (roomy, crowded)]
     for left, right in zip(*pair, strict=True):

@@ -122,9 +122,11 @@ class Tab:
             for kind in ("mousePressed", "mouseReleased"):
                 self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=count)
 
-    def press(self, key: str) -> None:
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+    def press(self, key: str, code: str = "", modifiers: int = 0) -> None:
+        """A key by what is on it, and by its place on the keyboard. Modifiers: 1 Alt, 2 Control, 4 Meta, 8 Shift."""
+        which = {"key": key, "code": code, "modifiers": modifiers}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=key, **which)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **which)
 
     def type(self, selector: str, text: str) -> None:
         self.run(f"document.querySelector({json.dumps(selector)}).focus()")
@@ -138,13 +140,13 @@ class Tab:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Browser]:
+def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
     """A browser of its own. The test is skipped where there is none, or no way to speak with it."""
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
     pytest.importorskip("websockets")
     port = profile / "DevToolsActivePort"
-    command = [CHROMIUM, f"--user-data-dir={profile}", *FLAGS]
+    command = [CHROMIUM, f"--user-data-dir={profile}", *flags, *FLAGS]
     with (profile / "said.txt").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
     try:

@@ -16,6 +16,7 @@ import httpx
 
 from rlhf_flow.scorer.annotations import Annotations, Question
 from rlhf_flow.types import Message
+from tests.label.browser import Browser, Tab
 
 WAIT = 120.0  # seconds; on a busy machine a process takes its time
 
@@ -95,3 +96,23 @@ def _url(said: SimpleQueue[str]) -> str:
 
 def client(server: Server, **headers: str) -> httpx.Client:
     return httpx.Client(base_url=server.url, headers=headers, timeout=WAIT, trust_env=False)
+
+
+# -- the page, as people use it ---------------------------------------------------------------------------------------
+
+READY = "!document.querySelector('#ask').hidden && !document.querySelector('[aria-disabled]')"
+RESTING = "!document.querySelector('#rest').hidden"
+
+
+def joined(browser: Browser, server: Server, name: str) -> Tab:
+    tab = browser.tab()
+    tab.open(server.url)
+    tab.until("!document.querySelector('#join').hidden")
+    tab.type("#name", name)
+    tab.click("#join button")
+    tab.until(f"{READY} || {RESTING}")
+    return tab
+
+
+def text(tab: Tab) -> str:
+    return str(tab.run("document.querySelector('#ask').innerText"))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rlhf_flow.label.view import first_left
 from rlhf_flow.scorer.annotations import FILE
-from tests.label.browser import Browser, Tab, chromium
-from tests.label.labelling import Server, ask, labelling, question, questions, verdicts
+from tests.label.browser import Browser, Tab
+from tests.label.labelling import READY, RESTING, Server, ask, joined, labelling, question, questions, text, verdicts
 
 pytest.importorskip("fastapi")
 
-READY = "!document.querySelector('#ask').hidden && !document.querySelector('[aria-disabled]')"
 CHOSEN = "document.body.dataset.chosen ?? 'nothing'"  # of the pair that is shown
-RESTING = "!document.querySelector('#rest').hidden"
 PLANTED = """\
 # Heading <script>document.documentElement.dataset.ran = "yes"</script>
 <img src=x onerror="document.documentElement.dataset.ran = 'yes'"> <b>bold</b> **strong**
@@ -27,50 +24,6 @@ PLANTED = """\
 |:--|--:|
 | 1 | 2 |
 """
-
-
-@pytest.fixture(scope="module")
-def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
-        yield opened
-
-
-@pytest.fixture
-def browser(chrome: Browser) -> Iterator[Browser]:
-    yield chrome
-    chrome.close_tabs()  # nobody looks on at the questions of the next test
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    run = tmp_path_factory.mktemp("run")
-    (run / "labels").mkdir()
-    with labelling(run) as opened:
-        yield opened
-
-
-@pytest.fixture
-def labels(server: Server) -> Path:
-    """The server's folder, with nothing in it: a process takes longer to start than a table to empty."""
-    file = sqlite3.connect(server.run / "labels" / FILE, isolation_level=None)
-    for table in ("questions", "labels", "leases"):
-        file.execute(f"DELETE FROM {table}")
-    file.close()
-    return server.run / "labels"
-
-
-def joined(browser: Browser, server: Server, name: str) -> Tab:
-    tab = browser.tab()
-    tab.open(server.url)
-    tab.until("!document.querySelector('#join').hidden")
-    tab.type("#name", name)
-    tab.click("#join button")
-    tab.until(f"{READY} || {RESTING}")
-    return tab
-
-
-def text(tab: Tab) -> str:
-    return str(tab.run("document.querySelector('#ask').innerText"))
 
 
 def prefer_first(tab: Tab) -> None:

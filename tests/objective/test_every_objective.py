@@ -125,22 +125,6 @@ def test_a_pair_does_not_depend_on_its_batch(objective: Objective, seed: int) ->
 @pairwise
 @quick
 @given(SEEDS)
-def test_the_gradient_is_that_of_finite_differences(objective: Objective, seed: int) -> None:
-    drawn, step = draw_pairs(seed, count=2), 1e-4
-    _, found = gradients(objective, tensors(drawn, objective))
-    for row, pair in enumerate(drawn):
-        for side, gradient in found[row].items():
-            for token, slope in enumerate(gradient):
-                up, down = (
-                    objective.loss(tensors([pair.moved(side, token, by)], objective)).values.item()
-                    for by in (step, -step)
-                )
-                assert slope == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-5)
-
-
-@pairwise
-@quick
-@given(SEEDS)
 def test_which_response_comes_first_does_not_matter(objective: Objective, seed: int) -> None:
     drawn = draw_pairs(seed)
     here = objective.loss(tensors(drawn, objective))

@@ -37,6 +37,38 @@ def test_a_pipe_gets_one_line_a_round(tmp_path: Path, record: MakeRecord, capsys
     ]
 
 
+def test_a_long_stage_has_one_line_in_a_pipe_and_a_short_one_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console, now = Console.open(tmp_path, [], {"rounds": 2}), [100.0]
+    console.clock = lambda: now[0]
+    for done in range(21):
+        console.stage(1, "learn", done, 20, "steps", f"loss {1 / (done + 1):.4f}")
+        now[0] += 4.0
+    console.stage(1, "select", 0, 1, "rounds")
+    console.stage(1, "select", 1, 1, "rounds")
+    console.stage(2, "evaluate", 0, 1, "rounds")
+    now[0] += 63.0
+    console.stage(2, "evaluate", 1, 1, "rounds")
+    console.stage(2, "score", 0, 0, "answers")
+    now[0] += 63.0
+    console.stage(2, "score", 0, 0, "answers")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "round 1/2 · learn 3/20 steps in 12 s · 0.25 steps/s · 1 min 08 s left · loss 0.2500",
+        "round 2/2 · evaluate 1/1 rounds in 1 min 03 s",
+        "round 2/2 · score 0/0 answers in 1 min 03 s",
+    ]
+
+
+def test_what_an_earlier_start_did_is_no_part_of_the_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    console, now = Console.open(tmp_path, [], {}), [0.0]
+    console.clock = lambda: now[0]
+    console.stage(3, "sample", 900, 1000, "prompts")
+    now[0] = 20.0
+    console.stage(3, "sample", 910, 1000, "prompts")
+    assert "sample 910/1,000 prompts in 20 s · 0.5 prompts/s · 3 min 00 s left" in capsys.readouterr().out
+
+
 def test_a_resumed_run_says_where_it_goes_on(
     tmp_path: Path, record: MakeRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,15 +78,16 @@ def test_a_resumed_run_says_where_it_goes_on(
 
 def test_a_terminal_shows_stage_count_and_rate(tmp_path: Path, record: MakeRecord) -> None:
     out = StringIO()
-    console = Console.open(tmp_path, [], {"rounds": 2}, terminal=watched(out))
+    console = Console.open(tmp_path, [], {"rounds": 2}, terminal=watched(out, width=100))
     console.stage(1, "learn", 0, 2000, "pairs")
     console.stage(1, "learn", 500, 2000, "pairs")
-    console.stage(1, "learn", 1000, 2000, "pairs")
+    console.stage(1, "learn", 1000, 2000, "pairs", "loss 0.6931")
     console.close()
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
     assert "round 1/2 learn" in shown
     assert "1,000/2,000" in shown
     assert re.search(r"[\d,.]+ pairs/s", shown)
+    assert "loss 0.6931" in shown
     assert out.getvalue().endswith("\x1b[?25h"), "the cursor is back"
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rlhf_flow import config
+from rlhf_flow.engine.vllm_cache import cache_bytes
 from rlhf_flow.plan.colocated import aside
 from rlhf_flow.plan.command import main
 from rlhf_flow.plan.fitting import Room, misfits
@@ -82,12 +83,15 @@ def test_a_size_without_a_unit_is_refused(text: str) -> None:
 
 
 def test_a_cache_too_small_for_one_sequence_is_told_before_vllm_refuses_it() -> None:
-    """Of 8192 tokens: 2 x 32 layers x 1024 x 4 bytes each, which is 2 GiB."""
-    config = configured(engine="vllm", cluster="ray")
-    (problem,) = misfits(config, LLAMA_8B, WORK, [], host=0, there=Room(gpu=0, gpus=0, host=1))
+    """Of 1536 tokens, the longest of the run: 2 x 32 layers x 1024 x 4 bytes each, which is 384 MiB."""
+    there = Room(gpu=0, gpus=0, host=1)
+    config = configured(engine="vllm", cluster="ray", **{"engine.kv_cache_mib": 64})
+    (problem,) = misfits(config, LLAMA_8B, WORK, [], host=0, there=there)
     assert "holds 256 tokens" in problem
-    assert "engine.kv_cache_mib=2049" in problem
-    assert not misfits(config, replace(LLAMA_8B, positions=256), WORK, [], host=0, there=Room(gpu=0, gpus=0, host=1))
+    assert "engine.kv_cache_mib=385" in problem
+    by_default = configured(engine="vllm", cluster="ray")
+    assert not misfits(by_default, LLAMA_8B, WORK, [], host=0, there=there)
+    assert cache_bytes(None, token=2 * 32 * 1024 * 4, longest=WORK.positions) > WORK.positions * 2 * 32 * 1024 * 4
 
 
 def test_colocated_roles_leave_their_tensors_to_the_host_and_a_context_on_the_gpu() -> None:

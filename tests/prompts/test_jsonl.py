@@ -18,7 +18,7 @@ SEVEN = numbered(6)
 @pytest.mark.parametrize(
     ("seventh", "columns", "said"),
     [
-        ('{"id": "q6", "prompt": ', NAMED, ["line 7", "expected one JSON object", "Correct or remove the line"]),
+        ('{"id": "q6", "prompt": ', NAMED, ["line 7", "expected one JSON object", "Fix: correct or remove the line"]),
         ("[1, 2]", NAMED, ["line 7", "expected a JSON object", "list [1, 2]"]),
         ({"id": "q6", "question": "why?"}, NAMED, ["line 7", "'prompt'", "id, question", "prompts.columns.prompt="]),
         ({"prompt": "why?"}, NAMED, ["line 7", "'id'", "prompts.columns.id="]),
@@ -62,6 +62,13 @@ SEVEN = numbered(6)
             ["line 7", "'answer'", "last message is from the assistant, found one from the user"],
         ),
         ({"prompt": "why?", "answer": []}, Columns(candidates={"good": "answer"}), ["'answer'", "found no message"]),
+        ('{"prompt": "why?", "source": "half \\ud83d"}', Columns(), ["line 7", "'source'", "half a surrogate pair"]),
+        ('{"prompt": "why?", "source": {"a": ["\\ude00"]}}', Columns(), ["line 7", "'source'", "half a surrogate"]),
+        ('{"prompt": "why?", "na\\ud83dme": 1}', Columns(), ["line 7", "name of column 'na\\ud83dme'", "surrogate"]),
+        ('{"prompt": "why?", "answer": "\\ud83d"}', Columns(answer="answer"), ["line 7", "'answer'", "surrogate"]),
+        ('{"prompt": "why?", "n": ' + "9" * 4301 + "}", Columns(), ["line 7", "a whole number is too long"]),
+        ('{"prompt": "why?", "x": ' + "[" * 2000 + "]" * 2000 + "}", Columns(), ["line 7", "at most 64 levels"]),
+        ('{"prompt": "why?", "x": ' + '{"y":' * 65 + "1" + "}" * 66, Columns(), ["line 7", "at most 64 levels"]),
     ],
 )
 def test_a_bad_row_is_refused_with_its_line(
@@ -71,7 +78,7 @@ def test_a_bad_row_is_refused_with_its_line(
     path = write([*({**row, "answer": "x"} if answered else row for row in SEVEN), seventh])
     with pytest.raises(ValueError) as refused:
         Jsonl(path=path, columns=columns, batch=1).open(tokenizer, 0)
-    for part in [path, *said]:
+    for part in [path, *said, "Fix: "]:
         assert part in str(refused.value)
 
 
@@ -84,10 +91,10 @@ def test_an_empty_file_is_refused(content: str, said: str, tmp_path: Path, token
 
 
 def test_a_missing_file_is_refused_by_its_key(tmp_path: Path, write: Write, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"prompts\.path must be .* is not a file"):
+    with pytest.raises(ValueError, match=r"prompts\.path=.* is not a file"):
         Jsonl(path=str(tmp_path / "nowhere.jsonl")).open(tokenizer, 0)
-    with pytest.raises(ValueError, match=r"prompts\.held_out_path must be .* is not a file"):
-        Jsonl(path=write(SEVEN), held_out_path=str(tmp_path)).open(tokenizer, 0)
+    with pytest.raises(ValueError, match=r"prompts\.held_out_path=.* is not a file"):
+        Jsonl(path=write(SEVEN), held_out_path=str(tmp_path / "nowhere")).open(tokenizer, 0)
 
 
 def test_what_is_not_utf8_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -118,6 +125,7 @@ def test_other_columns_become_meta_and_what_is_no_json_is_counted(
     assert prompt.answer == "b"
     assert prompt.meta == {"level": 3, "tags": ["x"]}
     assert opened.counts["meta_left_out"] == 1
+    assert "1 meta left out (score)" in opened.summary
 
 
 def test_whole_numbers_are_ids(write: Write, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -129,8 +137,16 @@ def test_whole_numbers_are_ids(write: Write, tokenizer: PreTrainedTokenizerFast)
 def test_answers_that_come_with_the_prompts_are_tokenised_with_their_end(
     write: Write, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    chat = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "since so"}]
-    rows = [{"prompt": f"why {k}?", "chosen": chat, "rejected": "no", "more": k} for k in range(3)]
+    so = {"role": "assistant", "content": "since so"}
+    rows = [
+        {
+            "prompt": f"why {k}?",
+            "chosen": [{"role": "user", "content": f"why {k}?"}, so],
+            "rejected": "no",
+            "more": k,
+        }
+        for k in range(3)
+    ]
     columns = Columns(candidates={"good": "chosen", "bad": "rejected"})
     source = Jsonl(path=write(rows), columns=columns, batch=2, held_out=1).open(tokenizer, 0)
     prompt = source.batch(1)[0]

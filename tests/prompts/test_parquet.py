@@ -28,13 +28,13 @@ def test_texts_and_chats_are_read(tmp_path: Path, tokenizer: PreTrainedTokenizer
 
 def test_bad_files_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = tmp_path / "prompts.parquet"
-    with pytest.raises(ValueError, match=r"prompts\.path must be a parquet file"):
+    with pytest.raises(ValueError, match=r"prompts\.path=.* is not a file"):
         Parquet(path=str(path)).open(tokenizer, 0)
     path.write_bytes(b"PAR1 but no more")
-    with pytest.raises(ValueError, match="expected a parquet file"):
+    with pytest.raises(ValueError, match=r"reading this parquet file failed.*Fix: "):
         Parquet(path=str(path)).open(tokenizer, 0)
     pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), path)
-    with pytest.raises(ValueError, match="empty table"):
+    with pytest.raises(ValueError, match="empty file"):
         Parquet(path=str(path)).open(tokenizer, 0)
     pq.write_table(pa.table({"prompt": ["a", None]}), path)
     with pytest.raises(ValueError, match=r"row 2: .* found NoneType"):

@@ -60,9 +60,9 @@ def test_a_tokenizer_without_template_is_refused_with_the_way_out(write: Write) 
 
 
 def test_a_template_that_refuses_the_messages_names_the_row(write: Write) -> None:
-    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHAT
-    with pytest.raises(ValueError, match=r"line 1: the chat template refuses .*no system here"):
-        Jsonl(path=write([{"prompt": "a"}]), system="be kind").open(make_tokenizer(template=template), 0)
+    template = "{% if messages[0].content == 'a' %}{{ raise_exception('no a here') }}{% endif %}" + CHAT
+    with pytest.raises(ValueError, match=r"line 1: the chat template refuses .*no a here"):
+        Jsonl(path=write([{"prompt": "a"}])).open(make_tokenizer(template=template), 0)
 
 
 def test_the_system_message_goes_before_chats_that_have_none() -> None:

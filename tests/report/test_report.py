@@ -84,7 +84,7 @@ def test_every_curve_and_stack_is_there_and_says_what_it_shows(good_run: Path) -
     aspects = ["on_topic", "tone", "well_formed"]
     assert titles == [
         *["Win rate", "Judge of the evaluation", "Judge of training (proxy)"],
-        *["KL from the start", "Length", "Cut at the limit", "Distinct answers", *aspects],
+        *["KL from the start", "Length", "Cut at the limit", "Distinct answers", *aspects, "Questions"],
         *["Loss", "Margin", "Accuracy", "Reward of the samples", "Time", "Pairs", "Responses"],
     ]
     assert "Judge of the evaluation: 0.41 in round 0, then 0.758 in round 4" in labels
@@ -188,7 +188,7 @@ def test_cycles_have_a_section_where_they_were_measured(make_run: MakeRun, good_
     assert "(0.375 to 0.625)" in page.words
     assert page.words.count(advice(last)) == 1
     assert advice(first) not in page.words
-    assert "Do the preferences go round?" not in page_of(good_run).words
+    assert "Are the preferences transitive?" not in page_of(good_run).words
 
 
 def test_buckets_are_counted_once(good_run: Path) -> None:
@@ -209,10 +209,10 @@ def test_answers_stand_side_by_side(make_run: MakeRun) -> None:
 def test_the_page_is_whole_and_needs_no_network(good_run: Path) -> None:
     html = report.write(good_run).read_text(encoding="utf-8")
     page = Page(html)
-    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form", "a"} & set(page.tags)
-    assert not [
-        name for _, name, _ in page.attributes if name in ("src", "href", "xlink:href") or name.startswith("on")
-    ]
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert not [name for _, name, _ in page.attributes if name in ("src", "xlink:href") or name.startswith("on")]
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert links and all(link.startswith(("#", "data:text/csv;")) for link in links)
     assert not re.search(r"https?://|@import|url\(", html)
     assert '<meta charset="utf-8">' in html
     assert "width=device-width" in html
@@ -241,7 +241,7 @@ def test_what_others_wrote_is_text(make_run: MakeRun, evil: str) -> None:
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", html)
     assert "49" not in page.words
-    assert page.words.count(visible(evil)) >= 8, "it is shown, wherever it stood"
+    assert page.words.count(visible(evil)) >= 6, "it is shown, wherever it stood"
     assert visible(evil)[:4] in report.samples(folder)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", report.samples(folder) + report.table(folder))
 
@@ -314,10 +314,13 @@ def test_long_answers_are_cut_and_say_so(make_run: MakeRun) -> None:
     assert "(4,400 more characters)" in report.samples(folder)
 
 
-def test_samples_are_spread_over_the_prompts(make_run: MakeRun) -> None:
-    rows = [row(prompt_id=str(index), prompt=f"prompt {index:02d}") for index in range(21)]
+def test_samples_are_those_that_changed_most(make_run: MakeRun) -> None:
+    rows = [row(prompt_id=str(index), prompt=f"prompt {index:02d}", utility=0.25) for index in range(21)]
+    rows[4]["utility"], rows[17]["utility"], rows[9]["win"] = -9.0, 4.0, 0.01
+    rows[2] |= {"utility": 99.0, "start": "same", "answer": "same"}
     text = report.samples(make_run([{}, {}], {1: rows}), n=3)
-    assert re.findall(r"prompt \d\d", text) == ["prompt 00", "prompt 10", "prompt 20"]
+    assert re.findall(r"prompt \d\d", text) == ["prompt 04", "prompt 17", "prompt 09"]
+    assert "the 3 of 21 that changed most" in text
 
 
 @pytest.mark.parametrize(

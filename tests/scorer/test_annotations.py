@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.scorer import annotations as store
 from rlhf_flow.scorer.annotations import FILE, VERDICTS, Annotations, Progress, Question
+from rlhf_flow.scorer.purse import Budget
 from rlhf_flow.types import Message
 
 ASKED = [Question((Message("user", f"question {k}?"),), "a", "b") for k in range(3)]
@@ -90,6 +91,75 @@ def test_as_many_people_read_a_question_as_verdicts_are_needed(opened: Annotatio
     assert opened.standings(ASKED[:1])[0].skipped
 
 
+def test_what_one_person_skips_is_left_to_others_and_comes_back_to_them_if_they_ask_for_it(opened: Annotations) -> None:
+    """One verdict is enough, and eight skips by one person end nobody's work."""
+    many = [Question((Message("user", f"{k}?"),), "a", "b") for k in range(8)]
+    opened.ask(many, needed=1, deadline=None)
+    for k, one in enumerate(many):
+        opened.label(str(k), one.key, "Ann", "skip")
+    assert opened.hand("Ann") is None and opened.progress("Ann") == Progress(mine=8, asked=8, open=8, skipped=8)
+    assert not any(one.settled for one in opened.standings(many))
+    assert opened.hand("Bob") == many[0]
+    opened.label("b", many[0].key, "Bob", "first")
+    opened.label("c", many[1].key, "Bob", "skip")
+    assert [one.settled for one in opened.standings(many)] == [True, True, *[False] * 6], "two have skipped the second"
+    opened.reconsider("Ann")
+    assert opened.progress("Ann") == Progress(mine=2, asked=8, open=6, skipped=0)
+    assert opened.hand("Ann") == many[2]
+
+
+def test_a_label_is_replaced_by_its_annotator_alone(opened: Annotations) -> None:
+    opened.ask(ASKED, needed=1, deadline=None)
+    opened.label("1", ASKED[0].key, "Ann", "first", comment="shorter")
+    opened.label("2", ASKED[0].key, "Bob", "tie", instead="1")
+    for _ in range(2):
+        opened.label("3", ASKED[0].key, "Ann", "bad", comment="both lie", instead="1")
+    assert opened.standings(ASKED)[0].said == {"Ann": "bad", "Bob": "tie"}
+    assert opened.standings(ASKED)[0].verdicts == [0.5, 0.5]
+    (kept,) = opened.labels("Ann")
+    assert (kept.id, kept.question, kept.verdict, kept.comment) == ("3", ASKED[0], "bad", "both lie")
+    with pytest.raises(ValueError, match="at most 4000 characters, got 4001"):
+        opened.label("4", ASKED[1].key, "Ann", "tie", comment="x" * 4001)
+
+
+def test_files_and_folders_are_the_owners_alone(tmp_path: Path) -> None:
+    """Labels, judgements and what was spent, and the files that SQLite makes beside them; older ones are closed too."""
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / FILE).touch(0o644)
+    umask = os.umask(0o022)
+    try:
+        opened = [Annotations(old), Annotations(tmp_path / "run" / "labels")]
+        opened += [Budget(account="a", cache=str(tmp_path / "cache" / "judgements.sqlite")).open()]
+        found = [path for folder in ("run", "cache") for path in (tmp_path / folder, *(tmp_path / folder).rglob("*"))]
+        modes = {path: oct(path.stat().st_mode & 0o777) for path in [*found, *old.iterdir()]}
+        assert len(modes) >= 9
+        assert modes == {path: "0o700" if path.is_dir() else "0o600" for path in modes}
+        for one in opened:
+            one.close()
+    finally:
+        os.umask(umask)
+
+
+def test_a_file_of_an_earlier_release_is_read_and_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as file:
+        file.executescript(
+            "CREATE TABLE questions (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, content TEXT NOT NULL,"
+            " needed INTEGER NOT NULL, asked REAL NOT NULL, due REAL);"
+            "CREATE TABLE labels (id TEXT PRIMARY KEY, question INTEGER NOT NULL REFERENCES questions,"
+            " annotator TEXT NOT NULL, verdict TEXT NOT NULL CHECK (verdict IN ('first', 'second', 'tie', 'skip')),"
+            " at REAL NOT NULL, undone REAL);"
+            "CREATE VIEW standings AS SELECT *, 0 AS said, 0 AS open FROM questions;"
+        )
+        file.execute("INSERT INTO questions VALUES (1, ?, ?, 1, 0, NULL)", [ASKED[0].key, ASKED[0].content])
+        file.execute("INSERT INTO labels VALUES ('1', 1, 'Ann', 'first', 0, NULL)")
+    opened = Annotations(tmp_path)
+    assert opened.standings(ASKED[:1])[0].said == {"Ann": "first"}
+    opened.label("2", ASKED[0].key, "Ann", "bad", comment="after all", instead="1")
+    assert opened.standings(ASKED[:1])[0].said == {"Ann": "bad"}
+    opened.close()
+
+
 def test_what_is_waited_for_comes_before_what_is_overdue(opened: Annotations) -> None:
     opened.ask(ASKED[:2], needed=1, deadline=0)
     opened.ask(ASKED[2:], needed=1, deadline=1000)
@@ -124,7 +194,7 @@ def test_undo_hands_the_question_back_and_is_for_ones_own_labels(opened: Annotat
 
 def test_only_verdicts_on_questions_are_written(opened: Annotations) -> None:
     opened.ask(ASKED, needed=1, deadline=None)
-    with pytest.raises(ValueError, match="the verdict must be one of first, second, tie, skip, got 'left'"):
+    with pytest.raises(ValueError, match="the verdict must be one of first, second, tie, bad, skip, got 'left'"):
         opened.label("1", ASKED[0].key, "Ann", "left")
     with pytest.raises(ValueError, match="there is no question 'x'"):
         opened.label("1", "x", "Ann", "first")
@@ -192,7 +262,12 @@ def test_whatever_several_people_do_each_has_at_most_one_verdict_on_a_question(a
         assert found == [{who: said[k, who][1] for who in PEOPLE if (k, who) in said} for k in range(3)]
         settled = sum(one.settled for one in opened.standings(ASKED))
         for who in PEOPLE:
-            assert opened.progress(who) == Progress(sum(name == who for _, name in said), 3, 3 - settled)
+            skipped = sum(
+                not opened.standings(ASKED)[k].settled and one == "skip"
+                for (k, name), (_, one) in said.items()
+                if name == who
+            )
+            assert opened.progress(who) == Progress(sum(name == who for _, name in said), 3, 3 - settled, skipped)
         opened.close()
         rows = sqlite3.connect(Path(folder) / FILE).execute("SELECT id FROM labels").fetchall()
         assert {id for (id,) in rows} == written and len(rows) == len(written), "nothing is deleted, or written twice"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_flow.redact import token_in
 from rlhf_flow.scorer import wire
 from rlhf_flow.scorer.wire import Health, Malformed, Reply
 from rlhf_flow.types import Candidate, Draw, Message, Prompt, Response, Rollouts, Scored
@@ -252,5 +253,5 @@ def test_an_answer_that_does_not_fit_the_question_is_refused(
 def test_a_token_that_no_header_can_hold_is_refused_and_not_shown(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE", value)
     with pytest.raises(ValueError, match=r"^scorer\.token_env must name an environment variable") as raised:
-        wire.bearer("scorer.token_env", "JUDGE")
+        token_in("scorer.token_env", "JUDGE")
     assert not value or value not in str(raised.value)

@@ -28,42 +28,47 @@ def dpo(seed: int) -> Iterator[Finding]:
 
 
 def ipo(seed: int) -> Iterator[Finding]:
-    constants = [(tau, reduction) for tau in (0.1, 1.0) for reduction in REDUCTIONS]
+    constants = [(tau, reduction) for tau in (0.05, 1.0, 5.0) for reduction in REDUCTIONS]
     return agreement([(IPO(*some), formulas.square(*some)) for some in constants], seed=seed)
 
 
 def slic(seed: int) -> Iterator[Finding]:
-    constants = [(beta, reduction) for beta in (0.002, 0.4) for reduction in REDUCTIONS]
+    constants = [(beta, reduction) for beta in (0.002, 0.4, 3.0) for reduction in REDUCTIONS]
     return agreement([(SLiC(*some), formulas.hinge(*some)) for some in constants], seed=seed)
 
 
 def xpo(seed: int) -> Iterator[Finding]:
-    constants = [(0.1, 1e-5, 500.0), (0.5, 0.3, 0.5)]
+    constants = [(0.1, 1e-5, 500.0), (0.2, 0.0, 500.0), (0.5, 0.3, 0.5)]
     variants = [(XPO(beta, [alpha], clip), formulas.explored(beta, alpha, clip)) for beta, alpha, clip in constants]
     return agreement(variants, seed=seed)
 
 
 def selm(seed: int) -> Iterator[Finding]:
-    constants = [(0.01, 0.001), (0.5, 2.0)]
-    return agreement([(SELM(*some), formulas.self_explored(*some)) for some in constants], seed=seed)
+    constants = [(0.01, 0.001), (0.5, 0.0), (0.5, 2.0)]
+    variants = [
+        (SELM(*some, variant), formulas.self_explored(*some))
+        for some in constants
+        for variant in ("practical", "theoretical")
+    ]
+    return agreement(variants, seed=seed)
 
 
 def dno(seed: int) -> Iterator[Finding]:
-    constants = [(0.1, 0.0), (0.7, 0.2)]
+    constants = [(0.1, 0.0), (0.7, 0.2), (2.0, 0.2)]
     return agreement([(DNO(*some), formulas.cross_entropy_of_rates(*some)) for some in constants], seed=seed)
 
 
 def inpo(seed: int) -> Iterator[Finding]:
-    constants = [(0.005, 0.005 / 3, "sum"), (0.2, 0.1, "mean")]
+    constants = [(0.005, None, "sum"), (0.2, 0.1, "mean"), (2.0, 1.9, "sum")]
     variants = [
-        (INPO(eta, tau, reduction=reduction), formulas.anchored_square(eta, tau, reduction))
+        (INPO(eta, tau, reduction=reduction), formulas.anchored_square(eta, eta / 3 if tau is None else tau, reduction))
         for eta, tau, reduction in constants
     ]
     return agreement(variants, seed=seed)
 
 
 def squared_anchor(seed: int) -> Iterator[Finding]:
-    constants = [(0.005, 0.0, "sum"), (0.5, 0.2, "mean")]
+    constants = [(0.005, 0.0, "sum"), (0.005, 0.004, "mean"), (0.5, 0.2, "mean"), (2.0, 0.0, "sum")]
     return agreement([(SquaredAnchor(*some), formulas.anchored_square(*some)) for some in constants], seed=seed)
 
 
@@ -71,6 +76,7 @@ def nash_md(seed: int) -> Iterator[Finding]:
     variants = [
         (NashMD(), formulas.policy_gradient(0.008, math.inf)),
         (NashMD(0.4, 0.3), formulas.policy_gradient(0.4, 0.3)),
+        (NashMD(0.0, 0.3), formulas.policy_gradient(0.0, 0.3)),
     ]
     return agreement(variants, seed=seed, surrogate=True)
 

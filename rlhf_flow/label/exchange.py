@@ -1,0 +1,167 @@
+"""Labels to and from files: the common preference format, and the exports of Argilla and Label Studio.
+
+A row of the common format is one annotator's verdict: prompt, chosen, rejected, annotator. A tie is two rows, one in
+each order, which a Bradley-Terry loss reads as a preference of one half; they say `bad` if both answers are. Skipped
+questions are not written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rlhf_flow.prompts.annotation_exports import NoComparisonError, comparison
+from rlhf_flow.prompts.bad_rows import BadRowError, BadRows
+from rlhf_flow.prompts.files import read
+from rlhf_flow.prompts.layout import AUTO, lay_out
+from rlhf_flow.prompts.limits import Limits
+from rlhf_flow.prompts.rows import Columns, Row, question
+from rlhf_flow.scorer.annotations import Annotations
+from rlhf_flow.scorer.private import FILE_MODE
+from rlhf_flow.scorer.questions import Label, Question
+
+PAIR = Columns(candidates={"first": "chosen", "second": "rejected"})
+UNNAMED = "import"  # the annotator of rows that name none
+COLUMNS = {"first": ("chosen", "rejected"), "second": ("rejected", "chosen")}  # of the first and second answer
+TURNED = {"first": "second", "second": "first"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """A verdict of a file."""
+
+    question: Question
+    annotator: str
+    verdict: str  # first, second, tie, bad or skip
+    comment: str = ""
+
+    @property
+    def turned(self) -> Said:
+        """The same of the answers in the other order."""
+        asked = Question(self.question.messages, self.question.second, self.question.first)
+        return replace(self, question=asked, verdict=TURNED.get(self.verdict, self.verdict))
+
+
+def export_labels(annotations: Annotations, path: Path) -> str:
+    """Write every verdict that counts to a file of JSON lines, and say how many there are."""
+    labels = annotations.labels()[::-1]  # as they were said
+    rows = rows_of(labels)
+    path.touch(FILE_MODE)  # what people said is their own
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    said = Counter(label.verdict for label in labels)
+    skipped = f"; {said['skip']} skipped questions are not written" if said["skip"] else ""
+    ties = said["tie"] + said["bad"]
+    twice = f" ({ties} ties are two rows each, one in each order)" if ties else ""
+    return f"{path}: {len(labels) - said['skip']} verdicts in {len(rows)} rows{twice}{skipped}"
+
+
+def rows_of(labels: Sequence[Label]) -> list[dict[str, object]]:
+    """Labels in the common format."""
+    chats = any(len(one.question.messages) > 1 or one.question.messages[0].role != "user" for one in labels)
+    rows: list[dict[str, object]] = []
+    for label in labels:
+        asked = label.question
+        prompt = [asdict(message) for message in asked.messages] if chats else asked.messages[0].content
+        more: dict[str, object] = {"comment": label.comment} if label.comment else {}
+        if label.verdict == "bad":
+            more["bad"] = True
+        for better, (first, second) in COLUMNS.items():
+            if label.verdict in (better, "tie", "bad"):
+                pair = {"prompt": prompt, first: asked.first, second: asked.second, "annotator": label.annotator}
+                rows.append(pair | more)
+    return rows
+
+
+def import_labels(annotations: Annotations, path: str) -> str:
+    """Take the verdicts of a file, and say how many there are. Raises ValueError, naming the rows it cannot read.
+
+    A question that the run has keeps its place, also if its answers stand in the other order. An annotator's first
+    verdict on a question stays.
+    """
+    rows = read(path, "--import", Limits())
+    bad = BadRows({}, Counter())
+    labels: dict[tuple[Question, str], Said] = {}
+    for one in _said(rows, bad):
+        if (one.turned.question, one.annotator) in labels:
+            one = one.turned
+        before = labels.setdefault((one.question, one.annotator), one)
+        if {before.verdict, one.verdict} == {"first", "second"}:  # both orders of a pair: neither is better
+            labels[one.question, one.annotator] = replace(before, verdict="tie")
+    bad.check()
+    questions, written = _take(annotations, [*labels.values()])
+    known = f", {len(labels) - written} were there" if written < len(labels) else ""
+    return f"{path}: {written} verdicts taken{known}; {questions} new questions"
+
+
+def _take(annotations: Annotations, labels: Sequence[Said]) -> tuple[int, int]:
+    """Write labels; returns the numbers of new questions and of labels that were written."""
+    questions = written = 0
+    with annotations.transaction() as file:
+        for one in labels:
+            found = None
+            for said in (one.turned, one):  # as it was asked, in either order
+                row = file.execute("SELECT id FROM questions WHERE key = ?", [said.question.key]).fetchone()
+                if row is not None:
+                    found, one = row, said
+            if found is None:
+                questions += 1
+                found = file.execute(
+                    "INSERT INTO questions (key, content, needed, asked) VALUES (?, ?, 1, ?) RETURNING id",
+                    [one.question.key, one.question.content, time.time()],
+                ).fetchone()
+            id = hashlib.sha256(json.dumps(["import", one.question.key, one.annotator]).encode()).hexdigest()
+            word, bad = ("tie", True) if one.verdict == "bad" else (one.verdict, False)
+            written += file.execute(
+                "INSERT OR IGNORE INTO labels (id, question, annotator, verdict, at, comment, bad) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [id, *found, one.annotator, word, time.time(), one.comment, bad],
+            ).rowcount
+    return questions, written
+
+
+def _said(rows: Sequence[Row | BadRowError], bad: BadRows) -> Iterator[Said]:
+    """The verdicts of the rows; faults go to `bad`."""
+    first = next((row for row in rows if isinstance(row, Row)), None)
+    exported = first is not None and _exported(first)
+    laid_out = None if exported else lay_out(rows, AUTO, PAIR, system=True)
+    for row in rows if laid_out is None else laid_out.rows:
+        try:
+            if isinstance(row, BadRowError):
+                raise row
+            yield from _of_export(row) if laid_out is None else _of_pair(row, laid_out.columns)
+            bad.good()
+        except BadRowError as fault:
+            bad.add(fault)
+
+
+def _exported(row: Row) -> bool:
+    try:
+        return comparison(row.values) is not None
+    except NoComparisonError:
+        return True
+
+
+def _of_pair(row: Row, columns: Columns) -> list[Said]:
+    """The verdict of a row in the common format."""
+    asked = question(row, columns)
+    pair = Question(asked.messages, asked.candidates["first"], asked.candidates["second"])
+    verdict = "bad" if asked.meta.get("bad") is True else "first"
+    return [Said(pair, str(asked.meta.get("annotator", UNNAMED)), verdict, str(asked.meta.get("comment") or ""))]
+
+
+def _of_export(row: Row) -> list[Said]:
+    """The verdicts of a record of Argilla or Label Studio."""
+    try:
+        found = comparison(row.values)
+    except NoComparisonError as error:
+        raise BadRowError(row.place, str(error), "export a comparison of two answers, or remove the record") from error
+    if found is None:
+        raise BadRowError(row.place, "expected a record as the others are", "remove it")
+    values = {"prompt": found.prompt, "chosen": found.first, "rejected": found.second}
+    (pair,) = _of_pair(Row(row.place, row.number, values), PAIR)
+    return [Said(pair.question, annotator, verdict) for annotator, verdict in found.said.items()]

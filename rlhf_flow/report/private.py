@@ -1,0 +1,78 @@
+"""What a page that is passed on must not contain: absolute paths, and the secrets that `rlhf_flow.redact` knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+
+from rlhf_flow.redact import MARK, redact, redacted
+
+_HUB = re.compile(r"models--([^/]+?)--([^/]+)(?:/.*)?$")  # the cache of the hub: owner and name of a model
+_PATH = re.compile(r"(?<![\w:/.…~-])~?(?:/[^\s/'\"`,;:()<>|\[\]{}]+)+/?")
+_WINDOWS = re.compile(r"(?<!\w)(?:[A-Za-z]:\\|\\\\)[^\s'\"`,;()<>|\[\]{}]+")
+_FILE_ADDRESS = re.compile(r"\bfile:/{1,3}(?=/|[A-Za-z]:)")
+_CLOSED = re.compile(r"(?:^|\.)(?:request|headers|extra_headers)(?:\.|$)")  # strings below may say who asks: left out
+
+
+@dataclass(frozen=True)
+class Private:
+    """Text without what is private. `paths` are known absolute paths: they may contain spaces."""
+
+    paths: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, *documents: object) -> Private:
+        """Knows the absolute paths that are values somewhere in JSON-like documents."""
+        found = {text for document in documents for text in _strings(document) if _is_path(text)}
+        return cls(tuple(sorted(found, key=lambda path: (-len(path), path))))
+
+    def text(self, words: str) -> str:
+        """Foreign text with each absolute path cut to its last part."""
+        words = redacted(words)
+        for path in self.paths:
+            words = words.replace(path, _last(path))
+        words = _PATH.sub(lambda at: _last(at.group()), _FILE_ADDRESS.sub("", words))
+        return _WINDOWS.sub(lambda at: _last(at.group()), words)
+
+    def value(self, key: str, value: object) -> object:
+        """A value of the configuration or of the manifest under a dotted `key`; containers are walked."""
+        return self._without_paths(key, redact(value, key.rpartition(".")[2]))
+
+    def _without_paths(self, key: str, value: object) -> object:
+        if isinstance(value, Mapping):
+            named = ((f"{key}.{name}" if key else str(name), str(name), one) for name, one in value.items())
+            return {name: self._without_paths(full, one) for full, name, one in named}
+        if isinstance(value, list | tuple):
+            return [self._without_paths(key, one) for one in value]
+        if not isinstance(value, str):
+            return value
+        if value and _CLOSED.search(key):
+            return MARK
+        return _last(value) if _is_path(value) else self.text(value)
+
+
+def _is_path(text: str) -> bool:
+    return "\n" not in text and len(text) > 1 and bool(re.match(r"(?:~?/[^/\s]|[A-Za-z]:[\\/]|\\\\)", text))
+
+
+def _last(path: str) -> str:
+    """`…/name`; of the hub's cache `owner/name`."""
+    hub = _HUB.search(path)
+    if hub:
+        return f"{hub[1]}/{hub[2]}"
+    name = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
+    return f"…/{name}" if name else "…"
+
+
+def _strings(document: object) -> Iterator[str]:
+    if isinstance(document, str):
+        yield document
+    children: Iterable[object] = ()
+    if isinstance(document, Mapping):
+        children = document.values()
+    elif isinstance(document, list | tuple):
+        children = document
+    for child in children:
+        yield from _strings(child)
