@@ -64,5 +64,5 @@ def test_what_cannot_work_is_refused_by_doctor_and_run_alike(
     text = " ".join((told.out + told.err).split())
     assert status == (1 if command == "doctor" else 2), text
     assert re.search(says, text), text
-    assert re.search("Fix:|give|or \\[\\] for all", text)
+    assert command == "doctor" or "Fix:" in text
     assert not (tmp_path / "run/rounds").exists()
