@@ -13,6 +13,8 @@ from rlhf_flow.types import RoundRecord
 
 Metrics = Mapping[str, float]
 PREFIX = "alarm/"
+OF_JUDGES = ("silent_judge", "inconsistent_judge")  # by what judges count, in every round
+FEW, MANY = 8, 16  # questions to a judge
 MOST_CUT = (
     0.8  # share of cut answers that trips `truncated_rise` from any start: a start of 89 % leaves no room to rise
 )
@@ -52,13 +54,15 @@ class Alarms:
     mass_fall: float | None = 0.05  # eval/topk_mass falls below its highest: in good runs it rises
     truncated_rise: float | None = 0.2  # the share of answers that are cut exceeds the start's; or it is above MOST_CUT
     distinct_fall: float | None = 0.5  # share of the start's distinct answers that is lost
+    silent_judge: float | None = 0.1  # share of a judge's questions that have a verdict; below it the run stops at once
+    inconsistent_judge: float | None = 0.5  # share of verdicts that turn with the order of the answers
     repetition_rise: float | None = 0.2  # the share of an answer's 4-grams that repeat earlier ones exceeds the start's
     kl: float | None = 0.5  # eval/kl, nats per token; answers of fewer than SHORT tokens count as SHORT
 
     def __post_init__(self) -> None:
         if self.action not in ("warn", "stop"):
             raise ValueError(f"alarms.action must be warn or stop, got {self.action!r}. Try alarms.action=warn.")
-        for name in THRESHOLDS:
+        for name in (*THRESHOLDS, *OF_JUDGES):
             value, least = vars(self)[name], 1.0 if name == "length_drift" else 0.0
             if value is not None and not least <= value < math.inf:
                 raise ValueError(
@@ -70,7 +74,7 @@ class Alarms:
         return self.action == "stop" and bool(raised(record.metrics))
 
 
-THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name != "action")
+THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name not in ("action", *OF_JUDGES))
 
 
 def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
@@ -86,6 +90,45 @@ def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
         for name in THRESHOLDS
         if (limit := vars(thresholds)[name]) is not None and SIGNS[name](earlier, now, limit)
     ]
+
+
+def of_judge(now: Metrics, thresholds: Alarms) -> list[Alarm]:
+    """The alarms of a round by what its judges counted. A silent judge has stopped the run before (`check_silence`)."""
+    limit = thresholds.inconsistent_judge
+    return [_alarm("inconsistent_judge", now)] if limit is not None and _inconsistent(now) > limit else []
+
+
+class SilentJudgeError(RuntimeError):
+    """A judge gave almost no verdicts. What it was asked last is not committed, so that the next start asks again."""
+
+
+def check_silence(counts: Metrics, limit: float | None, *, slot: str) -> None:
+    """Raise SilentJudgeError if a judge gives verdicts on less than `limit` of what it is asked.
+
+    What is beyond a cap of the budget does not count: the user set it. Few abstentions may be chance, so it takes
+    `FEW` without a single verdict, or `MANY`.
+    """
+    asked = counts.get("judge/asked", 0) - counts.get("judge/capped", 0)
+    verdicts = counts.get("judge/verdicts", 0)
+    enough = FEW if verdicts == 0 else MANY
+    if limit is None or asked < enough or verdicts >= limit * asked:
+        return
+    causes = {name: counts.get(f"judge/{name}", 0) for name in ("cut", "empty", "unclear", "failed", "inconsistent")}
+    told = ", ".join(f"{number:g} {name}" for name, number in causes.items() if number) or "no cause is told"
+    ways = {
+        "cut": f"raise {slot}.max_tokens (a model that thinks needs thousands, or {slot}.thinking=false)",
+        "empty": f"raise {slot}.max_tokens, or look at what the endpoint says",
+        "unclear": f"set {slot}.structured=auto, or a {slot}.template that asks for the verdict alone",
+        "failed": f"look at {slot}.endpoint",
+        "inconsistent": f"set {slot}.inconsistent=average, or use another judge",
+    }
+    worst = max(causes, key=lambda name: causes[name])
+    way = f"Fix: {ways[worst]}. " if causes[worst] else ""
+    raise SilentJudgeError(
+        f"alarms.silent_judge={limit:g}: {slot} gave {verdicts:g} verdicts on {asked:g} questions ({told}). {way}"
+        "As long as the run has no verdict, these keys may change when it goes on; alarms.silent_judge=null goes on "
+        "without verdicts."
+    )
 
 
 def raised(metrics: Metrics) -> list[Alarm]:
@@ -137,6 +180,15 @@ def _distinct_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bo
     return _of(now, "eval/distinct") < (1 - limit) * _first(earlier, "eval/distinct")
 
 
+def _inconsistent(now: Metrics) -> float:
+    """The larger share, of the judge of training and that of the evaluation."""
+    shares = [0.0]
+    for prefix in ("judge", "eval/judge"):
+        asked = now.get(f"{prefix}/asked", 0)
+        shares += [now.get(f"{prefix}/inconsistent", 0) / asked] if asked >= FEW else []
+    return max(shares)
+
+
 def _repetition_rise(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
     return _of(now, "eval/repetition") - _first(earlier, "eval/repetition") > limit
 
@@ -170,6 +222,9 @@ REASONS = {  # what is said, and the measure that it is filled in with
 
 
 def _alarm(name: str, metrics: Metrics) -> Alarm:
+    if name == "inconsistent_judge":
+        share = _inconsistent(metrics)
+        return Alarm(name, f"{share:.0%} of the judge's verdicts turn with the order of the answers: they say nothing")
     form, measure = REASONS.get(name, ("tripped", ""))
     return Alarm(name, form.format(_of(metrics, f"eval/{measure}")))
 

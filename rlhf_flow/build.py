@@ -26,6 +26,7 @@ from rlhf_flow.card import Cards
 from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
 from rlhf_flow.engine.idle import Idle
+from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
 from rlhf_flow.observe.events import Events
@@ -52,6 +53,10 @@ RECORDED = (
     "datasets",
     "hydra-core",
 )
+
+
+class RefusedError(Exception):
+    """A worker refuses what was asked as it opens."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Prepared:
     def _run(self, cluster: Cluster) -> None:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in together.warnings(config):
+        for line in [*together.warnings(config), *fits.warnings(self.prompts, self.model.tokenizer())]:
             print(f"warning: {line}", flush=True)
         observers = [
             *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
@@ -95,8 +100,11 @@ class Prepared:
         ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
-            workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
             draws = not (isinstance(config.engine, Idle) or together.outputs(config))
+            try:
+                workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
+                raise RefusedError(str(error)) from error
             parts = Parts(
                 seed=config.seed,
                 rounds=config.rounds,
@@ -186,6 +194,7 @@ def prepare(config: RunConfig) -> Prepared:
         Path(config.run_dir),
         config=configuration.as_yaml(config),
         identity=identity,
+        until_verdicts=asking(identity),
         manifest=_manifest(config, model, prompts, identity),
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow import architectures
+from rlhf_flow.chat import takes_system
 from rlhf_flow.checkpoints import faults
 from rlhf_flow.ends import end_tokens
+from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm_cache import too_small
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.reading import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
@@ -76,6 +79,15 @@ def _check_lora(lora: LoRA, model: Model) -> None:
     lora.chosen(linear, [name for name in modules if name not in linear])
 
 
+def warnings(prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What works with these prompts, and a reader of the results should know."""
+    asked = [*prompts.batch(1), *prompts.held_out()]
+    system = any(prompt.messages and prompt.messages[0].role == "system" for prompt in asked)
+    if not system or tokenizer.chat_template is None or takes_system(tokenizer):
+        return []
+    return ["the chat template of model.path knows no system role: system messages stand before the first user message"]
+
+
 def check_refresh(config: RunConfig) -> None:
     """Refuse a judge that cannot be trained, and one that is to be trained on nobody's labels. Raises ValueError."""
     if config.refresh.every is None:
@@ -123,11 +135,22 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
         )
     positions = config.engine.reads_at_most(sizes.positions)
     longest, answer = prompts.longest, longest_answer(config, prompts)
+    if isinstance(config.engine, VLLM) and not _has_gpu():
+        room = config.engine.max_model_len or longest + answer
+        token = (2 if config.sampler.mixes else 1) * sizes.cache(model.dtype)
+        for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
+            raise ValueError(refusal)
     if positions is not None and longest + answer > positions:
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
             f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
         )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def longest_answer(config: RunConfig, prompts: PromptSource) -> int:

@@ -36,8 +36,18 @@ class Ledger:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, root: Path, *, config: str, identity: Mapping[str, object], manifest: Facts) -> Ledger:
+    def open(
+        cls,
+        root: Path,
+        *,
+        config: str,
+        identity: Mapping[str, object],
+        manifest: Facts,
+        until_verdicts: Callable[[str], bool] = lambda key: False,
+    ) -> Ledger:
         """Take the run's folder for this process: a new run, or one that goes on.
+
+        `until_verdicts`: keys that may differ as long as no committed stage holds a verdict of a judge.
 
         Raises ValueError when another process holds it, when it belongs to a run whose identity keys differ (and says
         which), or when a committed file is missing or does not match its hash.
@@ -45,18 +55,24 @@ class Ledger:
         root = root.resolve()  # workers elsewhere open the files by the same name
         ledger = cls(root=root, _lock=lock(root))
         try:
-            ledger._take(config, json.loads(json.dumps(identity)), manifest)
+            ledger._take(config, json.loads(json.dumps(identity)), manifest, until_verdicts)
         except BaseException:
             ledger.close()
             raise
         return ledger
 
-    def _take(self, config: str, identity: dict[str, object], manifest: Facts) -> None:
+    def _take(
+        self, config: str, identity: dict[str, object], manifest: Facts, until_verdicts: Callable[[str], bool]
+    ) -> None:
         known = self.root / "identity.json"
         starts: list[Facts] = []
         if known.exists():
+            old, free = read_json(known), set[str]()
+            if not self._holds_verdicts():
+                free = {key for key in {*old, *identity} if until_verdicts(key)}
+            old, new = ({key: held[key] for key in held if key not in free} for held in (old, identity))
             starts = read_json(self.root / "manifest.json")["starts"]
-            _same_run(read_json(known), identity, self.root, starts[0] if starts else {}, manifest)
+            _same_run(old, new, self.root, starts[0] if starts else {}, manifest)
         elif any(self.root.glob("rounds/*")):
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")
         self._verify()
@@ -185,6 +201,15 @@ class Ledger:
     def _write_metrics(self) -> None:
         lines = [json.dumps({"round": record.round, **record.metrics}) + "\n" for record in self.records]
         write_text(self.root / "metrics.jsonl", "".join(lines))
+
+    def _holds_verdicts(self) -> bool:
+        """Whether a judge's verdict is committed. Scores of an earlier version, which did not count them, hold some."""
+        for path in self.root.glob("rounds/*/stages/*.json"):
+            entry = Entry(**read_json(path))
+            counts = [entry.facts[key] for key in ("judge/verdicts", "eval/judge/verdicts") if key in entry.facts]
+            if any(counts) or (not counts and entry.name.startswith(("score", "label"))):
+                return True
+        return False
 
     def _read_records(self) -> list[RoundRecord]:
         records = []

@@ -35,14 +35,15 @@ policy to those preferences; the next round starts from the new policy.
 130 interrupted."""
 
 DOCTOR = """\
-rlhf-flow doctor [key=value ...] [--memory SIZE] [--gpus N] [--json]
+rlhf-flow doctor [key=value ...] [--load] [--config-dir DIR] [--memory SIZE] [--gpus N] [--json]
 
 Takes what `rlhf-flow run` takes, and starts nothing: packages, GPUs, limits, network, disks, checkpoints, and the
-templates and special tokens of policy and judges side by side. A line each, with the way out.
+templates and special tokens of policy and judges side by side. A line each, with the way out. --load also loads them,
+publishes the policy as a learner would, and compares log-probs of transformers and the run's engine.
 Exit status: 0 no problem, 1 a problem, 2 a mistake in what was asked."""
 
 PLAN = """\
-rlhf-flow plan [key=value ...] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
+rlhf-flow plan [key=value ...] [--config-dir DIR] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
 
 Takes what `rlhf-flow run` takes, reads config.json, tokenizer and prompts, and no weights. --memory is that of each
 GPU, or of a host without any; --like takes the seconds from a run that is done. cluster.nodes=4 cluster.address=auto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rlhf_flow.alarms import PREFIX, of_judge
 from rlhf_flow.library import Library, averaged
 from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.protocols import Schedule
@@ -35,6 +36,7 @@ def close(parts: Parts, round: int, library: Library, *, began: float | None) ->
             metrics["staleness/max"] = round - 1 - chosen.samplers["policy"]
     if began is not None:
         metrics["seconds/round"] = time.perf_counter() - began
+    metrics |= {f"{PREFIX}{alarm.name}": 1 for alarm in of_judge(metrics, parts.alarms)}
     record = RoundRecord(
         round=round,
         policy=library.sha256(round),

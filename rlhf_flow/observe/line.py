@@ -16,6 +16,7 @@ PARTS = (
     ("train/loss", "loss {:.4f}"),
     ("train/accuracy", "accuracy {:.1%}"),
 )
+CAUSES = ("cut", "empty", "unclear", "failed", "capped", "inconsistent")  # of what a judge did not say
 
 
 def line(round: int, rounds: int | None, metrics: Mapping[str, float]) -> str:
@@ -29,9 +30,23 @@ def line(round: int, rounds: int | None, metrics: Mapping[str, float]) -> str:
             interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if len(ends) == 2 else ""
             parts.append(f"{name} {metrics[key]:.3f}{interval}")
     parts += [form.format(metrics[key]) for key, form in PARTS if key in metrics]
+    parts += judged(metrics)
     if "seconds/round" in metrics:
         parts.append(duration(metrics["seconds/round"]))
     return " · ".join(parts)
+
+
+def judged(metrics: Mapping[str, float]) -> list[str]:
+    """`verdicts 70/72 (2 cut, 9 inconsistent), 144 calls, cost 0.31`: of a judge that abstains, or is paid."""
+    asked, verdicts = metrics.get("judge/asked", 0), metrics.get("judge/verdicts", 0)
+    causes = {name: metrics.get(f"judge/{name}", 0) for name in CAUSES}
+    calls = metrics.get("judge/calls", 0)
+    if not asked or (verdicts == asked and not any(causes.values()) and not calls):
+        return []
+    told = ", ".join(f"{number:.0f} {name}" for name, number in causes.items() if number)
+    cost = f", cost {metrics['judge/cost_micro'] / 1e6:.2f}" if "judge/cost_micro" in metrics else ""
+    paid = f", {calls:.0f} calls" if calls else ""
+    return [f"verdicts {verdicts:.0f}/{asked:.0f}{f' ({told})' if told else ''}{paid}{cost}"]
 
 
 def duration(seconds: float) -> str:

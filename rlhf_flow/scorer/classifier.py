@@ -79,11 +79,18 @@ class Classifier(Templated):
 
     def _loaded(self, config: PretrainedConfig, place: Place) -> tuple[PreTrainedModel, Reader]:
         """The model on `place.device`, and the reader of what it is asked."""
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModel, AutoModelForSequenceClassification
 
         reader = self.reader(config)
-        load = AutoModelForSequenceClassification.from_pretrained
+        kind = AutoModel if self._own_code(config) == "AutoModel" else AutoModelForSequenceClassification
+        load = kind.from_pretrained
         return at_work(self._source.model(load, self.dtype), place), reader
+
+    def _own_code(self, config: PretrainedConfig) -> str | None:
+        """The auto class that the checkpoint's own code registers for it, if that code is trusted."""
+        own = config.to_dict().get("auto_map") or {}
+        names = [name for name in ("AutoModelForSequenceClassification", "AutoModel") if name in own]
+        return names[0] if names and self.trust_remote_code else None
 
     def _check(self, config: PretrainedConfig) -> None:
         """Raise ValueError where it cannot read, as far as can be told without the weights."""

@@ -56,6 +56,15 @@ class Judgements:
         with self.transaction() as file:
             file.executemany("INSERT OR IGNORE INTO judgements VALUES (?, ?)", replies.items())
 
+    def adopt(self, keys: Mapping[str, str]) -> int:
+        """Give replies that are known by old keys their new ones (new -> old), if those are free; return how many."""
+        known = self.look_up(list(keys.values()))
+        renamed = [(new, old) for new, old in keys.items() if old in known]
+        if not renamed:
+            return 0
+        with self.transaction() as file:
+            return file.executemany("UPDATE OR IGNORE judgements SET key = ? WHERE key = ?", renamed).rowcount
+
     def close(self) -> None:
         """It may be closed already."""
         with self._lock:
