@@ -136,6 +136,7 @@ Keys
   reward=bradley_terry|gpm|pairwise        what is learned from preferences
   reward=rating|rated_preference           or from the columns in scorer.ratings; and, at once, that in scorer.strength
   prompts.columns.candidates={first: chosen, second: rejected}   the columns with the answers
+  prompts.schema=auto                      how rows are laid out is recognised: UltraFeedback, HH, HelpSteer, ...
   prompts.batch=512   rounds=4             rows a round, and rounds: together, what is learned from
   prompts.held_out=0.05                    the share of the rows that evaluation uses: eval/accuracy, eval/ece, ...
   prompts.held_out_path=FILE               or these rows, with the same columns
