@@ -22,8 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from rlhf_flow import config as configuration
 from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
+from rlhf_flow.card import Cards
 from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
+from rlhf_flow.engine.idle import Idle
 from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
@@ -38,7 +40,7 @@ from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy, RoundRecord
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
-from rlhf_flow.workers import Workers
+from rlhf_flow.workers import Workers, proven
 
 LOCKS = Path(__file__).parents[1] / "requirements"  # where the package runs from a clone
 RECORDED = (
@@ -105,6 +107,7 @@ class Prepared:
         ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
+            draws = not (isinstance(config.engine, Idle) or together.outputs(config))
             try:
                 workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
             except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
@@ -113,7 +116,7 @@ class Prepared:
                 seed=config.seed,
                 rounds=config.rounds,
                 piece=config.checkpoint.piece,
-                start=self.start,
+                start=proven(self.start, workers.learner, self.prompts) if draws else self.start,
                 trust_remote_code=self.model.trust_remote_code,
                 prompts=self.prompts,
                 sampler=config.sampler,
@@ -136,6 +139,7 @@ class Prepared:
                 lag=config.lag,
                 apart=config.cluster.apart,
                 gate=config.gate,
+                card=None if together.outputs(config) else Cards(config).of,
             )
             loop.run(parts)
         finally:
