@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "convert": convert,
         "doctor": doctor,
         "plan": plan,
+        "judgements": judgements,
         "label": label,
         "report": report,
         "sandbox": sandbox,
@@ -234,6 +235,19 @@ def label(arguments: list[str]) -> int:
 
     try:
         return show(arguments)
+    except ValueError as error:
+        return _mistaken(str(error))
+
+
+def judgements(arguments: list[str]) -> int:
+    """`rlhf-flow judgements`: list, prune or export the cache of what judges said."""
+    if {"-h", "--help"} & set(arguments):
+        print(manual.JUDGEMENTS)
+        return DONE
+    from rlhf_flow.judgements import main as look
+
+    try:
+        return look(arguments)
     except ValueError as error:
         return _mistaken(str(error))
 

@@ -22,6 +22,7 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
   rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
+  rlhf-flow judgements                  list, prune or export what judges said, which is paid for once
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
@@ -79,6 +80,17 @@ once; every label is on disk before the next question comes. RUN is the run's fo
   --export FILE     write the labels as such rows, a verdict each, which rlhf-flow train-reward reads
 
 scorer.guidelines=FILE.md (or a text) is shown beside the questions."""
+
+JUDGEMENTS = """\
+rlhf-flow judgements [list | prune | export] [--cache FILE] [--older-than DAYS] [--source TEXT]
+
+What judges said is kept in an SQLite file, so that no run pays for it twice. list tells how many judgements it holds,
+of whom and since when, and what each account spent; prune removes some; export writes them to stdout, a JSON object a
+line.
+
+  --cache FILE      default: ${RLHF_FLOW_HOME}/judgements.sqlite, as of scorer.budget.cache
+  --older-than DAYS only judgements that were kept before; those of version 0.1 have no date and count as old
+  --source TEXT     only judgements with this text in their source, as list shows it; '' is all"""
 
 SANDBOX = """\
 rlhf-flow sandbox

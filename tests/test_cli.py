@@ -108,7 +108,7 @@ def test_a_look_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_module_is_the_program() -> None:
     done = subprocess.run([sys.executable, "-m", "rlhf_flow", "runn"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    known = "run, doctor, plan, label, report, sandbox, serve, train-reward, verify"
+    known = "run, convert, doctor, plan, judgements, label, report, sandbox, serve, train-reward, verify"
     assert done.stderr == f"rlhf-flow: there is no command 'runn'. Try {known}, or --help.\n"
 
 

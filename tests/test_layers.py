@@ -43,7 +43,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"together"}),
     frozenset({"config"}),
     frozenset({"identity"}),
-    frozenset({"report", "explain", "manual", "convert"}),
+    frozenset({"report", "explain", "manual", "judgements", "convert"}),
     frozenset({"fits", "workers"}),
     frozenset({"build", "serve", "label", "plan"}),
     frozenset({"verify", "doctor"}),
