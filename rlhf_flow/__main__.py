@@ -117,6 +117,8 @@ def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
     except KeyboardInterrupt:
         print(f"\nrlhf-flow: stopped. What was committed stays. {again}", file=sys.stderr)
         raise
+    except build.RefusedError as refusal:
+        return _mistaken(" ".join(str(refusal).split()))
     except (AlarmError, GateError) as alarm:
         print(f"rlhf-flow: {alarm}\n{again}", file=sys.stderr)
         return FAILED

@@ -22,8 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from rlhf_flow import config as configuration
 from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
+from rlhf_flow.card import Cards
 from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
+from rlhf_flow.engine.idle import Idle
 from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
@@ -36,7 +38,7 @@ from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
-from rlhf_flow.workers import Workers
+from rlhf_flow.workers import Workers, proven
 
 LOCKS = Path(__file__).parents[1] / "requirements"  # where the package runs from a clone
 RECORDED = (
@@ -51,6 +53,10 @@ RECORDED = (
     "datasets",
     "hydra-core",
 )
+
+
+class RefusedError(Exception):
+    """A worker refuses what was asked as it opens."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Prepared:
     def _run(self, cluster: Cluster) -> None:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in together.warnings(config):
+        for line in [*together.warnings(config), *fits.warnings(self.prompts, self.model.tokenizer())]:
             print(f"warning: {line}", flush=True)
         observers = [
             *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
@@ -94,12 +100,16 @@ class Prepared:
         ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
-            workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            draws = not (isinstance(config.engine, Idle) or together.outputs(config))
+            try:
+                workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
+                raise RefusedError(str(error)) from error
             parts = Parts(
                 seed=config.seed,
                 rounds=config.rounds,
                 piece=config.checkpoint.piece,
-                start=self.start,
+                start=proven(self.start, workers.learner, self.prompts) if draws else self.start,
                 trust_remote_code=self.model.trust_remote_code,
                 prompts=self.prompts,
                 sampler=config.sampler,
@@ -122,6 +132,7 @@ class Prepared:
                 lag=config.lag,
                 apart=config.cluster.apart,
                 gate=config.gate,
+                card=None if together.outputs(config) else Cards(config).of,
             )
             loop.run(parts)
         finally:

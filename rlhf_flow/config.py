@@ -43,11 +43,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("sandbox", _sandbox, replace=True)
 
 
-def compose(*overrides: str) -> RunConfig:
-    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise."""
+def compose(*overrides: str, name: str = "run", folders: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise.
+
+    `folders` are those of --config-dir, `name` is that of --config-name.
+    """
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        composed = hydra_compose("run", overrides=list(overrides))
+        found = [f"file://{Path(folder).absolute()}" for folder in folders]
+        searched = [f"hydra.searchpath={found}"] if found else []
+        composed = hydra_compose(name, overrides=[*overrides, *searched])
     config = build(composed)
     check(config)
     return config

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from difflib import get_close_matches
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import (
@@ -25,7 +27,7 @@ Mistake = (ValueError, HydraException, OmegaConfBaseException)  # what composing
 def mistake(error: BaseException) -> str:
     """One paragraph for one of `Mistake`: the key, the rule, the value and the way out."""
     if isinstance(error, OverrideParseException):
-        return f"cannot read {error.override!r}: it must be key=value. Try quotes around it: '{error.override}'."
+        return f"cannot read {error.override!r}: it must be key=value. {_in_quotes(str(error.override))}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_such_choice(error.missing_cfg_file, list(error.options or []))
     composing = isinstance(error, HydraException | OmegaConfBaseException)
@@ -38,11 +40,28 @@ def mistake(error: BaseException) -> str:
             return f"{cause.full_key}: {_after_wrapping(cause)}"
         if isinstance(cause, ValidationError):
             return f"{cause.full_key}: {_first_line(cause)}. Try `--cfg job` to see values that fit."
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", str(error)):
+        return f"cannot read {ambiguous[1]!r}: its commas would make a list of values. {_in_quotes(ambiguous[1])}"
     if (told := str(error)).startswith("Config group override must be"):  # Hydra does not say which
         return (
             f"a part is chosen by its name, {told.rpartition(' ')[2]} is none. Try group=name, or ~group for no part."
         )
     return _paragraph(told)
+
+
+def _in_quotes(override: str) -> str:
+    """The override as a word of a shell whose value Hydra reads as it stands."""
+    key, equals, value = override.partition("=")
+    for mark in ("'", '"') if equals else ():
+        escaped = re.sub(rf"(\\*)({mark})", r"\1\1\\\2", value)  # a backslash counts before a quotation mark alone
+        quoted = f"{key}={mark}{escaped}{mark}"
+        try:
+            read = OverridesParser.create().parse_override(quoted).value()
+        except HydraException:
+            continue
+        if read == value:
+            return f"Fix: quote the value, and the whole for the shell: {shlex.quote(quoted)}"
+    return "Try key=value."
 
 
 def _no_such_choice(wanted: str, options: list[str]) -> str:

@@ -36,14 +36,15 @@ policy to those preferences; the next round starts from the new policy.
 130 interrupted."""
 
 DOCTOR = """\
-rlhf-flow doctor [key=value ...] [--memory SIZE] [--gpus N] [--json]
+rlhf-flow doctor [key=value ...] [--load] [--config-dir DIR] [--memory SIZE] [--gpus N] [--json]
 
 Takes what `rlhf-flow run` takes, and starts nothing: packages, GPUs, limits, network, disks, checkpoints, and the
-templates and special tokens of policy and judges side by side. A line each, with the way out.
+templates and special tokens of policy and judges side by side. A line each, with the way out. --load also loads them,
+publishes the policy as a learner would, and compares log-probs of transformers and the run's engine.
 Exit status: 0 no problem, 1 a problem, 2 a mistake in what was asked."""
 
 PLAN = """\
-rlhf-flow plan [key=value ...] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
+rlhf-flow plan [key=value ...] [--config-dir DIR] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
 
 Takes what `rlhf-flow run` takes, reads config.json, tokenizer and prompts, and no weights. --memory is that of each
 GPU, or of a host without any; --like takes the seconds from a run that is done. cluster.nodes=4 cluster.address=auto
@@ -147,6 +148,7 @@ Keys
   reward=bradley_terry|gpm|pairwise        what is learned from preferences
   reward=rating|rated_preference           or from the columns in scorer.ratings; and, at once, that in scorer.strength
   prompts.columns.candidates={first: chosen, second: rejected}   the columns with the answers
+  prompts.schema=auto                      how rows are laid out is recognised: UltraFeedback, HH, HelpSteer, ...
   prompts.batch=512   rounds=4             rows a round, and rounds: together, what is learned from
   prompts.held_out=0.05                    the share of the rows that evaluation uses: eval/accuracy, eval/ece, ...
   prompts.held_out_path=FILE               or these rows, with the same columns

@@ -59,7 +59,7 @@ def finish(parts: Parts, library: Library) -> None:
 
     def write(shelf: Shelf) -> Facts:
         library.begin(last)
-        parts.learner.save_policy(shelf.folder("policy"))
+        parts.save_policy(shelf, last)
         parts.learner.save_state(shelf.folder("learner"))
         return {"sha256": library.sha256(last)}
 

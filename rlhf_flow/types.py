@@ -41,7 +41,7 @@ class Policy:
     round: int  # the round that published it; 0 is the start
     sha256: str  # of the weights (rlhf_flow.weights.fingerprint): the identity of the policy
     weights: Weights
-    probe: Probe | None = None  # None for the start, which every engine loads from its own checkpoint
+    probe: Probe | None = None  # None: nothing proves that an engine holds it
     state: Path | None = None  # folder of the optimizer state that was published with these weights
     stateless: bool = False  # learning goes on from the weights alone: no optimizer state belongs to them
 

@@ -18,7 +18,7 @@ from rlhf_flow.aside import Aside
 from rlhf_flow.ends import end_tokens
 from rlhf_flow.engine.asking import Sample, answered, check, first_seed
 from rlhf_flow.engine.beside import Beside
-from rlhf_flow.engine.holding import Holding
+from rlhf_flow.engine.holding import Holding, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.reading import Reading, measured
 from rlhf_flow.sizes import sizes_of
@@ -112,7 +112,7 @@ class HuggingFaceEngine:
         self._tokenizer = tokenizer
         self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = max_model_len
-        shapes = {name: tuple(tensor.shape) for name, tensor in networks[0].state_dict().items()}
+        shapes = state_shapes(networks[0])
         holdings = [
             Holding(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
         ]

@@ -147,11 +147,11 @@ class PromptSpec:
         """Training and held out. Raises ValueError if a number is to be held out and none can be."""
         kept_ids = _share(prompts, self.held_out)
         if not kept_ids and self.held_out >= 1 and prompts:
-            different = len({prompt.messages for prompt in prompts})
             raise ValueError(
                 f"prompts.held_out={self.held_out:g}: no prompt can be held out, because equal prompts stay on one "
-                f"side and each of the {different} different prompts is there more than {self.held_out:g} times. Fix: "
-                "prompts.held_out=0 for a run without evaluation, a larger number, or prompts.held_out_path=FILE."
+                f"side, and each of the {len({prompt.messages for prompt in prompts})} texts is there more than "
+                f"{self.held_out:g} times. Fix: prompts.held_out=0 for a run without evaluation, or "
+                "prompts.held_out_path=FILE with other prompts."
             )
         facts.nothing_held_out = not kept_ids
         training = [one for one in prompts if row_of(one.id) not in kept_ids]

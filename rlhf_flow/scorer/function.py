@@ -35,7 +35,8 @@ def imported(key: str, name: str) -> Callable[..., Any]:
     functions = {key: value for key, value in vars(module).items() if callable(value)}
     if function_name not in functions:
         found = "is not callable" if function_name in vars(module) else "is not there"
-        there = ", ".join(sorted(key for key in functions if not key.startswith("_"))) or "none"
+        own = [key for key, value in functions.items() if inspect.isfunction(value) and value.__module__ == module_name]
+        there = ", ".join(sorted(key for key in own if not key.startswith("_"))) or "none"
         raise ValueError(f"{key}={name}: {function_name!r} {found}; the functions of {module_name!r} are: {there}.")
     return functions[function_name]
 
