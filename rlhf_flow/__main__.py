@@ -235,10 +235,7 @@ def label(arguments: list[str]) -> int:
         return DONE if arguments else MISTAKEN
     from rlhf_flow.label.command import main as show
 
-    try:
-        return show(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _before_a_run(show, arguments)
 
 
 def judgements(arguments: list[str]) -> int:
@@ -248,10 +245,7 @@ def judgements(arguments: list[str]) -> int:
         return DONE
     from rlhf_flow.judgements import main as look
 
-    try:
-        return look(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _before_a_run(look, arguments)
 
 
 def verify(arguments: list[str]) -> int:
@@ -261,10 +255,7 @@ def verify(arguments: list[str]) -> int:
         return DONE
     from rlhf_flow.verify.command import main as check
 
-    try:
-        return check(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _before_a_run(check, arguments)
 
 
 @contextmanager
