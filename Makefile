@@ -11,7 +11,7 @@ UV_FLAGS ?= --torch-backend=cpu# how `make lock` finds the CPU build of torch
 # vLLM's CPU build is published for Linux, on aarch64 and on x86_64 with AVX2. Elsewhere: the local stack, in one process.
 STACK := $(or $(STACK),$(shell [ "$$(uname -s)" = Linux ] && \
 	{ [ "$$(uname -m)" = aarch64 ] || grep -qsw avx2 /proc/cpuinfo; } && echo cpu || echo local))
-LOCAL := cluster=local engine=huggingface learner=torch
+LOCAL := stack=local
 OVERRIDES := experiment=sandbox $(if $(filter local,$(STACK)),$(LOCAL))
 LIGHT := $(if $(filter local,$(STACK)),-m "not heavy")
 

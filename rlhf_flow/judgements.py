@@ -44,7 +44,7 @@ class _Arguments(ArgumentParser):
     """Mistakes are raised, not printed."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"rlhf-flow judgements: {message}. Try --help.")
+        raise ValueError(f"{message}. Try rlhf-flow judgements --help.")
 
 
 def _parser() -> ArgumentParser:

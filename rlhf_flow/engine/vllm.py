@@ -33,7 +33,7 @@ class VLLM:
     gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
     block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
     max_num_seqs: int = 256  # answers that are drawn side by side
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # GPUs that one engine takes
     eager: bool = False  # CUDA: no CUDA graphs, no compilation. Always so on the CPU, and where mixtures are drawn
     lora_rank: int = 0  # highest rank of adapters that come beside the weights; 0: they come as the sum's weights
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16

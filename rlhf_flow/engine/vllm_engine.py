@@ -14,6 +14,7 @@ from rlhf_flow.engine.asking import Sample, answered, check, first_seed
 from rlhf_flow.engine.holding import Holding
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.vllm_adapters import Adapters
+from rlhf_flow.engine.vllm_request import sampling
 from rlhf_flow.engine.vllm_weights import Weights
 from rlhf_flow.layout import Layout
 from rlhf_flow.specs import Model
@@ -69,26 +70,9 @@ class VLLMEngine:
         for a mixture that the engine was not opened for; and RuntimeError where vLLM failed earlier, for it does not
         recover.
         """
-        from vllm import SamplingParams
-
         check(prompts, draw, self._max_model_len)
         self._mix(self._hold(policy))
-        params = [
-            SamplingParams(
-                n=draw.n,
-                seed=first_seed(seed, round, prompt, draw),  # vLLM gives answer k this plus k
-                temperature=draw.temperature,
-                top_p=draw.top_p,
-                top_k=draw.top_k,
-                max_tokens=draw.max_tokens,
-                stop_token_ids=self._ends,
-                ignore_eos=True,  # the end tokens are ours alone, as in every engine
-                logprobs=0,  # of the sampled token only
-                flat_logprobs=True,
-                detokenize=False,  # decoding whole answers at once is cheaper than token by token
-            )
-            for prompt in prompts
-        ]
+        params = [sampling(draw, seed=first_seed(seed, round, prompt, draw), ends=self._ends) for prompt in prompts]
         outputs = self._run("generating", [prompt.tokens for prompt in prompts], params)
         samples = [
             [

@@ -14,7 +14,7 @@ class LoRA:
     """W + (alpha / rank) B A: the base W stays as it is, and B and A are trained. There is no dropout anywhere."""
 
     rank: int = 0  # of B A; 0: no adapter, all weights are trained
-    alpha: float = 32.0
+    alpha: float = 32.0  # scale of the adapter, usually twice the rank
     targets: list[str] = field(default_factory=list)  # q_proj, ...: linear layers by the end of their names; none: all
     seed: int = 0  # of A; B begins at zero, so that the policy begins as the base
 
