@@ -34,7 +34,7 @@ class Rules:
     An answer of more worth wins with probability 1; exact ties get 1/2.
     """
 
-    terms: list[Term] = field(default_factory=list)
+    terms: list[Term] = field(default_factory=list)  # name -> function, weight and arguments
 
     def __post_init__(self) -> None:
         for at, term in enumerate(self.terms):
