@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from rlhf_flow.accounting import pairs, reasons
 from rlhf_flow.types import RoundRecord
 
 Metrics = Mapping[str, float]
@@ -47,6 +48,7 @@ class Alarms:
     """
 
     action: str = "warn"  # warn or stop
+    no_pairs: str | None = "stop"  # no pair in a whole round: stop if it learned nothing, warn, or null: say nothing
     proxy_gap: float | None = 0.1  # the win rate by training's judge exceeds evaluation's: one answer in ten
     length_drift: float | None = 1.5  # answers become so many times as long as the start's, or as short: half again
     win_rate_drop: float | None = 0.05  # the win rate falls below its best, or 1/2: their intervals are so far apart
@@ -62,6 +64,10 @@ class Alarms:
     def __post_init__(self) -> None:
         if self.action not in ("warn", "stop"):
             raise ValueError(f"alarms.action must be warn or stop, got {self.action!r}. Try alarms.action=warn.")
+        if self.no_pairs not in ("warn", "stop", None):
+            raise ValueError(
+                f"alarms.no_pairs must be stop, warn or null, got {self.no_pairs!r}. Fix: alarms.no_pairs=warn."
+            )
         for name in (*THRESHOLDS, *OF_JUDGES):
             value, least = vars(self)[name], 1.0 if name == "length_drift" else 0.0
             if value is not None and not least <= value < math.inf:
@@ -71,10 +77,23 @@ class Alarms:
 
     def stops(self, record: RoundRecord) -> bool:
         """Whether a run ends behind this round."""
-        return self.action == "stop" and bool(raised(record.metrics))
+        return (self.action == "stop" and bool(raised(record.metrics))) or self.learned_nothing(record.metrics)
+
+    def learned_nothing(self, metrics: Metrics) -> bool:
+        """Whether a round without a pair ends the run: earlier rounds' pairs may have given it something to learn."""
+        return self.no_pairs == "stop" and bool(metrics.get(NO_PAIRS)) and not metrics.get("train/steps")
 
 
-THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name not in ("action", *OF_JUDGES))
+NO_PAIRS = f"{PREFIX}no_pairs"
+THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name not in ("action", "no_pairs", *OF_JUDGES))
+
+
+def without_pairs(metrics: Metrics, alarms: Alarms) -> dict[str, float]:
+    """`alarm/no_pairs` = 1 for a round that considered answers and has no pair, unless labels are still to come."""
+    counted = pairs(metrics)
+    if alarms.no_pairs is None or counted is None or counted[0] or metrics.get("judge/overdue"):
+        return {}
+    return {NO_PAIRS: 1}
 
 
 def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
@@ -140,11 +159,16 @@ def raised(metrics: Metrics) -> list[Alarm]:
 
 def heed(record: RoundRecord, alarms: Alarms) -> None:
     """Raise AlarmError where the run ends behind this round."""
-    if alarms.stops(record):
-        reasons = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
+    if alarms.learned_nothing(record.metrics):
         raise AlarmError(
-            f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {reasons}. "
-            "Look at report.html before going on: alarms.action=warn goes on to the end, null silences an alarm."
+            f"round {record.round} has no pair, so it learned nothing and the run stopped. "
+            f"{_no_pairs(record.metrics)}. {_way_out(record.metrics)} alarms.no_pairs=warn goes on all the same."
+        )
+    if alarms.stops(record):
+        told = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
+        raise AlarmError(
+            f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {told}. "
+            "Look at report.html. The same command goes on with the next round, alarms.action=warn to the end."
         )
 
 
@@ -221,7 +245,24 @@ REASONS = {  # what is said, and the measure that it is filled in with
 }
 
 
+def _no_pairs(metrics: Metrics) -> str:
+    answers = sum(
+        value for key, value in metrics.items() if key.startswith("responses/") and key != "responses/sampled"
+    )
+    return f"no pair is left of {answers:.0f} answers ({reasons(metrics) or 'their judge chose none'})"
+
+
+def _way_out(metrics: Metrics) -> str:
+    if metrics.get("responses/truncated"):
+        return "Fix: a higher answers.max_tokens in a new run_dir, or selector.truncated=keep."
+    if metrics.get("pairs/abstained") or metrics.get("pairs/capped"):
+        return "Fix: look at what the judge says, and raise its budget or max_tokens."
+    return "Fix: more answers to each prompt (answers.n), or a judge that tells them apart."
+
+
 def _alarm(name: str, metrics: Metrics) -> Alarm:
+    if f"{PREFIX}{name}" == NO_PAIRS:
+        return Alarm(name, _no_pairs(metrics))
     if name == "inconsistent_judge":
         share = _inconsistent(metrics)
         return Alarm(name, f"{share:.0%} of the judge's verdicts turn with the order of the answers: they say nothing")

@@ -36,6 +36,8 @@ GRAM = 4  # tokens that must follow each other again to count as repeated
 def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     """Commit `evaluate` of a round: answers, comparison with the start, KL. None where this round is not evaluated.
 
+    A policy whose weights are the start's has the start's answers: its win rate is that of equal answers.
+
     Metrics (design §7), intervals being 95 % bootstraps over prompts, `_low` and `_high`:
 
     win_rate, win_rate_length_controlled   by the evaluation judge, against the start (`rlhf_flow.win_rate`)
@@ -77,10 +79,14 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
 def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, shelf: Shelf) -> Facts:
     policy, judge, draw = library[round], evaluation.judge, evaluation.draw
     seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
-    answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
+    start = _answers(parts, 0) if round > 0 else None
+    if start is not None and policy.sha256 == library[0].sha256:
+        answers = start  # unchanged weights compare as 1/2: other samples of theirs would add noise and no news
+    else:
+        answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
     parts.progress(round, "evaluate", 1, STEPS, "steps", "judging")
     shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
-    start = answers if round == 0 else _answers(parts, 0)
+    start = start or answers
     both = _side_by_side(start, answers)
     judged = judge.score(both)
     check_silence(judged.counts, parts.alarms.silent_judge, slot="evaluate.scorer")

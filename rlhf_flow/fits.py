@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_flow import architectures
 from rlhf_flow.chat import takes_system
 from rlhf_flow.checkpoints import faults
 from rlhf_flow.ends import end_tokens
@@ -49,6 +50,8 @@ def check_start(config: RunConfig, model: Model) -> None:
     kind = "start of a reward model" if outputs(config) else "policy"
     for fault in faults(Path(model.path), kind=kind, key="model.path", trust_remote_code=model.trust_remote_code):
         raise ValueError(f"model.path={model.path}: {fault.says}. Fix: {fault.way_out}.")
+    if not outputs(config):
+        architectures.check(config, model)
     lora = vars(config.learner).get("lora")
     if lora is not None and lora.rank:
         _check_lora(lora, model)

@@ -26,6 +26,7 @@ WHERE = (
 )
 FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,
     "rounds",
+    "answers",  # the draws hold what it says
     "cluster",
     "observe",
     "alarms",

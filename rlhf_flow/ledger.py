@@ -44,10 +44,12 @@ class Ledger:
         identity: Mapping[str, object],
         manifest: Facts,
         until_verdicts: Callable[[str], bool] = lambda key: False,
+        rounds: int | None = None,
     ) -> Ledger:
         """Take the run's folder for this process: a new run, or one that goes on.
 
         `until_verdicts`: keys that may differ as long as no committed stage holds a verdict of a judge.
+        `rounds`: how many this start asks for. A run that has more already keeps what it says of itself.
 
         Raises ValueError when another process holds it, when it belongs to a run whose identity keys differ (and says
         which), or when a committed file is missing or does not match its hash.
@@ -55,14 +57,19 @@ class Ledger:
         root = root.resolve()  # workers elsewhere open the files by the same name
         ledger = cls(root=root, _lock=lock(root))
         try:
-            ledger._take(config, json.loads(json.dumps(identity)), manifest, until_verdicts)
+            ledger._take(config, json.loads(json.dumps(identity)), manifest, until_verdicts, rounds)
         except BaseException:
             ledger.close()
             raise
         return ledger
 
     def _take(
-        self, config: str, identity: dict[str, object], manifest: Facts, until_verdicts: Callable[[str], bool]
+        self,
+        config: str,
+        identity: dict[str, object],
+        manifest: Facts,
+        until_verdicts: Callable[[str], bool],
+        rounds: int | None,
     ) -> None:
         known = self.root / "identity.json"
         starts: list[Facts] = []
@@ -77,9 +84,10 @@ class Ledger:
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")
         self._verify()
         self.records = self._read_records()
-        write_text(self.root / "config.yaml", config)
-        write_json(self.root / "manifest.json", {"starts": [*starts, {**manifest, "round": len(self.records)}]})
-        write_json(known, identity)
+        if rounds is None or len(self.records) - 1 <= rounds:
+            write_text(self.root / "config.yaml", config)
+            write_json(self.root / "manifest.json", {"starts": [*starts, {**manifest, "round": len(self.records)}]})
+            write_json(known, identity)
         self._write_metrics()
 
     def close(self) -> None:

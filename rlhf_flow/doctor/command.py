@@ -43,14 +43,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def page(diagnosis: Diagnosis) -> Iterator[str]:
     for finding in diagnosis.findings:
-        way_out = f". Try: {finding.way_out}" if finding.way_out else ""
+        told = finding.way_out  # a refusal brings its own verb
+        way_out = "" if not told else f". {told}" if told.startswith(("Try ", "Fix: ")) else f". Try: {told}"
         yield f"{MARKS[finding.level]}{finding.subject:10} {finding.says}{way_out}"
     if diagnosis.tokens:
         yield ""
         yield from tokens.table(diagnosis.tokens)
     counts = {level: sum(finding.level == level for finding in diagnosis.findings) for level in MARKS}
     yield ""
-    yield f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} fine"
+    problems, warnings = _number(counts["problem"], "problem"), _number(counts["warning"], "warning")
+    yield f"{problems}, {warnings}, {counts['ok']} fine"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def as_json(diagnosis: Diagnosis) -> str:

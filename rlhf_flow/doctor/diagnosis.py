@@ -132,6 +132,11 @@ def _parts(config: RunConfig) -> Iterator[Finding]:
 
 def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[Finding]:
     """Prompts, lengths, memory and disk."""
+    with _refusals("models") as refused:
+        fits.check_start(config, config.model)
+    yield from refused
+    if refused:
+        return
     with _refusals("prompts") as refused:
         tokenizer = config.model.tokenizer()
         source = config.prompts.open(tokenizer, seed=config.seed)

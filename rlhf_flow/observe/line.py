@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rlhf_flow.accounting import pairs, reasons
+
 RATES = (("eval/win_rate", "win rate"), ("eval/accuracy", "held-out accuracy"))  # with their intervals
 PARTS = (
     ("eval/reward", "judge {:.3f}"),
@@ -19,8 +21,11 @@ PARTS = (
 CAUSES = ("cut", "empty", "unclear", "failed", "capped", "inconsistent")  # of what a judge did not say
 
 
-def line(round: int, rounds: int | None, metrics: Mapping[str, float]) -> str:
-    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; what was not measured is not mentioned."""
+def line(round: int, rounds: int | None, metrics: Mapping[str, float], *, limit: int | None = None) -> str:
+    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; what was not measured is not mentioned.
+
+    `limit`: the tokens at which an answer is cut, if all draws have the same.
+    """
     parts = [f"round {round}" if rounds is None else f"round {round}/{rounds}"]
     if round == 0:
         parts.append("the start")
@@ -30,6 +35,10 @@ def line(round: int, rounds: int | None, metrics: Mapping[str, float]) -> str:
             interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if len(ends) == 2 else ""
             parts.append(f"{name} {metrics[key]:.3f}{interval}")
     parts += [form.format(metrics[key]) for key, form in PARTS if key in metrics]
+    if (counted := pairs(metrics)) is not None:
+        used, considered = counted
+        why = reasons(metrics, limit=limit) if used < considered else ""
+        parts.append(f"pairs {used} of {considered}" + (f" ({why})" if why else ""))
     parts += judged(metrics)
     if "seconds/round" in metrics:
         parts.append(duration(metrics["seconds/round"]))

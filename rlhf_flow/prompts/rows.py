@@ -23,7 +23,7 @@ class Columns:
     id: str | None = None  # None: ids are made from row numbers, "row-17"
     answer: str | None = None  # a gold answer, for rules
     # name -> column: answers that samplers may draw (who: dataset), each a text, or a chat that ends with the assistant
-    candidates: dict[str, str] = field(default_factory=dict)
+    candidates: dict[str, str] = field(default_factory=dict)  # name -> column, of answers that came with the prompt
     system: str | None = None  # a text, put before the chat; None: a column "system" if prompts.schema=auto finds one
 
     @property

@@ -27,12 +27,12 @@ class Classifier(Templated):
     """Where the checkpoint is, and how it reads a conversation: prompt and answer in its own template."""
 
     path: str  # local folder, or name on the hub
-    revision: str | None = None
-    trust_remote_code: bool = False
+    revision: str | None = None  # of a name on the hub
+    trust_remote_code: bool = False  # run the code that comes with the checkpoint
     format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
     max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
     batch_tokens: int = 8192  # padding included; a conversation longer than that is read alone
-    dtype: str = "float32"
+    dtype: str = "float32"  # float32 or bfloat16
 
     def __post_init__(self) -> None:
         for key, rule, ok in (

@@ -42,7 +42,7 @@ SHOWN = 300  # characters of what an endpoint says when it fails
 class Endpoint:
     """Where the questions go, and how long it may take. Nothing here changes what is asked."""
 
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = "https://api.openai.com/v1"  # of the API, as http://host/v1
     query: dict[str, str] = field(default_factory=dict)  # of every request's address, such as {api-version: 2024-10-21}
     name: str | None = None  # by which the cache knows it; null: base_url. Give one to a server whose address changes
     api_key_env: str | None = (

@@ -43,9 +43,15 @@ def imported(key: str, name: str) -> Callable[..., Any]:
 
 def source_hash(*functions: Callable[..., Any]) -> str:
     """Hash of the source files that the functions are in, each once; empty where there are none."""
-    files = dict.fromkeys(map(inspect.getsourcefile, functions))
-    sources = [Path(file).read_bytes() for file in files if file is not None]
+    files = {inspect.getsourcefile(function): function for function in reversed(functions)}
+    sources = [_source(file, function) for file, function in reversed(files.items()) if file is not None]
     return hashlib.sha256(b"".join(sources)).hexdigest() if sources else ""
+
+
+def _source(file: str, function: Callable[..., Any]) -> bytes:
+    """The file; of a cell of a notebook, which is in none, the function alone."""
+    path = Path(file)
+    return path.read_bytes() if path.is_file() else inspect.getsource(function).encode()
 
 
 def told(prompt: Prompt) -> Mapping[str, object]:

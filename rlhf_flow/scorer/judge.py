@@ -31,7 +31,7 @@ class Judge(BothOrders):
         "pairwise"  # or pairwise_reasons, or a file with {conversation}, {first}, {second}, and {mark} behind
     )
     # each delimiter if no answer is to forge one
-    temperature: float = 0.0
+    temperature: float = 0.0  # of the judge
     max_tokens: int = 16  # of a reply: for a letter. One with reasons, or thoughts, needs hundreds
     logprobs: bool = True  # P(A) and P(B) of the reply's first token where the endpoint gives them; else 1, 0 or 1/2
     thinking: bool | None = None  # tell the judge to think, with room for 8192 tokens of it, or not to; null: not told

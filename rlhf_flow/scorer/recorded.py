@@ -25,7 +25,7 @@ class Recorded:
     """
 
     first: str = "first"  # name of a draw (sampler.draws)
-    second: str = "second"
+    second: str = "second"  # the draw with the second answer
     preference: str | None = None  # column: a number in [0, 1], true, false or null
     strength: str | None = None  # column: a number, negative where the second is better, 0 where neither is; or null
     ratings: dict[str, str] = field(default_factory=dict)  # draw -> column: a number or null

@@ -33,7 +33,7 @@ class Rubric:
     low: float = 1.0  # the worst mark
     high: float = 10.0  # the best
     template: str = "rubric"  # or a file with {conversation}, {answer}, and {criteria}, {low}, {high}, {mark} if wanted
-    temperature: float = 0.0
+    temperature: float = 0.0  # of the judge
     max_tokens: int = 256  # of a reply
     thinking: bool | None = None  # tell the judge to think, with room for 8192 tokens of it, or not to; null: not told
     structured: str | None = None  # true: ask for JSON by a schema; auto: unless the endpoint refuses it; null: false
