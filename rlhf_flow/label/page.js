@@ -293,6 +293,7 @@ async function past() {
     $("labels").replaceChildren(...labels.map(entry));
     $("history-note").hidden = !labels.length;
     $("history").showModal();
+    $("close").focus();
   } catch (error) {
     failed(error);
   }
