@@ -11,7 +11,7 @@ UV_FLAGS ?= --torch-backend=cpu# how `make lock` finds the CPU build of torch
 # vLLM's CPU build is published for Linux, on aarch64 and on x86_64 with AVX2. Elsewhere: the local stack, in one process.
 STACK := $(or $(STACK),$(shell [ "$$(uname -s)" = Linux ] && \
 	{ [ "$$(uname -m)" = aarch64 ] || grep -qsw avx2 /proc/cpuinfo; } && echo cpu || echo local))
-LOCAL := cluster=local engine=huggingface learner=torch
+LOCAL := stack=local
 OVERRIDES := experiment=sandbox $(if $(filter local,$(STACK)),$(LOCAL))
 LIGHT := $(if $(filter local,$(STACK)),-m "not heavy")
 
@@ -24,7 +24,7 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # Where it is set, every process compiles torch, Ray and vLLM anew: tens of seconds each, and a test starts dozens.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run world test check drill mutants alarms nodes chaos scheduling preferences repeat compare throughput format lock wheel clean
+.PHONY: help run world test check drill mutants alarms matrix nodes chaos scheduling preferences repeat compare throughput format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to do
@@ -63,6 +63,9 @@ scheduling: $(INSTALLED) ## what handing out prompts saves, and what it costs th
 
 preferences: $(INSTALLED) ## judges trained on real preferences, about five minutes of one core; DATA=file.jsonl.gz
 	.venv/bin/python scripts/preferences.py --data "$(DATA)" --folder runs/preferences $(ARGS)
+
+matrix: $(INSTALLED) ## which architectures work with which engine: docs/checkpoints.md, measured; ARGS="mixtral gpt2"
+	PYTHONPATH=. .venv/bin/python scripts/checkpoints.py $(ARGS)
 
 nodes: world ## the same run on three raylets of this machine and on one node: are all files the same? ARGS="--namespaces"
 	.venv/bin/python scripts/nodes.py $(ARGS)

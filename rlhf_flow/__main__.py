@@ -7,17 +7,15 @@ Nothing heavy is imported for help or for a look at the configuration. Exit stat
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow import __version__, manual
+from rlhf_flow import __version__, pages
 from rlhf_flow.redact import check_typed, redacted
 
 if TYPE_CHECKING:
@@ -28,33 +26,59 @@ DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit status."""
+    try:
+        status = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the page left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return DONE
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], int]] = {
+    commands = _commands()
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(pages.PROGRAM)
+        return DONE if given else MISTAKEN
+    if given[0] in ("-V", "--version"):
+        print(f"rlhf-flow {__version__}")
+        return DONE
+    if given[0] in ("-sc", "--shell-completion"):  # how the script that Hydra's manual tells of asks
+        return completion(["words", os.environ.get("COMP_LINE", ""), ""])
+    if given[0] not in commands:
+        return _mistaken(f"there is no command {given[0]!r}. Try {', '.join(commands)}, or --help.")
+    if given[0] in pages.OF and {"-h", "--help"} & set(given[1:]):
+        print(pages.OF[given[0]])
+        return DONE
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # the console script finds modules of one's own where `python -m` does
+    return commands[given[0]](given[1:])
+
+
+def _commands() -> dict[str, Callable[[list[str]], int]]:
+    return {
         "run": run,
-        "convert": convert,
+        "convert": _main_of("rlhf_flow.convert"),
         "doctor": doctor,
         "plan": plan,
+        "init": init,
+        "judgements": _main_of("rlhf_flow.judgements"),
         "label": label,
         "report": report,
         "sandbox": sandbox,
         "serve": serve,
         "train-reward": train_reward,
-        "verify": verify,
+        "verify": _main_of("rlhf_flow.verify.command"),
+        "completion": completion,
     }
-    if not given or given[0] in ("-h", "--help", "help"):
-        print(manual.program())
-        return DONE if given else MISTAKEN
-    if given[0] in ("-V", "--version"):
-        print(f"rlhf-flow {__version__}")
-        return DONE
-    if given[0] not in commands:
-        return _mistaken(f"there is no command {given[0]!r}. Try {', '.join(commands)}, or --help.")
-    return commands[given[0]](given[1:])
 
 
 def run(arguments: list[str]) -> int:
     """`rlhf-flow run [overrides]`: compose the configuration with Hydra, and run it (all of them under --multirun)."""
-    if {"-h", "--help"} & set(arguments):
+    if any(argument in ("-h", "--help") or argument.startswith("--help=") for argument in arguments):
+        from rlhf_flow import manual
+
         print(manual.run(arguments))
         return DONE
     return _run("run", arguments)
@@ -62,75 +86,78 @@ def run(arguments: list[str]) -> int:
 
 def train_reward(arguments: list[str]) -> int:
     """`rlhf-flow train-reward [overrides]`: the same with a learner of rewards, on answers that came with prompts."""
-    if {"-h", "--help"} & set(arguments):
-        print(manual.train_reward())
-        return DONE
     return _run("train-reward", arguments)
 
 
-def _run(name: str, arguments: list[str]) -> int:
+def _run(name: str, given: list[str]) -> int:
+    if {"-sc", "--shell-completion"} & set(given):
+        return completion(["bash"])
     command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
-    again = f"The same command goes on where it stopped: {command} {name} {redacted(shlex.join(arguments))}"
+    again = f"{command} {name} {redacted(shlex.join(given))}"
+    from rlhf_flow.overrides import expanded
+
+    try:
+        arguments = expanded(given)
+    except ValueError as error:
+        return _mistaken(str(error))
     return _composed(name, arguments, lambda composed: _job(composed, arguments, again=again))
 
 
 def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> int:
     """Do a job on each configuration `name` that Hydra composes of the arguments; return the highest exit status."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # the console script finds modules of one's own where `python -m` does
+    from rlhf_flow import explain, hydra_jobs
 
-    import hydra
-
-    from rlhf_flow import config, explain
-
-    statuses = [DONE]  # one more for each job
-
-    def told(composed: DictConfig) -> None:
-        statuses.append(job(composed))
-
+    if wrong := explain.no_option(arguments):
+        return _mistaken(wrong)
     try:
         check_typed(arguments)
-        with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
-            config.register()
-            hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
+        if hydra_jobs.shows(arguments):
+            print(hydra_jobs.page(name, arguments))
+            return DONE
+        return max([DONE, *hydra_jobs.each(name, arguments, job)])
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
     except KeyboardInterrupt:
         return INTERRUPTED
-    return max(statuses)
 
 
 def _job(composed: DictConfig, arguments: list[str], *, again: str) -> int:
     """One run, from its composed configuration to its end."""
-    from rlhf_flow import build, config, explain
+    from rlhf_flow import build, config, explain, hydra_jobs
     from rlhf_flow.alarms import AlarmError
     from rlhf_flow.gate import GateError
 
     try:
         try:
-            asked = config.build(config.in_its_own_folder(composed, arguments))
+            asked = config.build(hydra_jobs.in_its_own_folder(composed, arguments), hydra_jobs.overrides())
             prepared = build.prepare(asked)
         except explain.Mistake as error:
             return _mistaken(explain.mistake(error))
         prepared.run()
     except KeyboardInterrupt:
-        print(f"\nrlhf-flow: stopped. What was committed stays. {again}", file=sys.stderr)
+        stays = "What was committed stays. The same command goes on where it stopped"
+        print(f"\nrlhf-flow: stopped. {stays}: {again}", file=sys.stderr)
         raise
-    except (AlarmError, GateError) as alarm:
-        print(f"rlhf-flow: {alarm}\n{again}", file=sys.stderr)
+    except build.RefusedError as refusal:
+        return _mistaken(" ".join(str(refusal).split()))
+    except (AlarmError, GateError) as stop:  # it says itself what to change, and whether to go on
+        print(f"rlhf-flow: {stop}", file=sys.stderr)
         return FAILED
-    except Exception as error:  # whatever ends a run, its cause and the way on are told
+    except Exception as error:
         _show_traceback()
-        print(f"rlhf-flow: the run failed: {redacted(str(error)) or type(error).__name__}\n{again}", file=sys.stderr)
+        way_on = "What was committed stays. Once the cause is removed, the same command goes on where it stopped"
+        print(f"rlhf-flow: the run failed: {_cause(error)}\n{way_on}: {again}", file=sys.stderr)
         return FAILED
     return DONE
 
 
+def _cause(error: Exception) -> str:
+    """What an error says, and its class if that is nothing."""
+    return redacted(str(error)) or type(error).__name__
+
+
 def doctor(arguments: list[str]) -> int:
     """`rlhf-flow doctor [overrides]`: look for what would stop a run, before it takes a GPU."""
-    if {"-h", "--help"} & set(arguments):
-        print(manual.DOCTOR)
-        return DONE
     from rlhf_flow.doctor.command import main as look
 
     return _before_a_run(look, arguments)
@@ -138,60 +165,48 @@ def doctor(arguments: list[str]) -> int:
 
 def plan(arguments: list[str]) -> int:
     """`rlhf-flow plan [overrides]`: tell what a run would take."""
-    if {"-h", "--help"} & set(arguments):
-        print(manual.PLAN)
-        return DONE
     from rlhf_flow.plan.command import main as tell
 
     return _before_a_run(tell, arguments)
 
 
 def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> int:
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
     from rlhf_flow import explain
+    from rlhf_flow.overrides import expanded
 
+    if wrong := explain.no_option(arguments):
+        return _mistaken(wrong)
     try:
-        return command(arguments)
+        return command(expanded(arguments))
     except explain.Mistake as error:
         return _mistaken(explain.mistake(error))
 
 
-def convert(arguments: list[str]) -> int:
-    """`rlhf-flow convert FROM TO`: write a checkpoint that a run can start from."""
-    from rlhf_flow import convert as converting
+def _main_of(module: str) -> Callable[[list[str]], int]:
+    """The command that a module's `main` does; the module is imported once it is asked for."""
+    return lambda arguments: _refusing(import_module(module).main, arguments)
 
-    if {"-h", "--help"} & set(arguments):
-        print(converting.PAGE)
-        return DONE
-    folders = [argument for argument in arguments if not argument.startswith("--")]
-    if len(folders) != 2 or set(arguments) - {*folders, "--trust-remote-code"}:
-        return _mistaken("convert takes two folders. Try rlhf-flow convert FROM TO, or --help.")
+
+def _refusing(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """What a command does, or the paragraph of its ValueError."""
     try:
-        print(converting.convert(*folders, trust_remote_code="--trust-remote-code" in arguments))
-    except (ValueError, OSError) as error:
-        return _mistaken(" ".join(str(error).split()))
-    return DONE
+        return command(arguments)
+    except ValueError as error:
+        return _mistaken(str(error))
 
 
 def report(arguments: list[str]) -> int:
     """`rlhf-flow report RUN [RUN ...] [--csv FOLDER]`: write the report of a run, or of several side by side."""
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(manual.REPORT)
+        print(pages.REPORT)
         return DONE if arguments else MISTAKEN
     from rlhf_flow.report.command import main as show
 
-    try:
-        return show(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
+    return _refusing(show, arguments)
 
 
 def sandbox(arguments: list[str]) -> int:
     """`rlhf-flow sandbox`: build the embedded world, once."""
-    if {"-h", "--help"} & set(arguments):
-        print(manual.SANDBOX)
-        return DONE
     from rlhf_flow.sandbox.__main__ import main as build
 
     sys.argv = ["rlhf-flow sandbox", *arguments]
@@ -202,6 +217,8 @@ def sandbox(arguments: list[str]) -> int:
 def serve(arguments: list[str]) -> int:
     """`rlhf-flow serve [overrides]`: compose a scorer with Hydra, and serve it over HTTP until a signal."""
     if {"-h", "--help"} & set(arguments):
+        from rlhf_flow import manual
+
         print(manual.serve())
         return DONE
     from rlhf_flow.serve import settings
@@ -220,54 +237,45 @@ def _served(composed: DictConfig) -> int:
         return _mistaken(explain.mistake(error))
     except Exception as error:
         _show_traceback()
-        print(f"rlhf-flow: the server failed: {redacted(str(error)) or type(error).__name__}", file=sys.stderr)
+        print(f"rlhf-flow: the server failed: {_cause(error)}", file=sys.stderr)
         return FAILED
+    return DONE
+
+
+def init(arguments: list[str]) -> int:
+    """`rlhf-flow init [FILE]`: write a commented file of the keys of a first run."""
+    if len(arguments) > 1:
+        return _mistaken("init writes one file. Fix: rlhf-flow init mine.yaml.")
+    from rlhf_flow.first_file import write
+
+    path = Path(arguments[0] if arguments else "mine.yaml")
+    try:
+        write(path)
+    except ValueError as error:
+        return _mistaken(str(error))
+    print(f"{path}: name your model, prompts and judge in it, then rlhf-flow run {path}")
+    return DONE
+
+
+def completion(arguments: list[str]) -> int:
+    """`rlhf-flow completion bash`: the script for a shell, which asks `rlhf-flow completion words LINE BREAKS`."""
+    if arguments != ["bash"] and not (len(arguments) == 3 and arguments[0] == "words"):
+        print(pages.COMPLETION)
+        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
+    from rlhf_flow.completion import BASH, words
+
+    print(BASH.rstrip() if arguments == ["bash"] else "\n".join(words(arguments[1], arguments[2], [*_commands()])))
     return DONE
 
 
 def label(arguments: list[str]) -> int:
     """`rlhf-flow label RUN`: show people the questions of a run, in the browser, until a signal."""
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(manual.LABEL)
+        print(pages.LABEL)
         return DONE if arguments else MISTAKEN
     from rlhf_flow.label.command import main as show
 
-    try:
-        return show(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
-
-
-def verify(arguments: list[str]) -> int:
-    """`rlhf-flow verify`: check the claims of the papers on games with exact solutions."""
-    if {"-h", "--help"} & set(arguments):
-        print(manual.VERIFY)
-        return DONE
-    from rlhf_flow.verify.command import main as check
-
-    try:
-        return check(arguments)
-    except ValueError as error:
-        return _mistaken(str(error))
-
-
-@contextmanager
-def _as_hydra_expects(command: str, arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it hand its errors over instead of printing them."""
-    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"rlhf-flow {command}", *sorted(arguments, key=_is_override)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        sys.argv = argv
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full
-
-
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+    return _refusing(show, arguments)
 
 
 def _mistaken(message: str) -> int:
@@ -277,17 +285,6 @@ def _mistaken(message: str) -> int:
 
 def _show_traceback() -> None:
     print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-
-
-@contextmanager
-def _shown_without_secrets(arguments: list[str]) -> Iterator[None]:
-    """What Hydra prints of the configuration under --cfg and --info."""
-    if not any(re.match(r"--?(cfg|c|info|i)(=|$)", argument) for argument in arguments):
-        yield
-        return
-    with redirect_stdout(StringIO()) as said:
-        yield
-    print(redacted(said.getvalue()), end="")
 
 
 if __name__ == "__main__":

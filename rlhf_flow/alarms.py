@@ -9,10 +9,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from rlhf_flow.accounting import pairs, reasons
 from rlhf_flow.types import RoundRecord
 
 Metrics = Mapping[str, float]
 PREFIX = "alarm/"
+OF_JUDGES = ("silent_judge", "inconsistent_judge")  # by what judges count, in every round
+FEW, MANY = 8, 16  # questions to a judge
 MOST_CUT = (
     0.8  # share of cut answers that trips `truncated_rise` from any start: a start of 89 % leaves no room to rise
 )
@@ -45,6 +48,7 @@ class Alarms:
     """
 
     action: str = "warn"  # warn or stop
+    no_pairs: str | None = "stop"  # no pair in a whole round: stop if it learned nothing, warn, or null: say nothing
     proxy_gap: float | None = 0.1  # the win rate by training's judge exceeds evaluation's: one answer in ten
     length_drift: float | None = 1.5  # answers become so many times as long as the start's, or as short: half again
     win_rate_drop: float | None = 0.05  # the win rate falls below its best, or 1/2: their intervals are so far apart
@@ -52,13 +56,19 @@ class Alarms:
     mass_fall: float | None = 0.05  # eval/topk_mass falls below its highest: in good runs it rises
     truncated_rise: float | None = 0.2  # the share of answers that are cut exceeds the start's; or it is above MOST_CUT
     distinct_fall: float | None = 0.5  # share of the start's distinct answers that is lost
+    silent_judge: float | None = 0.1  # share of a judge's questions that have a verdict; below it the run stops at once
+    inconsistent_judge: float | None = 0.5  # share of verdicts that turn with the order of the answers
     repetition_rise: float | None = 0.2  # the share of an answer's 4-grams that repeat earlier ones exceeds the start's
     kl: float | None = 0.5  # eval/kl, nats per token; answers of fewer than SHORT tokens count as SHORT
 
     def __post_init__(self) -> None:
         if self.action not in ("warn", "stop"):
             raise ValueError(f"alarms.action must be warn or stop, got {self.action!r}. Try alarms.action=warn.")
-        for name in THRESHOLDS:
+        if self.no_pairs not in ("warn", "stop", None):
+            raise ValueError(
+                f"alarms.no_pairs must be stop, warn or null, got {self.no_pairs!r}. Fix: alarms.no_pairs=warn."
+            )
+        for name in (*THRESHOLDS, *OF_JUDGES):
             value, least = vars(self)[name], 1.0 if name == "length_drift" else 0.0
             if value is not None and not least <= value < math.inf:
                 raise ValueError(
@@ -67,10 +77,23 @@ class Alarms:
 
     def stops(self, record: RoundRecord) -> bool:
         """Whether a run ends behind this round."""
-        return self.action == "stop" and bool(raised(record.metrics))
+        return (self.action == "stop" and bool(raised(record.metrics))) or self.learned_nothing(record.metrics)
+
+    def learned_nothing(self, metrics: Metrics) -> bool:
+        """Whether a round without a pair ends the run: earlier rounds' pairs may have given it something to learn."""
+        return self.no_pairs == "stop" and bool(metrics.get(NO_PAIRS)) and not metrics.get("train/steps")
 
 
-THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name != "action")
+NO_PAIRS = f"{PREFIX}no_pairs"
+THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name not in ("action", "no_pairs", *OF_JUDGES))
+
+
+def without_pairs(metrics: Metrics, alarms: Alarms) -> dict[str, float]:
+    """`alarm/no_pairs` = 1 for a round that considered answers and has no pair, unless labels are still to come."""
+    counted = pairs(metrics)
+    if alarms.no_pairs is None or counted is None or counted[0] or metrics.get("judge/overdue"):
+        return {}
+    return {NO_PAIRS: 1}
 
 
 def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
@@ -88,6 +111,45 @@ def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
     ]
 
 
+def of_judge(now: Metrics, thresholds: Alarms) -> list[Alarm]:
+    """The alarms of a round by what its judges counted. A silent judge has stopped the run before (`check_silence`)."""
+    limit = thresholds.inconsistent_judge
+    return [_alarm("inconsistent_judge", now)] if limit is not None and _inconsistent(now) > limit else []
+
+
+class SilentJudgeError(RuntimeError):
+    """A judge gave almost no verdicts. What it was asked last is not committed, so that the next start asks again."""
+
+
+def check_silence(counts: Metrics, limit: float | None, *, slot: str) -> None:
+    """Raise SilentJudgeError if a judge gives verdicts on less than `limit` of what it is asked.
+
+    What is beyond a cap of the budget does not count: the user set it. Few abstentions may be chance, so it takes
+    `FEW` without a single verdict, or `MANY`.
+    """
+    asked = counts.get("judge/asked", 0) - counts.get("judge/capped", 0)
+    verdicts = counts.get("judge/verdicts", 0)
+    enough = FEW if verdicts == 0 else MANY
+    if limit is None or asked < enough or verdicts >= limit * asked:
+        return
+    causes = {name: counts.get(f"judge/{name}", 0) for name in ("cut", "empty", "unclear", "failed", "inconsistent")}
+    told = ", ".join(f"{number:g} {name}" for name, number in causes.items() if number) or "no cause is told"
+    ways = {
+        "cut": f"raise {slot}.max_tokens (a model that thinks needs thousands, or {slot}.thinking=false)",
+        "empty": f"raise {slot}.max_tokens, or look at what the endpoint says",
+        "unclear": f"set {slot}.structured=auto, or a {slot}.template that asks for the verdict alone",
+        "failed": f"look at {slot}.endpoint",
+        "inconsistent": f"set {slot}.inconsistent=average, or use another judge",
+    }
+    worst = max(causes, key=lambda name: causes[name])
+    way = f"Fix: {ways[worst]}. " if causes[worst] else ""
+    raise SilentJudgeError(
+        f"alarms.silent_judge={limit:g}: {slot} gave {verdicts:g} verdicts on {asked:g} questions ({told}). {way}"
+        "As long as the run has no verdict, these keys may change when it goes on; alarms.silent_judge=null goes on "
+        "without verdicts."
+    )
+
+
 def raised(metrics: Metrics) -> list[Alarm]:
     """The alarms that a round's metrics tell of, an unknown one included."""
     return [
@@ -97,11 +159,16 @@ def raised(metrics: Metrics) -> list[Alarm]:
 
 def heed(record: RoundRecord, alarms: Alarms) -> None:
     """Raise AlarmError where the run ends behind this round."""
-    if alarms.stops(record):
-        reasons = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
+    if alarms.learned_nothing(record.metrics):
         raise AlarmError(
-            f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {reasons}. "
-            "Look at report.html before going on: alarms.action=warn goes on to the end, null silences an alarm."
+            f"round {record.round} has no pair, so it learned nothing and the run stopped. "
+            f"{_no_pairs(record.metrics)}. {_way_out(record.metrics)} alarms.no_pairs=warn goes on all the same."
+        )
+    if alarms.stops(record):
+        told = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
+        raise AlarmError(
+            f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {told}. "
+            "Look at report.html. The same command goes on with the next round, alarms.action=warn to the end."
         )
 
 
@@ -137,6 +204,15 @@ def _distinct_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bo
     return _of(now, "eval/distinct") < (1 - limit) * _first(earlier, "eval/distinct")
 
 
+def _inconsistent(now: Metrics) -> float:
+    """The larger share, of the judge of training and that of the evaluation."""
+    shares = [0.0]
+    for prefix in ("judge", "eval/judge"):
+        asked = now.get(f"{prefix}/asked", 0)
+        shares += [now.get(f"{prefix}/inconsistent", 0) / asked] if asked >= FEW else []
+    return max(shares)
+
+
 def _repetition_rise(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
     return _of(now, "eval/repetition") - _first(earlier, "eval/repetition") > limit
 
@@ -169,7 +245,27 @@ REASONS = {  # what is said, and the measure that it is filled in with
 }
 
 
+def _no_pairs(metrics: Metrics) -> str:
+    answers = sum(
+        value for key, value in metrics.items() if key.startswith("responses/") and key != "responses/sampled"
+    )
+    return f"no pair is left of {answers:.0f} answers ({reasons(metrics) or 'their judge chose none'})"
+
+
+def _way_out(metrics: Metrics) -> str:
+    if metrics.get("responses/truncated"):
+        return "Fix: a higher answers.max_tokens in a new run_dir, or selector.truncated=keep."
+    if metrics.get("pairs/abstained") or metrics.get("pairs/capped"):
+        return "Fix: look at what the judge says, and raise its budget or max_tokens."
+    return "Fix: more answers to each prompt (answers.n), or a judge that tells them apart."
+
+
 def _alarm(name: str, metrics: Metrics) -> Alarm:
+    if f"{PREFIX}{name}" == NO_PAIRS:
+        return Alarm(name, _no_pairs(metrics))
+    if name == "inconsistent_judge":
+        share = _inconsistent(metrics)
+        return Alarm(name, f"{share:.0%} of the judge's verdicts turn with the order of the answers: they say nothing")
     form, measure = REASONS.get(name, ("tripped", ""))
     return Alarm(name, form.format(_of(metrics, f"eval/{measure}")))
 

@@ -22,20 +22,25 @@ from hydra.core.hydra_config import HydraConfig
 from rlhf_flow import config as configuration
 from rlhf_flow import fits, loop, machine, report, together
 from rlhf_flow.alarms import heed
+from rlhf_flow.card import Cards
 from rlhf_flow.chat import dated, today
 from rlhf_flow.disk import sha256
+from rlhf_flow.engine.idle import Idle
+from rlhf_flow.identity import asking
 from rlhf_flow.identity import identity as must_match
 from rlhf_flow.ledger import Ledger
+from rlhf_flow.needs import check_all
 from rlhf_flow.observe.events import Events
 from rlhf_flow.parts import Agreement, Evaluation, Keeping, Parts
 from rlhf_flow.protocols import PromptSource, Scorer
+from rlhf_flow.rate import parameters_of, rated
 from rlhf_flow.record import settle
 from rlhf_flow.redact import redacted
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.specs import Cluster, Model
-from rlhf_flow.types import Policy
+from rlhf_flow.types import Policy, RoundRecord
 from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
-from rlhf_flow.workers import Workers
+from rlhf_flow.workers import Workers, proven
 
 LOCKS = Path(__file__).parents[1] / "requirements"  # where the package runs from a clone
 RECORDED = (
@@ -52,6 +57,10 @@ RECORDED = (
 )
 
 
+class RefusedError(Exception):
+    """A worker refuses what was asked as it opens."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run that could start: its mistakes are found, its folder is held, nothing has been computed."""
@@ -62,8 +71,8 @@ class Prepared:
     prompts: PromptSource
     ledger: Ledger
 
-    def run(self) -> None:
-        """Run every round that has no record yet; then write the report, and say where it is.
+    def run(self) -> list[RoundRecord]:
+        """Run every round that has no record yet, write the report and say where it is; return all records.
 
         Raises AlarmError, behind all that, where an alarm stopped the run.
         """
@@ -73,6 +82,10 @@ class Prepared:
                 with self._cluster() as cluster:
                     self._run(cluster)
             else:
+                if done > self.config.rounds:
+                    print(
+                        f"{self.ledger.root} has {done} rounds, and rounds={self.config.rounds} adds none", flush=True
+                    )
                 settle(self.ledger, self.config.timeline, self._keeping(), rounds=self.config.rounds)
             path = report.write(self.ledger.root)
         finally:
@@ -81,11 +94,12 @@ class Prepared:
         print(report.samples(self.ledger.root))
         print(f"report: {path}")
         heed(self.ledger.records[-1], self.config.alarms)
+        return list(self.ledger.records)
 
     def _run(self, cluster: Cluster) -> None:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in together.warnings(config):
+        for line in [*together.warnings(config), *fits.warnings(self.prompts, self.model.tokenizer())]:
             print(f"warning: {line}", flush=True)
         observers = [
             *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
@@ -93,12 +107,16 @@ class Prepared:
         ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
-            workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            draws = not (isinstance(config.engine, Idle) or together.outputs(config))
+            try:
+                workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+            except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
+                raise RefusedError(str(error)) from error
             parts = Parts(
                 seed=config.seed,
                 rounds=config.rounds,
                 piece=config.checkpoint.piece,
-                start=self.start,
+                start=proven(self.start, workers.learner, self.prompts) if draws else self.start,
                 trust_remote_code=self.model.trust_remote_code,
                 prompts=self.prompts,
                 sampler=config.sampler,
@@ -121,6 +139,7 @@ class Prepared:
                 lag=config.lag,
                 apart=config.cluster.apart,
                 gate=config.gate,
+                card=None if together.outputs(config) else Cards(config).of,
             )
             loop.run(parts)
         finally:
@@ -156,9 +175,8 @@ def prepare(config: RunConfig) -> Prepared:
         "evaluate.scorer": config.evaluate.scorer,
         "refresh.scorer": config.refresh.scorer,
     }
-    for spec in (config.engine, config.learner, *judges.values()):
-        if spec is not None:
-            spec.check()
+    needed = (config.engine, config.learner, *judges.values())
+    check_all(*(spec.check for spec in needed if spec is not None))
     model = _on_disk(config.model)
     weights = Path(model.path)
     fits.check_start(config, model)
@@ -168,6 +186,7 @@ def prepare(config: RunConfig) -> Prepared:
         sha256=checkpoint_fingerprint(weights),
         weights=Checkpoint(weights, model.trust_remote_code),
     )
+    config = rated(config, parameters_of(weights))
     tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
     fits.check(config, model, prompts, tokenizer)
@@ -182,7 +201,9 @@ def prepare(config: RunConfig) -> Prepared:
         Path(config.run_dir),
         config=configuration.as_yaml(config),
         identity=identity,
+        until_verdicts=asking(identity),
         manifest=_manifest(config, model, prompts, identity),
+        rounds=config.rounds,
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)
 

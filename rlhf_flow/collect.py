@@ -6,6 +6,7 @@ Each stage is committed in pieces that are a function of the round, and reads wh
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from rlhf_flow import judged, mismatch, rows
+from rlhf_flow.alarms import check_silence
 from rlhf_flow.intransitivity import measure
 from rlhf_flow.library import Library
 from rlhf_flow.parts import Parts
@@ -83,11 +85,23 @@ def score(parts: Parts, plan: Plan, sampled: list[Entry], at: int) -> list[Entry
 
     def write(shelf: Shelf, index: int) -> Facts:
         scored = parts.scorer.score(rows.to_rollouts(tables[index].read()))
+        counts = _counted(parts, plan.round, at + index) + Counter(scored.counts)
+        check_silence(counts, parts.alarms.silent_judge, slot="scorer")
         shelf.table(f"scores/{at + index:05d}", rows.from_scored(scored))
         known = scored.utility[~np.isnan(scored.utility)]  # an abstention is no reward of zero
         return {**scored.counts, "reward/sum": float(known.sum(dtype=np.float64)), "reward/count": known.size}
 
     return _in_pieces(parts, plan.round, "score", at, [table.rows for table in tables], write, unit="answers")
+
+
+def _counted(parts: Parts, round: int, pieces: int) -> Counter[str]:
+    """What the judge has counted in the first pieces of a round."""
+    counts = Counter[str]()
+    for piece in range(pieces):
+        entry = parts.ledger.entry(round, f"score.{piece:05d}")
+        facts = {} if entry is None else entry.facts
+        counts.update({key: fact for key, fact in facts.items() if key.startswith("judge/") and isinstance(fact, int)})
+    return counts
 
 
 def select(parts: Parts, plan: Plan) -> Entry:

@@ -6,29 +6,30 @@ again.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_flow import redact
+from rlhf_flow.answers import Answers
+from rlhf_flow.overrides import given_keys
 from rlhf_flow.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.together import check
 
 CONFIGS = Path(__file__).with_name("configs")
 OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective")  # slots that may be empty
+DRAWING = ("sampler", "evaluate.draw")  # where the draws are that `answers` speaks of
+Adjust: TypeAlias = Callable[[str, DictConfig], None]  # what is done to a part, given its slot, before it is made
 INNER = "of"  # the field in which a part may hold another of its group, as a judge that is seen through noise does
 
 
@@ -43,20 +44,42 @@ def register() -> None:
     OmegaConf.register_new_resolver("sandbox", _sandbox, replace=True)
 
 
-def compose(*overrides: str) -> RunConfig:
-    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise."""
+def compose(*overrides: str, name: str = "run", folders: Sequence[str] = ()) -> RunConfig:
+    """The checked configuration that `rlhf-flow run <overrides>` would run. Raises what Hydra and the parts raise.
+
+    `folders` are those of --config-dir, `name` is that of --config-name.
+    """
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        composed = hydra_compose("run", overrides=list(overrides))
-    config = build(composed)
+        found = [f"file://{Path(folder).absolute()}" for folder in folders]
+        searched = [f"hydra.searchpath={found}"] if found else []
+        composed = hydra_compose(name, overrides=[*overrides, *searched])
+    config = build(composed, overrides)
     check(config)
     return config
 
 
-def build(composed: DictConfig) -> RunConfig:
-    """The parts themselves; each checks its values as it is made. Raises ValueError or an OmegaConf error."""
+def build(composed: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """The parts themselves; each checks its values as it is made. Raises ValueError or an OmegaConf error.
+
+    `overrides`: what was typed. What is said there of one draw has the last word over `answers`.
+    """
     if OmegaConf.get_type(composed) is not RunConfig:  # a file that `as_yaml` wrote, not composed
         composed = _merged(_writable(RunConfig), composed)
+    answers = instance(composed.answers)
+    assert isinstance(answers, Answers)
+    typed = frozenset(given_keys(overrides))
+
+    def spread(slot: str, node: DictConfig) -> None:
+        if slot in DRAWING:
+            answers.spread(slot, node, typed)
+
+    for slot in DRAWING:
+        spread(slot, OmegaConf.select(composed, slot, throw_on_missing=True))
+    return _parts(composed, spread)
+
+
+def _parts(composed: DictConfig, adjust: Adjust | None = None) -> RunConfig:
     config = instance(composed)
     assert isinstance(config, RunConfig)
     evaluate = replace(config.evaluate, scorer=part_of("evaluate.scorer", config.evaluate.scorer))
@@ -65,20 +88,10 @@ def build(composed: DictConfig) -> RunConfig:
         scorer=part_of("refresh.scorer", config.refresh.scorer),
         objective=part_of("refresh.objective", config.refresh.objective),
     )
-    slots: dict[str, Any] = {group: part_of(group, getattr(config, group)) for group in GROUPS}
+    slots: dict[str, Any] = {group: part_of(group, getattr(config, group), adjust) for group in GROUPS}
     built = replace(config, evaluate=evaluate, refresh=refresh, **slots)
     redact.check(leaves(built))
     return built
-
-
-def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
-    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        return composed
-    swept = [override for override in hydra.overrides.task if override not in typed]
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={hydra.job.num}")
-    return _merged(composed, OmegaConf.create({"run_dir": f"{composed.run_dir}-{name}"}))
 
 
 # -- writing it down --------------------------------------------------------------------------------------------------
@@ -123,7 +136,7 @@ def from_yaml(text: str) -> RunConfig:
     register()
     composed = OmegaConf.create(text)
     assert isinstance(composed, DictConfig)
-    return build(composed)
+    return _parts(_merged(_writable(RunConfig), composed))
 
 
 # -- keys and slots ---------------------------------------------------------------------------------------------------
@@ -161,11 +174,11 @@ def _at(written: dict[str, object], slot: str) -> dict[str, object]:
 # -- OmegaConf ---------------------------------------------------------------------------------------------------------
 
 
-def part_of(slot: str, value: object) -> object:
+def part_of(slot: str, value: object, adjust: Adjust | None = None) -> object:
     """The part itself. `value` is one already where it is registered, and a dict where a file names its `_target_`."""
     if value is None and slot in OPTIONAL:
         return None
-    part = value if is_dataclass(value) else _made(slot, value)
+    part = value if is_dataclass(value) else _made(slot, value, adjust)
     if _holds_another(part):
         (inner,) = (field for field in fields(part) if field.name == INNER)  # type: ignore[arg-type]  # a dataclass
         value = getattr(part, INNER)
@@ -188,7 +201,7 @@ def is_slot(key: str) -> bool:
     return key in OPTIONAL or key.endswith(f".{INNER}")
 
 
-def _made(slot: str, value: object) -> object:
+def _made(slot: str, value: object, adjust: Adjust | None) -> object:
     group = group_of(slot)
     target = value.pop("_target_", None) if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(target, str):
@@ -198,7 +211,10 @@ def _made(slot: str, value: object) -> object:
             f"{'|'.join(choices)}, or a file with `_target_: module.Class` of your own."
         )
     own = OmegaConf.create({slot: _writable(_import(slot, target))})  # under its slot, so that errors name the full key
-    made = instance(_merged(own, OmegaConf.create({slot: value})))
+    merged = _merged(own, OmegaConf.create({slot: value}))
+    if adjust is not None:
+        adjust(slot, merged[slot])
+    made = instance(merged)
     assert isinstance(made, dict)
     return made[slot]
 

@@ -106,3 +106,18 @@ def _tokenizer(start: Path, base: Path, trust: dict[str, bool]) -> Any:  # noqa:
 
     own = any((start / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     return AutoTokenizer.from_pretrained(start if own else base, **trust)
+
+
+def main(arguments: list[str]) -> int:
+    """Raises ValueError for other arguments than two folders, and for a checkpoint that cannot be converted."""
+    if {"-h", "--help"} & set(arguments):
+        print(PAGE)
+        return 0
+    folders = [argument for argument in arguments if not argument.startswith("--")]
+    if len(folders) != 2 or set(arguments) - {*folders, "--trust-remote-code"}:
+        raise ValueError("convert takes two folders. Try rlhf-flow convert FROM TO, or --help.")
+    try:
+        print(convert(*folders, trust_remote_code="--trust-remote-code" in arguments))
+    except (ValueError, OSError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    return 0

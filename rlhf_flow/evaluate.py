@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlhf_flow import rows
-from rlhf_flow.alarms import PREFIX, tripped
+from rlhf_flow.alarms import PREFIX, check_silence, tripped
 from rlhf_flow.learner.agreement import Verdicts, measure, reliability
 from rlhf_flow.library import Library
 from rlhf_flow.parts import Agreement, Evaluation, Parts
@@ -36,6 +36,8 @@ GRAM = 4  # tokens that must follow each other again to count as repeated
 def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     """Commit `evaluate` of a round: answers, comparison with the start, KL. None where this round is not evaluated.
 
+    A policy whose weights are the start's has the start's answers: its win rate is that of equal answers.
+
     Metrics (design §7), intervals being 95 % bootstraps over prompts, `_low` and `_high`:
 
     win_rate, win_rate_length_controlled   by the evaluation judge, against the start (`rlhf_flow.win_rate`)
@@ -51,6 +53,8 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     topk_entropy, topk_mass                of the likeliest next tokens (`Learner.spread`): mean over the positions of
                                            an answer, then over answers
     kl                                     to the start, where the answers are the policy's own
+
+    judge/<count>, proxy_judge/<count>     what these judges count: asked, verdicts, calls, ...
 
     and alarm/<name> = 1 for what tripped (`rlhf_flow.alarms`). Those of a reward model:
     `rlhf_flow.learner.agreement.measure`.
@@ -75,19 +79,24 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
 def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, shelf: Shelf) -> Facts:
     policy, judge, draw = library[round], evaluation.judge, evaluation.draw
     seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
-    answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
+    start = _answers(parts, 0) if round > 0 else None
+    if start is not None and policy.sha256 == library[0].sha256:
+        answers = start  # unchanged weights compare as 1/2: other samples of theirs would add noise and no news
+    else:
+        answers = parts.engine.generate(parts.prompts.held_out(), policy, draw, round=round, seed=seed)
     parts.progress(round, "evaluate", 1, STEPS, "steps", "judging")
     shard = shelf.table("evaluation/answers", rows.from_rollouts(answers))
-    start = answers if round == 0 else _answers(parts, 0)
+    start = start or answers
     both = _side_by_side(start, answers)
     judged = judge.score(both)
+    check_silence(judged.counts, parts.alarms.silent_judge, slot="evaluate.scorer")
     shelf.table("evaluation/compared", _compared(judged))
-    metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(both, seed=seed)}
+    metrics = {**_judged_metrics(judged, seed=seed), **_shape_metrics(both, seed=seed), **_counts("judge", judged)}
     queries = judged.counts.get("judge/queries", 0)
     parts.progress(round, "evaluate", 2, STEPS, "steps", "asking the judge of training")
     if judge is not parts.scorer and evaluation.asks_proxy:
         proxy = parts.scorer.score(both)
-        metrics |= _proxy_metrics(proxy, judged, seed=seed)
+        metrics |= _proxy_metrics(proxy, judged, seed=seed) | _counts("proxy_judge", proxy)
         queries += proxy.counts.get("judge/queries", 0)
     parts.progress(round, "evaluate", 3, STEPS, "steps", "reading log-probs")
     metrics |= _policy_metrics(parts, round, library, shard, own=draw.is_policy_itself)
@@ -105,7 +114,7 @@ def _agreement(parts: Parts, judge: Scorer, round: int, library: Library, shelf:
     ids = [response.id for group in answers.responses for response in group]
     read = parts.learner.logps([Table((shard,))], ids, library[round])["logps"].to_pylist()
     verdicts = _verdicts(judged, np.array(read, dtype=np.float64).reshape(*judged.utility.shape, -1))
-    metrics: dict[str, float] = {"eval/queries": judged.counts.get("judge/queries", 0)}
+    metrics: dict[str, float] = {"eval/queries": judged.counts.get("judge/queries", 0), **_counts("judge", judged)}
     if verdicts.label.size:
         metrics |= {f"eval/{name}": value for name, value in measure(verdicts, seed=seed).items()}
         shelf.text("evaluation/reliability.json", json.dumps(reliability(verdicts), indent=1))
@@ -157,6 +166,11 @@ def _judged_metrics(judged: Scored, *, seed: int) -> dict[str, float]:
     metrics |= win_rate("eval/win_rate", wins, seed=seed)
     controlled = length_controlled(wins, new - start)
     return metrics if controlled is None else metrics | {"eval/win_rate_length_controlled": controlled}
+
+
+def _counts(name: str, judged: Scored) -> dict[str, float]:
+    """What a judge counts, as metrics of the evaluation."""
+    return {f"eval/{name}/{key.removeprefix('judge/')}": float(number) for key, number in judged.counts.items()}
 
 
 def _proxy_metrics(proxy: Scored, judged: Scored, *, seed: int) -> dict[str, float]:

@@ -7,8 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_flow import architectures
+from rlhf_flow.chat import takes_system
 from rlhf_flow.checkpoints import faults
 from rlhf_flow.ends import end_tokens
+from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm_cache import too_small
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.reading import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
@@ -46,6 +50,8 @@ def check_start(config: RunConfig, model: Model) -> None:
     kind = "start of a reward model" if outputs(config) else "policy"
     for fault in faults(Path(model.path), kind=kind, key="model.path", trust_remote_code=model.trust_remote_code):
         raise ValueError(f"model.path={model.path}: {fault.says}. Fix: {fault.way_out}.")
+    if not outputs(config):
+        architectures.check(config, model)
     lora = vars(config.learner).get("lora")
     if lora is not None and lora.rank:
         _check_lora(lora, model)
@@ -71,6 +77,15 @@ def _check_lora(lora: LoRA, model: Model) -> None:
             "adapters stand beside nn.Linear alone. Fix: learner.lora.rank=0, which trains all weights."
         )
     lora.chosen(linear, [name for name in modules if name not in linear])
+
+
+def warnings(prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What works with these prompts, and a reader of the results should know."""
+    asked = [*prompts.batch(1), *prompts.held_out()]
+    system = any(prompt.messages and prompt.messages[0].role == "system" for prompt in asked)
+    if not system or tokenizer.chat_template is None or takes_system(tokenizer):
+        return []
+    return ["the chat template of model.path knows no system role: system messages stand before the first user message"]
 
 
 def check_refresh(config: RunConfig) -> None:
@@ -120,11 +135,22 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
         )
     positions = config.engine.reads_at_most(sizes.positions)
     longest, answer = prompts.longest, longest_answer(config, prompts)
+    if isinstance(config.engine, VLLM) and not _has_gpu():
+        room = config.engine.max_model_len or longest + answer
+        token = (2 if config.sampler.mixes else 1) * sizes.cache(model.dtype)
+        for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
+            raise ValueError(refusal)
     if positions is not None and longest + answer > positions:
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
             f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
         )
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def longest_answer(config: RunConfig, prompts: PromptSource) -> int:

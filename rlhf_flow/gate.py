@@ -28,7 +28,7 @@ class Gate:
     max_staleness: int | None = None  # rounds; null: any
     max_mismatch: float | None = None  # nats a token; null: any
     exceeding: str = "drop"  # drop: such an answer is in no pair, its bucket says why; stop: such a run stops
-    measured: int = 64  # answers of a round whose mismatch is measured; under max_mismatch all are
+    measured: int = 64  # answers of a round whose mismatch is measured, up to 64 at most 1 in 8; max_mismatch: all
 
     def __post_init__(self) -> None:
         stale, mismatch = self.max_staleness, self.max_mismatch

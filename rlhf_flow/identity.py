@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 
 from rlhf_flow.config import INNER, flat
 from rlhf_flow.schema import RunConfig
@@ -25,6 +26,7 @@ WHERE = (
 )
 FREE = (  # keys, and parents of keys, that may differ when a run is resumed: where it runs, who watches, what is kept,
     "rounds",
+    "answers",  # the draws hold what it says
     "cluster",
     "observe",
     "alarms",
@@ -58,6 +60,15 @@ FREE = (  # keys, and parents of keys, that may differ when a run is resumed: wh
     *(f"{slot}.{key}" for slot in ("scorer", "evaluate.scorer", "refresh.scorer") for key in WHERE),
     "learner.config",
 )
+ASKING = (
+    "request",
+    "max_tokens",
+    "temperature",
+    "logprobs",
+    "thinking",
+    "structured",
+    "template",
+)  # of a judge's model
 BOUND = ("checkpoint.piece",)  # but this may not: what was committed in pieces is never cut anew
 
 
@@ -67,6 +78,14 @@ def identity(config: RunConfig) -> dict[str, object]:
     free = ("gate.max_staleness", "gate.max_mismatch") if config.gate.exceeding == "stop" else ()  # nothing is dropped
     bound = (*BOUND, *(["rounds"] if keys.get("learner.training.schedule.span") == "run" else []))
     return {key: value for key, value in sorted(keys.items()) if key in bound or not (key in free or _free(key))}
+
+
+def asking(identity: Mapping[str, object]) -> Callable[[str], bool]:
+    """Whether a key says how a judge behind an endpoint is asked: it may change as long as there is no verdict."""
+    judges = {key.removesuffix(".temperature") for key in identity if re.fullmatch(r"(.+\.)?scorer\.temperature", key)}
+    keys = {f"{slot}.{name}" for slot in judges for name in (*ASKING, "sha256")}
+    requests = tuple(f"{slot}.request." for slot in judges)
+    return lambda key: key in keys or key.startswith(requests)
 
 
 def _free(key: str) -> bool:

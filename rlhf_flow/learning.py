@@ -61,7 +61,7 @@ def learn(parts: Parts, plan: Plan, library: Library) -> Entry:
         policy = library.publish(plan, changed=steps > 0)
         averages = {name: library.average(name, round, decay) for name, decay in plan.averages.items()}
         if leaves_checkpoint:
-            learner.save_policy(shelf.folder("policy"))
+            parts.save_policy(shelf, round)
             for name, average in averages.items():
                 learner.save_policy(shelf.folder(averaged(name)), average)
         return {"name": policy.name, **facts_of(policy), "averages": {k: facts_of(v) for k, v in averages.items()}}

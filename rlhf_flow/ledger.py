@@ -36,8 +36,20 @@ class Ledger:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, root: Path, *, config: str, identity: Mapping[str, object], manifest: Facts) -> Ledger:
+    def open(
+        cls,
+        root: Path,
+        *,
+        config: str,
+        identity: Mapping[str, object],
+        manifest: Facts,
+        until_verdicts: Callable[[str], bool] = lambda key: False,
+        rounds: int | None = None,
+    ) -> Ledger:
         """Take the run's folder for this process: a new run, or one that goes on.
+
+        `until_verdicts`: keys that may differ as long as no committed stage holds a verdict of a judge.
+        `rounds`: how many this start asks for. A run that has more already keeps what it says of itself.
 
         Raises ValueError when another process holds it, when it belongs to a run whose identity keys differ (and says
         which), or when a committed file is missing or does not match its hash.
@@ -45,25 +57,37 @@ class Ledger:
         root = root.resolve()  # workers elsewhere open the files by the same name
         ledger = cls(root=root, _lock=lock(root))
         try:
-            ledger._take(config, json.loads(json.dumps(identity)), manifest)
+            ledger._take(config, json.loads(json.dumps(identity)), manifest, until_verdicts, rounds)
         except BaseException:
             ledger.close()
             raise
         return ledger
 
-    def _take(self, config: str, identity: dict[str, object], manifest: Facts) -> None:
+    def _take(
+        self,
+        config: str,
+        identity: dict[str, object],
+        manifest: Facts,
+        until_verdicts: Callable[[str], bool],
+        rounds: int | None,
+    ) -> None:
         known = self.root / "identity.json"
         starts: list[Facts] = []
         if known.exists():
+            old, free = read_json(known), set[str]()
+            if not self._holds_verdicts():
+                free = {key for key in {*old, *identity} if until_verdicts(key)}
+            old, new = ({key: held[key] for key in held if key not in free} for held in (old, identity))
             starts = read_json(self.root / "manifest.json")["starts"]
-            _same_run(read_json(known), identity, self.root, starts[0] if starts else {}, manifest)
+            _same_run(old, new, self.root, starts[0] if starts else {}, manifest)
         elif any(self.root.glob("rounds/*")):
             raise ValueError(f"run_dir={self.root} holds rounds but no identity.json: it is not a run of this program.")
         self._verify()
         self.records = self._read_records()
-        write_text(self.root / "config.yaml", config)
-        write_json(self.root / "manifest.json", {"starts": [*starts, {**manifest, "round": len(self.records)}]})
-        write_json(known, identity)
+        if rounds is None or len(self.records) - 1 <= rounds:
+            write_text(self.root / "config.yaml", config)
+            write_json(self.root / "manifest.json", {"starts": [*starts, {**manifest, "round": len(self.records)}]})
+            write_json(known, identity)
         self._write_metrics()
 
     def close(self) -> None:
@@ -185,6 +209,15 @@ class Ledger:
     def _write_metrics(self) -> None:
         lines = [json.dumps({"round": record.round, **record.metrics}) + "\n" for record in self.records]
         write_text(self.root / "metrics.jsonl", "".join(lines))
+
+    def _holds_verdicts(self) -> bool:
+        """Whether a judge's verdict is committed. Scores of an earlier version, which did not count them, hold some."""
+        for path in self.root.glob("rounds/*/stages/*.json"):
+            entry = Entry(**read_json(path))
+            counts = [entry.facts[key] for key in ("judge/verdicts", "eval/judge/verdicts") if key in entry.facts]
+            if any(counts) or (not counts and entry.name.startswith(("score", "label"))):
+                return True
+        return False
 
     def _read_records(self) -> list[RoundRecord]:
         records = []

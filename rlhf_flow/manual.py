@@ -3,231 +3,142 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from textwrap import shorten
+from textwrap import wrap
+
+from rlhf_flow.config import CONFIGS, parts
+from rlhf_flow.meanings import meanings
+from rlhf_flow.pages import RUN, SERVE
+from rlhf_flow.schema import GROUPS, RunConfig
+from rlhf_flow.specs import Model
 
 WIDTH = 118
-NAME = 22  # characters of a name and the space behind it
+NAME = 36  # characters before a meaning
+FILES = ("algorithm", "experiment", "stack")  # groups whose choices are files alone
 
-PROGRAM = """\
-rlhf-flow: online, iterative preference optimisation of language models.
-In each round the current policy answers prompts, a judge says which answers are better, and the learner fits the
-policy to those preferences; the next round starts from the new policy.
-
-  rlhf-flow sandbox                     build the embedded world: a small policy, its prompts and a reward model
-  rlhf-flow run experiment=sandbox      run on it: nothing is downloaded
-  rlhf-flow run [key=value ...]         run on your own model, prompts and judge
-  rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
-  rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
-  rlhf-flow convert FROM TO             .bin, adapters and fp8 to a checkpoint that a run can start from
-  rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
-  rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
-  rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
-  rlhf-flow train-reward [key=value ..] train a judge on recorded preferences, by the same loop
-  rlhf-flow verify                      check every algorithm against its paper, on games with exact solutions
-
-  rlhf-flow COMMAND --help              what a command takes
-  rlhf-flow --version
-
-`python -m rlhf_flow` is the same program. Exit status: 0 done, 1 the run failed, 2 a mistake in what was asked,
-130 interrupted."""
-
-DOCTOR = """\
-rlhf-flow doctor [key=value ...] [--memory SIZE] [--gpus N] [--json]
-
-Takes what `rlhf-flow run` takes, and starts nothing: packages, GPUs, limits, network, disks, checkpoints, and the
-templates and special tokens of policy and judges side by side. A line each, with the way out.
-Exit status: 0 no problem, 1 a problem, 2 a mistake in what was asked."""
-
-PLAN = """\
-rlhf-flow plan [key=value ...] [--memory 80GiB] [--gpus N] [--like RUN] [--json]
-
-Takes what `rlhf-flow run` takes, reads config.json, tokenizer and prompts, and no weights. --memory is that of each
-GPU, or of a host without any; --like takes the seconds from a run that is done. cluster.nodes=4 cluster.address=auto
-also tells what each of four nodes gives; no cluster is joined.
-Exit status: 0 it fits, 1 something does not, 2 a mistake in what was asked."""
-
-REPORT = """\
-rlhf-flow report RUN [RUN ...] [--csv FOLDER]
-
-Reads the folder of a run, finished or not, and writes RUN/report.html: one file that opens without a network. Of two to
-four runs it writes compared.html into the first folder: their curves side by side, the last rounds with intervals,
-paired over the held-out prompts that they share, and the keys in which their configurations differ.
-
-  --csv FOLDER      write the numbers of each chart of one run into FOLDER as well, one CSV file a chart"""
-
-LABEL = """\
-rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME] [--name NAME ...] [--release ANNOTATOR ...]
-rlhf-flow label RUN [--import FILE] [--export FILE]
-
-Shows the questions of a run with scorer=human in the browser, until it is interrupted. Several people may label at
-once; every label is on disk before the next question comes. RUN is the run's folder, or its scorer.folder.
-
-  --host 127.0.0.1  where it listens. For other machines use another, with a token; it speaks plain HTTP: put TLS
-                    before it, or tunnel (ssh -L 8765:127.0.0.1:8765)
-  --port 8765       0 is any that is free, and the first line on stdout says which
-  --token-env NAME  the environment variable with the token that annotators must know; any host but this machine
-                    needs one
-  --name NAME       a further name by which browsers call it, such as that of the proxy before it; all others are
-                    refused. A proxy may put it under a path: https://labels.example/mine/
-  --release ANNOTATOR
-                    let another browser label under this name: a name belongs to the first one that does
-  --import FILE     take labels from an export of Argilla or Label Studio (JSON), or rows of prompt, chosen, rejected
-                    and annotator; RUN may not be there yet. Shows nothing
-  --export FILE     write the labels as such rows, a verdict each, which rlhf-flow train-reward reads
-
-scorer.guidelines=FILE.md (or a text) is shown beside the questions."""
-
-SANDBOX = """\
-rlhf-flow sandbox
-
-Builds the embedded world that `rlhf-flow run experiment=sandbox` uses: a corpus from a seeded grammar, a tokenizer, a
-small policy trained on the corpus, and a reward model trained on noisy preferences. Built once; about two minutes."""
-
-SERVE = """\
-rlhf-flow serve [scorer=name] [scorer.key=value ...] [key=value ...] [--cfg job] [--config-dir DIR]
-
-Serves a scorer over HTTP until it is interrupted, for any number of runs with scorer=remote, on other machines too.
-
-Examples
-  export JUDGE_TOKEN=$(openssl rand -hex 16)                  a token that clients show; both sides have the variable
-  rlhf-flow serve scorer.path=my/reward_model device=cuda token_env=JUDGE_TOKEN
-  rlhf-flow run experiment=sandbox scorer=remote 'scorer.urls=[http://127.0.0.1:8000]' scorer.token_env=JUDGE_TOKEN
-  rlhf-flow serve scorer.path=my/reward_model host=0.0.0.0 token_env=JUDGE_TOKEN 'names=[judge.example]'
-
-Keys
-  host=127.0.0.1   port=8000     where it listens; port=0 is any that is free, and the first line on stdout says which
-  token_env=null                 the environment variable with the token that clients must show. What it listens on is
-                                 plain HTTP: put TLS before it
-  token=required                 none: without a token, on this machine only; whatever runs here may ask then
-  names=[]                       further names by which clients call it; all others are refused (400)
-  max_body_mib=64                a larger request is refused (413)
-  body_seconds=60                a request that takes longer to come is refused (408)
-  max_waiting=64                 requests; those beyond are sent away for the moment (503)
-  batch_wait_ms=0                a request waits so long for others, to be scored with them. Faster for a model under
-                                 many small requests; but scores then differ by rounding with the company
-  max_batch=4096                 answers that are scored together at most
-  device=cpu   threads=1         of a scorer that is a model
-
-POST /score takes and gives JSON: what is in it stands in rlhf_flow/scorer/wire.py. GET /health says what is served.
-
-Scorers, and their keys with the defaults"""
-
-TRAIN_REWARD = """\
-rlhf-flow train-reward [key=value ...] [--multirun] [--cfg job] [--config-dir DIR]
-
-Trains a judge on answers that were compared: the loop of `rlhf-flow run`, whose learner reads a response as the outputs
-of a head, or a comparison as the letter that names the better answer. RUN/rounds/<last>/policy is a checkpoint for
-scorer=reward_model, scorer=gpm (of reward=gpm) or scorer=preference_model (of reward=pairwise). It starts from a
-language model or from such a checkpoint, and the same command again goes on.
-
-Examples
-  rlhf-flow train-reward model.path=my/model prompts.path=preferences.jsonl
-                                                              rows with the columns prompt, chosen and rejected
-  rlhf-flow train-reward model.path=my/model prompts.path=preferences.jsonl scorer.preference=p
-                                                              p: how likely the first is to win; null: not known
-  rlhf-flow train-reward reward=gpm learner.head.outputs=4 model.path=my/model prompts.path=preferences.jsonl
-  rlhf-flow run experiment=sandbox scorer=reward_model scorer.path=runs/reward/rounds/00004/policy
-
-Keys
-  reward=bradley_terry|gpm|pairwise        what is learned from preferences
-  reward=rating|rated_preference           or from the columns in scorer.ratings; and, at once, that in scorer.strength
-  prompts.columns.candidates={first: chosen, second: rejected}   the columns with the answers
-  prompts.batch=512   rounds=4             rows a round, and rounds: together, what is learned from
-  prompts.held_out=0.05                    the share of the rows that evaluation uses: eval/accuracy, eval/ece, ...
-  prompts.held_out_path=FILE               or these rows, with the same columns
-  learner=torch cluster=local              one process: without Ray and DeepSpeed
-
-Every other key is one of `rlhf-flow run --help`."""
-
-VERIFY = """\
-rlhf-flow verify [--only CLAIM ...] [--seed N] [--jobs N] [--json FILE] [--markdown]
-
-Checks what the papers claim of their algorithms on games with exact solutions: the same loop, objectives, selectors,
-schedules and memory as in a run, with policies that are tables. Prints each claim with what was measured and the
-threshold it had to keep; exit status 1 where one fails. Some minutes on two cores.
-
-  --only V8 XPO     the claims whose id or method begins so
-  --seed N          of everything that is drawn (default 0)
-  --jobs N          claims that are checked side by side (default: one a core)
-  --json FILE       also write what was found to FILE
-  --markdown        print the table as Markdown"""
-
-RUN = """\
-rlhf-flow run [key=value ...] [--multirun] [--cfg job] [--config-dir DIR]
-
-Runs rounds of preference optimisation, or goes on with a run: the same command again redoes nothing that is committed.
-
-Examples
-  rlhf-flow run experiment=sandbox                            the embedded world, nothing downloaded
-  rlhf-flow run experiment=sandbox rounds=2 seed=7 run_dir=runs/second
-  rlhf-flow run experiment=sandbox cluster=local engine=huggingface learner=torch
-                                                              one process: without Ray, vLLM and DeepSpeed
-  rlhf-flow run experiment=sandbox prompts=jsonl prompts.path=prompts.jsonl rounds=2
-                                                              its policy and judges, your prompts
-  rlhf-flow run model.path=my/model prompts.path=prompts.jsonl scorer.path=my/reward_model
-  rlhf-flow run experiment=sandbox --multirun seed=1,2,3      one run after another, each in a folder of its own
-  rlhf-flow run experiment=sandbox --cfg job                  print the configuration and do nothing
-
-Keys
-  run_dir=FOLDER   where the run writes, and what it resumes       rounds=N   how many rounds        seed=N
-  group=name       choose a part (below)                           part.key=value   set one of its values
-  scorer@evaluate.scorer=name   the judge of evaluation, where it is not the scorer of training
-
-Options
-  --cfg job        print the composed configuration; with --resolve, its references too
-  --multirun, -m   run every combination of comma-separated values
-  --config-dir D   look for files in D as well: D/objective/mine.yaml with `_target_: my_lab.Mine` and its fields is
-                   objective=mine (PYTHONPATH says where my_lab is)
-  --hydra-help     what else Hydra can do
-"""
-
-
-def program() -> str:
-    return PROGRAM
+MATTERS = (  # the keys of a first run
+    "model.path",
+    "prompts.path",
+    "scorer.path",
+    "run_dir",
+    "rounds",
+    "prompts.batch",
+    "answers.n",
+    "answers.max_tokens",
+    "learner.training.optimizer.lr",
+    "objective.beta",
+)
 
 
 def run(arguments: Sequence[str]) -> str:
-    """The page of `rlhf-flow run`, with the files in a `--config-dir` among the arguments."""
-    from rlhf_flow.config import CONFIGS, parts
-    from rlhf_flow.schema import GROUPS, RunConfig
-    from rlhf_flow.specs import Model
+    """The page of `rlhf-flow run`: the short one, all of it (--help=all), or the pages of what is named.
 
+    `scorer=rule` names a part, `scorer` or `algorithm` a group, `learner.training` what has keys of its own. Files in a
+    `--config-dir` among the arguments count.
+    """
     folders = [CONFIGS, *_config_dirs(arguments)]
-    lines = [RUN, "What to run"]
-    for group in ("algorithm", "experiment"):
-        lines += [f"  {group}=", *_files(folders, group)]
-    lines += ["", "Parts, and their keys with the defaults"]
+    if "--help=all" in arguments:
+        return "\n".join(_everything(folders))
+    named = [page for argument in arguments if (page := _page_of(argument, folders))]
+    return "\n\n".join(named) if named else "\n".join(_short_page(folders))
+
+
+def _short_page(folders: Sequence[Path]) -> Iterator[str]:
+    yield RUN
+    yield "Keys that matter first"
+    for key in MATTERS:
+        yield from _told(_key(key.rpartition(".")[0] + "." if "." in key else "", _found(key)[1]), meaning_of(key))
+    yield ""
+    yield "Parts: rlhf-flow run GROUP=NAME --help tells the keys of one, rlhf-flow run GROUP --help what each is"
+    for group in FILES:
+        yield from _told(f"{group}=", ", ".join(_named(folders, group)))
     for group, sentence in GROUPS.items():
-        lines.append(f"  {group}=  {sentence}")
+        yield from _told(f"{group}=", f"{sentence}: {', '.join([*parts(group), *_named(folders, group)])}")
+    yield ""
+    beside = ", ".join(name for name in _sections("", RunConfig) if "." not in name)
+    yield f"Keys beside the parts: rlhf-flow run NAME --help, with NAME one of {beside}"
+
+
+def _everything(folders: Sequence[Path]) -> Iterator[str]:
+    yield RUN
+    for group in FILES:
+        yield from (f"  {group}=", *_files(folders, group))
+    yield "\nParts, and their keys with the defaults"
+    for group, sentence in GROUPS.items():
+        yield f"  {group}=  {sentence}"
         for name, part in parts(group).items():
-            lines += _choice(group, name, part)
-        lines += _files(folders, group)
+            yield from _choice(group, name, part)
+        yield from _files(folders, group)
     sections: dict[str, type] = {}
     for group in GROUPS:
         for part in parts(group).values():
             sections |= _sections(f"{group}.", part)
     sections |= {"model": Model} | _sections("", RunConfig)
-    own = [field for field in fields(RunConfig) if field.name not in sections and field.name not in GROUPS]
-    lines += ["", "The rest", *_wrapped(_key("", field) for field in own)]
+    yield "\nThe rest"
+    for field in fields(RunConfig):
+        if field.name not in sections and field.name not in GROUPS:
+            yield from _told(_key("", field), meanings(RunConfig).get(field.name, ""))
     told: set[type] = set()  # what is in several places is told once
     for key, part in sections.items():
         if part not in told:
             told.add(part)
-            lines += _choice(key, key, part)
-    return "\n".join(lines)
+            yield from _choice(key, key, part)
 
 
-def train_reward() -> str:
-    return TRAIN_REWARD
+def _page_of(argument: str, folders: Sequence[Path]) -> str:
+    """What is to be said of one argument; nothing of a value."""
+    slot, _, name = argument.partition("=")
+    group = slot.partition("@")[0]
+    if group in GROUPS and name in parts(group):
+        return "\n".join(_whole(group, f"{argument}:", parts(group)[name]))
+    if group in GROUPS and not name:
+        lines = [f"{group}=  {GROUPS[group]}"]
+        for choice, part in parts(group).items():
+            lines += _told(choice, _summary(part))
+        return "\n".join([*lines, *_files(folders, group)])
+    if group in (*GROUPS, *FILES) and (file := _file(folders, group, name)) is not None:
+        return f"{argument}:\n{file.read_text().rstrip()}"
+    if group in FILES and not name:
+        return "\n".join([f"{group}=", *_files(folders, group)])
+    sections = {
+        key: part for one in GROUPS for each in parts(one).values() for key, part in _sections(f"{one}.", each).items()
+    }
+    sections |= {"model": Model} | _sections("", RunConfig)
+    return "\n".join(_whole(slot, f"{slot}:", sections[slot])) if not name and slot in sections else ""
+
+
+def _whole(prefix: str, title: str, part: type) -> Iterator[str]:
+    """All that is said of a part: its docstring and its keys."""
+    yield title
+    yield from (f"  {line}".rstrip() for line in (inspect.getdoc(part) or "").splitlines())
+    yield ""
+    yield from _keys(prefix, part)
+    for key, inner in _sections(f"{prefix}.", part).items():
+        yield ""
+        yield from _whole(key, f"{key}:", inner)
+
+
+def meaning_of(key: str) -> str:
+    """What the comment behind the field of a key says; "" if there is none."""
+    part, field = _found(key)
+    return meanings(part).get(field.name, "")
+
+
+def _found(key: str) -> tuple[type, Field[object]]:
+    """The class and the field of a key; of a key of a part, of the first part of its group that has it."""
+    owner, _, name = key.rpartition(".")
+    inside = {"": RunConfig, "model": Model} | _sections("", RunConfig)
+    for group in GROUPS:
+        for part in parts(group).values():
+            inside |= {key: inner for key, inner in _sections(f"{group}.", part).items() if key not in inside}
+    homes = [inside[owner]] if owner in inside else list(parts(owner).values())
+    return next((home, field) for home in homes for field in fields(home) if field.name == name)
 
 
 def serve() -> str:
     """The page of `rlhf-flow serve`."""
-    from rlhf_flow.config import parts
-
     lines = [SERVE]
     for name, part in parts("scorer").items():
         lines += _choice("scorer", name, part)
@@ -235,20 +146,37 @@ def serve() -> str:
 
 
 def _choice(group: str, name: str, part: type) -> Iterator[str]:
-    shown = f"{name:<{NAME - 1}} "
-    yield f"    {shown}{_short(inspect.getdoc(part) or '', WIDTH - len(shown) - 4)}"
-    yield from _wrapped(_key(f"{group}.", field) for field in fields(part))
+    yield from _told(name, _summary(part), indent=4)
+    yield from _keys(group, part)
 
 
-def _wrapped(keys: Iterable[str]) -> Iterator[str]:
-    line = ""
-    for key in keys:
-        if line and len(line) + len(key) > WIDTH - 22:
-            yield f"{'':20}{line}"
-            line = ""
-        line = f"{line}  {key}" if line else key
-    if line:
-        yield f"{'':20}{line}"
+def _keys(group: str, part: type) -> Iterator[str]:
+    """Each key with its default and its meaning: the comment behind it, or what the class inside of it says."""
+    about = meanings(part)
+    for field in fields(part):
+        inner = _inside(field)
+        meaning = about.get(field.name, "") or (_summary(inner) if inner else "")
+        yield from _told(_key(f"{group}.", field), meaning, indent=6)
+
+
+def _told(name: str, meaning: str, *, indent: int = 2) -> Iterator[str]:
+    """A name and what it means, folded to the width of the page; a long name has a line of its own."""
+    first = f"{'':{indent}}{name}"
+    space = "" if len(first) >= NAME - 1 else f"{'':{NAME - len(first)}}"
+    if not meaning:
+        yield first
+        return
+    folded = wrap(meaning, WIDTH - NAME, break_long_words=False, break_on_hyphens=False)
+    if not space:
+        yield first
+        yield from (f"{'':{NAME}}{line}" for line in folded)
+        return
+    yield f"{first}{space}{folded[0]}"
+    yield from (f"{'':{NAME}}{line}" for line in folded[1:])
+
+
+def _summary(part: type) -> str:
+    return " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
 
 
 def _sections(prefix: str, part: type) -> dict[str, type]:
@@ -256,15 +184,22 @@ def _sections(prefix: str, part: type) -> dict[str, type]:
     found: dict[str, type] = {}
     for field in fields(part):
         if (inner := _inside(field)) is not None:
-            found[prefix + field.name] = inner
-            found |= _sections(f"{prefix}{field.name}.", inner)
+            key = f"{prefix}{field.name}{'.0' if isinstance(_made(field), list) else ''}"
+            found[key] = inner
+            found |= _sections(f"{key}.", inner)
     return found
 
 
 def _inside(field: Field[object]) -> type | None:
-    """The class of a key that has keys of its own."""
-    made: object = field.default_factory
-    return made if isinstance(made, type) and is_dataclass(made) else None
+    """The class of a key that has keys of its own, or whose list has such items."""
+    made = _made(field)
+    one = made[0] if isinstance(made, list) and made else made
+    return type(one) if is_dataclass(one) else None
+
+
+def _made(field: Field[object]) -> object:
+    """What the factory of a field makes; None if it has none."""
+    return None if field.default_factory is MISSING else field.default_factory()
 
 
 def _key(prefix: str, field: Field[object]) -> str:
@@ -279,10 +214,22 @@ def _key(prefix: str, field: Field[object]) -> str:
 
 def _files(folders: Sequence[Path], group: str) -> Iterator[str]:
     """The choices that are files; the first comment of a file says what it is."""
-    for file in sorted(file for folder in folders for file in (folder / group).glob("*.yaml")):
+    for file in _found_files(folders, group):
         comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
         about = [comment for comment in comments if not comment.startswith("@package")]
-        yield f"    {file.stem:<{NAME}}{_short(about[0] if about else '', WIDTH - NAME - 4)}"
+        yield from _told(file.stem, " ".join(about), indent=4)
+
+
+def _found_files(folders: Sequence[Path], group: str) -> list[Path]:
+    return sorted(file for folder in folders for file in (folder / group).glob("*.yaml"))
+
+
+def _named(folders: Sequence[Path], group: str) -> list[str]:
+    return [file.stem for file in _found_files(folders, group)]
+
+
+def _file(folders: Sequence[Path], group: str, name: str) -> Path | None:
+    return next((file for file in _found_files(folders, group) if file.stem == name), None)
 
 
 def _config_dirs(arguments: Sequence[str]) -> Iterator[Path]:
@@ -291,7 +238,3 @@ def _config_dirs(arguments: Sequence[str]) -> Iterator[Path]:
             yield Path(value)
         elif flag.startswith("--config-dir="):
             yield Path(flag.partition("=")[2])
-
-
-def _short(text: str, width: int) -> str:
-    return shorten(text.split("\n\n")[0], width, placeholder=" ...")

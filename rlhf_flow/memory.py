@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 class Window:
     """The pairs of the newest `size` rounds, the present one included. 1: on-policy, nothing is kept."""
 
-    size: int = 1
+    size: int = 1  # rounds, the present one included
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -38,7 +38,7 @@ class Decay:
     """
 
     # of the round before, the one before that, ...: the most pairs, as a share of the present round's; older: none
-    shares: list[float] = field(default_factory=lambda: [0.3, 0.15])
+    shares: list[float] = field(default_factory=lambda: [0.3, 0.15])  # of the pairs of this round, the last one, ...
 
     def __post_init__(self) -> None:
         if not self.shares:

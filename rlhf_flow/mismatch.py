@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,6 +17,9 @@ from rlhf_flow.store import Entry, Facts, Shelf
 from rlhf_flow.tables import Table
 from rlhf_flow.types import Plan, Scored
 
+SHARE = 8  # of so many answers one is measured, FEW at least: it costs a forward pass, and a mean needs no more
+FEW, USUAL = 16, 64
+
 
 def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
     """Measure the mismatch of some of the round's answers, or of all; None where nobody wants to know.
@@ -29,9 +33,10 @@ def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
     def write(shelf: Shelf) -> Facts:
         drawn = _drawn_by_the_policy(parts, plan.round)
         ids = list(drawn)
-        if not everything and len(ids) > parts.gate.measured:
+        most = _most(parts.gate.measured, len(ids))
+        if not everything and len(ids) > most:
             chance = np.random.default_rng(derive(parts.seed, "mismatch", plan.round))
-            ids = [ids[at] for at in sorted(chance.permutation(len(ids))[: parts.gate.measured])]
+            ids = [ids[at] for at in sorted(chance.permutation(len(ids))[:most])]
         learned = _learned(parts, plan, library, ids)
         found = {id: distance(drawn[id], learned[id]) for id in ids}
         shelf.table(
@@ -51,6 +56,11 @@ def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
     entry = parts.ledger.commit(plan.round, "mismatch", write)
     parts.progress(plan.round, "mismatch", 1, 1, "rounds")
     return entry
+
+
+def _most(asked: int, answers: int) -> int:
+    """How many answers are measured; a number above the usual one was asked for on purpose, and is taken as it is."""
+    return asked if asked > USUAL else min(asked, max(FEW, math.ceil(answers / SHARE)))
 
 
 def barred(parts: Parts, round: int, scored: Scored, *, known: Mapping[str, float]) -> Scored:

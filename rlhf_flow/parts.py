@@ -19,13 +19,15 @@ from rlhf_flow.protocols import (
     Scorer,
     Selector,
 )
-from rlhf_flow.store import Store
+from rlhf_flow.store import Shelf, Store
 from rlhf_flow.types import Draw, Plan, Policy, Rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import pyarrow as pa
+
+    Card = Callable[[int, dict[int, float]], str]
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,21 @@ class Parts:
     lag: int = 0  # rounds that answers are drawn ahead of what is learned
     apart: bool = False  # whether engines and learner can work at the same time
     gate: Gate = field(default_factory=lambda: Gate(measured=0))
+    card: Card | None = None  # the model card of a round's policy, from the win rates known; None: none is written
 
     def plan(self, round: int) -> Plan:
         """What the schedule says of a round, as far as the sampler and the objective ask."""
         records = self.ledger.records if len(self.ledger.records) == round else self.ledger.records[:round]
         roles, anchors = self.sampler.roles, self.objective.at(round).needs.anchors
         return self.schedule.at(round, records).only(samplers=roles, anchors=anchors)
+
+    def save_policy(self, shelf: Shelf, round: int) -> None:
+        """Write the policy that the learner holds, with its card."""
+        self.learner.save_policy(shelf.folder("policy"))
+        if self.card is not None:
+            records = {record.round: record.metrics for record in self.ledger.records}
+            known = {past: each["eval/win_rate"] for past, each in records.items() if past and "eval/win_rate" in each}
+            shelf.text("policy/README.md", self.card(round, known))
 
     def progress(self, round: int, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
         for observer in self.observers:

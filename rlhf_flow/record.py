@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from rlhf_flow.alarms import PREFIX, of_judge, without_pairs
 from rlhf_flow.library import Library, averaged
 from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.protocols import Schedule
@@ -33,8 +34,10 @@ def close(parts: Parts, round: int, library: Library, *, began: float | None) ->
             plan["scorer"] = judge_of(parts.refreshing, parts.ledger, round)
         if "policy" in chosen.samplers:
             metrics["staleness/max"] = round - 1 - chosen.samplers["policy"]
+    metrics |= without_pairs(metrics, parts.alarms)
     if began is not None:
         metrics["seconds/round"] = time.perf_counter() - began
+    metrics |= {f"{PREFIX}{alarm.name}": 1 for alarm in of_judge(metrics, parts.alarms)}
     record = RoundRecord(
         round=round,
         policy=library.sha256(round),
@@ -57,7 +60,7 @@ def finish(parts: Parts, library: Library) -> None:
 
     def write(shelf: Shelf) -> Facts:
         library.begin(last)
-        parts.learner.save_policy(shelf.folder("policy"))
+        parts.save_policy(shelf, last)
         parts.learner.save_state(shelf.folder("learner"))
         return {"sha256": library.sha256(last)}
 

@@ -75,7 +75,7 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
                 "text": response.text,
                 "logps": response.logps,
                 "truncated": response.truncated,
-                "draw": json.dumps(asdict(response.draw)),
+                "draw": json.dumps({key: value for key, value in asdict(response.draw).items() if value is not None}),
                 "seed": response.seed,
                 "policy": response.policy,
                 "source": response.source,

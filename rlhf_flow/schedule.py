@@ -32,7 +32,7 @@ class Fixed:
 class EveryK:
     """Like `fixed`, but with a reference that is renewed: the newest policy before this round whose round k divides."""
 
-    k: int = 1
+    k: int = 1  # rounds between renewals
 
     def __post_init__(self) -> None:
         if self.k < 1:

@@ -13,7 +13,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from rlhf_flow.alarms import Alarms
+from rlhf_flow.answers import Answers
 from rlhf_flow.gate import Gate
+from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.observe import Observe
 from rlhf_flow.schedule import Lagged
@@ -94,7 +96,7 @@ class Refresh:
     scorer: Any = None  # whose labels it is trained on: any scorer
     objective: Any = None  # what it is trained by: one of rewards
     prompts: int = 64  # of each round, whose answers are labelled
-    training: Training = field(default_factory=Training)
+    training: Training = field(default_factory=lambda: Training(optimizer=Optimizer(lr=5e-7)))
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
@@ -125,8 +127,8 @@ class RunConfig:
     """A run. The slots of `GROUPS` hold one part each, so they are of any class that keeps the part's promise."""
 
     run_dir: str = "runs/default"  # the folder the run writes to; the same command again resumes it
-    seed: int = 0
-    rounds: int = 4
+    seed: int = 0  # of everything that is drawn
+    rounds: int = 4  # of sampling, scoring and learning
     lag: int = 0  # 1: the next round is answered, by the policy of the round before, while this one is learned
     model: Model = field(default_factory=lambda: Model(path=MISSING))
     prompts: Any = MISSING
@@ -139,6 +141,7 @@ class RunConfig:
     schedule: Any = MISSING
     learner: Any = MISSING
     cluster: Any = MISSING
+    answers: Answers = field(default_factory=Answers)
     evaluate: Evaluate = field(default_factory=Evaluate)
     alarms: Alarms = field(default_factory=Alarms)
     gate: Gate = field(default_factory=Gate)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Model:
     """A Hugging Face causal LM, as the user names it: local folder, or hub name with a revision."""
 
-    path: str
-    revision: str | None = None
-    trust_remote_code: bool = False
+    path: str  # a folder with a Hugging Face checkpoint, or a name on the hub
+    revision: str | None = None  # of a name on the hub
+    trust_remote_code: bool = False  # run the code that comes with the checkpoint
     dtype: str = "float32"  # float32 or bfloat16: of the engine and of the published weights
     chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
+from rlhf_flow.needs import MissingError, check_all
 from rlhf_flow.schema import GROUPS, RunConfig, part_name
 
 
@@ -21,7 +22,7 @@ def check(config: RunConfig) -> None:
     _check_draws(config, names)
     _check_read(config, names)
     config.selector.check({draw.name: draw.n for draw in config.sampler.drawn.values()})
-    config.cluster.check(ranks=config.learner.ranks)
+    _check_cluster(config)
     _check_averages(config, names)
     if config.engine.alone and config.cluster.one_process:
         raise ValueError(
@@ -46,6 +47,18 @@ def check(config: RunConfig) -> None:
             "answer a number: its preferences can have no cycle, and simpler methods solve that game. Try "
             "scorer=preference_model, or objective.scalar_judge=allow to use it all the same."
         )
+
+
+def _check_cluster(config: RunConfig) -> None:
+    """As the cluster does it. If its package is missing, those of engine and learner are told with it."""
+
+    def cluster() -> None:
+        config.cluster.check(ranks=config.learner.ranks)
+
+    try:
+        cluster()
+    except MissingError:
+        check_all(cluster, config.engine.check, config.learner.check)
 
 
 def colocated(config: RunConfig) -> bool:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_flow.draw import Draw as Draw
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -41,7 +43,7 @@ class Policy:
     round: int  # the round that published it; 0 is the start
     sha256: str  # of the weights (rlhf_flow.weights.fingerprint): the identity of the policy
     weights: Weights
-    probe: Probe | None = None  # None for the start, which every engine loads from its own checkpoint
+    probe: Probe | None = None  # None: nothing proves that an engine holds it
     state: Path | None = None  # folder of the optimizer state that was published with these weights
     stateless: bool = False  # learning goes on from the weights alone: no optimizer state belongs to them
 
@@ -91,41 +93,6 @@ class Prompt:
     answer: str | None = None  # a gold answer, for rules
     candidates: Mapping[str, Candidate] = field(default_factory=dict)  # name -> answer that samplers may draw
     meta: Mapping[str, object] = field(default_factory=dict)  # every other column of the row
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How responses are decoded. Anything but T=1, top_p=1, top_k=0 samples from another policy than the one scored."""
-
-    name: str = "policy"
-    n: int = 2  # responses per prompt
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: off
-    max_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        for key, rule, ok in (
-            ("n", ">= 1", self.n >= 1),
-            ("n", "1 at temperature 0, where answers repeat (or raise it)", self.n == 1 or self.temperature != 0),
-            ("temperature", ">= 0", self.temperature >= 0),
-            ("top_p", "in (0, 1]", 0 < self.top_p <= 1),
-            ("top_k", ">= 0", self.top_k >= 0),
-            ("max_tokens", ">= 1", self.max_tokens >= 1),
-        ):
-            if not ok:
-                raise ValueError(f"draw {self.name!r}: {key} must be {rule}, got {getattr(self, key)}")
-
-    @property
-    def is_policy_itself(self) -> bool:
-        """Whether samples follow exactly the distribution that log-probs at T=1 describe."""
-        return not self.altered
-
-    @property
-    def altered(self) -> dict[str, float]:
-        """The settings that make samples follow another distribution."""
-        own = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        return {key: vars(self)[key] for key in own if vars(self)[key] != own[key]}
 
 
 @dataclass(frozen=True)
@@ -233,7 +200,7 @@ class Needs:
     worth: bool = False  # win rates of both sides
     utility: bool = False  # where it needs the worth of both sides: that of the judge, not a win rate
     reads: str = "logps"  # of each response: logps, a policy's; or of a judge's head a number, or an embedding
-    itself: bool = False  # its fixed point is that of samples from the policy itself: T = 1, top_p = 1, no top_k
+    itself: bool = False  # its fixed point is that of samples from the policy itself: `Draw.is_policy_itself`
     ordered: bool = False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
     preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
 

@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rlhf_flow.in_memory import HeldShard
 from rlhf_flow.learner.head import Head
 from rlhf_flow.learner.reading import tail_of
 from rlhf_flow.parts import Refreshing
-from rlhf_flow.protocols import Engine, Learner, Scorer
+from rlhf_flow.protocols import Engine, Learner, PromptSource, Scorer
 from rlhf_flow.refresh import RefreshedScorer, as_read
 from rlhf_flow.schema import RunConfig
 from rlhf_flow.scorer.classifier import Classifier
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.store import Store
-from rlhf_flow.types import Policy, Rollouts
+from rlhf_flow.tables import Table
+from rlhf_flow.types import Policy, Probe, Rollouts
 from rlhf_flow.weights import Checkpoint
+
+PROBED = 32  # tokens of the prompt by which an engine's first weights are proven
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,18 @@ class Workers:
         refreshing = _refreshing(config, cluster) if refreshed else None
         cluster.ready()
         return cls(engine, learner, scorer, judge, refreshing)
+
+
+def proven(start: Policy, learner: Learner, prompts: PromptSource) -> Policy:
+    """The start with the learner's log-probs of a prompt, by which an engine finds out that it reads other weights."""
+    tokens = max((prompt.tokens for prompt in prompts.batch(1)), key=len)[:PROBED]
+    if len(tokens) < 2:
+        return start
+    row = {"response": ["start"], "prompt_tokens": [tokens[:1]], "tokens": [tokens[1:]]}
+    types = {"response": pa.string(), "prompt_tokens": pa.list_(pa.int32()), "tokens": pa.list_(pa.int32())}
+    table = Table((HeldShard(pa.table({name: pa.array(row[name], type) for name, type in types.items()})),))
+    (logps,) = learner.logps([table], ["start"], start)["logps"].to_pylist()
+    return replace(start, probe=Probe(tuple(tokens), 1, tuple(logps)))
 
 
 def _refreshed(config: RunConfig, cluster: Cluster, store: Store) -> Scorer:

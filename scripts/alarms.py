@@ -96,7 +96,7 @@ def overrides(judge: str, folder: Path, *, seed: int, rounds: int = ROUNDS) -> l
         *("scorer=rule", f"scorer.function={__name__}.{judge}"),
         *("scorer@evaluate.scorer=rule", f"evaluate.scorer.function={__name__}.gold"),
         *(f"model.path={model}", f"prompts.path={prompts}", "prompts.format=plain", f"prompts.held_out={HELD_OUT}"),
-        *("prompts.batch=64", "sampler.draws.0.n=4", "sampler.draws.0.max_tokens=40", "evaluate.draw.max_tokens=40"),
+        *("prompts.batch=64", "sampler.draws.0.n=4", "answers.max_tokens=40"),
         *("selector.truncated=keep", "learner.training.batch=32", "learner.training.optimizer.lr=4e-3"),
         *(f"rounds={rounds}", f"seed={seed}", f"run_dir={folder / 'run'}"),
     ]

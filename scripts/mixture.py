@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
-from rlhf_flow.engine.vllm import VLLM, VLLMEngine
+from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm_engine import VLLMEngine
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from rlhf_flow import rows
 from rlhf_flow.engine.asking import first_seed
-from rlhf_flow.engine.vllm import VLLM, VLLMEngine
+from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm_engine import VLLMEngine
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sandbox.world import locate

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.__main__ import main
-from rlhf_flow.alarms import THRESHOLDS, AlarmError, Alarms, heed, raised, tripped
+from rlhf_flow.alarms import (
+    THRESHOLDS,
+    AlarmError,
+    Alarms,
+    SilentJudgeError,
+    check_silence,
+    heed,
+    of_judge,
+    raised,
+    tripped,
+)
 from rlhf_flow.machine import gpus
 from rlhf_flow.types import RoundRecord
 from tests import toy
@@ -230,3 +240,53 @@ def test_a_stop_says_what_tripped_and_how_to_go_on() -> None:
     tripping = RoundRecord(3, "", {}, {"alarm/truncated_rise": 1, "eval/truncated": 0.4}, {}, {})
     with pytest.raises(AlarmError, match=r"after round 3, .*alarms.truncated_rise: .* 40.0%.*alarms.action=warn"):
         heed(tripping, Alarms(action="stop"))
+
+
+# -- judges -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "fix"),
+    [
+        ({"asked": 8, "verdicts": 0, "cut": 8}, r"8 cut.*raise scorer\.max_tokens .*scorer\.thinking=false"),
+        ({"asked": 72, "verdicts": 3, "unclear": 60, "cut": 9}, r"3 verdicts on 72 .*scorer\.structured=auto"),
+        ({"asked": 20, "verdicts": 1, "failed": 19}, r"look at scorer\.endpoint"),
+        ({"asked": 9, "verdicts": 0, "empty": 9}, r"9 empty"),
+        ({"asked": 20, "verdicts": 0, "inconsistent": 20}, r"scorer\.inconsistent=average"),
+        ({"asked": 8, "verdicts": 0}, r"no cause is told"),
+    ],
+)
+def test_a_judge_that_gives_almost_no_verdicts_stops_the_run_with_the_key_that_helps(
+    counts: dict[str, int], fix: str
+) -> None:
+    with pytest.raises(SilentJudgeError, match=rf"alarms\.silent_judge=0\.1: scorer gave .*{fix}"):
+        check_silence({f"judge/{key}": number for key, number in counts.items()}, 0.1, slot="scorer")
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit"),
+    [
+        ({"asked": 72, "verdicts": 8}, 0.1),
+        ({"asked": 7, "verdicts": 0}, 0.1),
+        ({"asked": 15, "verdicts": 1}, 0.1),
+        ({"asked": 0, "verdicts": 0}, 0.1),
+        ({"queries": 50, "abstained": 50}, 0.1),
+        ({"asked": 50, "verdicts": 0, "capped": 50}, 0.1),
+        ({"asked": 50, "verdicts": 0}, None),
+    ],
+    ids=["enough", "few", "one of few", "none asked", "does not count", "beyond the cap", "off"],
+)
+def test_what_may_be_chance_or_is_wanted_stops_nothing(counts: dict[str, int], limit: float | None) -> None:
+    check_silence({f"judge/{key}": number for key, number in counts.items()}, limit, slot="scorer")
+
+
+@pytest.mark.parametrize("prefix", ["judge", "eval/judge"])
+def test_a_judge_whose_verdicts_turn_with_the_order_is_an_alarm(prefix: str) -> None:
+    """72 of 72 comparisons, each with a mean of 1/2: a win rate near 0.5 that means nothing."""
+    metrics = {f"{prefix}/asked": 72, f"{prefix}/inconsistent": 72, "eval/win_rate": 0.496}
+    (alarm,) = of_judge(metrics, Alarms())
+    assert alarm.name == "inconsistent_judge" and "100% of the judge's verdicts" in alarm.reason
+    assert raised(metrics | {"alarm/inconsistent_judge": 1}) == [alarm]
+    assert of_judge(metrics | {f"{prefix}/inconsistent": 36}, Alarms()) == []
+    assert of_judge(metrics, Alarms(inconsistent_judge=None)) == []
+    assert of_judge({f"{prefix}/asked": 7, f"{prefix}/inconsistent": 7}, Alarms()) == []

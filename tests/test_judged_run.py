@@ -12,7 +12,7 @@ from rlhf_flow.__main__ import main
 from tests import tiny
 from tests.scorer.stub_endpoint import Behaviour, Said, Stub, fails, says
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,29 @@ def test_a_cap_stops_the_run_and_a_higher_one_goes_on(
         assert set(stub.asked.values()) == {1}
     told = metrics(tmp_path)[1:]
     assert sum(round["judge/calls"] for round in told) <= stub.total  # what a stopped piece paid is in its account
+
+
+def test_a_silent_judge_stops_the_run_and_may_be_asked_otherwise_until_it_speaks(
+    policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A thinking model spends its tokens: no answer is scored in vain, and the same run goes on with more tokens."""
+
+    def thinks(question: str, before: int) -> Said:
+        enough = stub.requests[-1].get("max_completion_tokens", 16) > 100
+        return says(letter(question)) if enough else says(None, finish="length")
+
+    with Stub(thinks) as stub:
+        asked = overrides(policy, tmp_path, stub, **{"prompts.batch": 20})
+        assert main(["run", *asked]) == 1
+        told = capsys.readouterr()
+        assert told.out.count("warning: a reply of the judge was cut at 16 tokens") == 1
+        assert "alarms.silent_judge=0.1" in told.err and "raise scorer.max_tokens" in told.err
+        assert len(metrics(tmp_path)) == 1, "the start alone"
+        more = "scorer.request={max_tokens: null, max_completion_tokens: 900}"
+        assert main(["run", *asked, more]) == 0
+        assert main(["run", *asked, "scorer.request={max_tokens: null, max_completion_tokens: 901}"]) == 2
+    said = capsys.readouterr()
+    assert "scorer.request.max_completion_tokens was 900, now 901" in said.err
+    assert "verdicts " in said.out and " calls" in said.out
+    (first, *_) = metrics(tmp_path)[1:]
+    assert first["judge/verdicts"] == first["judge/asked"] >= 8 and first["judge/cut"] == 0

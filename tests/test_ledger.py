@@ -136,3 +136,13 @@ def test_the_entry_of_a_stage_names_every_file_with_its_hash(tmp_path: Path) -> 
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {path for path in present if not path.startswith("stages/")} == named | {"record.json"}
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_start_that_asks_for_fewer_rounds_leaves_what_a_run_says_of_itself(tmp_path: Path) -> None:
+    toy.run(tmp_path, rounds=3)
+    said = {name: (tmp_path / name).read_bytes() for name in ("config.yaml", "manifest.json")}
+    for rounds, changes in ((2, False), (3, True)):
+        Ledger.open(
+            tmp_path, config=f"rounds: {rounds}", identity={"toy": True, "k": 0}, manifest={}, rounds=rounds
+        ).close()
+        assert ({name: (tmp_path / name).read_bytes() for name in said} != said) == changes

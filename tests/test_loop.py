@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow import loop
+from rlhf_flow.alarms import Alarms
 from rlhf_flow.tables import Lesson
 from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
 from tests import toy
@@ -80,7 +81,7 @@ def test_observers_hear_every_round_once(tmp_path: Path) -> None:
 
 
 def test_a_round_without_useful_pairs_publishes_the_same_weights_and_says_so(tmp_path: Path) -> None:
-    made = toy.run(tmp_path, rounds=2, selector=toy.NothingUseful())
+    made = toy.run(tmp_path, rounds=2, selector=toy.NothingUseful(), alarms=Alarms(no_pairs="warn"))
     assert len({record.policy for record in made.ledger.records}) == 1
     line = metrics(tmp_path)[1]
     assert line["train/steps"] == 0

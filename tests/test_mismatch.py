@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow.gate import Gate, GateError
+from rlhf_flow.mismatch import _most
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 from tests import toy
@@ -93,3 +94,10 @@ def test_some_answers_are_measured_where_nobody_asks_for_all(tmp_path: Path) -> 
     assert [record.metrics["mismatch/responses"] for record in records[1:]] == [5, 5]
     silent = toy.run(tmp_path / "silent", rounds=2, gate=Gate(measured=0)).ledger
     assert not any("mismatch" in key for key in silent.records[1].metrics)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answers", "measured"), [(64, 4096, 64), (64, 64, 16), (64, 320, 40), (2, 12, 2), (1000, 64, 1000)]
+)
+def test_one_answer_in_eight_is_measured_unless_more_are_asked_for(asked: int, answers: int, measured: int) -> None:
+    assert _most(asked, answers) == measured

@@ -63,6 +63,8 @@ def learned(
         "prompts.held_out": 64,
         "rounds": 4,
         "evaluate.every": 4,
+        "answers.max_tokens": 64,
+        "evaluate.draw.max_tokens": 8,
         "selector.truncated": "keep",
         "learner.training.batch": 16,
         "learner.training.epochs": 2,

@@ -41,7 +41,7 @@ LAYOUTS = ("disaggregated", "colocated")
 class Ray:
     """A Ray cluster: the one at `address` (or in RAY_ADDRESS), else one started on this machine for the run."""
 
-    address: str | None = None
+    address: str | None = None  # of a cluster to join; auto: the one that is up; null: start one here
     nodes: int = 1  # of a cluster that is joined, its head among them: a run waits until so many are there
     layout: str = "disaggregated"  # GPUs of its own for each role; colocated: the same ones for all, in turns
     object_store_mib: int = 512  # of a cluster started here

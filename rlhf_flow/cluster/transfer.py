@@ -51,7 +51,7 @@ class Transfer:
     # object_store, but engines that are up get them from the learner: where each has GPUs of its own, its first rank
     # broadcasts them, on CPUs by gloo; colocated, each rank shares memory of its GPU with the engine there, on CPUs
     # memory of the host (neither is measured on GPUs)
-    by: str = "object_store"
+    by: str = "object_store"  # object_store, disk, nccl or cuda_ipc
     bucket_mib: int = 256  # of weights that are gathered, sent and loaded at once; a larger tensor goes alone
     folder: str | None = None  # disk: on a file system that all nodes share; null: a temporary one of this machine
 

@@ -11,7 +11,9 @@ from rlhf_flow import fits, together
 from rlhf_flow.doctor import checkpoints, machine, network, packages, storage, tokens
 from rlhf_flow.doctor.checkpoints import Named
 from rlhf_flow.doctor.finding import Finding, ok, problem, refusal, warning
+from rlhf_flow.plan import roles
 from rlhf_flow.plan.fitting import Room
+from rlhf_flow.plan.learner import plans as plans_learner
 from rlhf_flow.plan.memory import MIB
 from rlhf_flow.plan.planned import plan
 from rlhf_flow.plan.roles import with_inner
@@ -29,6 +31,11 @@ from rlhf_flow.types import Draw
 class Diagnosis:
     findings: list[Finding]
     tokens: list[tokens.Tokens]
+
+    @property
+    def broken(self) -> bool:
+        """Whether a checkpoint, or what reads it, has a problem."""
+        return any(one.level == "problem" and one.subject in ("models", "tokens", "parts") for one in self.findings)
 
     @property
     def sound(self) -> bool:
@@ -125,6 +132,11 @@ def _parts(config: RunConfig) -> Iterator[Finding]:
 
 def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[Finding]:
     """Prompts, lengths, memory and disk."""
+    with _refusals("models") as refused:
+        fits.check_start(config, config.model)
+    yield from refused
+    if refused:
+        return
     with _refusals("prompts") as refused:
         tokenizer = config.model.tokenizer()
         source = config.prompts.open(tokenizer, seed=config.seed)
@@ -138,10 +150,13 @@ def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[
     if source.longest + answer > (limit or source.longest + answer):
         yield from tokens.room(policy, prompt=source.longest, answer=answer, limit=limit)
     yield ok("prompts", source.summary)
+    if not (plans_learner(config) and roles.plans(config)):
+        yield ok("plan", "parts without a model of their own: there is no memory to plan")
+        return
     try:
         planned = plan(config, there)
-    except ValueError as error:  # of parts without a model there is no plan, and nothing to fear
-        yield ok("plan", str(error))
+    except ValueError as error:
+        yield refusal("plan", error)
         return
     for line in planned.problems:
         says, _, way_out = line.partition(". ")

@@ -52,7 +52,7 @@ def answered(
     round: int,
     seed: int,
 ) -> Rollouts:
-    """The samples as responses: named, seeded, and with the text of their tokens."""
+    """The samples as responses: named, seeded, and with the text of their tokens, up to a text that stops."""
     texts = iter(
         tokenizer.batch_decode(
             [sample.tokens.tolist() for group in samples for sample in group],
@@ -68,7 +68,7 @@ def answered(
                 Response(
                     id=f"{round}/{draw.name}/{k}/{prompt.id}",
                     tokens=sample.tokens,
-                    text=next(texts),
+                    text=(text := next(texts))[: draw.ends(text)],
                     logps=sample.logps,
                     truncated=sample.truncated,
                     draw=draw,

@@ -15,6 +15,7 @@ from rlhf_flow.weights import Adapter, Checkpoint, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 Put = Callable[[Iterator[tuple[str, "Tensor"]]], None]  # replaces the engine's weights, and takes an adapter away
 Lay = Callable[
@@ -23,16 +24,21 @@ Lay = Callable[
 Measure = Callable[[Sequence[int], int], np.ndarray]  # (tokens, first) -> float32 log-probs of tokens[first:]
 
 
-def state_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the model's full state dict; no weights are read."""
+def skeleton(model: Model) -> PreTrainedModel:
+    """The model without its weights, none of which is read."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     trust = model.trust_remote_code
     config = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=trust)
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
-    return {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    return lm
+
+
+def state_shapes(lm: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the full state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in lm.state_dict().items()}
 
 
 class Holding:
@@ -61,9 +67,9 @@ class Holding:
         Raises ValueError, with the engine unchanged, where the state dict is not the model's; and RuntimeError where
         the probe disagrees: what the engine holds is then unknown, and the next policy is loaded whatever it is.
         """
-        if self.holds(policy):
+        if policy.sha256 == self._sha256:
             return
-        if self.has(policy):
+        if self.has(policy):  # opened on it, or given it before
             self._taken = None
             self._prove(policy, measure)
             return
@@ -98,9 +104,9 @@ class Holding:
         return self.holds(policy) or policy.sha256 == self._taken
 
     def holds(self, policy: Policy) -> bool:
-        if self._as_opened and self._sha256 is None and self._is_opened(policy.weights):
-            self._sha256 = policy.sha256
-        return policy.sha256 == self._sha256
+        """Whether its weights are here, and nothing is left to be done for them but perhaps the first proof."""
+        opened = self._as_opened and self._sha256 is None and self._is_opened(policy.weights)
+        return opened or policy.sha256 == self._sha256
 
     def _forget(self) -> None:
         """What it holds: other weights are on their way."""
@@ -152,12 +158,20 @@ class Holding:
         measured = measure(tokens, probe.prompt)
         off = np.abs(measured - np.asarray(probe.logps[: len(measured)], np.float32))
         kind, difference = ("largest", off.max()) if self._worst else ("mean", off.mean())
-        if not difference <= self._tolerance:  # a NaN fails, too
+        if difference <= self._tolerance:  # a NaN does not pass
+            return
+        said = (
+            f"over {len(off)} tokens of its probe the {kind} difference to the learner's log-probs is "
+            f"{difference:.3g} nats, and engine.probe_tolerance allows {self._tolerance:g} in {self._model.dtype}. "
+            "Nothing was sampled."
+        )
+        if self._as_opened:
             raise RuntimeError(
-                f"the engine does not hold policy {_name(policy)} after loading it: over {len(off)} tokens of its "
-                f"probe the {kind} difference to the learner's log-probs is {difference:.3g} nats, and "
-                f"engine.probe_tolerance allows {self._tolerance:g} in {self._model.dtype}. Nothing was sampled."
+                f"model.path={self._model.path}: the engine reads other weights from it than the learner: {said} Fix: "
+                "engine=huggingface, or save the model anew with save_pretrained(): a tensor has a name there that "
+                "the engine does not know, or misses."
             )
+        raise RuntimeError(f"the engine does not hold policy {_name(policy)} after loading it: {said}")
 
 
 def _name(policy: Policy) -> str:

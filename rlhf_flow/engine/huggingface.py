@@ -18,7 +18,7 @@ from rlhf_flow.aside import Aside
 from rlhf_flow.ends import end_tokens
 from rlhf_flow.engine.asking import Sample, answered, check, first_seed
 from rlhf_flow.engine.beside import Beside
-from rlhf_flow.engine.holding import Holding
+from rlhf_flow.engine.holding import Holding, state_shapes
 from rlhf_flow.engine.mixing import Slots
 from rlhf_flow.engine.reading import Reading, measured
 from rlhf_flow.sizes import sizes_of
@@ -29,6 +29,8 @@ from rlhf_flow.weights import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TAIL = 8  # tokens that are decoded before a text that stops: a tokenizer may change the first of what it decodes
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class HuggingFaceEngine:
         self._tokenizer = tokenizer
         self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = max_model_len
-        shapes = {name: tuple(tensor.shape) for name, tensor in networks[0].state_dict().items()}
+        shapes = state_shapes(networks[0])
         holdings = [
             Holding(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
         ]
@@ -206,11 +208,17 @@ class HuggingFaceEngine:
             reading = Reading(self._at_work(weight), weight, prompts)
             alive = torch.arange(rows, device=device)  # the rows of the answers still in the batch
             ended = torch.zeros(rows, dtype=torch.bool, device=device)
+            lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # [R], of the answers that ended
+            seen = _seen(prompts, reading.logits)  # bool [R, V]
             for step in range(draw.max_tokens):
-                chosen = choose(reading.logits, uniforms[alive, step], draw)  # [A]
+                logits = penalised(reading.logits, seen[alive], draw.repetition_penalty)
+                chosen = choose(logits, uniforms[alive, step], draw)  # [A]
                 tokens[alive, step] = chosen
+                seen[alive, chosen] = True
                 logps[alive, step] = reading.logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
-                ended |= torch.isin(chosen, ends)
+                ends_now = ~ended & (torch.isin(chosen, ends) | self._stops(tokens[alive, : step + 1], draw))
+                lengths[alive[ends_now]] = step + 1
+                ended |= ends_now
                 left = int((~ended).sum())
                 if left == 0 or step + 1 == draw.max_tokens:
                     break
@@ -219,22 +227,55 @@ class HuggingFaceEngine:
                     alive, chosen, ended = (t[going] for t in (alive, chosen, ended))
                     reading.keep(going)
                 reading.go_on(chosen)
-        return [self._cut(*pair) for pair in zip(tokens.int().cpu().numpy(), logps.cpu().numpy(), strict=True)]
+        drawn = zip(tokens.int().cpu().numpy(), logps.cpu().numpy(), lengths.tolist(), strict=True)
+        return [_sample(*one) for one in drawn]
 
-    def _cut(self, tokens: np.ndarray, logps: np.ndarray) -> Sample:
-        """What was drawn after the end token is no part of the answer."""
-        ends = np.isin(tokens, self._ends).nonzero()[0]
-        length = len(tokens) if len(ends) == 0 else int(ends[0]) + 1
-        return Sample(tokens[:length].copy(), logps[:length].copy(), truncated=len(ends) == 0)
+    def _stops(self, tokens: Tensor, draw: Draw) -> Tensor:
+        """bool [A]: whether the last of tokens [A, T] completes a text that stops. A token has one byte at least."""
+        import torch
+
+        if not draw.stop:
+            return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+        reach = max(len(text.encode()) for text in draw.stop) + TAIL
+        texts = self._tokenizer.batch_decode(
+            tokens[:, -reach:].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return torch.tensor([draw.ends(text) is not None for text in texts], device=tokens.device)
+
+
+def _sample(tokens: np.ndarray, logps: np.ndarray, length: int) -> Sample:
+    """An answer of `length` tokens; 0: it did not end, so that it has all of them."""
+    end = length or len(tokens)
+    return Sample(tokens[:end].copy(), logps[:end].copy(), truncated=not length)
+
+
+def _seen(prompts: Sequence[tuple[int, ...]], logits: Tensor) -> Tensor:
+    """bool [R, V]: the tokens of each prompt. `logits` [R, V] gives the shape and the device."""
+    import torch
+
+    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    for row, prompt in enumerate(prompts):
+        seen[row, list(prompt)] = True
+    return seen
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float | None) -> Tensor:
+    """logits [R, V] with those of seen tokens divided by the penalty if they are positive, multiplied otherwise."""
+    if penalty is None or penalty == 1:
+        return logits
+    return logits.where(~seen, (logits / penalty).where(logits > 0, logits * penalty))
 
 
 def choose(logits: Tensor, uniforms: Tensor, draw: Draw) -> Tensor:
-    """Tokens [R] from logits [R, V] by one uniform number in [0, 1) each: temperature, then top_k, then top_p."""
+    """Tokens [R] from logits [R, V] by a uniform number in [0, 1) each: temperature, then min_p, top_k and top_p."""
     import torch
 
     if draw.temperature == 0:
         return logits.argmax(-1)
     probs = (logits.double() / draw.temperature).softmax(-1)  # [R, V]
+    if draw.min_p:
+        probs = probs * (probs >= draw.min_p * probs.amax(-1, keepdim=True))
+        probs = probs / probs.sum(-1, keepdim=True)
     if draw.top_k == 0 and draw.top_p == 1:
         order = None
     else:

@@ -20,7 +20,7 @@ from rlhf_flow.prompts.bad_rows import BadRowError, BadRows
 from rlhf_flow.prompts.files import read
 from rlhf_flow.prompts.layout import AUTO, lay_out
 from rlhf_flow.prompts.limits import Limits
-from rlhf_flow.prompts.rows import Columns, Row, question
+from rlhf_flow.prompts.rows import Columns, Row, question, valid
 from rlhf_flow.scorer.annotations import Annotations
 from rlhf_flow.scorer.private import FILE_MODE
 from rlhf_flow.scorer.questions import Label, Question
@@ -164,4 +164,7 @@ def _of_export(row: Row) -> list[Said]:
         raise BadRowError(row.place, "expected a record as the others are", "remove it")
     values = {"prompt": found.prompt, "chosen": found.first, "rejected": found.second}
     (pair,) = _of_pair(Row(row.place, row.number, values), PAIR)
-    return [Said(pair.question, annotator, verdict) for annotator, verdict in found.said.items()]
+    return [
+        Said(pair.question, valid(row, "the name of an annotator", annotator), verdict)
+        for annotator, verdict in found.said.items()
+    ]

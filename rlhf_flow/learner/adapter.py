@@ -130,19 +130,21 @@ def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> AdapterAlone:
     with torch.no_grad():
         for parameter in lm.parameters():
             parameter.copy_(parameter.to(dtype))
-    output = lm.get_output_embeddings()
-    linear = {name: module for name, module in lm.named_modules() if isinstance(module, nn.Linear)}
-    layers = [name for name, module in linear.items() if module is not output]
-    others = [name for name, _ in lm.named_modules() if name and name not in layers]
-    settings = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=lora.chosen(layers, others)
-    )
+    targets = lora.chosen(*linear_layers(lm))
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lora.seed)
         inject_adapter_in_model(settings, lm, adapter_name=NAME)
     parameters = dict(lm.named_parameters())
     fresh = {names[0]: parameters[name].detach().to(dtype, copy=True) for name, names in _names(lm).items()}
     return AdapterAlone(model, lm, lora, checkpoint_fingerprint(Path(model.path)), fresh)
+
+
+def linear_layers(lm: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """The layers that can have an adapter, and the names of all other modules."""
+    output = lm.get_output_embeddings()
+    layers = [name for name, module in lm.named_modules() if isinstance(module, nn.Linear) and module is not output]
+    return layers, [name for name, _ in lm.named_modules() if name and name not in layers]
 
 
 def _names(lm: PreTrainedModel) -> dict[str, list[str]]:

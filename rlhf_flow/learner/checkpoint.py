@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from rlhf_flow.buckets import Bucket, Index
 from rlhf_flow.specs import Model
 
+# Beside config, tokenizer and weights: what reads pictures and sound in front of a language model, for servers.
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+
 
 def write_checkpoint(
     folder: Path, model: Model, lm: PreTrainedModel, groups: Sequence[Index], buckets: Iterator[Bucket]
 ) -> None:
-    """A file for each bucket, which holds one of the `groups`. Config and tokenizer are those of `model.path`.
+    """A file for each bucket, which holds one of the `groups`. Config, tokenizer and code are those of `model.path`.
 
     The generation config names the special tokens and nothing else, so that nobody inherits a sampling default.
     """
@@ -27,13 +31,26 @@ def write_checkpoint(
     config.architectures = [type(lm).__name__]
     config.num_labels = lm.config.num_labels
     config.get_text_config().pad_token_id = lm.config.get_text_config().pad_token_id
+    vars(config).pop("quantization_config", None)  # the weights are not quantised any more
     config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model.path, **source).save_pretrained(folder)
+    _copy_code(model, folder)
     if not lm.can_generate():
         return
     inherited = lm.generation_config
     special = {key: inherited.to_dict().get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**special).save_pretrained(folder)
+
+
+def _copy_code(model: Model, folder: Path) -> None:
+    """The modules that `auto_map` names, with whatever they import, and the settings of processors."""
+    start = Path(model.path)
+    code = start.rglob("*.py") if model.trust_remote_code else ()
+    for path in [*code, *(start / name for name in PROCESSORS)]:
+        if path.is_file():
+            copy = folder / path.relative_to(start)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _write_weights(folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:

@@ -18,7 +18,7 @@ from rlhf_flow.specs import Model, Place
 class DeepSpeed:
     """Training on ranks that share each batch, with ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
 
-    ranks: int = 1
+    ranks: int = 1  # processes that share each batch
     zero_stage: int = 2  # 0 shares nothing; 1 moments; 2 and gradients; 3 and weights
     config: str | None = None  # your own DeepSpeed JSON: its settings hold wherever they are not ours to make
     training: Training = field(default_factory=Training)

@@ -15,7 +15,7 @@ class Head:
     """
 
     outputs: int = 0  # 0: no head, a policy; 1: a reward; 2k: the embedding of a general preference model of k blocks
-    seed: int = 0
+    seed: int = 0  # of its first weights
 
     def __post_init__(self) -> None:
         if self.outputs < 0:

@@ -14,7 +14,7 @@ class LoRA:
     """W + (alpha / rank) B A: the base W stays as it is, and B and A are trained. There is no dropout anywhere."""
 
     rank: int = 0  # of B A; 0: no adapter, all weights are trained
-    alpha: float = 32.0
+    alpha: float = 32.0  # scale of the adapter, usually twice the rank
     targets: list[str] = field(default_factory=list)  # q_proj, ...: linear layers by the end of their names; none: all
     seed: int = 0  # of A; B begins at zero, so that the policy begins as the base
 
@@ -47,11 +47,15 @@ class LoRA:
         """
         can = {end(name) for name in linear} - {end(name) for name in others}
         if not can:
-            raise ValueError("learner.lora needs linear layers other than the output. Try learner.lora.rank=0.")
+            raise ValueError(
+                "learner.lora needs linear layers (torch.nn.Linear) other than the output, and this model has none: "
+                "GPT-2 has Conv1D. Fix: learner.lora.rank=0, which trains all weights."
+            )
         if unknown := sorted(set(self.targets) - can):
             raise ValueError(
                 f"learner.lora.targets must name linear layers other than the output, got {unknown[0]!r}. "
-                f"This model has {', '.join(sorted(can))}."
+                f"This model has {', '.join(sorted(can))}. "
+                f"Fix: learner.lora.targets=[{min(can)}], or [] for all of them."
             )
         return sorted(self.targets or can)
 

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+RATE = 5e-7  # usual for preference optimisation of models of 7 B weights
+
 
 @dataclass(frozen=True)
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), or plain gradient descent."""
 
     name: str = "adamw"  # adamw or sgd
-    lr: float = 5e-7  # the highest: the schedule scales it
+    lr: float | None = None  # the highest: the schedule scales it; null: by the model's size, 5e-7 for 7 B weights
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw alone
     eps: float = 1e-8  # adamw alone
     weight_decay: float = 0.0  # decoupled in adamw; of matrices alone: not of norms and biases
@@ -25,7 +27,7 @@ class Optimizer:
         key = "learner.training.optimizer"
         if self.name not in ("adamw", "sgd"):
             raise ValueError(f"{key}.name must be adamw or sgd, got {self.name!r}")
-        if not self.lr > 0:
+        if self.lr is not None and not self.lr > 0:
             raise ValueError(f"{key}.lr must be > 0, got {self.lr}. Usual for DPO: 5e-7; for a tiny model 1e-3")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"{key}.betas must be two numbers in [0, 1), got {list(self.betas)}. Usual: [0.9, 0.999]")
@@ -33,6 +35,11 @@ class Optimizer:
             raise ValueError(f"{key}.eps must be > 0, got {self.eps}. Usual: 1e-8")
         if self.weight_decay < 0:
             raise ValueError(f"{key}.weight_decay must be >= 0, got {self.weight_decay}. 0 turns it off")
+
+    @property
+    def rate(self) -> float:
+        """`lr`; of a learner that is opened outside of a run, which says the rate of its model, 5e-7."""
+        return RATE if self.lr is None else self.lr
 
     @property
     def moments(self) -> tuple[str, ...]:
@@ -50,8 +57,8 @@ class Optimizer:
         ]
         groups = [group for group in groups if group["params"]]
         if self.name == "sgd":
-            return torch.optim.SGD(groups, lr=self.lr)
-        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), eps=self.eps)
+            return torch.optim.SGD(groups, lr=self.rate)
+        return torch.optim.AdamW(groups, lr=self.rate, betas=(self.betas[0], self.betas[1]), eps=self.eps)
 
 
 @dataclass(frozen=True)

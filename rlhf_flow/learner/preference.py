@@ -204,7 +204,7 @@ class PreferenceLearner:
             progress = self.training.schedule.progress(
                 step, len(studied.batches), round=lesson.round, rounds=lesson.rounds
             )
-            rate = self.training.optimizer.lr * self.training.schedule.factor(progress)
+            rate = self.training.optimizer.rate * self.training.schedule.factor(progress)
             self.held = None  # from here on the weights have no name until they are published
             taken, norm = take_step(
                 self.backend,

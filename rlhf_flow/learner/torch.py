@@ -15,7 +15,7 @@ from rlhf_flow.specs import Model, Place
 class Torch:
     """Training in one process. Under bfloat16 the weights stay float32 and autocast does the rest."""
 
-    ranks: int = 1
+    ranks: int = 1  # one: it is a single process
     training: Training = field(default_factory=Training)
     head: Head = field(default_factory=Head)  # of a reward model
     lora: LoRA = field(default_factory=LoRA)  # an adapter beside the weights, which is then all that is trained

@@ -17,7 +17,7 @@ class RatingRegression:
     difference again. So the level of all rewards is not taught; `center` times (r_1 + r_2)^2 draws it to 0.
     """
 
-    center: float = 0.0
+    center: float = 0.0  # rating that is worth 0
 
     def __post_init__(self) -> None:
         check_center(self.center)

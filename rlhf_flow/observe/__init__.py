@@ -34,7 +34,7 @@ class WandbSettings:
     """Weights & Biases. `offline` needs no account: `wandb sync` uploads the run later."""
 
     mode: str = "disabled"  # disabled, offline or online
-    project: str = "rlhf-flow"
+    project: str = "rlhf-flow"  # of Weights & Biases
     name: str | None = None  # null: the name of the run's folder
 
     def __post_init__(self) -> None:
@@ -53,8 +53,8 @@ class WandbSettings:
 class Observe:
     """Which observers a run has. They are no part of its identity: a resumed run may have others."""
 
-    console: bool = True
-    tensorboard: bool = False
+    console: bool = True  # a line a round, and bars on a terminal
+    tensorboard: bool = False  # event files under run_dir/tensorboard
     wandb: WandbSettings = field(default_factory=WandbSettings)
 
     def open(self, run_dir: Path, records: Sequence[RoundRecord], config: Mapping[str, object]) -> list[Observer]:

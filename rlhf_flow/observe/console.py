@@ -30,6 +30,7 @@ class Console:
 
     terminal: Terminal
     rounds: int | None  # of the whole run
+    limit: int | None = None  # tokens at which an answer is cut; None: draws differ
     _live: Progress | None = None
     clock: Callable[[], float] = time.monotonic
     _bars: dict[tuple[int, str], TaskID] = field(default_factory=dict)
@@ -49,9 +50,15 @@ class Console:
 
         terminal = terminal or Terminal(highlight=False)
         rounds = config.get("rounds")
-        console = cls(terminal=terminal, rounds=rounds if isinstance(rounds, int) else None)
+        limits = {value for key, value in config.items() if key.startswith("sampler.") and key.endswith(".max_tokens")}
+        limit = limits.pop() if len(limits) == 1 else None
+        console = cls(
+            terminal=terminal,
+            rounds=rounds if isinstance(rounds, int) else None,
+            limit=limit if isinstance(limit, int) else None,
+        )
         if records:
-            console._say(f"{run_dir}: goes on after {line(records[-1].round, console.rounds, flat(records[-1]))}")
+            console._say(f"{run_dir}: goes on after {console._line(records[-1])}")
         else:
             console._say(f"{run_dir}: a new run")
         if terminal.is_terminal and not terminal.is_dumb_terminal:
@@ -78,7 +85,7 @@ class Console:
             for at in [at for at in self._bars if at[0] <= record.round]:
                 self._live.remove_task(self._bars.pop(at))
             self._live.refresh()
-        self._say(line(record.round, self.rounds, flat(record)))
+        self._say(self._line(record))
         for alarm in raised(record.metrics):
             self._say(f"alarm {alarm.name} in round {record.round}: {alarm.reason}")
 
@@ -102,6 +109,9 @@ class Console:
             self._live.stop()
             self._live = None
             self._bars.clear()
+
+    def _line(self, record: RoundRecord) -> str:
+        return line(record.round, self.rounds, flat(record), limit=self.limit)
 
     def _say(self, text: str) -> None:
         """One line, never folded in a file; flushed, because a log is read while it is written."""

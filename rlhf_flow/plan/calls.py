@@ -62,7 +62,7 @@ def _of(config: RunConfig, slot: str, spec: Judge | Rubric, work: Work) -> Calls
     run = rounds * per_round + (0 if not evaluates or pairwise else prompts)
     question = QUESTION + work.longest_prompt + (2 if pairwise else 1) * work.longest_answer
     budget = spec.budget
-    tokens_in, tokens_out = run * question, run * spec.max_tokens
+    tokens_in, tokens_out = run * question, run * spec.reply_tokens
     price = tokens_in * budget.price_per_million_in + tokens_out * budget.price_per_million_out
     spent = (("max_calls", run), ("max_tokens", tokens_in + tokens_out), ("max_cost", price / 1e6))
     caps = {"max_calls": budget.max_calls, "max_tokens": budget.max_tokens, "max_cost": budget.max_cost}

@@ -21,9 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--gpus", type=int, metavar="N", help="how many there will be; else as here")
     parser.add_argument("--like", type=Path, metavar="RUN", help="a run whose rounds tell how long these will take")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[], help="where to look for files as well")
+    parser.add_argument("--config-name", "-cn", default="run", help="run, or train-reward")
     parser.add_argument("overrides", nargs="*", help="those of `rlhf-flow run`")
     asked = parser.parse_intermixed_args(list(arguments))
-    config = configuration.compose(*asked.overrides)
+    config = configuration.compose(*asked.overrides, name=asked.config_name, folders=asked.config_dir)
     there = room(None if asked.memory is None else size_of(asked.memory), asked.gpus)
     planned = plan(config, there, like=asked.like)
     if asked.json:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from rlhf_flow import together
 from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm_cache import too_small
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.plan.colocated import contexts
 from rlhf_flow.plan.learner import learner_memory
-from rlhf_flow.plan.memory import CUDA_CONTEXT, MIB, Memory, told
+from rlhf_flow.plan.memory import CUDA_CONTEXT, Memory, told
 from rlhf_flow.plan.roles import cache_of_a_token, nodes
 from rlhf_flow.plan.shape import Shape
 from rlhf_flow.plan.work import Work
@@ -74,12 +75,7 @@ def _cache(config: RunConfig, engine: VLLM, shape: Shape, work: Work) -> Iterato
     """vLLM does not open where its cache has no room for one sequence as long as it may be."""
     longest = engine.max_model_len or work.positions
     token = (2 if config.sampler.mixes else 1) * cache_of_a_token(config, shape)
-    if engine.kv_cache_mib is not None and longest * token > engine.kv_cache_mib * MIB:
-        holds, wants = engine.kv_cache_mib * MIB // token, -(-longest * token // MIB) + 1
-        yield (
-            f"engine.kv_cache_mib={engine.kv_cache_mib} holds {holds} tokens, and vLLM wants room for one sequence of "
-            f"{longest}. Try engine.kv_cache_mib={wants}, or leave it out."
-        )
+    yield from too_small(engine.kv_cache_mib, token=token, longest=longest)
 
 
 def _way_out(config: RunConfig, shape: Shape, work: Work, memory: Memory, has: float) -> str:

@@ -19,6 +19,7 @@ from rlhf_flow.plan.memory import LIBRARIES, MIB, Memory, told
 from rlhf_flow.plan.seconds import Seconds, seconds
 from rlhf_flow.plan.shape import Shape, shape_of
 from rlhf_flow.plan.work import Work, steps_of, work_of
+from rlhf_flow.rate import rated, stands_still
 from rlhf_flow.schema import RunConfig, part_name
 
 
@@ -62,6 +63,7 @@ def plan(config: RunConfig, there: Room, *, like: Path | None = None) -> Planned
     model = config.model
     trust = model.trust_remote_code
     shape = shape_of(model.path, revision=model.revision, trust_remote_code=trust)
+    config = rated(config, shape.parameters)
     work = work_of(config, config.prompts.open(model.tokenizer(), seed=config.seed))
     on_gpu = there.gpus > 0
     memories, notes = _memories(config, shape, work, on_gpu=on_gpu)
@@ -133,6 +135,8 @@ def _libraries(config: RunConfig, memories: list[Memory]) -> int:
 def _notes(config: RunConfig, shape: Shape, work: Work, store: float, steps: int, last: int) -> list[str]:
     notes = []
     training = config.learner.training
+    if still := stands_still(config, shape.parameters, steps * config.rounds):
+        notes.append(still)
     if shape.experts:
         notes.append("the model is a mixture of experts: its weights are counted, its activations are a guess.")
     if steps and last < training.batch:

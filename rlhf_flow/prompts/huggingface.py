@@ -26,7 +26,7 @@ class HuggingFace(PromptSpec):
 
     path: str  # name on the hub, or a local folder
     config: str | None = None  # the subset, of data sets that have several
-    split: str = "train"
+    split: str = "train"  # of the data set, for training
     revision: str | None = None  # of a data set on the hub
     held_out_split: str | None = None  # prompts for evaluation from a split of their own
     first: int | None = None  # rows of each split that are taken; None: all

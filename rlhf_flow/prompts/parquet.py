@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Parquet(PromptSpec):
     """Prompts from a parquet file, a folder of them, or a pattern. Rows are counted from 1."""
 
-    path: str
+    path: str  # the file
     held_out_path: str | None = None  # prompts for evaluation from a file of their own
 
     def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dealt:

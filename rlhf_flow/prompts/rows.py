@@ -23,7 +23,7 @@ class Columns:
     id: str | None = None  # None: ids are made from row numbers, "row-17"
     answer: str | None = None  # a gold answer, for rules
     # name -> column: answers that samplers may draw (who: dataset), each a text, or a chat that ends with the assistant
-    candidates: dict[str, str] = field(default_factory=dict)
+    candidates: dict[str, str] = field(default_factory=dict)  # name -> column, of answers that came with the prompt
     system: str | None = None  # a text, put before the chat; None: a column "system" if prompts.schema=auto finds one
 
     @property
@@ -59,7 +59,7 @@ class Question:
 def question(row: Row, columns: Columns, *, prefix: str = "row") -> Question:
     """Check a row. Raises BadRowError with the place, what was expected, what was found and the way out."""
     for name in row.values:
-        _valid(row, f"the name of column {name!r}", name)
+        valid(row, f"the name of column {name!r}", name)
     for key, name in columns.named.items():
         if name not in row.values:
             raise missing(row, key, name)
@@ -105,7 +105,7 @@ def _meta(row: Row, columns: Columns) -> tuple[dict[str, object], tuple[str, ...
         except (TypeError, ValueError):
             left_out.append(name)
             continue
-        _valid(row, f"column {name!r}", text)
+        valid(row, f"column {name!r}", text)
         kept[name] = value
     return kept, tuple(left_out)
 
@@ -195,7 +195,7 @@ def _message(row: Row, where: str, value: object) -> Message:
     if more:
         raise BadRowError(
             row.place,
-            f"{where} must hold role and content only, found also {', '.join(more)}, which would not reach the policy",
+            f"{where} must hold role and content only, found also {more}, which would not reach the policy",
             "remove it, or write it into the content",
         )
     if value["role"] not in ROLES:
@@ -227,10 +227,10 @@ def _text(row: Row, where: str, value: object) -> str:
             "fill or remove the row",
             kind="empty" if value is None or isinstance(value, str) else "malformed",
         )
-    return _valid(row, where, value)
+    return valid(row, where, value)
 
 
-def _valid(row: Row, where: str, text: str) -> str:
+def valid(row: Row, where: str, text: str) -> str:
     """The text. JSON can write half a surrogate pair, which neither a tokenizer nor a file can hold."""
     try:
         text.encode()
@@ -262,4 +262,4 @@ def _answer(row: Row, column: str) -> str | None:
             f"column {column!r} must be a text (or null if there is no gold answer), found {shown(value)}",
             "write it as text, or leave prompts.columns.answer empty: rules find the column in meta",
         )
-    return value if value is None else _valid(row, f"column {column!r}", value)
+    return value if value is None else valid(row, f"column {column!r}", value)

@@ -28,7 +28,7 @@ def table_rows(file: Path, budget: Budget) -> Iterator[Row]:
                             raise budget.row_too_large(f"{file}, row {at + row}")
                 budget.add(f"{file}, row {at + batch.num_rows - 1}", batch_bytes, rows=0)
             for at, batch in _batches(table):
-                for row, values in enumerate(batch.to_pylist()):
+                for row, values in enumerate(_values(f"{file}, row {at}", batch)):
                     yield Row(f"{file}, row {at + row}", at + row, values)
     except (pa.ArrowException, OSError, MemoryError) as error:
         raise ValueError(
@@ -43,6 +43,14 @@ def _batches(table: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
     for batch in table.iter_batches(batch_size=AT_ONCE, use_threads=False):
         yield at, batch
         at += batch.num_rows
+
+
+def _values(place: str, batch: pa.RecordBatch) -> list[dict[str, object]]:
+    try:
+        rows: list[dict[str, object]] = batch.to_pylist()
+    except (ValueError, OverflowError) as error:  # a text that is not UTF-8, a date that Python cannot hold
+        raise ValueError(f"{place} or soon after it: {error}. Fix: write the file anew without that value.") from error
+    return rows
 
 
 def _bytes(values: pa.Array) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rlhf_flow.report.text import number
+from rlhf_flow.report.text import compact, number
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 42, 14, 28  # margins; the right one holds the label of a curve's last value
@@ -95,10 +95,15 @@ def grid(axes: Axes) -> Markup:
     marks = ticks(axes.low, axes.high, axes.step)
     digits = max(0, -math.floor(math.log10(axes.step) + 1e-9))
     halves = abs(axes.step * 10**digits - 2.5) < 1e-6
-    plain = 1e-3 <= max(abs(axes.low), abs(axes.high)) < 1e5
-    form = ".2g" if not plain else f",.{digits + halves}f"
+    largest = max(abs(axes.low), abs(axes.high))
+    form = f",.{digits + halves}f" if 1e-3 <= largest < 1e4 else ".2g"
     lines = [line("grid", LEFT, axes.y(mark), WIDTH - RIGHT, axes.y(mark)) for mark in marks]
-    labels = [text("tick", LEFT - 6, axes.y(mark) + 3.5, number(mark, form), "end") for mark in marks]
+    labels = [
+        text(
+            "tick", LEFT - 6, axes.y(mark) + 3.5, compact(mark) if 1e4 <= largest < 1e15 else number(mark, form), "end"
+        )
+        for mark in marks
+    ]
     return Markup("").join([*lines, *labels])
 
 
@@ -118,14 +123,14 @@ def under(places: Mapping[int, float]) -> Markup:
 
 
 def broken(places: Mapping[int, float], events: Mapping[int, Sequence[str]]) -> Markup:
-    """A vertical line with a triangle at each round in which something broke; `places`: round -> x."""
+    """A vertical line on a triangle below the axis, at each round in which something broke; `places`: round -> x."""
     form = Markup('<g class="event">{}<polygon points="{:.1f},{} {:.1f},{} {:.1f},{}"/>{}</g>')
     marks = []
     for round, reasons in events.items():
         if round in places:
             x = places[round]
             said = hover(f"round {round}: {'; '.join(reasons)}")
-            corners = (x, TOP, x + 4, TOP - 7, x - 4, TOP - 7)
+            corners = (x, HEIGHT - BOTTOM, x + 4, HEIGHT - BOTTOM + 7, x - 4, HEIGHT - BOTTOM + 7)
             marks.append(form.format(line("", x, TOP, x, HEIGHT - BOTTOM), *corners, said))
     return Markup("").join(marks)
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from rlhf_flow.report import axes as marks
 from rlhf_flow.report.axes import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axes, Scale, drawn, hover, limits, text
-from rlhf_flow.report.text import short
+from rlhf_flow.report.text import compact, short
 
 TINTS = 5  # of one colour, in the layers of a stack; classes t1..t5 of the page's style
 DOTTED = 40  # rounds up to which every point is drawn
@@ -25,6 +25,7 @@ class Curve:
     name: str
     points: Mapping[int, float]
     colour: str  # class of the page's style
+    dash: int = 0  # of its line, 0 to 3: curves on one axis differ in more than colour
     low: Mapping[int, float] = field(default_factory=dict)
     high: Mapping[int, float] = field(default_factory=dict)
 
@@ -79,8 +80,7 @@ def curves(
     body.append(marks.broken({round: axes.x(round) for round in span}, events or {}))
     if base is not None:
         body.append(marks.line("base", LEFT, axes.y(base), WIDTH - RIGHT, axes.y(base)))
-    for at, one in enumerate(lines):
-        body.append(_curve(axes, one, dash=at, named=len(lines) > 1))
+    body += [_curve(axes, one, named=len(lines) > 1) for one in lines]
     body.append(_ends(axes, lines))
     spoken = [_spoken(one.points) if len(lines) == 1 else f"{one.name} {_spoken(one.points)}" for one in lines]
     return marks.picture(f"{title}: {'; '.join(spoken)}", body)
@@ -107,7 +107,7 @@ def stack(title: str, layers: Sequence[Layer], *, rounds: Iterable[int], events:
                 body.append(form.format(layer.colour, layer.tint, left, top, wide, bottom - top, said))
             floor += value
         if len(span) <= 12:
-            body.append(text("end", centre[round], axes.y(totals[round]) - 4, short(totals[round]), "middle"))
+            body.append(text("end", centre[round], axes.y(totals[round]) - 4, compact(totals[round]), "middle"))
     return marks.picture(f"{title}, total: {_spoken(totals)}", body)
 
 
@@ -128,22 +128,26 @@ def fold(layers: Sequence[Layer]) -> list[Layer]:
 # -- parts of a chart -------------------------------------------------------------------------------------------------
 
 
-def _curve(axes: Axes, one: Curve, *, dash: int, named: bool) -> Markup:
+def _curve(axes: Axes, one: Curve, *, named: bool) -> Markup:
     radius = 3.2 if len(one.points) <= DOTTED else 0.0
     name = f"{one.name}, " if named else ""
     points = [_point(axes, at, value, one.band.get(at), radius, name) for at, value in sorted(one.points.items())]
-    path = Markup('<path class="curve d{}" d="{}"/>').format(dash % 4, _path(axes, one.points))
+    path = Markup('<path class="curve d{}" d="{}"/>').format(one.dash, _path(axes, one.points))
     return Markup('<g class="{}">{}{}{}</g>').format(one.colour, _shade(axes, one.band), path, Markup("").join(points))
 
 
 def _ends(axes: Axes, lines: Sequence[Curve]) -> Markup:
-    """The last value of each curve beside its end; labels keep a distance from each other."""
+    """The last value of each curve beside its end; labels keep a distance from each other.
+
+    Of several curves, those that end before the last round have none: it would stand on the others.
+    """
     ends = [max((at, value) for at, value in one.points.items() if drawn(value)) for one in lines if _any(one.points)]
+    ends = ends if len(lines) == 1 else [end for end in ends if end[0] == axes.last]
     placed: list[Markup] = []
     below = TOP - LABEL_GAP
     for at, value in sorted(ends, key=lambda end: axes.y(end[1])):
         below = max(axes.y(value) + 4, below + LABEL_GAP)
-        placed.append(text("end", axes.x(at) + 7, below, short(value), "start"))
+        placed.append(text("end", axes.x(at) + 7, below, compact(value), "start"))
     return Markup("").join(placed)
 
 

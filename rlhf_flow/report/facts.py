@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from rlhf_flow.alarms import raised
 from rlhf_flow.observe.line import duration
@@ -84,12 +85,20 @@ def header(run: Run) -> list[tuple[str, str]]:
 
 
 def _started(run: Run) -> str:
-    times = [str(start["started"]) for start in run.starts if start.get("started")]
+    times = [_when(str(start["started"])) for start in run.starts if start.get("started")]
     if not times:
         return ""
     again = f"; started again {len(times) - 1} times, last {times[-1]}" if len(times) > 2 else ""
     again = f"; started again {times[-1]}" if len(times) == 2 else again
     return f"{times[0]}{again}"
+
+
+def _when(time: str) -> str:
+    """`2026-01-02 03:04 UTC`; a text that is no ISO time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return time
 
 
 def _time(run: Run) -> str:

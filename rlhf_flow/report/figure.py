@@ -44,7 +44,7 @@ def measured(run: Run, wanted: Iterable[Measure]) -> Iterator[Figure]:
     """A figure for each measure that any round has."""
     for measure in wanted:
         low, high = run.series(f"{measure.key}_low"), run.series(f"{measure.key}_high")
-        one = Curve(measure.title, run.series(measure.key), measure.colour, low, high)
+        one = Curve(measure.title, run.series(measure.key), measure.colour, low=low, high=high)
         if one.points:
             yield lined(run, measure, [one])
 
@@ -79,7 +79,7 @@ def note(measure: Measure, lines: Sequence[Curve]) -> str:
         said += [clause] if clause and last > min(one.points) else []
     heights = [value for one in lines for value in one.heights]
     if measure.scale.widens(heights + ([] if measure.base is None or not heights else [measure.base])):
-        said.append("axis widened: the change is small")
+        said.append("the axis has its least span")
     return "; ".join(said)
 
 

@@ -32,6 +32,7 @@ AGREEMENT = Measure(
 )  # fmt: skip
 CAUSES = tuple(name for name in buckets.CAUSES if name != buckets.UNKNOWN)
 JUDGES = (("judge of training", "judge", TRAIN), ("judge of the evaluation", "eval/judge", EVAL))
+DASHES = {TRAIN: 0, EVAL: 1}
 
 
 def section(run: Run) -> Section:
@@ -42,7 +43,7 @@ def section(run: Run) -> Section:
 def _spent(run: Run) -> Iterator[Figure]:
     for measure in SPENT:
         lines = [
-            Curve(name, _amount(run, prefix, measure.key), colour)
+            Curve(name, _amount(run, prefix, measure.key), colour, DASHES[colour])
             for name, prefix, colour in JUDGES
             if any(_amount(run, prefix, measure.key).values())
         ]
@@ -58,7 +59,9 @@ def _amount(run: Run, prefix: str, key: str) -> dict[int, float]:
 
 def _shares(run: Run) -> Iterator[Figure]:
     for measure in SHARES:
-        lines = [Curve(name, _share(run, prefix, measure.key), colour) for name, prefix, colour in JUDGES]
+        lines = [
+            Curve(name, _share(run, prefix, measure.key), colour, DASHES[colour]) for name, prefix, colour in JUDGES
+        ]
         if any(line.points for line in lines):
             yield lined(run, measure, [line for line in lines if line.points])
 
@@ -106,7 +109,7 @@ def _note(run: Run) -> str:
         calls, tokens = (sum(_amount(run, prefix, key).values()) for key in ("calls", "tokens"))
         cost = sum(_amount(run, prefix, "cost").values())
         asked, without = sum(_asked(run, prefix).values()), sum(run.series(f"{prefix}/abstained").values())
-        parts = [f"{short(calls)} calls, {short(tokens)} tokens"] if calls else []
+        parts = [f"{amount:,.0f} {unit}" for amount, unit in ((calls, "calls"), (tokens, "tokens")) if amount]
         parts += [f"{number(cost, ',.2f')} in the unit of the prices"] if cost else []
         parts += [f"{short(asked)} questions"] if asked else []
         parts += [f"{short(without)} of them without a verdict ({without / asked:.1%})"] if asked and without else []

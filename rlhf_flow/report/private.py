@@ -18,21 +18,26 @@ _CLOSED = re.compile(r"(?:^|\.)(?:request|headers|extra_headers)(?:\.|$)")  # st
 
 @dataclass(frozen=True)
 class Private:
-    """Text without what is private. `paths` are known absolute paths: they may contain spaces."""
+    """Text without what is private.
 
-    paths: tuple[str, ...] = ()
+    `known`: absolute paths that contain spaces, so that no pattern finds their end, and what stands for each.
+    """
+
+    known: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, *documents: object) -> Private:
         """Knows the absolute paths that are values somewhere in JSON-like documents."""
-        found = {text for document in documents for text in _strings(document) if _is_path(text)}
-        return cls(tuple(sorted(found, key=lambda path: (-len(path), path))))
+        found = {text for document in documents for text in _strings(document) if _is_path(text) and " " in text}
+        above = {str(parent) for text in found for parent in PurePosixPath(text).parents if " " in str(parent)}
+        known = {**dict.fromkeys(above, "…"), **{text: _last(text) for text in found}}
+        return cls(tuple(sorted(known.items(), key=lambda one: (-len(one[0]), one))))
 
     def text(self, words: str) -> str:
         """Foreign text with each absolute path cut to its last part."""
         words = redacted(words)
-        for path in self.paths:
-            words = words.replace(path, _last(path))
+        for path, last in self.known:
+            words = words.replace(path, last)
         words = _PATH.sub(lambda at: _last(at.group()), _FILE_ADDRESS.sub("", words))
         return _WINDOWS.sub(lambda at: _last(at.group()), words)
 

@@ -111,11 +111,15 @@ def _figure(runs: Sequence[Run], measure: Measure) -> Iterator[Figure]:
     """One curve for each run that has the measure, in the colour of the run."""
     lines = [
         Curve(
-            run.name, run.series(measure.key), f"run{at}",
-            run.series(f"{measure.key}_low"), run.series(f"{measure.key}_high"),
+            run.name,
+            run.series(measure.key),
+            f"run{at + 1}",
+            dash=at,
+            low=run.series(f"{measure.key}_low"),
+            high=run.series(f"{measure.key}_high"),
         )
-        for at, run in enumerate(runs, start=1)
-    ]  # fmt: skip
+        for at, run in enumerate(runs)
+    ]
     held = [line for line in lines if line.points]
     if held:
         rounds = sorted({round for run in runs for round in run.metrics})

@@ -35,6 +35,14 @@ def short(value: float) -> str:
     return number(float(text), f".{len(text.partition('.')[2])}f")
 
 
+def compact(value: float) -> str:
+    """`short`, with k, M or G from ten thousand on: it fits beside a chart."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if max(1e4, factor) <= abs(value) < 1e15:
+            return f"{short(value / factor)}{unit}"
+    return short(value)
+
+
 def visible(text: str) -> str:
     """Foreign text with nothing that a terminal obeys or a page hides: control and direction marks are spelt out."""
     return HIDDEN.sub(_spelt, text.replace("\r\n", "\n"))

@@ -17,7 +17,7 @@ from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 class MixtureSampler:
     """One draw from pi^(1 - weight) * pi_ref^weight, normalised at every token."""
 
-    draw: Draw = field(default_factory=lambda: Draw(name="mixture", n=2))
+    draw: Draw = field(default_factory=lambda: Draw(name="mixture", n=2))  # of the mixture
     weight: float = 0.125  # of the reference: 0 is the policy itself, 1 the reference
     decaying: bool = False  # 2 / (t + 2) in round t instead, as Nash-MD's theorem has it; weight is not read
 

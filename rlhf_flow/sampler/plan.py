@@ -14,7 +14,7 @@ from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 class PlanSampler:
     """Draws that stand side by side: N is the sum of their n. `rlhf_flow.sampler.source` says what each may be."""
 
-    draws: list[Source] = field(default_factory=lambda: [Source()])
+    draws: list[Source] = field(default_factory=lambda: [Source()])  # each from a source of its own, side by side
 
     def __post_init__(self) -> None:
         check_names("sampler.draws", self.draws)

@@ -14,7 +14,7 @@ from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 class PolicySampler:
     """Draws from one policy. Several draws (temperatures, say) stand side by side: N is the sum of their n."""
 
-    draws: list[Draw] = field(default_factory=lambda: [Draw(n=8)])
+    draws: list[Draw] = field(default_factory=lambda: [Draw(n=8)])  # of the policy, side by side
 
     def __post_init__(self) -> None:
         check_names("sampler.draws", self.draws)

@@ -14,8 +14,8 @@ from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 class PolicyAndReference:
     """One draw from each: the policy's answers first."""
 
-    policy: Draw = field(default_factory=lambda: Draw(name="policy", n=1))
-    reference: Draw = field(default_factory=lambda: Draw(name="reference", n=1))
+    policy: Draw = field(default_factory=lambda: Draw(name="policy", n=1))  # of the policy
+    reference: Draw = field(default_factory=lambda: Draw(name="reference", n=1))  # of the reference
 
     def __post_init__(self) -> None:
         check_names("sampler.policy and sampler.reference", [self.policy, self.reference])

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf_flow.scorer.private import connect
-from rlhf_flow.scorer.questions import VERDICTS, Label, Progress, Question, Standing
+from rlhf_flow.scorer.questions import SKIPPERS, VERDICTS, Label, Progress, Question, Standing
 
 FILE = "labels.sqlite"
 LONGEST_COMMENT = 4000  # characters
+AWAY_SECONDS = 3600.0  # without a label or a look, after which an annotator is not waited for
 LEASE_SECONDS = 60.0  # that a question is kept for the annotator who is looking at it
 AT_ONCE = 500  # keys in one SELECT
 
@@ -35,20 +36,34 @@ CREATE INDEX IF NOT EXISTS of_whom ON labels (annotator) WHERE undone IS NULL;
 CREATE TABLE IF NOT EXISTS leases (annotator TEXT PRIMARY KEY, question INTEGER NOT NULL, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS people (annotator TEXT PRIMARY KEY, key TEXT NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, text TEXT NOT NULL);
-DROP VIEW IF EXISTS standings;
-CREATE VIEW standings AS
-    SELECT questions.*, coalesce(said, 0) AS said,
-        coalesce(said, 0) < needed AND coalesce(skipped, 0) < max(needed, 2) AS open
+"""
+# `open`: not settled, as `Standing` has it. `shown`: one that a person skips is still shown to others.
+STANDINGS = f"""
+WITH labelling AS (
+    SELECT annotator FROM labels WHERE at > :now - {AWAY_SECONDS}
+    UNION SELECT annotator FROM leases WHERE until > :now - {AWAY_SECONDS}
+), counted AS (
+    SELECT questions.*, coalesce(said, 0) AS said, coalesce(skipped, 0) AS skipped, EXISTS (
+        SELECT 1 FROM labelling WHERE NOT EXISTS (
+            SELECT 1 FROM labels
+            WHERE question = questions.id AND labels.annotator = labelling.annotator AND undone IS NULL
+        )
+    ) AS awaited
     FROM questions LEFT JOIN (
         SELECT question, sum(verdict != 'skip') AS said, sum(verdict = 'skip') AS skipped
         FROM labels WHERE undone IS NULL GROUP BY question
-    ) ON question = id;
+    ) ON question = id
+), standings AS (
+    SELECT *, said < needed AND skipped < max(needed, {SKIPPERS}) AS shown,
+        said < needed AND NOT (skipped >= needed AND (skipped >= {SKIPPERS} OR NOT awaited)) AS open
+    FROM counted
+)
 """
 # What files of earlier releases lack. Their `verdict` takes no other words, so `bad` is a tie that is marked.
 COLUMNS = {"comment": "TEXT NOT NULL DEFAULT ''", "bad": "INTEGER NOT NULL DEFAULT 0"}
 VERDICT = "CASE WHEN bad THEN 'bad' ELSE verdict END"
-NEXT = """
-SELECT id FROM standings WHERE open
+NEXT = f"""
+{STANDINGS} SELECT id FROM standings WHERE shown
     AND NOT EXISTS (SELECT 1 FROM labels WHERE question = standings.id AND annotator = :me AND undone IS NULL)
     AND said < needed - (
         SELECT count(*) FROM leases WHERE question = standings.id AND annotator != :me AND until > :now
@@ -103,18 +118,18 @@ class Annotations:
 
     def standings(self, questions: Sequence[Question]) -> list[Standing]:
         """Of questions that were asked, in their order."""
-        found: dict[str, tuple[int, float | None, dict[str, str]]] = {}
+        found: dict[str, tuple[int, float | None, dict[str, str], bool]] = {}
         with self._lock:
             for at in range(0, len(questions), AT_ONCE):
-                keys = [question.key for question in questions[at : at + AT_ONCE]]
+                keys = {f"k{n}": question.key for n, question in enumerate(questions[at : at + AT_ONCE])}
                 rows = self._file.execute(
-                    f"SELECT key, needed, due, annotator, {VERDICT} FROM questions "
-                    "LEFT JOIN labels ON question = questions.id AND undone IS NULL "
-                    f"WHERE key IN ({', '.join('?' * len(keys))}) ORDER BY annotator",
-                    keys,
+                    f"{STANDINGS} SELECT key, needed, due, awaited, annotator, {VERDICT} FROM standings "
+                    "LEFT JOIN labels ON question = standings.id AND undone IS NULL "
+                    f"WHERE key IN ({', '.join(f':{name}' for name in keys)}) ORDER BY annotator",
+                    {"now": time.time(), **keys},
                 )
-                for key, needed, due, annotator, verdict in rows:
-                    *_, said = found.setdefault(key, (needed, due, {}))
+                for key, needed, due, awaited, annotator, verdict in rows:
+                    *_, said, _ = found.setdefault(key, (needed, due, {}, bool(awaited)))
                     if annotator is not None:
                         said[annotator] = verdict
         return [Standing(*found[question.key]) for question in questions]
@@ -191,21 +206,22 @@ class Annotations:
                 self._lease(annotator, question, now)
 
     def reconsider(self, annotator: str) -> None:
-        """Take back what this annotator has skipped and is still open: it is handed to them again."""
+        """Take back what this annotator has skipped and nobody decided: it is handed to them again."""
         with self.transaction() as file:
             file.execute(
-                "UPDATE labels SET undone = ? WHERE annotator = ? AND verdict = 'skip' AND undone IS NULL "
-                "AND question IN (SELECT id FROM standings WHERE open)",
-                [time.time(), annotator],
+                f"{STANDINGS} UPDATE labels SET undone = :now WHERE annotator = :me AND verdict = 'skip' "
+                "AND undone IS NULL AND question IN (SELECT id FROM standings WHERE said < needed)",
+                {"now": time.time(), "me": annotator},
             )
 
     def progress(self, annotator: str) -> Progress:
         with self._lock:
             found = self._file.execute(
-                "SELECT (SELECT count(*) FROM labels WHERE annotator = :me AND undone IS NULL), count(*), "
-                "coalesce(sum(open), 0), (SELECT count(*) FROM labels JOIN standings AS one ON question = one.id "
-                "WHERE annotator = :me AND undone IS NULL AND verdict = 'skip' AND one.open) FROM standings",
-                {"me": annotator},
+                f"{STANDINGS} SELECT (SELECT count(*) FROM labels WHERE annotator = :me AND undone IS NULL), "
+                "count(*), coalesce(sum(open), 0), (SELECT count(*) FROM labels JOIN standings AS one "
+                "ON question = one.id WHERE annotator = :me AND undone IS NULL AND verdict = 'skip' "
+                "AND one.said < one.needed) FROM standings",
+                {"me": annotator, "now": time.time()},
             ).fetchone()
         return Progress(*found)
 
@@ -237,8 +253,9 @@ class Annotations:
         verdicts: dict[int, list[float]] = {}
         with self._lock:
             rows = self._file.execute(
-                "SELECT question, verdict FROM labels WHERE undone IS NULL AND verdict != 'skip' AND question IN "
-                "(SELECT id FROM standings WHERE said > 1)"
+                "SELECT question, verdict FROM labels WHERE undone IS NULL AND verdict != 'skip' AND question IN ("
+                "SELECT question FROM labels WHERE undone IS NULL AND verdict != 'skip' GROUP BY question "
+                "HAVING count(*) > 1)"
             ).fetchall()
         for question, verdict in rows:
             p = VERDICTS[verdict]

@@ -4,80 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import math
 import random
-import string
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from rlhf_flow.redact import redact
-from rlhf_flow.scorer.endpoint import Endpoint, Line, Unanswered
+from rlhf_flow.scorer.endpoint import SHOWN, Endpoint, Line, Unanswered
 from rlhf_flow.scorer.purse import Budget, CapReached, Purse
 from rlhf_flow.scorer.reading import Reply
-from rlhf_flow.types import Message
+from rlhf_flow.scorer.request import Chat, digest
+from rlhf_flow.scorer.visible import visible
 
-TEMPLATES = Path(__file__).with_name("templates")
-OURS = ("messages", "model", "n", "stream")  # keys of a request that have their place here
-LIMITS = ("max_tokens", "max_completion_tokens")  # of a reply: the newer name, where an endpoint refuses the older one
-AROUND = 256  # tokens that an endpoint's own chat template may put around a question
 AT_CAP = ("stop", "abstain")
-TOP_LOGPROBS = 20  # the most that OpenAI gives
+CAUSES = {  # of an abstention, the gravest first; and what is said at the first one
+    "capped": "",
+    "failed": "",
+    "cut": "was cut at {limit} tokens before its verdict. Fix: raise scorer.max_tokens={max_tokens}, or set "
+    "scorer.thinking=false for a model that thinks first",
+    "empty": "is empty: {reply!r}. Fix: look at the endpoint; a refusal, or thoughts alone, is no verdict",
+    "unclear": "gives no clear verdict: {reply!r}. Fix: ask for less in scorer.template, or set scorer.structured=auto",
+}
 
 
 class EndpointError(RuntimeError):
     """A question has no answer, and the run cannot go on without it."""
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A question as it is sent. Every error names the field of the scorer that it comes from."""
-
-    model: str
-    temperature: float
-    max_tokens: int  # of a reply
-    request: Mapping[str, Any]  # further keys of the request; null takes one out
-    logprobs: bool = False  # ask how likely the tokens were that the reply could have begun with
-
-    def __post_init__(self) -> None:
-        for key, rule, ok in (
-            ("model", "the name by which the endpoint knows the model", bool(self.model.strip())),
-            ("temperature", "a number >= 0", 0 <= self.temperature < math.inf),
-            ("max_tokens", ">= 1", self.max_tokens >= 1),
-            ("request", f"without the keys {', '.join(OURS)}", not set(OURS) & self.request.keys()),
-            ("request", f"such that one of {', '.join(LIMITS)} is a number >= 1", self._limit() >= 1),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
-
-    def body(self, question: str) -> dict[str, Any]:
-        """The request."""
-        own: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-        }
-        if self.logprobs:
-            own |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        return {key: value for key, value in {**own, **self.request}.items() if value is not None}
-
-    def public(self, question: str) -> dict[str, Any]:
-        """The request without the secrets in `request`: with another key it is the same question."""
-        return replace(self, request=cast(Mapping[str, Any], redact(self.request))).body(question)
-
-    def most(self, question: str) -> tuple[int, int]:
-        """Tokens of the question and of the reply, at most: no token is shorter than a byte of the request."""
-        return len(json.dumps(self.body(question))) + AROUND, self._limit()
-
-    def _limit(self) -> int:
-        """The larger one, should both be there."""
-        limits = [self.body("").get(key) for key in LIMITS]
-        return max((limit for limit in limits if isinstance(limit, int)), default=0)
 
 
 @dataclass
@@ -91,6 +42,13 @@ class Replies:
     calls: int = 0  # such requests: a question that is tried again has more than one
     tokens: int = 0  # of these; where the endpoint does not say, the most that it can have been
     cost: int = 0  # likewise, in micro-units
+
+    def cause(self, question: str) -> str | None:
+        """Why a question has no verdict, of `CAUSES`, if its reply is one that the caller could not read."""
+        reply = self.known.get(question)
+        if reply is None:
+            return "capped" if question in self.capped else "failed"
+        return cause_of(reply)
 
     def count(self, question: str, tokens: int, cost: int) -> None:
         self.asked.add(question)
@@ -107,34 +65,47 @@ class Replies:
 class Asker:
     """A model at work: it looks up what is known, and sends the rest within the budget."""
 
-    def __init__(self, chat: Chat, endpoint: Endpoint, budget: Budget, *, at_cap: str = "stop") -> None:
-        """`at_cap`: stop, or abstain from what is beyond a cap. Raises ValueError where the cache cannot be opened."""
+    def __init__(
+        self,
+        chat: Chat,
+        endpoint: Endpoint,
+        budget: Budget,
+        *,
+        reads: Callable[[Reply], bool],
+        at_cap: str = "stop",
+    ) -> None:
+        """`reads`: whether a reply gives what was asked for; one that does not is paid for and not kept.
+
+        `at_cap`: stop, or abstain from what is beyond a cap. Raises ValueError if the cache cannot be opened.
+        """
         self._at_cap = at_cap
-        self._chat = chat
-        self._endpoint = endpoint
-        self._budget = budget
-        self._purse = budget.open()
-        if unsettled := self._purse.spent.unsettled:
+        self._work = Work(chat, endpoint, budget, budget.open(), reads)
+        if unsettled := self._work.purse.spent.unsettled:
             print(
                 f"warning: {unsettled} calls of account {budget.account!r} were sent and their answers never kept; "
                 "they count as spent",
                 flush=True,
             )
 
-    def ask(self, questions: Collection[str]) -> Replies:
-        """Send every question that has no known answer, once.
+    def ask(self, questions: Mapping[str, str]) -> Replies:
+        """Send every question that has no known answer, once. Each comes with its wording in version 0.1.
 
-        Raises EndpointError, or CapReached where it stops at a cap, but not before the answers to what was sent are
-        kept. Where it abstains, nothing more is sent, and the rest is `Replies.capped`.
+        Raises EndpointError, or CapReached if it stops at a cap, but not before the answers to what was sent are kept.
+        If it abstains, nothing more is sent, and the rest is `Replies.capped`.
         """
-        keys = {question: digest(self._chat.public(question)) for question in questions}
-        found = self._purse.look_up(list(keys.values()))
-        replies = Replies({question: Reply.from_json(found[key]) for question, key in keys.items() if key in found})
-        missing = {question: key for question, key in keys.items() if key not in found}
+        work = self._work
+        keys = {question: work.key(question) for question in questions}
+        if adopted := work.purse.adopt({key: work.old_key(questions[question]) for question, key in keys.items()}):
+            print(
+                f"note: {adopted} judgements were kept by an earlier version without the endpoint's name; they are "
+                f"taken as those of {work.endpoint.known_as}",
+                flush=True,
+            )
+        replies = Replies(work.kept(keys))
+        missing = {question: key for question, key in keys.items() if question not in replies.known}
         if missing:
-            errand = Errand(self._chat, self._endpoint, self._budget, self._purse, replies)
             try:
-                asyncio.run(errand.run(missing))
+                asyncio.run(Errand(work, replies).run(missing))
             except CapReached:
                 if self._at_cap == "stop":
                     raise
@@ -142,17 +113,51 @@ class Asker:
         return replies
 
     def close(self) -> None:
-        self._purse.close()
+        self._work.purse.close()
+
+
+@dataclass
+class Work:
+    """What an asker works with, and what it has learned of the endpoint."""
+
+    chat: Chat
+    endpoint: Endpoint
+    budget: Budget
+    purse: Purse
+    reads: Callable[[Reply], bool]
+    plain: bool = False  # the endpoint refused the schema
+    warned: set[str] = field(default_factory=set)  # causes of abstentions
+
+    def key(self, question: str) -> str:
+        """Of the cache. Two servers may serve different models under one name: the endpoint is part of it."""
+        return digest([self.endpoint.known_as, self.chat.public(question)])
+
+    def old_key(self, question: str) -> str:
+        """By which version 0.1 kept the reply."""
+        return digest(self.chat.body(question))
+
+    def kept(self, keys: Mapping[str, str]) -> dict[str, Reply]:
+        """The known replies that can be read, by question; version 0.1 kept others too."""
+        found = self.purse.look_up(list(keys.values()))
+        replies = {question: Reply.from_json(found[key]) for question, key in keys.items() if key in found}
+        return {question: reply for question, reply in replies.items() if self.reads(reply)}
+
+    def warn(self, cause: str, reply: Reply) -> None:
+        """At the first reply of its kind."""
+        if cause not in self.warned:
+            self.warned.add(cause)
+            limit = self.chat.most("")[1]
+            told = CAUSES[cause].format(limit=limit, max_tokens=self.chat.max_tokens, reply=reply.text[:SHOWN])
+            print(f"warning: a reply of the judge {told}. Such replies count as abstentions.", flush=True)
 
 
 class Errand:
     """The way of some questions to the endpoint and back, a few at a time."""
 
-    def __init__(self, chat: Chat, endpoint: Endpoint, budget: Budget, purse: Purse, replies: Replies) -> None:
-        self._chat = chat
-        self._endpoint = endpoint
-        self._budget = budget
-        self._purse = purse
+    def __init__(self, work: Work, replies: Replies) -> None:
+        self._with = work
+        self._endpoint = work.endpoint
+        self._purse = work.purse
         self._replies = replies
         self._heard = math.inf  # when the endpoint last gave an answer; at first, when it could have begun to
         self._stopped = asyncio.Event()
@@ -179,7 +184,7 @@ class Errand:
                 return
 
     async def _answered(self, line: Line, question: str, key: str) -> None:
-        """Try until there is an answer, or there will be none. Raises EndpointError where that stops the run."""
+        """Try until there is an answer, or there will be none. Raises EndpointError if that stops the run."""
         self._be_patient("it hangs")
         for attempt in range(self._endpoint.retries + 1):
             try:
@@ -188,11 +193,11 @@ class Errand:
                 return
             except Unanswered as error:
                 failed = error
+            if failed.status in (400, 422) and self._with.chat.asked_structured == "auto" and not self._with.plain:
+                self._with.plain = True  # it may refuse the schema alone
+                continue
             if failed.for_all:
-                raise self._failure(
-                    f"{failed}. Look at scorer.endpoint.base_url, at scorer.model, and at the key in "
-                    f"scorer.endpoint.api_key_env={self._endpoint.api_key_env}."
-                )
+                raise self._failure(self._for_all(failed))
             if not failed.again:
                 self._heard = time.monotonic()  # it is there, and will have nothing to do with this question
                 break
@@ -204,12 +209,13 @@ class Errand:
 
     async def _tried(self, line: Line, question: str, key: str) -> Reply:
         """One try: reserved, sent, settled. What was sent and brought no answer stays reserved."""
-        if found := self._purse.look_up([key]):  # another process may have asked meanwhile
-            return Reply.from_json(found[key])
-        asked, replied = self._chat.most(question)
-        most = self._purse.reserve(tokens=asked + replied, cost=self._budget.cost(asked, replied))
+        work = self._with
+        if found := work.kept({question: key}):  # another process may have asked meanwhile
+            return found[question]
+        asked, replied = work.chat.most(question)
+        most = self._purse.reserve(tokens=asked + replied, cost=work.budget.cost(asked, replied))
         try:
-            answer = await line.send(self._chat.body(question))
+            answer = await line.send(work.chat.body(question, plain=work.plain))
         except Unanswered as error:
             if error.charged:
                 self._replies.count(question, most.tokens, most.cost)
@@ -218,17 +224,22 @@ class Errand:
             raise
         tokens, cost = most.tokens, most.cost
         if answer.tokens_in is not None and answer.tokens_out is not None:
-            tokens, cost = answer.tokens_in + answer.tokens_out, self._budget.cost(answer.tokens_in, answer.tokens_out)
-        self._purse.settle(most, key=key, reply=answer.reply.as_json(), tokens=tokens, cost=cost)
+            tokens, cost = answer.tokens_in + answer.tokens_out, work.budget.cost(answer.tokens_in, answer.tokens_out)
+        readable = work.reads(answer.reply)
+        kept = {key: answer.reply.as_json()} if readable else {}
+        source = f"{work.chat.model} at {self._endpoint.known_as}"
+        self._purse.settle(most, kept, tokens=tokens, cost=cost, source=source)
         self._replies.count(question, tokens, cost)
+        if not readable:
+            work.warn(cause_of(answer.reply), answer.reply)
         return answer.reply
 
     async def _waited(self, failed: Unanswered, attempt: int) -> bool:
-        """Wait as long as the endpoint asks, or twice as long as before. False where the run was stopped meanwhile.
+        """Wait twice as long as before, or as long as the endpoint asks if that is longer.
 
-        Raises EndpointError instead where patience ends before.
+        False if the run was stopped meanwhile. Raises EndpointError instead if patience ends before.
         """
-        seconds = random.uniform(1, 1.25) * (2**attempt if failed.wait_seconds is None else failed.wait_seconds)
+        seconds = random.uniform(1, 1.25) * max(2.0**attempt, failed.wait_seconds or 0.0)
         self._be_patient(str(failed), seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
@@ -243,6 +254,14 @@ class Errand:
                 f"scorer.endpoint.patience_seconds={self._endpoint.patience_seconds:g} allows no more."
             )
 
+    def _for_all(self, failed: Unanswered) -> str:
+        if failed.status in (401, 403, 404, 405):
+            return (
+                f"{failed}. Look at scorer.endpoint.base_url, at scorer.model, and at the key in "
+                f"scorer.endpoint.api_key_env={self._endpoint.api_key_env}."
+            )
+        return f"{failed}."
+
     def _failure(self, why: str) -> EndpointError:
         return EndpointError(
             f"the judge at {self._endpoint.base_url} gave no answer: {why} "
@@ -250,35 +269,6 @@ class Errand:
         )
 
 
-def template(name: str, *, needs: Collection[str], takes: Collection[str] = ()) -> str:
-    """The text of a shipped template, by its name, or of a file, by its path.
-
-    Raises ValueError where there is none, where a field that it needs is missing, or one that is not known is there.
-    """
-    shipped = {path.stem: path for path in sorted(TEMPLATES.glob("*.txt"))}
-    try:
-        text = shipped.get(name, Path(name)).read_text(encoding="utf-8")
-        fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"scorer.template must be one of {', '.join(shipped)}, or the path of a text file in which braces that are "
-            f"no field are doubled, got {name!r}: {error}"
-        ) from error
-    if not set(needs) <= fields <= {*needs, *takes}:
-        every = ", ".join(f"{{{field}}}" for field in needs)
-        other = "".join(f", {{{field}}}" for field in takes)
-        raise ValueError(
-            f"scorer.template={name} must have the fields {every}, and may have no other than these{other}; it has "
-            f"{', '.join(sorted(fields)) or 'none'}. Double the braces that are no field."
-        )
-    return text
-
-
-def talk(messages: Sequence[Message]) -> str:
-    """A conversation as text: each message behind its role, blank lines between."""
-    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
-
-
-def digest(value: object) -> str:
-    """sha256 of a value that JSON can write."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def cause_of(reply: Reply) -> str:
+    """Why a reply that was not read could not be."""
+    return "cut" if reply.cut else "unclear" if visible(reply.text) else "empty"

@@ -23,6 +23,17 @@ from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"log_odds": bradley_terry, "ranks": by_comparison}
 PAIRS = "pairs"
 MARKS = ("inconsistent",)  # of a pair, that a judge may give who says the same again
+NEW = ("label", "batched")  # fields that version 0.1 did not have
+OLD_NAMES = {  # the modules of version 0.1, wherever its classes are now
+    "Rule": "rlhf_flow.scorer.rule.Rule",
+    "Rules": "rlhf_flow.scorer.rules.Rules",
+    "RewardModel": "rlhf_flow.scorer.reward_model.RewardModel",
+    "Ensemble": "rlhf_flow.scorer.ensemble.Ensemble",
+    "Pooled": "rlhf_flow.scorer.pooled.Pooled",
+    "Comparison": "rlhf_flow.scorer.comparison.Comparison",
+    "PreferenceModel": "rlhf_flow.scorer.preference_model.PreferenceModel",
+    "GPM": "rlhf_flow.scorer.gpm.GPM",
+}
 WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # and when, and how reached
 
 
@@ -64,7 +75,7 @@ class Cached:
     def open(self, place: Place) -> CachedJudge:
         """Open the judge there. Raises ValueError where the cache cannot be opened, and as `check`."""
         self._check_judge()
-        return CachedJudge(self, self.of.open(place), self._judgements(), identity(self.of))
+        return CachedJudge(self, self.of.open(place), self._judgements(), identity(self.of), old_identity(self.of))
 
     def _judgements(self) -> Judgements:
         return Judgements(path_of(self.cache), key="scorer.cache")
@@ -97,6 +108,7 @@ class CachedJudge:
     judge: Scorer
     judgements: Judgements
     identity: str  # of the judge
+    old_identity: str  # by which version 0.1 kept what it said
 
     def score(self, rollouts: Rollouts) -> Scored:
         """Let the judge score what is not known, all of it at once, and keep that before anything is returned.
@@ -147,40 +159,67 @@ class CachedJudge:
         told: Callable[[Scored, int], dict[str, Any]],
     ) -> list[dict[str, Any]]:
         """What the judge says of each: from the cache, or by asking it; `told` reads that off a group of answers."""
-        keys = [self._key(prompt, responses) for prompt, responses in asked]
+        keys = [_key(self.identity, prompt, responses) for prompt, responses in asked]
         groups = dict(zip(keys, asked, strict=True))
+        self.judgements.adopt({key: _key(self.old_identity, *group) for key, group in groups.items()})
         found = self.judgements.look_up(list(groups))
         counted.cached += len(found)
         if missing := {key: group for key, group in groups.items() if key not in found}:
             prompts, responses = zip(*missing.values(), strict=True)
             scored = self.judge.score(Rollouts(round, prompts, responses))
             counted.add(scored)
-            self.judgements.keep({key: json.dumps(told(scored, b)) for b, key in enumerate(missing)})
+            self.judgements.keep(
+                {key: json.dumps(told(scored, b)) for b, key in enumerate(missing)}, source=_name(self.spec.of)
+            )
             found |= self.judgements.look_up(list(missing))  # who else was asked at the same time may have been first
         return [json.loads(found[key]) for key in keys]
 
-    def _key(self, prompt: Prompt, responses: Sequence[Response]) -> str:
-        messages = [(message.role, message.content) for message in prompt.messages]
-        texts = [response.text for response in responses]
-        return _digest([self.identity, messages, prompt.answer, dict(prompt.meta), texts])
+
+def _key(identity: str, prompt: Prompt, responses: Sequence[Response]) -> str:
+    messages = [(message.role, message.content) for message in prompt.messages]
+    texts = [response.text for response in responses]
+    return _digest([identity, messages, prompt.answer, dict(prompt.meta), texts])
 
 
 def identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
-    """Of a judge: its class, its fields but for those that change nothing it says, and what these only name."""
-    return _digest([f"{type(spec).__module__}.{type(spec).__qualname__}", _bound(spec), spec.fingerprint()])
+    """Of a judge: the name that it is registered by, its fields but for those that change nothing it says, and what
+    these only name. A field that is null is as if it were not there: a later version may add some.
+    """
+    return _digest([_name(spec), _bound(spec, null=False), spec.fingerprint()])
 
 
-def _bound(value: object) -> object:
+def old_identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
+    """That of version 0.1, by the module that the class was in."""
+    name = OLD_NAMES.get(type(spec).__qualname__, "") if type(spec) in _registered() else _qualified(spec)
+    return _digest([name, _bound(spec, null=True), spec.fingerprint()])
+
+
+def _name(spec: object) -> str:
+    return _registered().get(type(spec), _qualified(spec))
+
+
+def _registered() -> dict[type, str]:
+    from rlhf_flow.scorer import PARTS  # which imports this module
+
+    return {part: name for name, part in PARTS.items()}
+
+
+def _qualified(spec: object) -> str:
+    return f"{type(spec).__module__}.{type(spec).__qualname__}"
+
+
+def _bound(value: object, *, null: bool) -> object:
     """Fields, those of parts within included; a mapping is the user's own, and all of it counts."""
     if isinstance(value, list | tuple):
-        return [_bound(inner) for inner in value]
+        return [_bound(inner, null=null) for inner in value]
     if not is_dataclass(value):
         return value
     free = {*WHERE, *(one.name for one in fields(Economy) if isinstance(value, Economy))}  # who meets whom: likewise
-    bound = {one.name: _bound(getattr(value, one.name)) for one in fields(value) if one.name not in free}
-    if bound.get("chat_template") == _bound(ChatTemplate()):  # judgements from before there was a choice stay valid
-        del bound["chat_template"]
-    return bound
+    held = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in free}
+    if held.get("chat_template") == ChatTemplate():  # judgements from before there was a choice stay valid
+        del held["chat_template"]
+    kept = {name: inner for name, inner in held.items() if inner is not None or (null and name not in NEW)}
+    return {name: _bound(inner, null=null) for name, inner in kept.items()}
 
 
 def _digest(value: object) -> str:

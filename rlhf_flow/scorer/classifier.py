@@ -27,12 +27,12 @@ class Classifier(Templated):
     """Where the checkpoint is, and how it reads a conversation: prompt and answer in its own template."""
 
     path: str  # local folder, or name on the hub
-    revision: str | None = None
-    trust_remote_code: bool = False
+    revision: str | None = None  # of a name on the hub
+    trust_remote_code: bool = False  # run the code that comes with the checkpoint
     format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
     max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
     batch_tokens: int = 8192  # padding included; a conversation longer than that is read alone
-    dtype: str = "float32"
+    dtype: str = "float32"  # float32 or bfloat16
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -79,11 +79,18 @@ class Classifier(Templated):
 
     def _loaded(self, config: PretrainedConfig, place: Place) -> tuple[PreTrainedModel, Reader]:
         """The model on `place.device`, and the reader of what it is asked."""
-        from transformers import AutoModelForSequenceClassification
+        from transformers import AutoModel, AutoModelForSequenceClassification
 
         reader = self.reader(config)
-        load = AutoModelForSequenceClassification.from_pretrained
+        kind = AutoModel if self._own_code(config) == "AutoModel" else AutoModelForSequenceClassification
+        load = kind.from_pretrained
         return at_work(self._source.model(load, self.dtype), place), reader
+
+    def _own_code(self, config: PretrainedConfig) -> str | None:
+        """The auto class that the checkpoint's own code registers for it, if that code is trusted."""
+        own = config.to_dict().get("auto_map") or {}
+        names = [name for name in ("AutoModelForSequenceClassification", "AutoModel") if name in own]
+        return names[0] if names and self.trust_remote_code else None
 
     def _check(self, config: PretrainedConfig) -> None:
         """Raise ValueError where it cannot read, as far as can be told without the weights."""

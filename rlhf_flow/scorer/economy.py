@@ -82,7 +82,8 @@ class Economy:
     def compare(self, rollouts: Rollouts, ask: Ask, *, marks: Collection[str] = ()) -> Scored:
         """Ask about the matches of all prompts, round by round. `marks` names those that the judge may give.
 
-        Counts `judge/abstained`: matches that were asked about and have no verdict; and, unless all were asked about,
+        Counts `judge/asked`: matches that were asked about; `judge/verdicts` and `judge/abstained`: those of them with
+        a verdict and without one; and, unless all were asked about,
         `judge/spared`: those that were not. Raises ValueError where prompts have different numbers of responses.
         """
         tables = [Meetings(one, marks) for one in players(rollouts)]
@@ -113,7 +114,9 @@ class Economy:
         marks = {
             name: of_responses(rollouts, groups, [one.marks[name] for one in tables], dtype=bool) for name in names
         }
-        counts = {"judge/abstained": sum(int((one.met & np.isnan(one.wins)).sum()) // 2 for one in tables)}
+        asked = sum(int(one.met.sum() - one.players.n) // 2 for one in tables)
+        abstained = sum(int((one.met & np.isnan(one.wins)).sum()) // 2 for one in tables)
+        counts = {"judge/asked": asked, "judge/verdicts": asked - abstained, "judge/abstained": abstained}
         utility = mean_win(wins)
         if self.pairs != "all":
             marks["unasked"] = of_responses(rollouts, groups, [~one.met for one in tables], dtype=bool)

@@ -35,16 +35,23 @@ def imported(key: str, name: str) -> Callable[..., Any]:
     functions = {key: value for key, value in vars(module).items() if callable(value)}
     if function_name not in functions:
         found = "is not callable" if function_name in vars(module) else "is not there"
-        there = ", ".join(sorted(key for key in functions if not key.startswith("_"))) or "none"
+        own = [key for key, value in functions.items() if inspect.isfunction(value) and value.__module__ == module_name]
+        there = ", ".join(sorted(key for key in own if not key.startswith("_"))) or "none"
         raise ValueError(f"{key}={name}: {function_name!r} {found}; the functions of {module_name!r} are: {there}.")
     return functions[function_name]
 
 
 def source_hash(*functions: Callable[..., Any]) -> str:
     """Hash of the source files that the functions are in, each once; empty where there are none."""
-    files = dict.fromkeys(map(inspect.getsourcefile, functions))
-    sources = [Path(file).read_bytes() for file in files if file is not None]
+    files = {inspect.getsourcefile(function): function for function in reversed(functions)}
+    sources = [_source(file, function) for file, function in reversed(files.items()) if file is not None]
     return hashlib.sha256(b"".join(sources)).hexdigest() if sources else ""
+
+
+def _source(file: str, function: Callable[..., Any]) -> bytes:
+    """The file; of a cell of a notebook, which is in none, the function alone."""
+    path = Path(file)
+    return path.read_bytes() if path.is_file() else inspect.getsource(function).encode()
 
 
 def told(prompt: Prompt) -> Mapping[str, object]:

@@ -30,9 +30,9 @@ class Human:
     """Asks people which of two answers is better, and waits for them: `rlhf-flow label RUN` is where they say it.
 
     P(the first beats the second) is the mean of what the annotators say: 1, 0, or 1/2 for a tie and for two bad
-    answers. A pair that an annotator skips is left to the others. One that as many have skipped as verdicts were
-    needed, and two at least, is abstained from. Equal texts are 1/2, and are not asked about. What was asked before, in
-    any round, keeps what was said, and is not asked again.
+    answers. A pair that an annotator skips is left to the others who are labelling. One that as many have skipped as
+    verdicts were needed, and two at least if there are others, is abstained from. Equal texts are 1/2, and are not
+    asked about. What was asked before, in any round, keeps what was said, and is not asked again.
     """
 
     folder: str = "${run_dir}/labels"  # of the labels; not on a network's drive

@@ -38,8 +38,8 @@ class Pooled(Templated):
 
     path: str  # local folder, or name on the hub
     urls: list[str]  # http://host:port
-    revision: str | None = None
-    trust_remote_code: bool = False
+    revision: str | None = None  # of a name on the hub
+    trust_remote_code: bool = False  # run the code that comes with the checkpoint
     format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
     max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
     timeout_seconds: float = 300.0  # of one request: until it is scored, the wait for earlier ones included

@@ -35,17 +35,17 @@ class PreferenceModel(BothOrders, Templated):
     """
 
     path: str  # local folder, or name on the hub
-    revision: str | None = None
-    trust_remote_code: bool = False
+    revision: str | None = None  # of a name on the hub
+    trust_remote_code: bool = False  # run the code that comes with the checkpoint
     format: str = "chat"  # chat: the question is a user's message in its own template; plain: BOS and the question
     template: str = TEMPLATE  # the question, of {conversation}, {first} and {second}
     turn: str = "{role}: {content}"  # a message of {conversation}; blank lines stand between
     first: str = "A"  # the token that says: the first is better
-    second: str = "B"
+    second: str = "B"  # the letter of the second answer
     max_tokens: int | None = None  # of the whole question; None: all that the model can read
     too_long: str = "cut"  # cut: the conversation's beginning, then both answers' ends; abstain. Both are counted
     batch_tokens: int = 8192  # padding included; a question longer than that is read alone
-    dtype: str = "float32"
+    dtype: str = "float32"  # float32 or bfloat16
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_flow.scorer.judgements import Judgements, path_of
+from rlhf_flow.scorer.judgements import Judgements, path_of, tell
 
 MICRO = 1_000_000  # money is counted in millionths of the unit that prices are given in
 
@@ -125,12 +125,22 @@ class Purse:
             assert new.lastrowid is not None
             return Reservation(new.lastrowid, tokens, cost)
 
-    def settle(self, reservation: Reservation, *, key: str, reply: str, tokens: int, cost: int) -> None:
-        """Keep the answer, and count what it did cost instead of the most that it could. On disk once this returns."""
+    def settle(
+        self, reservation: Reservation, kept: Mapping[str, str], *, tokens: int, cost: int, source: str = ""
+    ) -> None:
+        """Keep the reply (by its key), if it is worth that, and count what it did cost instead of the most it could.
+
+        On disk once this returns. A reply that was kept before and could not be read is replaced.
+        """
         with self._judgements.transaction() as file:
             self._close(file, reservation)
             self._add(file, 0, tokens - reservation.tokens, cost - reservation.cost)
-            file.execute("INSERT OR IGNORE INTO judgements VALUES (?, ?)", [key, reply])
+            file.executemany("INSERT OR REPLACE INTO judgements VALUES (?, ?)", kept.items())
+            tell(file, kept, source)
+
+    def adopt(self, keys: Mapping[str, str]) -> int:
+        """Give judgements that are kept by old keys their new ones (new -> old); return how many."""
+        return self._judgements.adopt(keys)
 
     def release(self, reservation: Reservation) -> None:
         """Put everything back: the call was refused, and not charged."""

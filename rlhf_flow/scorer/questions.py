@@ -12,7 +12,7 @@ from rlhf_flow.types import Message
 
 # P(first beats second) as the annotator says it; bad: both are, and neither is better
 VERDICTS = {"first": 1.0, "second": 0.0, "tie": 0.5, "bad": 0.5, "skip": None}
-SKIPPERS = 2  # people, at least, who must skip a question before nobody is asked any more
+SKIPPERS = 2  # people, at least, who must skip a question before nobody is shown it any more
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Standing:
     needed: int  # verdicts, of different annotators
     due: float | None  # seconds since the epoch: until when they are waited for
     said: Mapping[str, str]  # annotator -> one of VERDICTS
+    awaited: bool = False  # whether somebody else is labelling who may say something yet
 
     @property
     def verdicts(self) -> list[float]:
@@ -60,8 +61,9 @@ class Standing:
 
     @property
     def skipped(self) -> bool:
-        """Whether so many have skipped it that it is no question for people. One person's skip is theirs alone."""
-        return list(self.said.values()).count("skip") >= max(self.needed, SKIPPERS)
+        """Whether it is no question for people: enough have skipped it, two at least while others are labelling."""
+        skips = list(self.said.values()).count("skip")
+        return skips >= self.needed and (skips >= SKIPPERS or not self.awaited)
 
     def overdue(self, now: float) -> bool:
         """Whether it is not settled, and not waited for any more."""
@@ -75,7 +77,7 @@ class Progress:
     mine: int  # verdicts of one annotator, skipped questions among them
     asked: int
     open: int  # questions that need more verdicts
-    skipped: int = 0  # those among the open ones that this annotator has skipped
+    skipped: int = 0  # those without enough verdicts that this annotator has skipped
 
 
 @dataclass(frozen=True)

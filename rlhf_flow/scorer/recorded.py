@@ -25,7 +25,7 @@ class Recorded:
     """
 
     first: str = "first"  # name of a draw (sampler.draws)
-    second: str = "second"
+    second: str = "second"  # the draw with the second answer
     preference: str | None = None  # column: a number in [0, 1], true, false or null
     strength: str | None = None  # column: a number, negative where the second is better, 0 where neither is; or null
     ratings: dict[str, str] = field(default_factory=dict)  # draw -> column: a number or null
@@ -156,7 +156,8 @@ def _label(prompt: Prompt, column: str, key: str) -> float:
     meta: Mapping[str, object] = prompt.meta
     if column not in meta:
         raise ValueError(
-            f"{key} must be a column of the prompts, and {prompt.id!r} has only {', '.join(meta) or 'none'}."
+            f"{key} must be a column of the prompts, and {prompt.id!r} has only {', '.join(meta) or 'none'}. "
+            f"Fix: name one of these with {key.partition('=')[0]}=…, or remove the row."
         )
     value = meta[column]
     if value is None:
@@ -164,5 +165,8 @@ def _label(prompt: Prompt, column: str, key: str) -> float:
     if isinstance(value, bool):
         return float(value)
     if not is_number(value) or not isinstance(value, int | float):
-        raise ValueError(f"{key} must hold numbers, true, false or null; {prompt.id!r} has {value!r}")
+        raise ValueError(
+            f"{key} must hold numbers, true, false or null; {prompt.id!r} has {value!r}. "
+            "Fix: correct or remove the row."
+        )
     return float(value)

@@ -1,4 +1,4 @@
-"""A Bradley-Terry reward model: any Hugging Face sequence-classification checkpoint with one label.
+"""A Bradley-Terry reward model: a Hugging Face sequence-classification checkpoint, or one with code of its own.
 
 P(i beats j) = sigma(r_i - r_j), Bradley and Terry 1952; for language models Ouyang et al. 2022, arXiv:2203.02155.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rlhf_flow.aside import Aside
 from rlhf_flow.scorer.batches import Tokens, by_length, packed, padded
 from rlhf_flow.scorer.classifier import Classifier, Reader
+from rlhf_flow.scorer.score_head import scores_of
 from rlhf_flow.scorer.wins import bradley_terry, by_answer
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
@@ -27,6 +28,13 @@ Scores: TypeAlias = Callable[[list[Tokens]], list[float]]  # of conversations, t
 class RewardModel(Classifier):
     """A reward model that re-renders prompt and answer in its own template, and scores them in batches by length."""
 
+    label: int | None = None  # which of several scores it is, from 0; null: there is one
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label is not None and self.label < 0:
+            raise ValueError(f"scorer.label must be >= 0, got {self.label}. Leave it out for a model with one score.")
+
     @property
     def can_cycle(self) -> bool:
         return False  # a number for each answer
@@ -40,23 +48,27 @@ class RewardModel(Classifier):
         self._check(self._config())
 
     def open(self, place: Place) -> RewardJudge:
-        """Load the model onto `place.device`. Raises ValueError where it is no reward model."""
+        """Load the model onto `place.device`. Raises ValueError if it gives no score that can be read."""
         model, reader = self._loaded(self._config(), place)
-        return RewardJudge(model, reader, batch_tokens=self.batch_tokens)
+        judge = RewardJudge(model, reader, batch_tokens=self.batch_tokens, label=self.label)
+        judge.probe()
+        return judge
 
     def _config(self) -> PretrainedConfig:
         config = self._source.config()
-        classes = [*(config.architectures or ()), *(config.to_dict().get("auto_map") or ())]
-        if not any(name.endswith("ForSequenceClassification") for name in classes):
+        own = config.to_dict().get("auto_map") or {}
+        classes = [*(config.architectures or ()), *own]
+        if not self._own_code(config) and not any(name.endswith("ForSequenceClassification") for name in classes):
             raise ValueError(
                 f"scorer.path must be a sequence-classification checkpoint, and {self.path!r} is "
                 f"{', '.join(classes) or 'none'}. "
                 "A language model alone has no score: train a reward model, or ask it with scorer=preference_model."
             )
-        if config.num_labels != 1:
+        labels = int(config.num_labels or 0)
+        if not self._own_code(config) and (labels != 1 if self.label is None else labels <= self.label):
             raise ValueError(
                 f"scorer.path must be a checkpoint with num_labels=1 (one score), and {self.path!r} has "
-                f"{config.num_labels}. Use one that was trained as a reward model."
+                f"{labels}. Fix: choose one of its scores, such as scorer.label=0, or use a reward model."
             )
         return config
 
@@ -64,8 +76,9 @@ class RewardModel(Classifier):
 class RewardJudge:
     """A reward model at work."""
 
-    def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int, label: int | None = None) -> None:
         self._model = model
+        self._label = label
         self._aside = Aside()
         self._pad: int | None = model.config.get_text_config().pad_token_id
         self._reader = reader
@@ -85,6 +98,10 @@ class RewardJudge:
         """Let go of the model, once and for all."""
         vars(self).pop("_model", None)
 
+    def probe(self) -> None:
+        """Score two short rows, so that a model whose score cannot be read is refused before anything is generated."""
+        self._forward([(0, 1, 2), (0, 1)])
+
     def _scores(self, conversations: list[Tokens]) -> list[float]:
         return [score for batch in packed(conversations, self._batch_tokens) for score in self._forward(batch)]
 
@@ -95,7 +112,7 @@ class RewardJudge:
         tokens, mask = padded(batch, self._padding(batch), self._model.device)
         with torch.inference_mode():
             output = self._model(input_ids=tokens, attention_mask=mask)
-        return [float(score) for score in output.logits[:, 0].float()]
+        return [float(score) for score in scores_of(output, mask, label=self._label).float()]
 
     def _padding(self, batch: Sequence[Tokens]) -> int:
         """The padding token of a batch, told to the model: decoders score the last token that is not padding.

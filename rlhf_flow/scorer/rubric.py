@@ -6,13 +6,15 @@ Single-answer grading, Zheng et al. 2023, arXiv:2306.05685, by several criteria 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_flow.scorer.asking import Asker, Chat, digest, talk, template
+from rlhf_flow.scorer.asking import CAUSES, Asker
 from rlhf_flow.scorer.endpoint import Endpoint
+from rlhf_flow.scorer.marks import marks
 from rlhf_flow.scorer.purse import Budget
-from rlhf_flow.scorer.reading import marks
+from rlhf_flow.scorer.request import MARK, Chat, digest, question, talk, template
 from rlhf_flow.scorer.wins import by_answer, by_comparison
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored
@@ -30,9 +32,11 @@ class Rubric:
     criteria: dict[str, float] = field(default_factory=dict)  # name -> weight; at least one
     low: float = 1.0  # the worst mark
     high: float = 10.0  # the best
-    template: str = "rubric"  # or a text file with {conversation} and {answer}, and {criteria}, {low}, {high} if wanted
-    temperature: float = 0.0
+    template: str = "rubric"  # or a file with {conversation}, {answer}, and {criteria}, {low}, {high}, {mark} if wanted
+    temperature: float = 0.0  # of the judge
     max_tokens: int = 256  # of a reply
+    thinking: bool | None = None  # tell the judge to think, with room for 8192 tokens of it, or not to; null: not told
+    structured: str | None = None  # true: ask for JSON by a schema; auto: unless the endpoint refuses it; null: false
     request: dict[str, Any] = field(default_factory=dict)  # further keys of each request; null takes one out
     endpoint: Endpoint = field(default_factory=Endpoint)
     budget: Budget = field(default_factory=Budget)
@@ -62,7 +66,7 @@ class Rubric:
 
     def fingerprint(self) -> str:
         """Hash of all that is sent but the answers, and of how the marks are read and weighed."""
-        return digest([self._chat().public(self._template()), self.criteria, self.low, self.high])
+        return digest([self._chat().public(self._template().replace(MARK, "")), self.criteria, self.low, self.high])
 
     def check(self) -> None:
         """Raise ValueError where the template, the cache, the client or its key is not there. Nothing is sent."""
@@ -72,13 +76,32 @@ class Rubric:
 
     def open(self, place: Place) -> RubricJudge:
         """Raises ValueError where the template or the cache cannot be read."""
-        return RubricJudge(self, Asker(self._chat(), self.endpoint, self.budget), self._template())
+        asker = Asker(self._chat(), self.endpoint, self.budget, reads=lambda reply: self.marks(reply.text) is not None)
+        return RubricJudge(self, asker, self._template())
+
+    @property
+    def reply_tokens(self) -> int:
+        """The most tokens that a reply may take."""
+        return self._chat().most("")[1]
+
+    def marks(self, text: str) -> dict[str, float] | None:
+        """What a reply says; None if it is not clear."""
+        return marks(text, self.criteria.keys(), low=self.low, high=self.high)
 
     def _chat(self) -> Chat:
-        return Chat(self.model, self.temperature, self.max_tokens, self.request)
+        numbers = {name: {"type": "number"} for name in self.criteria}
+        return Chat(
+            self.model,
+            self.temperature,
+            self.max_tokens,
+            self.request,
+            thinking=self.thinking,
+            structured=self.structured,
+            schema={"type": "object", "properties": numbers, "required": list(numbers), "additionalProperties": False},
+        )
 
     def _template(self) -> str:
-        return template(self.template, needs=("conversation", "answer"), takes=("criteria", "low", "high"))
+        return template(self.template, needs=("conversation", "answer"), takes=("criteria", "low", "high", "mark"))
 
 
 @dataclass(frozen=True)
@@ -99,17 +122,21 @@ class RubricJudge:
             for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in responses
         }
-        asked = set(questions.values())
+        asked = dict(questions.values())
         replies = self.asker.ask(asked)
-        read = {question: self._marks(reply.text) for question, reply in replies.known.items()}
+        read = {question: self.spec.marks(reply.text) for question, reply in replies.known.items()}
+        unclear = [question for question in asked if read.get(question) is None]
+        causes = Counter(replies.cause(question) for question in unclear)
         unmarked = dict.fromkeys(self.spec.criteria, math.nan)
-        marked = {id: read.get(question) or unmarked for id, question in questions.items()}
+        marked = {id: read.get(question) or unmarked for id, (question, _) in questions.items()}
         utility = by_answer(rollouts, {id: self._worth(held) for id, held in marked.items()})  # [B, N]
         counts = {
             "judge/queries": len(replies.asked),
             "judge/cached": len(replies.known.keys() - replies.asked),
-            "judge/abstained": len(asked) - sum(held is not None for held in read.values()),
-            "judge/failed": len(asked - replies.known.keys()),
+            "judge/asked": len(asked),
+            "judge/verdicts": len(asked) - len(unclear),
+            "judge/abstained": len(unclear),
+            **{f"judge/{cause}": causes[cause] for cause in CAUSES if cause != "capped"},
             **replies.counts(self.spec.budget),
         }
         return Scored(
@@ -127,17 +154,15 @@ class RubricJudge:
         """Close the cache."""
         self.asker.close()
 
-    def _question(self, prompt: Prompt, response: Response) -> str:
-        return self.template.format(
+    def _question(self, prompt: Prompt, response: Response) -> tuple[str, str]:
+        return question(
+            self.template,
             conversation=talk(prompt.messages),
             answer=response.text,
             criteria=", ".join(self.spec.criteria),
             low=f"{self.spec.low:g}",
             high=f"{self.spec.high:g}",
         )
-
-    def _marks(self, text: str) -> dict[str, float] | None:
-        return marks(text, self.spec.criteria.keys(), low=self.spec.low, high=self.spec.high)
 
     def _worth(self, held: dict[str, float]) -> float:
         weights = self.spec.criteria

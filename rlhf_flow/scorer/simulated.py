@@ -105,6 +105,8 @@ class SimulatedJudge:
             counts={
                 **thought.counts,
                 "judge/queries": len(beats),
+                "judge/asked": len(beats),
+                "judge/verdicts": int((~np.isnan(beats)).sum()),
                 "judge/abstained": int(np.isnan(beats).sum()),
             },
             measures=thought.measures,

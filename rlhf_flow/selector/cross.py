@@ -19,7 +19,7 @@ class Cross(Pairing):
     """Every response of the draw `first` with every one of the draw `second`; those of other draws are in no pair."""
 
     first: str = "policy"  # the names of two draws
-    second: str = "reference"
+    second: str = "reference"  # the draw of the second side
     keep_order: bool = True  # Pair.first is of the draw `first`, whoever won; false: the winner is first
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_flow import loop
+from rlhf_flow.alarms import Alarms
 from rlhf_flow.engine.tabular import TabularEngine
 from rlhf_flow.game import LOGITS, Board, Game
 from rlhf_flow.in_memory import InMemory
@@ -117,6 +118,7 @@ def play(
         keeping=Keeping(every=rounds + 1, steps=None, keep=1),
         ledger=store,
         observers=(),
+        alarms=Alarms(no_pairs=None),  # a few sampled answers may all be equal
     )
     try:
         loop.run(parts)

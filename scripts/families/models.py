@@ -16,15 +16,15 @@ LLAMA = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "max_position_embeddings": LENGTH,
     "initializer_range": 0.2,
 }
-HEADS_OF_16 = {"head_dim": 16}
-GEMMA = {**LLAMA, **HEADS_OF_16, "query_pre_attn_scalar": 16, "sliding_window": 32}
+HEADS = {"head_dim": 32}
+GEMMA = {**LLAMA, **HEADS, "query_pre_attn_scalar": 32, "sliding_window": 32}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": LENGTH, "initializer_range": 0.2}
+GPT = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": LENGTH, "initializer_range": 0.2}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family("MistralConfig", {**LLAMA, "sliding_window": None}),
     "mixtral": Family("MixtralConfig", {**LLAMA, "num_local_experts": 4, "sliding_window": None}),
     "qwen2": Family("Qwen2Config", LLAMA, tied=True),
-    "qwen3": Family("Qwen3Config", {**LLAMA, **HEADS_OF_16}, tied=True),
-    "qwen3-moe": Family("Qwen3MoeConfig", {**LLAMA, **HEADS_OF_16, **EXPERTS}),
+    "qwen3": Family("Qwen3Config", {**LLAMA, **HEADS}, tied=True),
+    "qwen3-moe": Family("Qwen3MoeConfig", {**LLAMA, **HEADS, **EXPERTS}),
     "gemma2": Family("Gemma2Config", GEMMA, tied=True),
     "gemma3": Family("Gemma3TextConfig", GEMMA, tied=True),
     "phi3": Family("Phi3Config", {**LLAMA, "pad_token_id": 0}),
@@ -55,7 +55,7 @@ FAMILIES: Mapping[str, Family] = {
             "word_embed_proj_dim": 64,
             "ffn_dim": 96,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            "num_attention_heads": 2,
             "max_position_embeddings": LENGTH,
             "init_std": 0.2,
         },
@@ -67,13 +67,13 @@ FAMILIES: Mapping[str, Family] = {
         {
             "hidden_size": 64,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            "num_attention_heads": 2,
             "initializer_range": 0.2,
             "max_position_embeddings": LENGTH,
         },
         tied=True,
     ),
-    "bloom": Family("BloomConfig", {"hidden_size": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}, tied=True),
+    "bloom": Family("BloomConfig", {"hidden_size": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}, tied=True),
     "stablelm": Family("StableLmConfig", LLAMA),
     "olmo2": Family("Olmo2Config", LLAMA),
     "granite": Family("GraniteConfig", {**LLAMA, "logits_scaling": 2.0, "attention_multiplier": 0.25}, tied=True),
@@ -88,7 +88,7 @@ FAMILIES: Mapping[str, Family] = {
         "Qwen3NextConfig",
         {
             **LLAMA,
-            **HEADS_OF_16,
+            **HEADS,
             **EXPERTS,
             "layer_types": ["linear_attention", "full_attention"],
             "shared_expert_intermediate_size": 48,

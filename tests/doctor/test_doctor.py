@@ -298,3 +298,28 @@ def test_a_package_that_transformers_would_import_and_that_does_not_load_is_foun
     status, findings = found(world, capsys)
     assert status == 1
     assert any("libavutil" in one["says"] and "pip uninstall torchcodec" in one["way_out"] for one in findings)
+
+
+def test_a_plan_that_cannot_be_made_is_a_problem(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a scorer whose checkpoint has no configuration: not a line that begins with ok."""
+    (world.root / "judge").mkdir()
+    world.keys |= {"scorer": "reward_model", "scorer.path": world.root / "judge"}
+    status, findings = found(world, capsys)
+    assert status == 1
+    assert not any(one["level"] == "ok" and one["subject"] == "plan" for one in findings)
+
+
+def test_the_functions_that_are_offered_are_the_modules_own(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the classes and functions that it imports."""
+    world.keys["scorer.function"] = "tests.tiny.nobody"
+    _, findings = found(world, capsys)
+    (told,) = [one["says"] + one["way_out"] for one in findings if "nobody" in one["says"]]
+    assert "shorter" in told
+    assert "Path" not in told and "Rollouts" not in told
+
+
+def test_files_of_the_users_own_are_found_as_by_run(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (world.root / "conf" / "objective").mkdir(parents=True)
+    (world.root / "conf" / "objective" / "mine.yaml").write_text("_target_: rlhf_flow.objective.dpo.DPO\nbeta: 0.3\n")
+    status, findings = found(world, capsys, "--config-dir", str(world.root / "conf"), "objective=mine")
+    assert status == 0, findings

@@ -47,6 +47,42 @@ def test_logps_stay_raw_when_the_draw_is_not(engine: Engine, world: World, promp
     assert world.worst_error(0, rollouts, [response.logps for response in flat(rollouts)]) < TOLERANCE
 
 
+def test_a_text_that_stops_ends_an_answer_as_its_end_token_does(
+    engine: Engine, world: World, prompts: list[Prompt]
+) -> None:
+    plain = flat(engine.generate(prompts, world.start, DRAW, round=1, seed=7))
+    rollouts = engine.generate(prompts, world.start, replace(DRAW, stop=["7 w", "w9"]), round=1, seed=7)
+    stopped = 0
+    for whole, answer in zip(plain, flat(rollouts), strict=True):
+        words = [f"w{token}" for token in whole.tokens if token > 2]
+        ends = [at for at in range(len(words)) if any(one in " ".join(words[: at + 1]) for one in ("7 w", "w9"))]
+        length = ends[0] + 1 if ends else len(whole.tokens)
+        assert answer.tokens.tolist() == whole.tokens[:length].tolist()
+        assert np.allclose(answer.logps, whole.logps[:length], atol=TOLERANCE)
+        assert answer.truncated == (whole.truncated and not ends)
+        assert whole.text.startswith(answer.text) and "7 w" not in answer.text and "w9" not in answer.text
+        stopped += bool(ends)
+    assert stopped > 0
+    assert world.worst_error(0, rollouts, engine.logps(rollouts, world.start)) < TOLERANCE
+
+
+def test_min_p_leaves_out_what_is_much_less_likely(engine: Engine, world: World, prompts: list[Prompt]) -> None:
+    strict = flat(engine.generate(prompts, world.start, Draw("one", n=1, min_p=1.0, max_tokens=8), round=1, seed=7))
+    greedy = flat(engine.generate(prompts, world.start, Draw("one", n=1, temperature=0, max_tokens=8), round=1, seed=7))
+    assert [one.tokens.tolist() for one in strict] == [one.tokens.tolist() for one in greedy]
+
+
+def test_a_repetition_penalty_makes_tokens_differ_and_logps_stay_raw(
+    engine: Engine, world: World, prompts: list[Prompt]
+) -> None:
+    def distinct(rollouts: Rollouts) -> float:
+        return float(np.mean([len(set(one.tokens.tolist())) / len(one.tokens) for one in flat(rollouts)]))
+
+    rollouts = engine.generate(prompts, world.start, replace(DRAW, repetition_penalty=8.0), round=1, seed=7)
+    assert distinct(rollouts) > distinct(engine.generate(prompts, world.start, DRAW, round=1, seed=7)) + 0.05
+    assert world.worst_error(0, rollouts, [response.logps for response in flat(rollouts)]) < TOLERANCE
+
+
 def test_each_answer_says_what_it_is(engine: Engine, world: World, prompts: list[Prompt]) -> None:
     rollouts = engine.generate(prompts, world.start, DRAW, round=3, seed=7)
     assert rollouts.round == 3

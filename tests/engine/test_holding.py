@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,26 @@ def test_the_opened_checkpoint_is_held_already() -> None:
     worker.fetch(start("models/start"))
     worker.fetch(start("models/../models/start"))
     assert worker.loads == 0
+
+
+def test_the_opened_checkpoint_is_proven_once_if_the_learner_says_what_it_reads_from_it() -> None:
+    worker = Worker()
+    probed = replace(start("models/start"), probe=Probe(tuple(range(8)), 1, (0.0,) * 7))
+    worker.fetch(probed)
+    assert (worker.loads, worker.measured) == (0, 7)
+    worker.measured = 0
+    worker.fetch(probed)
+    assert worker.measured == 0
+
+
+def test_an_engine_that_reads_other_weights_from_the_checkpoint_is_refused_each_time() -> None:
+    worker = Worker()
+    probed = replace(start("models/start"), probe=Probe(tuple(range(8)), 1, (-0.5,) * 7))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"model\.path=models/start: the engine reads other weights .* Fix: "):
+            worker.fetch(probed)
+    worker.fetch(policy("a", -2.0))
+    assert worker.value == -2.0
 
 
 def test_the_opened_checkpoint_is_loaded_once_something_else_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.engine.huggingface import HuggingFace, choose
+from rlhf_flow.engine.huggingface import HuggingFace, choose, penalised
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Prompt
 from rlhf_flow.weights import Held
@@ -85,3 +85,19 @@ def test_a_grid_of_uniforms_reproduces_the_exact_distribution(
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 1.0, 0.0]])
     assert choose(logits, torch.tensor([0.99, 0.99], dtype=torch.float64), Draw(n=1, temperature=0)).tolist() == [1, 0]
+
+
+def test_min_p_keeps_the_tokens_within_a_share_of_the_likeliest() -> None:
+    grid = 1000
+    uniforms = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(grid, -1)
+    seen = np.bincount(choose(logits, uniforms, Draw(min_p=0.25)).numpy(), minlength=4)
+    assert np.abs(seen - grid * np.array([0.5, 0.3, 0.15, 0.0]) / 0.95).max() <= 1
+    both = np.bincount(choose(logits, uniforms, Draw(min_p=0.25, top_p=0.5)).numpy(), minlength=4)  # 0.5 / 0.95 > 0.5
+    assert both.tolist() == [grid, 0, 0, 0]
+
+
+def test_a_penalty_is_that_of_ctrl() -> None:
+    logits, seen = torch.tensor([[2.0, -2.0, 2.0, -2.0]]), torch.tensor([[True, True, False, False]])
+    assert penalised(logits, seen, 4.0).tolist() == [[0.5, -8.0, 2.0, -2.0]]
+    assert penalised(logits, seen, None) is logits

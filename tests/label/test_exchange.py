@@ -94,10 +94,18 @@ def test_a_question_of_the_run_keeps_its_order_and_its_own_verdicts(tmp_path: Pa
 
 def test_rows_that_are_no_labels_are_told_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = [{**ARGILLA[0], "fields": {"prompt": "Q?"}}, {**ARGILLA[0], "responses": {"p": [{"value": "yes"}]}}, {"a": 1}]
+    bad.append({**ARGILLA[0], "responses": {"p": [{"value": "tie", "user_id": "\ud83d"}]}})
     path = written(tmp_path / "bad.json", [ARGILLA[0], *bad])
     assert main(["label", str(tmp_path / "run"), "--import", path]) == 2
     told = capsys.readouterr().err
-    assert "3 of " in told and "row 2" in told and "row 3" in told and "row 4" in told and "Fix: " in told
+    assert (
+        "4 of " in told
+        and "row 5" in told
+        and "row 2" in told
+        and "row 3" in told
+        and "row 4" in told
+        and "Fix: " in told
+    )
     assert not verdicts_of(tmp_path / "run" / "labels")  # nothing is taken of a file that is refused
 
 

@@ -57,25 +57,28 @@ const attack = async (urls, body) => {
     form.submit();
     setTimeout(resolve, 1500, "");
   });
-  for (const url of urls) {
-    for (const type of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]) {
-      await tried(`form ${type}`, () => form(url, type));
-      await tried(`no-cors ${type}`, () => fetch(url, {
-        method: "POST", mode: "no-cors", body, headers: { "Content-Type": type } }));
-      await tried(`beacon ${type}`, () => { navigator.sendBeacon(url, new Blob([body], { type })); });
-    }
+  await Promise.all(urls.flatMap((url) => {
     const json = { method: "POST", body, headers: { "Content-Type": "application/json" } };
-    await tried("fetch", () => fetch(url, json));
-    await tried("fetch with cookies", () => fetch(url, { ...json, credentials: "include" }));
-    await tried("no-cors json", () => fetch(url, { ...json, mode: "no-cors" }));
-    await tried("stream", () => fetch(url, { method: "POST", mode: "no-cors", body: new Blob([body]) }));
-    for (const tag of ["img", "iframe", "script"]) await tried(tag, () => loaded(tag, url));
-    await tried("socket", () => new Promise((resolve) => {
-      const line = new WebSocket(url.replace("http", "ws"));
-      line.onopen = () => { line.send(body); resolve("a socket"); };
-      line.onerror = () => resolve("");
-    }));
-  }
+    const simple = (type) => [
+      tried(`form ${type}`, () => form(url, type)),
+      tried(`no-cors ${type}`, () => fetch(url, {
+        method: "POST", mode: "no-cors", body, headers: { "Content-Type": type } })),
+      tried(`beacon ${type}`, () => { navigator.sendBeacon(url, new Blob([body], { type })); }),
+    ];
+    return [
+      ...["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"].flatMap(simple),
+      tried("fetch", () => fetch(url, json)),
+      tried("fetch with cookies", () => fetch(url, { ...json, credentials: "include" })),
+      tried("no-cors json", () => fetch(url, { ...json, mode: "no-cors" })),
+      tried("no type", () => fetch(url, { method: "POST", mode: "no-cors", body: new Blob([body]) })),
+      ...["img", "iframe", "script"].map((tag) => tried(tag, () => loaded(tag, url))),
+      tried("socket", () => new Promise((resolve) => {
+        const line = new WebSocket(url.replace("http", "ws"));
+        line.onopen = () => { line.send(body); resolve("a socket"); };
+        line.onerror = () => resolve("");
+      })),
+    ];
+  }));
   return read;
 };
 </script>"""
@@ -138,7 +141,6 @@ def test_a_page_of_another_origin_neither_labels_nor_asks_nor_reads(tmp_path: Pa
             # A name that led to the attacker first, and leads here now: the page is of the server's own origin.
             tab.call("Page.navigate", url=f"http://{REBOUND}:{number}/")
             tab.until("document.readyState === 'complete' && document.body?.innerText")
-            tab.run("delete window.attack")
             assert "Invalid host header" in tab.run("document.body.innerText")
             sent = {"method": "POST", "body": body, "headers": {"Content-Type": "application/json"}}
             statuses = [

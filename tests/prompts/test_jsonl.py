@@ -62,6 +62,7 @@ SEVEN = numbered(6)
             ["line 7", "'answer'", "last message is from the assistant, found one from the user"],
         ),
         ({"prompt": "why?", "answer": []}, Columns(candidates={"good": "answer"}), ["'answer'", "found no message"]),
+        ('{"prompt": [{"role": "user", "content": "a", "\\ud83d": 1}]}', Columns(), ["line 7", "'\\ud83d'"]),
         ('{"prompt": "why?", "source": "half \\ud83d"}', Columns(), ["line 7", "'source'", "half a surrogate pair"]),
         ('{"prompt": "why?", "source": {"a": ["\\ude00"]}}', Columns(), ["line 7", "'source'", "half a surrogate"]),
         ('{"prompt": "why?", "na\\ud83dme": 1}', Columns(), ["line 7", "name of column 'na\\ud83dme'", "surrogate"]),

@@ -39,3 +39,13 @@ def test_bad_files_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFas
     pq.write_table(pa.table({"prompt": ["a", None]}), path)
     with pytest.raises(ValueError, match=r"row 2: .* found NoneType"):
         Parquet(path=str(path)).open(tokenizer, 0)
+
+
+def test_a_text_that_is_not_utf8_is_refused_with_file_and_row(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = str(tmp_path / "prompts.parquet")
+    bad = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"prompt": bad}), path)
+    with pytest.raises(ValueError, match=r"prompts\.parquet, row 1 or soon after it: .*0xe9.*Fix: "):
+        Parquet(path=path).open(tokenizer, 0)

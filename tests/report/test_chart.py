@@ -89,12 +89,23 @@ def test_an_axis_of_counts_starts_at_zero(values: list[float]) -> None:
 
 
 def test_two_curves_share_an_axis_and_their_labels_keep_apart() -> None:
-    lines = [Curve("one", {0: 1.0, 1: 2.0}, "run1"), Curve("two", {0: 1.0, 1: 2.001}, "run2")]
+    lines = [Curve("one", {0: 1.0, 1: 2.0}, "run1"), Curve("two", {0: 1.0, 1: 2.001}, "run2", dash=1)]
     svg = chart.curves("It", lines, rounds=[0, 1])
     assert "one 1 in round 0, then 2 in round 1; two 1 in round 0" in svg
     labels = [float(y) for y in re.findall(r'<text class="end" x="[^"]+" y="([^"]+)"', svg)]
     assert len(labels) == 2 and abs(labels[0] - labels[1]) >= 10
     assert {*re.findall(r'class="curve (d.)"', svg)} == {"d0", "d1"}, "they differ in more than colour"
+
+
+def test_of_several_curves_only_those_that_reach_the_last_round_are_labelled() -> None:
+    lines = [Curve("one", {0: 1.0, 1: 2.0}, "run1"), Curve("two", {0: 1.0, 2: 3.0}, "run2", dash=1)]
+    svg = chart.curves("It", lines, rounds=[0, 1, 2])
+    assert re.findall(r'<text class="end"[^>]*>([^<]*)<', svg) == ["3"]
+
+
+def test_large_counts_fit_beside_their_chart() -> None:
+    svg = chart.curves("It", [Curve("it", {0: 0.0, 1: 812345.0}, "eval")], rounds=[0, 1])
+    assert ">812k</text>" in svg and ">250k</text>" in svg and "e+" not in svg
 
 
 def test_a_broken_round_is_marked_in_curves_and_in_bars() -> None:

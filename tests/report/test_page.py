@@ -14,7 +14,7 @@ import yaml
 from rlhf_flow import report
 from rlhf_flow.store import STAGES
 from tests.report.conftest import metrics, watched
-from tests.report.test_report import Page, page_of, row
+from tests.report.test_report import EVIL, Page, page_of, row
 
 MakeRun = Callable[..., Path]
 
@@ -68,7 +68,7 @@ def charts(folder: Path) -> dict[str, str]:
 def test_the_header_says_what_ran_on_what_and_when(make_run: MakeRun) -> None:
     words = page_of(told(make_run([metrics(round) for round in range(3)]), CONFIG, [START])).words
     for fact in (
-        r"Started\s*2026-01-02T03:04:05",
+        r"Started\s*2026-01-02 03:04 UTC\s",
         r"Time in rounds\s*1 min 11 s",
         r"Machine\s*16 cores, 126 GiB memory, 2 × NVIDIA H100",
         r"Versions\s*torch 2\.13\.0, vllm 0\.32\.0, transformers 5\.0\.0",
@@ -115,7 +115,10 @@ def test_no_absolute_path_and_no_secret_is_on_the_page(make_run: MakeRun) -> Non
     start = START | {
         "command": ["/home/jane doe/.venv/bin/rlhf-flow", "run", "scorer.endpoint.api_key=s3cr3t", "run_dir=/mnt/x/y"],
         "model": "/home/jane doe/model",
-        "warnings": ["what is in /home/jane doe/runs/it/rounds and file:///srv/a/b; token=hf_abcdefghijklmnopqrstuv"],
+        "warnings": [
+            "what is in /home/jane doe/runs/it/rounds and /home/jane doe/other/x, "
+            "/home2/y, file:///srv/a/b; token=hf_abcdefghijklmnopqrstuv"
+        ],
         "may_change": {"scorer.request.user": "jane doe", "x": SECRETS[0], "max_tokens": 512, "pad_token": "<pad>"},
     }
     folder = told(make_run([{}, {"eval/win_rate": 0.6}]), CONFIG | {"scorer": scorer}, [start])
@@ -135,6 +138,20 @@ def test_no_absolute_path_and_no_secret_is_on_the_page(make_run: MakeRun) -> Non
         "…/cache.sqlite",
     ):
         assert kept in html, kept
+
+
+def test_what_others_named_is_text_in_the_header_and_the_list_of_what_broke(make_run: MakeRun) -> None:
+    start = dict.fromkeys(("started", "machine", "python", "git"), EVIL) | {"versions": {"torch": EVIL}}
+    start |= {"gpus": [EVIL], "choices": {"algorithm": EVIL}, "warnings": [EVIL], "round": 1}
+    config = {"model": {"path": EVIL, "revision": EVIL}, "seed": EVIL, "objective": {"_target_": EVIL}, EVIL: EVIL}
+    folder = told(make_run([{}, {"eval/win_rate": 0.6, f"alarm/{EVIL}": 1.0}]), config, [start, start])
+    death = {"round": 1, "event": "death", "message": EVIL}
+    (folder / "events.jsonl").write_text(json.dumps(death) + "\n", encoding="utf-8")
+    for html in (report.write(folder), report.write_comparison([folder, folder])):
+        page = Page(html.read_text(encoding="utf-8"))
+        assert not {"script", "img"} & set(page.tags)
+        assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+        assert page.tags.count("style") == 1
 
 
 # -- judges -----------------------------------------------------------------------------------------------------------
@@ -226,7 +243,7 @@ def test_a_rate_near_one_is_drawn_near_one_and_a_widened_axis_says_so(make_run: 
     found = charts(make_run([{"eval/distinct": 0.998}, {"eval/distinct": 1.0}]))["Distinct answers"]
     heights = [float(y) for y in re.findall(r'class="hit" cx="[^"]+" cy="([^"]+)"', found)]
     assert abs(heights[0] - heights[1]) < 5
-    assert "axis widened: the change is small" in found
+    assert "the axis has its least span" in found
 
 
 def test_what_cannot_be_told_from_noise_is_said(make_run: MakeRun, good_run: Path) -> None:

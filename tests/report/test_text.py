@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.report.text import clipped, number, short, visible
+from rlhf_flow.report.text import clipped, compact, number, short, visible
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,14 @@ def test_number(value: float | None, form: str, text: str) -> None:
 )
 def test_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(9999.0, "9,999"), (10000.0, "10k"), (812345.0, "812k"), (-2.5e6, "−2.5M"), (3e9, "3G"), (0.25, "0.25")],
+)
+def test_compact(value: float, text: str) -> None:
+    assert compact(value) == text
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 
 
@@ -26,12 +28,17 @@ class Said:
 Behaviour = Callable[[str, int], Said]  # of the question, and how often it was asked before
 
 
-def says(text: str | None, logps: Mapping[str, float] | None = None, usage: tuple[int, int] | None = (10, 1)) -> Said:
+def says(
+    text: str | None,
+    logps: Mapping[str, float] | None = None,
+    usage: tuple[int, int] | None = (10, 1),
+    finish: str = "stop",
+) -> Said:
     """A chat completion."""
     tops = [{"token": token, "logprob": logp, "bytes": None} for token, logp in (logps or {}).items()]
     choice: dict[str, object] = {
         "index": 0,
-        "finish_reason": "stop",
+        "finish_reason": finish,
         "message": {"role": "assistant", "content": text},
         "logprobs": {"content": [{"token": text, "logprob": 0.0, "top_logprobs": tops}]} if tops else None,
     }
@@ -55,8 +62,11 @@ def in_turn(*all_said: Said) -> Behaviour:
 class Stub:
     """A server in threads of this process. Its port can be taken away and given back."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, *, tls: Path | None = None) -> None:
         self.behaviour = behaviour
+        self._tls = tls  # certificate and key
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.asked: Counter[str] = Counter()  # question -> requests
         self.requests: list[dict[str, object]] = []
         self.keys: set[str | None] = set()  # the headers that authorised them
@@ -76,6 +86,10 @@ class Stub:
 
     def start(self, port: int = 0) -> None:
         self._server = Server(("127.0.0.1", port), _handler(self))
+        if self._tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(self._tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -131,6 +145,8 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             key = self.headers["Authorization"]
+            stub.paths.append(self.path)
+            stub.headers.append({name.lower(): value for name, value in self.headers.items()})
             said = stub.answer(body, key)
             if said.hangs:
                 self.close_connection = True

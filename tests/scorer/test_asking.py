@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -20,7 +21,7 @@ from tests.scorer.conftest import rollouts
 from tests.scorer.judging import CALL, answers, judge, later_wins, opened, scored, spent
 from tests.scorer.stub_endpoint import Said, Stub, fails, in_turn, says
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 KEY = "sk-this-is-a-secret"
 
@@ -29,10 +30,142 @@ KEY = "sk-this-is-a-secret"
 
 def test_a_second_run_asks_nothing_even_where_the_endpoint_is_gone(tmp_path: Path) -> None:
     asked = rollouts(["a", "b", "c"], ["d", "e", "f"])
-    first = scored(later_wins, tmp_path, asked)
-    again = opened("http://127.0.0.1:1/v1", tmp_path, account="another").score(asked)
+    endpoint = {"name": "the lab's judge"}  # its address may change
+    first = scored(later_wins, tmp_path, asked, endpoint=endpoint)
+    again = opened("http://127.0.0.1:1/v1", tmp_path, account="another", endpoint=endpoint).score(asked)
     np.testing.assert_array_equal(first.wins, again.wins)
-    assert again.counts == {**dict.fromkeys(first.counts, 0), "judge/cached": 6}
+    known = {"judge/asked": 6, "judge/verdicts": 6, "judge/cached": 6}
+    assert again.counts == {**dict.fromkeys(first.counts, 0), **known}
+
+
+def test_two_servers_with_one_name_for_their_models_share_no_reply(tmp_path: Path) -> None:
+    asked = rollouts(["a", "b"])
+    with Stub(later_wins) as one, Stub(in_turn(says("C"))) as other:
+        first, second = (opened(stub.url, tmp_path).score(asked).wins[0, 0, 1] for stub in (one, other))
+        assert (first, second) == (0, 0.5) and other.total == 2
+        again = opened(f"{one.url}/", tmp_path).score(asked)
+        assert again.wins[0, 0, 1] == 0 and one.total == 2
+
+
+def test_what_an_earlier_version_kept_is_not_paid_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It kept replies by the request alone: the first endpoint that asks for one takes it over, and says so."""
+    asked = rollouts(["a", "b"])
+    with Stub(later_wins) as stub:
+        spec = judge(stub.url, tmp_path)
+        held = spec.budget.open()
+        for first, second in (("a", "b"), ("b", "a")):
+            body = {
+                "model": "m",
+                "messages": [{"role": "user", "content": f"user: question 0?##{first}##{second}"}],
+                "temperature": 0.0,
+                "max_tokens": 16,
+                "logprobs": True,
+                "top_logprobs": 20,
+            }
+            key = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+            reply = json.dumps({"text": "A" if first == "a" else "B", "begins": []})
+            held.settle(held.reserve(tokens=1, cost=0), {key: reply}, tokens=1, cost=0)
+        held.close()
+        for _ in range(2):
+            assert opened(stub.url, tmp_path).score(asked).wins[0, 0, 1] == 1
+        assert stub.total == 0
+        assert capsys.readouterr().out.count("2 judgements were kept by an earlier version") == 1
+        opened(stub.url, tmp_path, endpoint={"name": "another"}).score(asked)
+        assert stub.total == 2, "what one endpoint took over is not another's"
+
+
+FAULTY = {
+    "empty": says(""),
+    "nothing": says(None),
+    "cut": says("<think>Let me", finish="length"),
+    "garbage": says("\ufffd\ufffd!!!!"),
+    "no choices": Said('{"choices": []}'),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTY)
+def test_a_faulty_reply_is_paid_and_not_kept(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = rollouts(["a", "b", "c"])
+    faulty = FAULTY[kind]
+
+    def once(question: str, before: int) -> Said:
+        return faulty if before == 0 and "a" in answers(question) else later_wins(question, before)
+
+    with Stub(once) as stub:
+        first = opened(stub.url, tmp_path).score(asked)
+        assert first.counts["judge/abstained"] == 2 and first.counts["judge/verdicts"] == 1
+        cause = {"cut": "cut", "garbage": "unclear"}.get(kind, "empty")
+        assert first.counts[f"judge/{cause}"] == 2
+        assert capsys.readouterr().out.count("warning: a reply of the judge") == 1, "the first one is told"
+        again = opened(stub.url, tmp_path).score(asked)
+        assert again.counts["judge/verdicts"] == 3 and stub.total == 6 + 4
+    assert spent(tmp_path).calls == 10 and spent(tmp_path).unsettled == 0
+
+
+def test_a_thinking_judge_that_spends_its_tokens_is_told_which_key_gives_it_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = scored(in_turn(says(None, usage=(10, 16), finish="length")), tmp_path, rollouts(["a", "b"]))
+    assert judged.counts["judge/cut"] == judged.counts["judge/asked"] == 1
+    assert "was cut at 16 tokens before its verdict. Fix: raise scorer.max_tokens=16" in capsys.readouterr().out
+
+
+def test_an_endpoint_that_asks_for_no_wait_is_not_asked_at_once(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def refusing(question: str, before: int) -> Said:
+        times.append(time.monotonic())
+        return later_wins(question, before) if before else fails(429, Retry_After="0")
+
+    scored(refusing, tmp_path, rollouts(["a", "b"]), endpoint={"concurrency": 1})
+    assert times[1] - times[0] >= 1
+
+
+@pytest.mark.parametrize(("structured", "refused"), [("true", False), ("auto", False), ("auto", True), (None, False)])
+def test_a_structured_reply_is_asked_for_and_done_without_if_it_is_refused(
+    structured: str | None, refused: bool, tmp_path: Path
+) -> None:
+    def picky(question: str, before: int) -> Said:
+        if refused and "response_format" in stub.requests[-1]:
+            return Said('{"error": {"message": "response_format is not supported"}}', status=400)
+        return says(json.dumps({"verdict": "A" if later_wins(question, before).body.count('"A"') else "B"}))
+
+    with Stub(picky) as stub:
+        fields = {"structured": structured}
+        judged = opened(stub.url, tmp_path, fields=fields, endpoint={"concurrency": 1}).score(rollouts(["a", "b", "c"]))
+        assert judged.counts["judge/verdicts"] == 3
+        with_schema = [body for body in stub.requests if "response_format" in body]
+        assert len(with_schema) == (0 if structured is None else 1 if refused else 6)
+        for body in with_schema:
+            assert body["response_format"]["json_schema"]["schema"]["properties"]["verdict"]["enum"] == ["A", "B", "C"]
+    assert spent(tmp_path) == Spent(calls=6, tokens=6 * CALL), "what was refused is not charged"
+
+
+def test_a_schema_that_must_be_kept_and_is_refused_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(EndpointError, match="status 400"):
+        scored(in_turn(fails(400)), tmp_path, rollouts(["a", "b"]), fields={"structured": "true"})
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_a_judge_is_told_whether_to_think_and_has_room_for_it(thinking: bool, tmp_path: Path) -> None:
+    with Stub(in_turn(says("<think>[[A]]</think>B"))) as stub:
+        spec = judge(stub.url, tmp_path, fields={"thinking": thinking})
+        judged = spec.open(Place()).score(rollouts(["a", "b"]))
+        assert stub.requests[0]["chat_template_kwargs"] == {"enable_thinking": thinking}
+        assert stub.requests[0]["max_tokens"] == spec.reply_tokens == 16 + (8192 if thinking else 0)
+    assert judged.counts["judge/inconsistent"] == 1, "B in both orders"
+
+
+def test_a_key_that_the_server_refuses_stops_the_run_even_if_it_may_abstain(tmp_path: Path) -> None:
+    said = Said('{"error": {"message": "Unsupported parameter: max_tokens"}}', status=400)
+    endpoint = {"on_failure": "abstain"}
+    with pytest.raises(EndpointError, match=r"scorer\.request=\{max_tokens: null, max_completion_tokens: 16\}"):
+        scored(in_turn(said), tmp_path, rollouts(["a", "b"]), endpoint=endpoint)
+
+
+def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:
+    scored(later_wins, tmp_path, rollouts(["a", "b"]))
+    assert {file.stat().st_mode & 0o077 for file in tmp_path.glob("cache.sqlite*")} == {0}
 
 
 def test_sixteen_workers_stop_at_the_cap_and_a_higher_cap_goes_on(tmp_path: Path) -> None:

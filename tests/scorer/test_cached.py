@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -243,8 +245,8 @@ def test_what_was_said_before_a_kill_is_kept_and_what_was_not_is_asked_again(ask
 
 def test_of_two_who_answer_at_the_same_time_the_first_is_kept(tmp_path: Path) -> None:
     one, other = (Judgements(tmp_path / "cache", key="scorer.cache") for _ in range(2))
-    one.keep({"a": "1", "b": "2"})
-    other.keep({"b": "3", "c": "4"})
+    one.keep({"a": "1", "b": "2"}, source="one")
+    other.keep({"b": "3", "c": "4"}, source="other")
     assert one.look_up(["a", "b", "c", "d"]) == {"a": "1", "b": "2", "c": "4"}
     one.close()
     other.close()
@@ -261,3 +263,36 @@ def test_a_cache_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -
     (tmp_path / "text").write_text("this is no data base, and long enough to be taken for a wrong one " * 20)
     with pytest.raises(ValueError, match=r"scorer\.cache must be an SQLite file .* file is not a database"):
         Cached(LENGTH, str(tmp_path / "text")).check()
+
+
+def test_a_judgement_belongs_to_the_registered_name_and_not_to_the_file_of_the_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is paid stays known, wherever a later version has the class."""
+    spec = Comparison("tests.scorer.comparisons.longer")
+    before = identity(spec)
+    monkeypatch.setattr(Comparison, "__module__", "rlhf_flow.scorer.functions.comparison")
+    assert identity(spec) == before
+
+
+def test_what_version_0_1_kept_is_still_known(tmp_path: Path, reward_path: str) -> None:
+    """It kept judgements by the module of the class, and with every field that was there: such a key is renamed."""
+    spec = RewardModel(reward_path)
+    fields = {
+        "revision": None, "trust_remote_code": False, "format": "chat", "max_tokens": None, "batch_tokens": 8192,
+        "dtype": "float32",
+    }  # fmt: skip
+    asked = rollouts(["a"])
+    (prompt,) = asked.prompts
+    messages = [(message.role, message.content) for message in prompt.messages]
+    old = digest(["rlhf_flow.scorer.reward_model.RewardModel", fields, spec.fingerprint()])
+    key = digest([old, messages, prompt.answer, dict(prompt.meta), ["a"]])
+    path = tmp_path / "cache.sqlite"
+    Judgements(path, key="scorer.cache").keep({key: json.dumps({"utility": 4.5, "aspects": {}})}, source="old")
+    for _ in range(2):
+        scored = Cached(spec, str(path)).open(Place()).score(asked)
+        assert scored.utility.tolist() == [[4.5]] and scored.counts["judge/queries"] == 0
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()

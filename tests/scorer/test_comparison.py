@@ -23,7 +23,7 @@ def test_a_cycle_comes_through() -> None:
     expected = [[0.5, 0.1, 0.8], [0.9, 0.5, 0.3], [0.2, 0.7, 0.5]]
     np.testing.assert_allclose(judged.wins[0], expected, atol=1e-7)
     np.testing.assert_allclose(judged.utility[0], np.mean(expected, axis=1), atol=1e-7)
-    assert judged.counts == {"judge/queries": 3, "judge/abstained": 0}
+    assert judged.counts == {"judge/queries": 3, "judge/asked": 3, "judge/verdicts": 3, "judge/abstained": 0}
     assert judged.measures == {}
 
 
@@ -56,7 +56,7 @@ def test_an_abstention_is_left_out_of_the_utility() -> None:
     assert np.isnan(judged.wins[0, 4, :4]).all(), "in either order"
     assert judged.wins[0, 0, 1] == 1 and judged.wins[0, 2, 2] == 0.5
     np.testing.assert_array_equal(judged.utility[0], [0.75, 0.25, 0.5, 0.5, 0.5])
-    assert judged.counts == {"judge/queries": 10, "judge/abstained": 9}
+    assert judged.counts == {"judge/queries": 10, "judge/asked": 10, "judge/verdicts": 1, "judge/abstained": 9}
 
 
 def test_in_a_knockout_only_those_who_meet_are_compared() -> None:

@@ -62,7 +62,7 @@ def spec(
             yield PARTS[name](urls=[served.url()])
         return
     if name in ("judge", "rubric"):
-        pytest.importorskip("openai")
+        pytest.importorskip("httpx")
         cache = tmp_path_factory.mktemp("judge") / "cache.sqlite"
         with Stub(talks) as stub:
             reached = {"endpoint": Endpoint(stub.url), "budget": Budget(account="contract", cache=str(cache))}

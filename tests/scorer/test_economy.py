@@ -103,7 +103,11 @@ def test_a_round_more_takes_more_matches_and_ranks_better() -> None:
 def test_so_many_are_asked_about_and_the_others_are_spared(pairs: str, n: int, most: int) -> None:
     scored = judged(Economy(pairs=pairs), *(texts(np.random.default_rng(b).permutation(n).tolist()) for b in range(9)))
     assert all(most - 1 <= number <= most for number in asked(scored)), "with a final, where the two had not met"
-    assert scored.counts == {"judge/abstained": 0, "judge/spared": 9 * n * (n - 1) // 2 - sum(asked(scored))}
+    made = sum(asked(scored))
+    spared = 9 * n * (n - 1) // 2 - made
+    assert scored.counts == {
+        "judge/asked": made, "judge/verdicts": made, "judge/abstained": 0, "judge/spared": spared
+    }  # fmt: skip
     unasked = scored.marks["unasked"]
     np.testing.assert_array_equal(np.isnan(scored.wins), unasked)
     assert unasked.dtype == bool and not unasked[:, np.arange(n), np.arange(n)].any()
@@ -118,7 +122,7 @@ def test_all_are_asked_about_at_once() -> None:
         ("b", "c"),
         ("d", "e"),
     ]
-    assert len(turns) == 1 and scored.marks == {} and scored.counts == {"judge/abstained": 0}
+    assert len(turns) == 1 and scored.marks == {} and scored.counts["judge/abstained"] == 0
     np.testing.assert_allclose(scored.utility, scored.wins.mean(-1), atol=1e-6)
 
 
@@ -173,7 +177,10 @@ def test_any_verdicts_give_a_ranking_whose_ends_have_been_asked_about(
             )
         for k, text in enumerate(texts):
             assert scored.wins[b, k, first[text]] == 0.5 and scored.utility[b, k] == scored.utility[b, first[text]]
-    assert scored.counts == {"judge/abstained": abstained, "judge/spared": spared}
+    made = scored.counts["judge/asked"]
+    assert scored.counts == {
+        "judge/asked": made, "judge/verdicts": made - abstained, "judge/abstained": abstained, "judge/spared": spared
+    }  # fmt: skip
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,20 +1,46 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import subprocess
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
-from rlhf_flow.scorer.endpoint import Answer, Endpoint, Unanswered
+from rlhf_flow.scorer.completion import Answer
+from rlhf_flow.scorer.endpoint import Endpoint, Unanswered
 from rlhf_flow.scorer.reading import Reply
 from tests.scorer.stub_endpoint import Behaviour, Said, Stub, fails, in_turn, says
 
-pytest.importorskip("openai")
+pytest.importorskip("httpx")
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Which?"}], "max_tokens": 4, "top_k": 1}
 KEY = "sk-this-is-a-secret"
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate of 127.0.0.1 and its key, in one file."""
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = [subprocess.run([*command, *names, "-keyout", "-", "-out", "-"], capture_output=True, check=True).stdout]
+    file.write_bytes(made[0])
+    return file
 
 
 def send(behaviour: Behaviour | Said, **fields: object) -> Answer:
@@ -23,10 +49,10 @@ def send(behaviour: Behaviour | Said, **fields: object) -> Answer:
         return sent(stub.url, **fields)
 
 
-def sent(url: str, **fields: object) -> Answer:
+def sent(url: str, *, body: dict[str, object] = BODY, **fields: object) -> Answer:
     async def one() -> Answer:
         async with Endpoint(url, **fields).connect() as line:
-            return await line.send(BODY)
+            return await line.send(body)
 
     return asyncio.run(one())
 
@@ -44,6 +70,138 @@ def test_an_answer_has_its_first_tokens_and_what_it_took() -> None:
     assert send(says(None)).reply == Reply(""), "a refusal has no content"
 
 
+COMPLETIONS = {
+    "null": ({"content": None}, ""),
+    "missing": ({"role": "assistant"}, ""),
+    "refusal": ({"content": None, "refusal": "I cannot."}, ""),
+    "parts": ({"content": [{"type": "text", "text": "Ver"}, {"type": "text", "text": "dict: A"}]}, "Verdict: A"),
+    "parts of thoughts": (
+        {"content": [{"type": "thinking", "thinking": "B"}, {"type": "text", "text": "A"}, "?", None]},
+        "A",
+    ),
+    "number": ({"content": 3}, ""),
+    "thoughts apart": ({"content": "A", "reasoning_content": "B", "reasoning": "B"}, "A"),
+    "no message": (None, ""),
+}
+
+
+@pytest.mark.parametrize("kind", COMPLETIONS)
+def test_content_in_whatever_shape_is_text_or_an_answer_that_says_nothing(kind: str) -> None:
+    message, text = COMPLETIONS[kind]
+    body = {"choices": [{"message": message}], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+    assert send(Said(json.dumps(body))) == Answer(Reply(text), 9, 2)
+
+
+def test_a_completion_without_choices_or_usage_says_nothing() -> None:
+    assert send(Said('{"choices": []}')) == Answer(Reply(""), None, None)
+    assert send(Said('{"choices": [{"message": {"content": "A"}}], "usage": "much"}')) == Answer(Reply("A"), None, None)
+
+
+def test_a_reply_that_was_cut_says_so() -> None:
+    body = {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}
+    assert send(Said(json.dumps(body))).reply == Reply("", cut=True)
+
+
+def with_logprobs(text: str, *tokens: object) -> Reply:
+    choice = {"message": {"content": text}, "logprobs": {"content": list(tokens)}}
+    return send(Said(json.dumps({"choices": [choice]}))).reply
+
+
+def token(text: str, **tops: float | None) -> dict[str, object]:
+    return {"token": text, "logprob": -0.1, "top_logprobs": [{"token": t, "logprob": p} for t, p in tops.items()]}
+
+
+def test_entries_without_a_number_are_left_out() -> None:
+    assert with_logprobs("A", token("A", A=-0.1, B=None)).begins == (("A", -0.1),)
+    assert with_logprobs("A", {"token": "A", "top_logprobs": None}).begins == ()
+    assert with_logprobs("A", {"token": "A", "top_logprobs": [None, {"token": "A", "logprob": -1}]}).begins == (
+        ("A", -1.0),
+    )
+    assert with_logprobs("A", None, token("A", A=-0.1)).begins == (("A", -0.1),)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["B", " is", " wrong", ".", "A"],
+        ["A", " is", " wrong", ".", "B", "</think>", "A"],
+        ["<think>", "B", "</think>", "A"],
+        ["<|channel|>", "analysis", "<|message|>", "B", "A"],
+    ],
+    ids=" ".join,
+)
+def test_log_probs_of_a_hidden_thought_are_not_the_verdicts(tokens: list[str]) -> None:
+    """The visible reply is A; the first token belongs to what the server hid."""
+    assert with_logprobs("A", *(token(one, A=-2.0, B=-0.1) for one in tokens)).begins == ()
+
+
+@pytest.mark.parametrize("end", ["", "<|im_end|>", "</s>", "\n"])
+def test_log_probs_of_the_visible_reply_are_read_whatever_ends_it(end: str) -> None:
+    assert with_logprobs("A", token("▁A", A=-0.1, B=-2.0), token(end)).begins == (("A", -0.1), ("B", -2.0))
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("max_tokens", r"scorer\.request=\{max_tokens: null, max_completion_tokens: 4\}"),
+        ("temperature", r"scorer\.request=\{temperature: null\}"),
+        ("logprobs", r"scorer\.logprobs=false"),
+    ],
+)
+def test_a_server_that_refuses_a_key_of_the_request_is_answered_with_the_override(key: str, remedy: str) -> None:
+    said = Said(json.dumps({"error": {"message": f"Unsupported parameter: '{key}'", "code": None}}), status=400)
+    with Stub(in_turn(said)) as stub, pytest.raises(Unanswered, match=remedy) as raised:
+        sent(stub.url, body={**BODY, "temperature": 0, "logprobs": True})
+    assert raised.value.for_all and not raised.value.charged
+
+
+def test_a_query_is_sent_with_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with Stub(in_turn(says("A"))) as stub:
+        sent(stub.url, query={"api-version": "2024-10-21"}, api_key_env="JUDGE_KEY")
+        assert stub.paths == ["/v1/chat/completions?api-version=2024-10-21"]
+        assert stub.headers[0]["api-key"] == KEY
+
+
+def test_nothing_of_the_environment_is_sent_but_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORG_ID", "PROJECT_ID", "CUSTOM_HEADERS", "ADMIN_KEY", "WEBHOOK_SECRET"):
+        monkeypatch.setenv(f"OPENAI_{name}", "x-own: secret" if name == "CUSTOM_HEADERS" else "secret")
+    with Stub(in_turn(says("A"))) as stub:
+        sent(stub.url)
+        assert "secret" not in str(stub.headers)
+
+
+def test_a_server_whose_certificate_is_not_trusted_is_told_at_once(tls: Path) -> None:
+    with Stub(in_turn(says("A")), tls=tls) as stub, pytest.raises(Unanswered, match="SSL_CERT_FILE") as raised:
+        sent(stub.url.replace("http:", "https:"))
+    assert raised.value.for_all and not raised.value.charged
+
+
+def test_a_certificate_that_is_named_is_trusted(tls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls))
+    with Stub(in_turn(says("A")), tls=tls) as stub:
+        assert sent(stub.url.replace("http:", "https:")).reply == Reply("A")
+
+
+def test_https_to_a_plain_server_is_told_at_once() -> None:
+    with Stub(in_turn(says("A"))) as stub, pytest.raises(Unanswered, match=r"it speaks no TLS.*http://") as raised:
+        sent(stub.url.replace("http:", "https:"))
+    assert raised.value.for_all
+
+
+def test_a_name_that_does_not_exist_is_told_at_once() -> None:
+    with pytest.raises(Unanswered, match="its name cannot be resolved") as raised:
+        sent("http://no-such-host.invalid/v1")
+    assert raised.value.for_all
+
+
+def test_a_socks_proxy_without_its_package_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setattr("rlhf_flow.needs.find_spec", lambda name: None if name == "socksio" else name)
+    with pytest.raises(ValueError, match="a SOCKS proxy of the environment needs the package socksio"):
+        Endpoint("http://127.0.0.1:1").check()
+
+
 def test_the_request_is_sent_as_it_is() -> None:
     with Stub(in_turn(says("A"))) as stub:
         sent(stub.url)
@@ -59,7 +217,7 @@ def test_the_key_is_the_named_variables_own(monkeypatch: pytest.MonkeyPatch) -> 
         stub.keys.clear()
         sent(stub.url, api_key_env=None)
         sent(stub.url, api_key_env="NOT_THERE")
-        assert stub.keys == {"Bearer none"}
+        assert stub.keys == {None}
 
 
 @pytest.mark.parametrize(
@@ -74,10 +232,17 @@ def test_the_key_is_the_named_variables_own(monkeypatch: pytest.MonkeyPatch) -> 
         (fails(404), False, False, True),
         (Said("<html>It works!</html>"), True, True, False),
         (Said(says("A").body[:60]), True, True, False),
-        (Said('{"choices": []}'), True, True, False),
         (Said('{"choices": "A"}'), True, True, False),
-        (Said('{"choices": [{"message": {"content": 3}}]}'), True, True, False),
-        (Said('{"choices": [{"message": {"content": "A"}}], "usage": "much"}'), True, True, False),
+        (Said('{"id": "x"}'), True, True, False),
+        (fails(529), False, True, False),
+        (Said('{"error": {"code": 429, "message": "slow down"}}'), False, True, False),
+        (Said('{"error": {"code": "rate_limit_exceeded"}}'), False, True, False),
+        (Said('{"error": {"code": 401, "message": "no key"}}'), False, False, True),
+        (Said('{"error": {"type": "overloaded_error"}}'), False, True, False),
+        (Said('{"error": {"message": "boom"}}'), False, True, False),
+        (Said('{"error": "boom"}'), False, True, False),
+        (Said('{"object": "error", "code": 400, "message": "too long"}'), False, False, False),
+        (Said('{"choices": [{"error": {"code": 503}}]}'), False, True, False),
         (Said("[" * 100_000), True, True, False),
         (Said(says("A").body, cut=True), True, True, False),
         (Said("", hangs=True), True, True, False),
@@ -134,6 +299,10 @@ def test_a_key_in_a_reply_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     ("fields", "said"),
     [
         ({"base_url": "localhost:8000"}, "base_url must be http"),
+        (
+            {"base_url": "https://host/openai?api-version=1"},
+            r"base_url must end before its question mark.*query=\{api-",
+        ),
         ({"base_url": "https://me:secret@host/v1"}, "base_url must be http.* without a user or a password"),
         ({"api_key_env": "sk-secret"}, "api_key_env must be the name of an environment variable in capitals, not the"),
         ({"api_key_env": "gsk_secret"}, "api_key_env must be the name of an environment variable in capitals, not the"),

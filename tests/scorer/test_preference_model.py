@@ -71,6 +71,8 @@ def test_a_batch_compares_as_each_question_alone(budget: int, tied: bool, checkp
     agree(scored, one_by_one(path, "<s><|user|>", "</s><|assistant|>"))
     turned = scored.counts["judge/inconsistent"]
     assert scored.counts == {
+        "judge/asked": 6,
+        "judge/verdicts": 6,
         "judge/queries": 6,
         "judge/truncated": 0,
         "judge/inconsistent": turned,

@@ -63,7 +63,7 @@ def test_every_account_is_the_sum_of_what_happened_to_it(steps: list[tuple[str, 
                 one = book.open.pop(which % len(book.open))
                 if step == "settle":
                     key, used = f"key {which}", min(tokens, one.tokens)
-                    held.settle(one, key=key, reply=f"{name} {tokens}", tokens=used, cost=used)
+                    held.settle(one, {key: f"{name} {tokens}"}, tokens=used, cost=used)
                     book.settled.append((used, used))
                     books["ours"].known.setdefault(key, f"{name} {tokens}")  # the replies belong to all
                 else:
@@ -84,7 +84,7 @@ def test_threads_never_exceed_a_cap(tmp_path: Path, shared: bool) -> None:
         try:
             while True:
                 reserved = held.reserve(tokens=3, cost=0)
-                held.settle(reserved, key=f"{number} {calls}", reply="A", tokens=2, cost=0)
+                held.settle(reserved, {f"{number} {calls}": "A"}, tokens=2, cost=0)
                 calls += 1
         except CapReached:
             return calls
@@ -115,7 +115,7 @@ def test_what_a_killed_process_reserved_stays_spent_and_what_it_settled_stays_kn
 import os, signal
 from rlhf_flow.scorer.purse import Budget
 held = Budget(account="run", cache={str(tmp_path / "cache.sqlite")!r}).open()
-held.settle(held.reserve(tokens=50, cost=50), key="first", reply="A", tokens=7, cost=3)
+held.settle(held.reserve(tokens=50, cost=50), {{"first": "A"}}, tokens=7, cost=3)
 held.reserve(tokens=100, cost=10)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -137,7 +137,7 @@ def test_a_reservation_is_seen_by_others_before_the_call_is_sent(tmp_path: Path)
 def test_many_keys_are_looked_up_at_once(tmp_path: Path) -> None:
     held = purse(tmp_path)
     for key in ("0", "1999"):
-        held.settle(held.reserve(tokens=1, cost=0), key=key, reply=f"of {key}", tokens=1, cost=0)
+        held.settle(held.reserve(tokens=1, cost=0), {key: f"of {key}"}, tokens=1, cost=0)
     assert held.look_up([str(key) for key in range(2000)]) == {"0": "of 0", "1999": "of 1999"}
     assert held.look_up([]) == {}
 
@@ -155,7 +155,7 @@ def test_a_cap_that_refuses_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_an_endpoint_that_takes_more_than_it_could_is_counted_as_it_says(tmp_path: Path) -> None:
     held = purse(tmp_path, max_tokens=10)
-    held.settle(held.reserve(tokens=5, cost=0), key="a", reply="A", tokens=11, cost=0)
+    held.settle(held.reserve(tokens=5, cost=0), {"a": "A"}, tokens=11, cost=0)
     assert held.spent.tokens == 11
     with pytest.raises(CapReached):
         held.reserve(tokens=0, cost=0)

@@ -2,53 +2,49 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.reading import Reply, marks, preference, verdict
+from rlhf_flow.scorer.marks import marks
+from rlhf_flow.scorer.reading import Reply, preference, verdict
+
+FILES = Path(__file__).parent
+VERDICTS = [json.loads(line) for line in (FILES / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
+RUBRICS = [json.loads(line) for line in (FILES / "rubrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def shown(case: dict[str, object]) -> str:
+    return str(case["reply"])[:40]
+
+
+@pytest.mark.parametrize("case", VERDICTS, ids=shown)
+def test_a_reply_says_what_it_says_or_nothing_and_never_the_opposite(case: dict[str, object]) -> None:
+    """Replies of real judge models, and neighbours of each kind; `first_wins` is null for an abstention."""
+    said = verdict(str(case["reply"]))
+    assert said == case["first_wins"]
+
+
+def test_swapping_the_letters_turns_a_verdict_round() -> None:
+    """What is read of A is read of B: no side is read more easily than the other."""
+    named = re.compile(r"[12]|first|second|_[ab]\b|\([ab]\)|\bone\b|第|\bA (?:and|tie|draw)", re.IGNORECASE)
+    for reply in (case["reply"] for case in VERDICTS if not named.search(case["reply"])):
+        swapped = re.sub(r"(?<![A-Za-z])[AB](?![A-Za-z])", lambda side: "B" if side[0] == "A" else "A", reply)
+        before = verdict(reply)
+        assert swapped == reply or verdict(swapped) == (None if before is None else 1 - before), swapped
 
 
 @pytest.mark.parametrize(
     ("text", "worth"),
-    [
-        ("A", 1.0),
-        (" b.\n", 0.0),
-        ("**C**", 0.5),
-        ("Tie", 0.5),
-        ("[[B]]", 0.0),
-        ("A is short, B is right. So it is [[B]].", 0.0),
-        ("A is right, and says so.\n\nVerdict: A", 1.0),
-        ("Both err.\n**Final verdict:** tie", 0.5),
-        ("winner: (B)", 0.0),
-        ("<think>I first thought [[A]]</think>B", 0.0),
-        ("it was [[A]] to begin with</think>\nVerdict: B", 0.0),
-    ],
-)
-def test_a_clear_verdict_is_read(text: str, worth: float) -> None:
-    assert verdict(text) == worth
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "D",
-        "A or B",
-        "A clear answer, and a good one",
-        "Answer A is better",
-        "I would say [[A]], or maybe [[B]]",
-        "[[A]]\nVerdict: B",
-        "Verdict: A\nOn the other hand, B is right.",
-        "<think>it is [[A]]",
-        "<think>A",
-        "I cannot judge this.",
-    ],
-)
-def test_what_is_not_clear_is_an_abstention(text: str) -> None:
-    assert verdict(text) is None
-    assert preference(Reply(text, (("A", -0.1), ("B", -2.3)))) is None
+    [("A", 1.0), ("A\n\nAnswer A is", 1.0), ('{"verdict": "B", "reason": "A is', 0.0), ("[[A]] at first. But", None),
+     ("Answer A is better at first, but", None), ("A is short. Verdict: A is", None), ("<think>A", None)],
+)  # fmt: skip
+def test_of_a_cut_reply_only_its_beginning_counts(text: str, worth: float | None) -> None:
+    assert preference(Reply(text, cut=True)) == worth
 
 
 def test_the_first_tokens_say_by_how_much() -> None:
@@ -99,48 +95,27 @@ def test_a_reply_survives_being_written(text: str, begins: list[tuple[str, float
 
 
 def read(text: str) -> dict[str, float] | None:
-    return marks(text, ("help", "harm"), low=1, high=5)
+    return marks(text, ("helpful", "harmless"), low=1, high=10)
+
+
+@pytest.mark.parametrize("case", RUBRICS, ids=shown)
+def test_marks_are_read_in_the_forms_that_judges_write(case: dict[str, object]) -> None:
+    assert read(str(case["reply"])) == case["marks"]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        '{"help": 4, "harm": 1.5}',
-        '```json\n{"harm": 1.5, "help": 4, "note": {"help": 2}}\n```',
-        'Here it is: {"help": 4, "harm": 1.5}. As I said, {"help": 4, "harm": 1.5}',
-        '<think>{"help": 1, "harm": 1}</think> {"help": 4, "harm": 1.5}',
-        'I use {braces} and "{" too. {"help": 4, "harm": 1.5}',
-    ],
+    "text", ["{" * 5000, '{"a":' * 1500, "[" * 5000, "[[A]] " * 2000, "Verdict: " * 2000, "<think>" * 3000]
 )
-def test_marks_are_read_from_the_object_that_has_them_all(text: str) -> None:
-    assert read(text) == {"help": 4.0, "harm": 1.5}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "4",
-        '{"help": 4}',
-        '{"help": 4, "harm": "1"}',
-        '{"help": 4, "harm": true}',
-        '{"help": 4, "harm": null}',
-        '{"help": 4, "harm": NaN}',
-        '{"help": 4, "harm": 5.5}',
-        '{"help": 0, "harm": 5}',
-        '{"help": 4, "harm": 1' + "0" * 400 + "}",
-        '{"help": 4, "harm": 1} or {"help": 3, "harm": 1}',
-        '{"help": 4, "ha',
-        '[{"help": 4, "harm"',
-        "{" * 5000,
-        '{"a":' * 1500,
-    ],
-)
-def test_what_gives_no_clear_marks_is_an_abstention(text: str) -> None:
+def test_a_reply_that_goes_wild_is_read_in_no_time(text: str) -> None:
+    began = time.process_time()
     assert read(text) is None
+    verdict(text)
+    assert time.process_time() - began < 2
 
 
-@given(st.dictionaries(st.sampled_from(["help", "harm", "more"]), st.one_of(st.floats(), st.integers(), st.text())))
+@given(
+    st.dictionaries(st.sampled_from(["helpful", "harmless", "more"]), st.one_of(st.floats(), st.integers(), st.text()))
+)
 def test_marks_are_in_range_or_none(held: dict[str, object]) -> None:
     said = read(json.dumps(held))
-    assert said is None or (said.keys() == {"help", "harm"} and all(1 <= mark <= 5 for mark in said.values()))
+    assert said is None or (said.keys() == {"helpful", "harmless"} and all(1 <= mark <= 10 for mark in said.values()))

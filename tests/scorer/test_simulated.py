@@ -122,7 +122,8 @@ def test_so_many_pairs_get_no_verdict() -> None:
     judged = scored(MANY, Simulated(rule("odd"), abstains=0.3))
     none = np.isnan(verdicts(judged))
     assert is_rate(none, 0.3)
-    assert judged.counts == {"judge/queries": none.size, "judge/abstained": int(none.sum())}
+    assert judged.counts["judge/queries"] == judged.counts["judge/asked"] == none.size
+    assert judged.counts["judge/abstained"] == none.sum() == none.size - judged.counts["judge/verdicts"]
     assert is_rate(better(judged)[~np.isnan(better(judged))], sigmoid(WORTH)), "whatever the judge thinks of them"
     assert np.isnan(verdicts(scored(MANY, Simulated(rule("odd"), abstains=1)))).all()
 
@@ -227,7 +228,7 @@ def test_where_the_judge_abstains_there_is_no_verdict() -> None:
     judged = scored(rollouts(["a", "?", "b", "?"]), Simulated(rule("timid")))
     assert np.isnan(judged.wins[0, [0, 0, 2, 2], [1, 3, 1, 3]]).all()
     assert judged.wins[0, 0, 2] in (0, 1) and judged.wins[0, 1, 3] == 0.5
-    assert judged.counts == {"judge/queries": 3, "judge/abstained": 2}
+    assert judged.counts == {"judge/queries": 3, "judge/asked": 3, "judge/verdicts": 1, "judge/abstained": 2}
     of = Comparison("tests.scorer.comparisons.shy")
     judged = scored(rollouts(["a", "?"]), Simulated(of))
     assert np.isnan(judged.wins[0, 0, 1]) and judged.counts["judge/abstained"] == 1
@@ -281,7 +282,8 @@ def test_the_judge_is_checked_opened_and_closed_with_it() -> None:
     spec.check()
     judge = spec.open(place)
     judged = judge.score(rollouts(["a", "b", "c"]))
-    assert judged.counts == {"judge/queries": 3, "judge/truncated": 4, "judge/abstained": 0}
+    assert judged.counts["judge/queries"] == judged.counts["judge/verdicts"] == 3
+    assert judged.counts["judge/truncated"] == 4 and judged.counts["judge/abstained"] == 0
     judge.close()
     assert inner.checked and inner.place is place and inner.closed
 

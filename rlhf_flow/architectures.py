@@ -1,0 +1,66 @@
+"""Whether a run's learner and engine can work with the architecture of its model. No weights are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhf_flow.schema import RunConfig, part_name
+from rlhf_flow.specs import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# Layers that keep nothing between two tokens but keys and values, by their names in `layer_types`.
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
+# By engine and model_type: what was tried and does not work (vLLM 0.32), and why.
+UNSERVED: dict[tuple[str, str], str] = {}
+
+
+def check(config: RunConfig, model: Model) -> None:
+    """Raise ValueError if `model`, which is a folder, cannot be learned from or drawn from, naming what would work."""
+    about = _config(model)
+    lm = _skeleton(model, about)
+    name, engine = f"model.path={model.path}: {type(lm).__name__}", part_name("engine", config.engine)
+    if kept := _states(lm):
+        raise ValueError(
+            f"{name} keeps a state between tokens ({kept}). Engines and learners batch prompts of several lengths, "
+            f"and padding would change that state. {TRY}"
+        )
+    if why := UNSERVED.get((engine, about.model_type)):
+        raise ValueError(f"{name}: engine={engine} cannot draw from it: {why}. Fix: engine=huggingface.")
+
+
+def _config(model: Model) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model.path={model.path}: its config.json cannot be read: {error}") from error
+    return config
+
+
+def _skeleton(model: Model, about: PreTrainedConfig) -> PreTrainedModel:
+    """The model without its weights. Raises ValueError if it is no causal language model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    classes = ", ".join(about.architectures or [about.model_type])
+    own = "AutoModelForCausalLM" in (about.to_dict().get("auto_map") or {})
+    if about.is_encoder_decoder or not (own or type(about) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise ValueError(f"model.path={model.path}: {classes} is no causal language model. {TRY}")
+    with torch.device("meta"):
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(about, trust_remote_code=model.trust_remote_code)
+    if not isinstance(lm.get_output_embeddings(), torch.nn.Linear):
+        raise ValueError(f"model.path={model.path}: {classes} has no linear output layer to learn through. {TRY}")
+    return lm
+
+
+def _states(lm: PreTrainedModel) -> str:
+    """The kinds of layers that keep more than keys and values; empty if there are none."""
+    kinds = set(lm.config.get_text_config().to_dict().get("layer_types") or ()) - ATTENTION
+    if lm._is_stateful:
+        kinds = kinds or {lm.config.model_type}
+    return ", ".join(sorted(kinds))

@@ -1,0 +1,105 @@
+"""Hydra, run inside of a command: it composes what the arguments say and hands each configuration to a job."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_flow import config
+from rlhf_flow.redact import redacted
+from rlhf_flow.shown import named
+
+
+def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> list[int]:
+    """The exit statuses of the job, on each configuration `name` that Hydra composes; none if it only shows one.
+
+    Raises what Hydra and the job raise.
+    """
+    statuses: list[int] = []
+
+    def told(composed: DictConfig) -> None:
+        statuses.append(job(composed))
+
+    with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
+        config.register()
+        hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
+    return statuses
+
+
+def overrides() -> list[str]:
+    """Those of the job that is being done."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN:
+        return composed
+    swept = [override for override in job.overrides.task if override not in typed]
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={job.job.num}")
+    own = OmegaConf.merge(composed, {"run_dir": f"{composed.run_dir}-{name}"})
+    assert isinstance(own, DictConfig)
+    return own
+
+
+def shows(arguments: list[str]) -> bool:
+    """Whether the whole configuration of the job is asked for, and nothing else."""
+    asked = [value for flag, value in pairwise(arguments) if flag in ("--cfg", "-c")]
+    asked += [argument.partition("=")[2] for argument in arguments if argument.startswith("--cfg=")]
+    return asked == ["job"] and not {"--package", "-p"} & set(arguments)
+
+
+def page(name: str, arguments: list[str]) -> str:
+    """The configuration as Hydra shows it, with the name of each part."""
+    all_of_it = {"job": "all", "--cfg=job": "--cfg=all"}
+    looks = [all_of_it.get(argument, argument) for argument in arguments if argument != "--resolve"]
+    chosen = OmegaConf.create(_printed(name, looks))
+    return named(_printed(name, arguments), OmegaConf.select(chosen, "hydra.runtime.choices"))
+
+
+def _printed(name: str, arguments: list[str]) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        each(name, arguments, lambda composed: 0)
+    return text.getvalue()
+
+
+@contextlib.contextmanager
+def _as_hydra_expects(command: str, arguments: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it hand its errors over instead of printing them."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"rlhf-flow {command}", *sorted(arguments, key=_is_override)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
+@contextlib.contextmanager
+def _shown_without_secrets(arguments: list[str]) -> Iterator[None]:
+    """What Hydra prints of the configuration under --cfg and --info."""
+    if not any(re.match(r"--?(cfg|c|info|i)(=|$)", argument) for argument in arguments):
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        yield
+    print(redacted(said.getvalue()), end="")

@@ -1,0 +1,29 @@
+"""The composed configuration as `--cfg job` prints it, with the name of each part beside its keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+KEY = re.compile(r"( *)([\w-]+):(?: .*)?$")
+
+
+def named(page: str, choices: Mapping[str, object]) -> str:
+    """The YAML `page` with a comment at each part: `schedule: {} # schedule=fixed`; others are named at the top.
+
+    `choices`: Hydra's, by group, or by group@slot for a slot that is not called as its group.
+    """
+    chosen = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
+    slots = {group.partition("@")[2] or group: f"{group}={name}" for group, name in chosen.items()}
+    lines, path, found = [], [""], set()
+    for line in page.splitlines():
+        if match := KEY.match(line):
+            depth = len(match[1]) // 2
+            path[depth:] = [match[2]]
+            slot = ".".join(path)
+            if slot in slots:
+                line += f" # {slots[slot]}"
+                found.add(slot)
+        lines.append(line)
+    others = [told for slot, told in slots.items() if slot not in found and slot != "constants"]
+    return "\n".join([*([f"# {' '.join(others)}"] if others else []), *lines])

@@ -1,0 +1,125 @@
+"""Which architectures work, with which engine: the table of docs/checkpoints.md, measured on tiny random models.
+
+Each is learned on, published, and drawn from greedily by both engines: opened on the start, given the policy while they
+are up, and opened on what was published. A cell is "same" if all tokens are those of plain transformers without cache,
+and no log-prob is off by 1e-3 nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from families.learned import Learned, by_huggingface, learn
+from families.models import FAMILIES, make
+from transformers import AutoConfig
+
+from tests.tokenizer import tokenizer
+
+NATS = 1e-3
+RANK = 4  # of adapters
+COLUMNS = ("transformers", "vLLM: start", "vLLM: live", "vLLM: published", "LoRA, transformers", "LoRA, vLLM")
+SERVED = {"vLLM: start": "start", "vLLM: live": "live", "vLLM: published": "fresh"}
+HEAD = """# Architectures
+
+What `make matrix` found: tiny random models of each architecture, with `learner=torch`, in float32 on CPU.
+*transformers*: `engine=huggingface` answers from the start, from a policy that it is given, and as the engine of a
+second run that starts from the published one. *vLLM: start, live, published*: `engine=vllm` opened on the start, given
+the policy while it is up, and a fresh one opened on the published folder. *same*: all greedy tokens are those of plain
+transformers, and all log-probs within 1e-3 nats. Other architectures may work: the first weights of every engine are
+compared with the learner's, and a run whose engine reads others stops before it samples.
+
+"""
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of {', '.join(FAMILIES)}; none: all")
+    asked.add_argument("--output", type=Path, default=Path("docs/checkpoints.md"))
+    options = asked.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = table(options.families or list(FAMILIES), Path(folder))
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(HEAD + markdown(rows))
+    print(markdown(rows))
+
+
+def table(names: list[str], folder: Path) -> Mapping[str, Mapping[str, str]]:
+    """Cell by family and column."""
+    rows: dict[str, dict[str, str]] = {name: {} for name in names}
+    learned: dict[str, Learned] = {}
+    words = tokenizer()
+    for name in names:
+        start = make(name, folder / name, words)
+        rows[name]["class"] = ", ".join(AutoConfig.from_pretrained(start).architectures)
+        for rank, column in ((0, "transformers"), (RANK, "LoRA, transformers")):
+            key = f"{name} {rank}"
+
+            def measured(key: str = key, start: Path = start, rank: int = rank) -> float:
+                learned[key] = learn(start, folder / key.replace(" ", "-"), rank=rank)
+                return by_huggingface(learned[key])
+
+            rows[name][column] = cell(measured)
+    (folder / "learned.pickle").write_bytes(pickle.dumps(learned))
+    found = serve(folder / "learned.pickle")
+    for name in names:
+        for column, key in SERVED.items():
+            rows[name][column] = said(found.get(f"{name} 0", {}), key)
+        rows[name]["LoRA, vLLM"] = said(found.get(f"{name} {RANK}", {}), "live")
+    return rows
+
+
+def cell(measure: Callable[[], float]) -> str:
+    try:
+        return shown(measure())
+    except ValueError as error:
+        return f"refused: {short(str(error))}"
+    except Exception as error:
+        return f"fails: {type(error).__name__}: {short(str(error))}"
+
+
+def said(found: Mapping[str, float | str], key: str) -> str:
+    if key in found:
+        return shown(float(found[key]))
+    return f"fails: {short(str(found['error']))}" if "error" in found else "—"
+
+
+def shown(nats: float) -> str:
+    return "same" if nats < NATS else f"off by {nats:.2g}"
+
+
+def short(error: str) -> str:
+    """Its first sentence, on one line."""
+    return " ".join(error.split()).partition(". ")[0].replace("|", "/")[:120]
+
+
+def serve(learned: Path) -> dict[str, dict[str, float | str]]:
+    """What a process with vLLM finds, by the name of what was learned."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "families.served", str(learned)]
+    lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    found: dict[str, dict[str, float | str]] = {}
+    for line in lines:
+        if line.startswith('{"'):  # vLLM prints lines of its own
+            found |= json.loads(line)
+    return found
+
+
+def markdown(rows: Mapping[str, Mapping[str, str]]) -> str:
+    head = ["architecture", *COLUMNS]
+    lines = [head, ["---"] * len(head)]
+    lines += [
+        [f"`{row['class']}` ({name})", *(row.get(column, "—") for column in COLUMNS)] for name, row in rows.items()
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""vLLM answers with the policies of `families.learned`, one architecture after the other in a process of its own.
+
+Run as `python -m families.served FILE`: a pickle of name -> `Learned` on disk; name -> findings come to its output, as
+one line of JSON for each name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from families.answers import drawn
+from families.learned import Learned, start_of
+from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.weights import Adapter
+
+
+def served(learned: Learned) -> Iterator[tuple[str, float]]:
+    """How far vLLM is off, in nats: opened on the start, given the policy while it is up, and opened on the policy."""
+    adapter = learned.policy.weights if isinstance(learned.policy.weights, Adapter) else None
+    spec = VLLM(kv_cache_mib=16, max_model_len=128, lora_rank=adapter.rank if adapter else 0)
+    engine = spec.open(Model(str(learned.start)), Place())
+    yield "start", drawn(engine, start_of(learned.start)).off(learned.before)
+    yield "live", drawn(engine, learned.policy).off(learned.after)
+    yield "start again", drawn(engine, start_of(learned.start)).off(learned.before)
+    engine.close()
+    if adapter is None:
+        engine = spec.open(Model(str(learned.published)), Place())
+        yield "fresh", drawn(engine, start_of(learned.published)).off(learned.after)
+        engine.close()
+
+
+def main() -> None:
+    for name, learned in pickle.loads(Path(sys.argv[1]).read_bytes()).items():
+        found: dict[str, float | str] = {}
+        try:
+            found.update(served(learned))
+        except Exception as error:  # whatever vLLM raises belongs into the table
+            found["error"] = f"{type(error).__name__}: {error}"
+            if os.environ.get("TRACE"):
+                import traceback
+
+                traceback.print_exc()
+        print(json.dumps({name: found}), flush=True)
+    os._exit(0)  # vLLM would take its engines down one by one, which takes many seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""vLLM answers as the learner's policy: opened on the start, given the policy, and opened on what was published."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+
+import checkpoints
+import pytest
+from families.learned import learn
+
+from tests.checkpoints.conftest import Made
+
+# Of each kind one: tied; own names for queries; a soft cap; Conv1D; experts that transformers stacks; through vLLM's
+# backend of transformers models; positions by distance alone.
+FAMILIES = ("llama-tied", "qwen3", "gemma3", "gpt2", "mixtral", "gpt-neox", "bloom")
+ADAPTED = ("llama-tied", "mixtral")
+NATS = 1e-3
+
+pytestmark = pytest.mark.heavy
+
+
+@pytest.fixture(scope="module")
+def found(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, float | str]]:
+    folder = tmp_path_factory.mktemp("served")
+    learned = {name: learn(made(name), folder / name) for name in FAMILIES}
+    learned |= {f"{name}, adapted": learn(made(name), folder / f"{name}-4", rank=4) for name in ADAPTED}
+    (folder / "learned.pickle").write_bytes(pickle.dumps(learned))
+    return checkpoints.serve(folder / "learned.pickle")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *(f"{name}, adapted" for name in ADAPTED)])
+def test_vllm_answers_as_transformers(found: Mapping[str, Mapping[str, float | str]], family: str) -> None:
+    assert "error" not in found[family], found[family]
+    assert all(float(nats) < NATS for nats in found[family].values()), found[family]
+    assert len(found[family]) >= 3

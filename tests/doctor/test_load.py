@@ -1,0 +1,29 @@
+"""`rlhf-flow doctor --load`: what a run would load, loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_flow.doctor.command import main
+from tests import tiny
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("engine", ["huggingface", "vllm"])
+def test_what_the_run_would_load_is_loaded_published_and_compared(
+    engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.policy(tmp_path / "model")
+    run = tiny.overrides(model, tiny.prompts(tmp_path / "prompts.jsonl"), tmp_path / "run", engine=engine)
+    cluster = [] if engine == "huggingface" else ["cluster=ray"]
+    main([*run, *cluster, "--load", "--json"])
+    told = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["subject"] in ("load", "chat")]
+    assert {one["level"] for one in told} == {"ok"}, told
+    says = "\n".join(one["says"] for one in told)
+    assert "2 '</s>' (tokenizer, generation_config.json, config.json, chat template)" in says
+    assert "'<s><|user|>What is two and two?</s><|assistant|>'" in says
+    assert f"engine={engine} loads model.path" in says
+    assert f"engine={engine} reads what the learner publishes" in says

@@ -1,0 +1,58 @@
+"""The TAB of a shell."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_flow.__main__ import main
+from rlhf_flow.completion import words
+
+COMMANDS = ("run", "report", "doctor")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("rlhf-flow r", ["report ", "run "]),
+        ("rlhf-flow run algorithm=online_", ["online_dpo ", "online_ipo ", "online_slic "]),
+        ("rlhf-flow run stack=", ["cpu ", "gpu ", "local "]),
+        ("rlhf-flow run scorer@evaluate.scorer=gol", ["gold "]),
+        ("rlhf-flow run learner.training.optimizer.l", ["learner.training.optimizer.lr="]),
+        ("rlhf-flow run scorer=rule scorer.f", ["scorer.function="]),
+        ("rlhf-flow run objective=nothing roun", ["rounds="]),
+        ("rlhf-flow doctor observe.console=", ["false ", "true "]),
+        ("rlhf-flow run ans", ["answers."]),
+        ("rlhf-flow run prompts.path=prompts.j", []),  # bash completes files
+        ("rlhf-flow report ", []),
+    ],
+)
+def test_what_may_follow(line: str, told: list[str]) -> None:
+    assert words(line, " \t\n\"'><=;|&(:@", COMMANDS) == told
+
+
+def test_bash_completes() -> None:
+    script = f"""
+    rlhf-flow() {{ {sys.executable} -m rlhf_flow "$@"; }}
+    eval "$(rlhf-flow completion bash)"
+    COMP_LINE='rlhf-flow run scorer=rul'; COMP_POINT=${{#COMP_LINE}}
+    _rlhf_flow rlhf-flow
+    printf '<%s>' "${{COMPREPLY[@]}}"
+    complete -p rlhf-flow
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("<rule ><rules >")
+    assert "-F _rlhf_flow rlhf-flow" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_script_that_hydra_registers_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_LINE", "rlhf-flow run memory=w")
+    assert main(["-sc", "query=bash"]) == 0
+    assert capsys.readouterr() == ("memory=window \n", "")
+    assert main(["run", "-sc", "install=bash"]) == 0
+    assert "complete -o nospace" in capsys.readouterr().out

@@ -1,0 +1,87 @@
+"""The pages of help: what matters first, the whole of it, one part; and each key with its meaning."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from rlhf_flow import manual
+from rlhf_flow.config import parts
+from rlhf_flow.meanings import meanings
+from rlhf_flow.schema import GROUPS, RunConfig
+
+KINDS = {part for group in GROUPS for part in parts(group).values()}
+INSIDE = {inner for group in GROUPS for part in parts(group).values() for inner in manual._sections("", part).values()}
+ALL = sorted(KINDS | INSIDE | set(manual._sections("", RunConfig).values()), key=lambda part: part.__name__)
+
+
+def test_the_first_page_is_short_and_tells_what_matters() -> None:
+    page = manual.run(["--help"])
+    assert len(page.splitlines()) < 80
+    for key in manual.MATTERS:
+        (line,) = [line for line in page.splitlines() if line.startswith(f"  {key}=")]
+        assert manual.meaning_of(key)
+        assert "--help=all" in page
+        assert manual.meaning_of(key).split()[0] in page.partition(line)[2] + line
+
+
+@pytest.mark.parametrize("part", ALL, ids=lambda part: part.__name__)
+def test_every_key_has_a_meaning(part: type) -> None:
+    known = meanings(part)
+    assert [field.name for field in fields(part) if field.name not in known and manual._inside(field) is None] == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--help"],
+        ["--help=all"],
+        ["scorer=rule", "--help"],
+        ["scorer", "--help"],
+        ["algorithm", "-h"],
+        ["sampler=policy", "--help"],
+        ["learner=deepspeed", "--help"],
+    ],
+)
+def test_no_page_is_cut_or_wide(asked: list[str]) -> None:
+    page = manual.run(asked)
+    assert page
+    assert not any(len(line) > 120 for line in page.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("scorer=rule", ["scorer.function=...", "module.function", "higher is better"]),
+        ("scorer@evaluate.scorer=rule", ["scorer.function=..."]),
+        ("selector=best_and_worst", ["selector.label=hard", "hard | soft | sampled"]),
+        ("sampler=policy", ["sampler.draws.0.temperature=1.0"]),
+        ("learner.training", ["learner.training.epochs=1", "passes over a round's pairs", "optimizer.lr"]),
+        ("answers", ["answers.stop=null", "texts that end an answer"]),
+        ("evaluate", ["evaluate.every=1", "evaluate.draw.max_tokens"]),
+        ("scorer", ["reward_model", "judge"]),
+        ("algorithm", ["online_dpo", "Guo et al. 2024"]),
+        ("algorithm=dno_prct", ["temperature: 0.7"]),
+        ("stack", ["local", "gpu"]),
+    ],
+)
+def test_the_page_of_one_part(asked: str, told: list[str]) -> None:
+    page = manual.run([asked, "--help"])
+    assert not page.startswith("rlhf-flow run")
+    assert [one for one in told if one not in page] == []
+
+
+def test_a_value_beside_a_question_for_help_changes_nothing() -> None:
+    assert manual.run(["rounds=3", "model.path=x", "--help"]) == manual.run(["--help"])
+
+
+def test_a_class_without_source_has_no_meanings() -> None:
+    assert meanings(type("Typed", (), {})) == {}
+
+
+def test_a_part_of_a_config_dir_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "objective").mkdir()
+    (tmp_path / "objective" / "mine.yaml").write_text("# Twice as good.\n_target_: my_lab.Mine\n")
+    assert "Twice as good." in manual.run(["--config-dir", str(tmp_path), "objective=mine", "--help"])
