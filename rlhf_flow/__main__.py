@@ -11,6 +11,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,16 +59,17 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _commands() -> dict[str, Callable[[list[str]], int]]:
     return {
         "run": run,
-        "convert": convert,
+        "convert": _main_of("rlhf_flow.convert"),
         "doctor": doctor,
         "plan": plan,
         "init": init,
+        "judgements": _main_of("rlhf_flow.judgements"),
         "label": label,
         "report": report,
         "sandbox": sandbox,
         "serve": serve,
         "train-reward": train_reward,
-        "verify": verify,
+        "verify": _main_of("rlhf_flow.verify.command"),
         "completion": completion,
     }
 
@@ -180,19 +182,17 @@ def _before_a_run(command: Callable[[list[str]], int], arguments: list[str]) -> 
         return _mistaken(explain.mistake(error))
 
 
+def _main_of(module: str) -> Callable[[list[str]], int]:
+    """The command that a module's `main` does; the module is imported once it is asked for."""
+    return lambda arguments: _refusing(import_module(module).main, arguments)
+
+
 def _refusing(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """What a command does, or the paragraph of its ValueError."""
     try:
         return command(arguments)
     except ValueError as error:
         return _mistaken(str(error))
-
-
-def convert(arguments: list[str]) -> int:
-    """`rlhf-flow convert FROM TO`: write a checkpoint that a run can start from."""
-    from rlhf_flow.convert import main as write
-
-    return _refusing(write, arguments)
 
 
 def report(arguments: list[str]) -> int:
@@ -276,13 +276,6 @@ def label(arguments: list[str]) -> int:
     from rlhf_flow.label.command import main as show
 
     return _refusing(show, arguments)
-
-
-def verify(arguments: list[str]) -> int:
-    """`rlhf-flow verify`: check the claims of the papers on games with exact solutions."""
-    from rlhf_flow.verify.command import main as check
-
-    return _refusing(check, arguments)
 
 
 def _mistaken(message: str) -> int:

@@ -14,6 +14,7 @@ policy to those preferences; the next round starts from the new policy.
   rlhf-flow run [FILE] [key=value ...]  run on your own model, prompts and judge
   rlhf-flow doctor [key=value ...]      look for what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        memory, steps, judge calls, disk and time of that run, before it starts
+  rlhf-flow judgements                  list, prune or export what judges said, which is paid for once
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN [RUN ...]        write the report of the run in the folder RUN again, or of several side by side
   rlhf-flow serve [key=value ...]       serve any judge over HTTP, for runs with scorer=remote
@@ -87,6 +88,17 @@ rlhf-flow completion bash
 Prints what bash needs to complete commands, keys and choices. Put this into ~/.bashrc:
   eval "$(rlhf-flow completion bash)"
 zsh does the same after: autoload -U bashcompinit && bashcompinit"""
+
+JUDGEMENTS = """\
+rlhf-flow judgements [list | prune | export] [--cache FILE] [--older-than DAYS] [--source TEXT]
+
+What judges said is kept in an SQLite file, so that no run pays for it twice. list tells how many judgements it holds,
+of whom and since when, and what each account spent; prune removes some; export writes them to stdout, a JSON object a
+line.
+
+  --cache FILE      default: ${RLHF_FLOW_HOME}/judgements.sqlite, as of scorer.budget.cache
+  --older-than DAYS only judgements that were kept before; those of version 0.1 have no date and count as old
+  --source TEXT     only judgements with this text in their source, as list shows it; '' is all"""
 
 SANDBOX = """\
 rlhf-flow sandbox
@@ -191,6 +203,7 @@ Options
 OF = {  # the commands whose page is only a text
     "doctor": DOCTOR,
     "init": INIT,
+    "judgements": JUDGEMENTS,
     "plan": PLAN,
     "sandbox": SANDBOX,
     "train-reward": TRAIN_REWARD,

@@ -114,7 +114,9 @@ def test_a_look_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_module_is_the_program() -> None:
     done = subprocess.run([sys.executable, "-m", "rlhf_flow", "runn"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    known = "run, doctor, plan, init, label, report, sandbox, serve, train-reward, verify, completion"
+    known = (
+        "run, convert, doctor, plan, init, judgements, label, report, sandbox, serve, train-reward, verify, completion"
+    )
     assert done.stderr == f"rlhf-flow: there is no command 'runn'. Try {known}, or --help.\n"
 
 

@@ -58,7 +58,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"identity", "rate"}),
     frozenset({"meanings", "pages", "shown"}),
-    frozenset({"report", "explain", "manual", "hydra_jobs", "convert"}),
+    frozenset({"report", "explain", "manual", "hydra_jobs", "convert", "judgements"}),
     frozenset({"completion", "first_file"}),
     frozenset({"fits", "workers", "card"}),
     frozenset({"build", "serve", "label", "plan"}),

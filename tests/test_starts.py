@@ -15,6 +15,10 @@ from rlhf_flow import build
 from rlhf_flow.__main__ import main
 from rlhf_flow.cluster.local import Local
 from rlhf_flow.config import compose
+from rlhf_flow.engine import VLLM, HuggingFace
+from rlhf_flow.engine.vllm_cache import cache_bytes, too_small
+from rlhf_flow.engine.vllm_process import refusal
+from rlhf_flow.fits import longest_sequence
 from tests import tiny
 from tests.tokenizer import tokenizer
 
@@ -329,3 +333,60 @@ def test_a_lora_that_the_model_has_no_layers_for_is_found_before_the_run(
     start = saved_as("GPT-2", tmp_path / "gpt2")
     assert main(["run", *asked, f"model.path={start}", "learner.lora.rank=4", "prompts.max_tokens=100"]) == 2
     assert "Conv1D" in capsys.readouterr().err
+
+
+def test_what_a_worker_refuses_as_it_opens_is_one_paragraph(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake in what was asked: no traceback, exit status 2, and no word of a command that goes on."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("engine=huggingface cannot serve it. Fix: another engine.")
+
+    monkeypatch.setattr(HuggingFace, "open", refuse)
+    assert main(["run", *tiny.overrides(model, tiny.prompts(tmp_path / "prompts.jsonl"), tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.strip() == "rlhf-flow: engine=huggingface cannot serve it. Fix: another engine."
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        (
+            "1 validation error for ModelConfig\n  Value error, User-specified max_model_len (129) is greater than the "
+            "derived max_model_len (128). [type=value_error, input_value=ArgsKwargs((), {}), input_type=ArgsKwargs]\n"
+            "    For further information visit https://errors.pydantic.dev/2/v/value_error",
+            "lower engine.max_model_len, or leave it out.",
+        ),
+        (
+            "To serve at least one request with the models's max seq len (8192), (0.38 GiB KV cache is needed, which "
+            "is larger than the available KV cache memory (0.06 GiB).",
+            "leave engine.kv_cache_mib out, raise it, or lower engine.max_model_len.",
+        ),
+        ("No common block size for 16.", "leave engine.block_size out."),
+        ("Model architectures ['Own'] are not supported for now.", "engine=huggingface, if transformers can load it."),
+    ],
+)
+def test_vllms_refusals_are_blamed_on_the_key_that_changes_them(said: str, fix: str) -> None:
+    told = refusal(ValueError(said))
+    assert told.endswith(f"Fix: {fix}")
+    assert "validation error" not in told and "pydantic" not in told and ".." not in told
+
+
+@pytest.mark.parametrize(("asked_mib", "problems"), [(None, 0), (64, 1), (1024, 0)])
+def test_a_cache_is_large_enough_by_default_for_a_model_of_many_positions(asked_mib: int | None, problems: int) -> None:
+    """135 M parameters, 8,192 positions: 46 KB a token. The run needs 1,536 tokens of them, and 64 MiB are too few."""
+    token, longest = 2 * 30 * 192 * 4, 1536
+    assert len([*too_small(asked_mib, token=token, longest=longest)]) == problems
+    if not problems:
+        assert cache_bytes(asked_mib, token=token, longest=longest) >= token * longest
+
+
+def test_an_engine_is_opened_for_the_longest_sequence_of_the_run(model: Path, asked: list[str]) -> None:
+    """Not for all positions of the model; a length that was asked for stands."""
+    config = compose(*asked, "engine=vllm", "cluster=ray")
+    prepared = build.prepare(config)
+    prepared.ledger.close()
+    longest = longest_sequence(config, prepared.model, prepared.prompts)
+    assert longest == prepared.prompts.longest + 8 + 1 < 256
+    assert config.engine.sized(longest).max_model_len == longest
+    assert VLLM(max_model_len=64).sized(longest).max_model_len == 64

@@ -227,7 +227,8 @@ class Errand:
             tokens, cost = answer.tokens_in + answer.tokens_out, work.budget.cost(answer.tokens_in, answer.tokens_out)
         readable = work.reads(answer.reply)
         kept = {key: answer.reply.as_json()} if readable else {}
-        self._purse.settle(most, kept, tokens=tokens, cost=cost)
+        source = f"{work.chat.model} at {self._endpoint.known_as}"
+        self._purse.settle(most, kept, tokens=tokens, cost=cost, source=source)
         self._replies.count(question, tokens, cost)
         if not readable:
             work.warn(cause_of(answer.reply), answer.reply)

@@ -168,7 +168,9 @@ class CachedJudge:
             prompts, responses = zip(*missing.values(), strict=True)
             scored = self.judge.score(Rollouts(round, prompts, responses))
             counted.add(scored)
-            self.judgements.keep({key: json.dumps(told(scored, b)) for b, key in enumerate(missing)})
+            self.judgements.keep(
+                {key: json.dumps(told(scored, b)) for b, key in enumerate(missing)}, source=_name(self.spec.of)
+            )
             found |= self.judgements.look_up(list(missing))  # who else was asked at the same time may have been first
         return [json.loads(found[key]) for key in keys]
 
@@ -183,14 +185,17 @@ def identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
     """Of a judge: the name that it is registered by, its fields but for those that change nothing it says, and what
     these only name. A field that is null is as if it were not there: a later version may add some.
     """
-    name = _registered().get(type(spec), _qualified(spec))
-    return _digest([name, _bound(spec, null=False), spec.fingerprint()])
+    return _digest([_name(spec), _bound(spec, null=False), spec.fingerprint()])
 
 
 def old_identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
     """That of version 0.1, by the module that the class was in."""
     name = OLD_NAMES.get(type(spec).__qualname__, "") if type(spec) in _registered() else _qualified(spec)
     return _digest([name, _bound(spec, null=True), spec.fingerprint()])
+
+
+def _name(spec: object) -> str:
+    return _registered().get(type(spec), _qualified(spec))
 
 
 def _registered() -> dict[type, str]:

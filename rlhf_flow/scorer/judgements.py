@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from rlhf_flow.scorer.private import connect
 
 AT_ONCE = 500  # keys in one SELECT
 TABLE = "CREATE TABLE IF NOT EXISTS judgements (key TEXT PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
+
+ABOUT = """CREATE TABLE IF NOT EXISTS about (
+    key TEXT PRIMARY KEY, source TEXT NOT NULL, kept INTEGER NOT NULL
+) WITHOUT ROWID"""  # beside the replies, whose table is that of version 0.1
+UNKNOWN = "an earlier version"
 
 
 def path_of(cache: str | None) -> Path:
@@ -33,7 +39,7 @@ class Judgements:
         try:
             self._file = connect(path)
             with self.transaction() as file:
-                for table in (TABLE, *tables):
+                for table in (TABLE, ABOUT, *tables):
                     file.execute(table)
         except (OSError, sqlite3.Error) as error:
             raise ValueError(
@@ -51,10 +57,14 @@ class Judgements:
                 found |= dict(file.execute(f"SELECT key, reply FROM judgements WHERE key IN ({marks})", some))
         return found
 
-    def keep(self, replies: Mapping[str, str]) -> None:
-        """Keep all of them or none, on disk once this returns; what is known already stays as it is."""
+    def keep(self, replies: Mapping[str, str], *, source: str) -> None:
+        """Keep all of them or none, on disk once this returns; what is known already stays as it is.
+
+        `source`: who said it, for `rlhf-flow judgements`.
+        """
         with self.transaction() as file:
             file.executemany("INSERT OR IGNORE INTO judgements VALUES (?, ?)", replies.items())
+            tell(file, replies, source)
 
     def adopt(self, keys: Mapping[str, str]) -> int:
         """Give replies that are known by old keys their new ones (new -> old), if those are free; return how many."""
@@ -63,6 +73,7 @@ class Judgements:
         if not renamed:
             return 0
         with self.transaction() as file:
+            file.executemany("UPDATE OR IGNORE about SET key = ? WHERE key = ?", renamed)
             return file.executemany("UPDATE OR IGNORE judgements SET key = ? WHERE key = ?", renamed).rowcount
 
     def close(self) -> None:
@@ -88,3 +99,9 @@ class Judgements:
                 if file.in_transaction:
                     file.execute("ROLLBACK")
                 raise
+
+
+def tell(file: sqlite3.Connection, keys: Iterable[str], source: str) -> None:
+    """Write down, in a transaction, who said these and when."""
+    now = int(time.time())
+    file.executemany("INSERT OR IGNORE INTO about VALUES (?, ?, ?)", [(key, source, now) for key in keys])

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_flow.scorer.judgements import Judgements, path_of
+from rlhf_flow.scorer.judgements import Judgements, path_of, tell
 
 MICRO = 1_000_000  # money is counted in millionths of the unit that prices are given in
 
@@ -125,7 +125,9 @@ class Purse:
             assert new.lastrowid is not None
             return Reservation(new.lastrowid, tokens, cost)
 
-    def settle(self, reservation: Reservation, kept: Mapping[str, str], *, tokens: int, cost: int) -> None:
+    def settle(
+        self, reservation: Reservation, kept: Mapping[str, str], *, tokens: int, cost: int, source: str = ""
+    ) -> None:
         """Keep the reply (by its key), if it is worth that, and count what it did cost instead of the most it could.
 
         On disk once this returns. A reply that was kept before and could not be read is replaced.
@@ -134,6 +136,7 @@ class Purse:
             self._close(file, reservation)
             self._add(file, 0, tokens - reservation.tokens, cost - reservation.cost)
             file.executemany("INSERT OR REPLACE INTO judgements VALUES (?, ?)", kept.items())
+            tell(file, kept, source)
 
     def adopt(self, keys: Mapping[str, str]) -> int:
         """Give judgements that are kept by old keys their new ones (new -> old); return how many."""

@@ -1,4 +1,4 @@
-"""Any scorer behind HTTP: one server or several of `rlhf-flow serve`, or whatever speaks `rlhf_flow.scorer.wire`."""
+"""Any scorer behind HTTP: servers of `rlhf-flow serve`, or others that speak `rlhf_flow.scorer.wire` or OpenRLHF's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rlhf_flow.scorer import wire
+from rlhf_flow.scorer import openrlhf, wire
+from rlhf_flow.scorer.openrlhf import OpenRLHFJudge
 from rlhf_flow.scorer.pieces import in_pieces
 from rlhf_flow.scorer.purse import CapReached
 from rlhf_flow.scorer.servers import Failed, Servers, said, sent
@@ -19,6 +20,7 @@ from rlhf_flow.types import Rollouts, Scored
 if TYPE_CHECKING:
     import httpx
 
+PROTOCOLS = ("rlhf-flow", "openrlhf")
 HEALTH_SECONDS = 30.0  # longest wait for a server to say what it serves
 
 
@@ -36,16 +38,24 @@ class Remote:
     token_env: str | None = None  # the environment variable that holds the servers' token
     piece: int = 64  # prompts in a request
     concurrency: int = 4  # requests at the same time
+    protocol: str | None = None  # rlhf-flow, or openrlhf: query -> rewards, at the whole address; null: rlhf-flow
+    tokenizer: str | None = None  # openrlhf: the checkpoint whose chat template renders prompts; null: blank lines
 
     def __post_init__(self) -> None:
         self._servers()
         if self.piece < 1:
             raise ValueError(f"scorer.piece must be >= 1, got {self.piece}")
+        if self.protocol not in (None, *PROTOCOLS):
+            raise ValueError(f"scorer.protocol must be one of {', '.join(PROTOCOLS)}, or null, got {self.protocol!r}")
+
+    @property
+    def _foreign(self) -> bool:
+        return self.protocol == "openrlhf"
 
     @property
     def can_cycle(self) -> bool:
         """What the servers say. Raises ValueError as `check`."""
-        return self._health().can_cycle
+        return not self._foreign and self._health().can_cycle
 
     @property
     def loads_model(self) -> bool:
@@ -57,14 +67,22 @@ class Remote:
 
     def fingerprint(self) -> str:
         """What the servers say. Raises ValueError as `check`."""
-        return self._health().fingerprint
+        return openrlhf.fingerprint(self.tokenizer) if self._foreign else self._health().fingerprint
 
     def check(self) -> None:
         """Raise ValueError where a server cannot be reached or is not ready, or two of them serve different scorers."""
-        self._health()
+        if not self._foreign:
+            self._health()
+            return
+        openrlhf.tokenizer_of(self.tokenizer)
+        with self._client() as client:
+            openrlhf.reached(client, self._servers().bases)
 
-    def open(self, place: Place) -> RemoteJudge:
+    def open(self, place: Place) -> RemoteJudge | OpenRLHFJudge:
         """Raises ValueError as `check`. Nothing is put on `place`: the work is the servers'."""
+        if self._foreign:
+            tokenizer = openrlhf.tokenizer_of(self.tokenizer)
+            return OpenRLHFJudge(self._servers(), self._client(), tokenizer, self.piece)
         return RemoteJudge(self._servers(), self._client(), self._health().fingerprint, self.piece)
 
     def _health(self) -> Health:

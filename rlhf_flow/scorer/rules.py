@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_flow.scorer.function import check_name, imported, is_number, source_hash
-from rlhf_flow.scorer.rule import Asked, RuleJudge
+from rlhf_flow.scorer.rule import Asked, Asking, RuleJudge
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Prompt, Response, Verdict
+from rlhf_flow.types import Response, Verdict
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Term:
     weight: float = 1.0  # 0: it is an aspect alone
     name: str | None = None  # of the aspect; null: the function's own
     arguments: dict[str, Any] = field(default_factory=dict)  # what the function takes besides, by name
+    batched: bool | None = None  # it takes and returns lists, as of scorer=rule; null: one answer at a time
 
     @property
     def aspect(self) -> str:
@@ -82,7 +84,10 @@ class Rules:
         return RuleJudge("scorer.terms", self._sum())
 
     def _sum(self) -> Sum:
-        asked = [Asked.of(f"scorer.terms.{at}", term.function, term.arguments) for at, term in enumerate(self.terms)]
+        asked = [
+            Asked.of(f"scorer.terms.{at}", term.function, term.arguments, batched=bool(term.batched))
+            for at, term in enumerate(self.terms)
+        ]
         return Sum(tuple(zip(self.terms, asked, strict=True)))
 
 
@@ -92,9 +97,14 @@ class Sum:
 
     terms: tuple[tuple[Term, Asked], ...]
 
-    def __call__(self, prompt: Prompt, response: Response) -> Verdict:
-        """Raises ValueError, with the response's id, where float32 cannot hold the sum, and as `Asked` does."""
-        said = [(term, asked(prompt, response)) for term, asked in self.terms]
+    def __call__(self, asked: Asking) -> list[Verdict]:
+        """Raises ValueError, with the response's id, if float32 cannot hold the sum, and as `Asked` does."""
+        by_term = [function(asked) for _, function in self.terms]
+        each = zip(*by_term, strict=True) if by_term else []
+        return [self._sum(response, said) for (_, response), said in zip(asked, each, strict=True)]
+
+    def _sum(self, response: Response, verdicts: Sequence[Verdict]) -> Verdict:
+        said = [(term, verdict) for (term, _), verdict in zip(self.terms, verdicts, strict=True)]
         aspects: dict[str, float] = {}
         for term, verdict in said:
             aspects[term.aspect] = verdict.utility

@@ -56,7 +56,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.heavy
 def test_more_positions_than_the_model_has_are_refused(server: Server, world: World) -> None:
-    with pytest.raises(ValueError, match=r"cannot serve .* with engine\.max_model_len=129"):
+    with pytest.raises(ValueError, match=r"cannot serve .*max_model_len.*Fix: lower engine\.max_model_len"):
         server.open(VLLM(kv_cache_mib=16, max_model_len=129), world.model)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+
+import numpy as np
 
 from rlhf_flow.types import Message, Verdict
 
@@ -38,3 +41,30 @@ def moody(prompt: tuple[Message, ...], answer: str, meta: Mapping[str, object]) 
 
 def broken(prompt: tuple[Message, ...], answer: str, meta: Mapping[str, object]) -> float:
     raise KeyError("no such thing")
+
+
+def lengths(prompts: list[object], answers: list[str], metas: list[Mapping[str, object]], plus: int = 0) -> list[float]:
+    assert len(prompts) == len(answers) == len(metas)
+    assert all("level" in meta for meta in metas)
+    return [float(len(answer)) + plus for answer in answers]
+
+
+async def later(prompt: tuple[Message, ...], answer: str, meta: Mapping[str, object]) -> float | None:
+    """The more it waits, the later it was asked: all at the same time take as long as one."""
+    await asyncio.sleep(0.2)
+    if answer == "broken":
+        raise KeyError("no such thing")
+    return None if answer == "none" else float(len(answer))
+
+
+async def later_lengths(prompts: list[object], answers: list[str], metas: list[Mapping[str, object]]) -> np.ndarray:
+    await asyncio.sleep(0)
+    return np.array([len(answer) for answer in answers], dtype=np.float32)
+
+
+def too_few(prompts: list[object], answers: list[str], metas: list[Mapping[str, object]]) -> list[float]:
+    return [1.0]
+
+
+def no_list(prompts: list[object], answers: list[str], metas: list[Mapping[str, object]]) -> float:
+    return 1.0

@@ -245,8 +245,8 @@ def test_what_was_said_before_a_kill_is_kept_and_what_was_not_is_asked_again(ask
 
 def test_of_two_who_answer_at_the_same_time_the_first_is_kept(tmp_path: Path) -> None:
     one, other = (Judgements(tmp_path / "cache", key="scorer.cache") for _ in range(2))
-    one.keep({"a": "1", "b": "2"})
-    other.keep({"b": "3", "c": "4"})
+    one.keep({"a": "1", "b": "2"}, source="one")
+    other.keep({"b": "3", "c": "4"}, source="other")
     assert one.look_up(["a", "b", "c", "d"]) == {"a": "1", "b": "2", "c": "4"}
     one.close()
     other.close()
@@ -288,7 +288,7 @@ def test_what_version_0_1_kept_is_still_known(tmp_path: Path, reward_path: str) 
     old = digest(["rlhf_flow.scorer.reward_model.RewardModel", fields, spec.fingerprint()])
     key = digest([old, messages, prompt.answer, dict(prompt.meta), ["a"]])
     path = tmp_path / "cache.sqlite"
-    Judgements(path, key="scorer.cache").keep({key: json.dumps({"utility": 4.5, "aspects": {}})})
+    Judgements(path, key="scorer.cache").keep({key: json.dumps({"utility": 4.5, "aspects": {}})}, source="old")
     for _ in range(2):
         scored = Cached(spec, str(path)).open(Place()).score(asked)
         assert scored.utility.tolist() == [[4.5]] and scored.counts["judge/queries"] == 0

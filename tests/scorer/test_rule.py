@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.scorer.rules import Rules, Term
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 
@@ -82,3 +85,39 @@ def test_an_error_inside_a_rule_names_the_response() -> None:
 def test_what_cannot_be_imported_is_refused_before_any_worker_starts(function: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Rule(function).check()
+
+
+@pytest.mark.parametrize(
+    ("function", "batched"), [("length", None), ("lengths", True), ("later", None), ("later_lengths", True)]
+)
+def test_one_at_a_time_in_batches_or_awaited_a_function_says_the_same(function: str, batched: bool | None) -> None:
+    judge = Rule(f"{HERE}.{function}", batched=batched)
+    judge.check()
+    scored = judge.open(Place()).score(rollouts(["a", "bbb"], ["", "cc"]))
+    np.testing.assert_array_equal(scored.utility, [[1, 3], [0, 2]])
+
+
+def test_an_async_function_is_asked_about_many_answers_at_a_time() -> None:
+    began = time.monotonic()
+    scored = Rule(f"{HERE}.later").open(Place()).score(rollouts([*("x" * k for k in range(24)), "none"]))
+    assert np.isnan(scored.utility[0, 24]) and scored.utility[0, 23] == 23
+    assert time.monotonic() - began < 24 * 0.2
+
+
+def test_arguments_reach_a_batched_function_and_its_terms() -> None:
+    judge = Rule(f"{HERE}.lengths", {"plus": 2}, batched=True)
+    np.testing.assert_array_equal(judge.open(Place()).score(rollouts(["a"])).utility, [[3]])
+    several = Rules([Term(f"{HERE}.lengths", batched=True), Term(f"{HERE}.later", weight=-1.0)])
+    np.testing.assert_array_equal(several.open(Place()).score(rollouts(["a", "bb"])).utility, [[0, 0]])
+
+
+@pytest.mark.parametrize(("function", "got"), [("too_few", "1 of them"), ("no_list", "1.0")])
+def test_a_batch_without_a_judgement_for_each_answer_is_refused(function: str, got: str) -> None:
+    with pytest.raises(ValueError, match=f"must return a list of 2 judgements, one of each answer, got {got}"):
+        Rule(f"{HERE}.{function}", batched=True).open(Place()).score(rollouts(["a", "bb"]))
+
+
+def test_what_an_async_function_raises_names_the_response() -> None:
+    with pytest.raises(KeyError) as raised:
+        Rule(f"{HERE}.later").open(Place()).score(rollouts(["a", "broken"]))
+    assert "'1/policy/1/q0'" in raised.value.__notes__[0]
