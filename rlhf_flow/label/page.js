@@ -112,7 +112,7 @@ async function round() {
     if (waiting().length || joining) return later(0); // said meanwhile: this is no news any more
     warn(refused);
     render(state);
-    if (!guided) await guidance();
+    if (guided === null) await guidance();
     if (!state.question) later(WAITING_MS);
     else if (Date.now() < since + LOOKING_MS) later(ASKING_MS);
   } catch (error) {
@@ -264,11 +264,11 @@ function rest({ asked, open, skipped }) {
 
 // -- guidelines, and what was said before ------------------------------------------------------------------------------
 
-let guided = false; // whether the server was asked for the guidelines
+let guided = null; // the guidelines, once the server has told them
 
 async function guidance() {
   const { html } = await post("guidelines", { annotator: annotator() });
-  guided = true;
+  guided = html;
   $("guidelines").innerHTML = html; // as of an answer
   if (html && store.get("rlhf-flow.guidelines") !== html) unfold(true); // they are new to this browser
   guide();
@@ -282,7 +282,7 @@ function guide() {
 
 function unfold(open) {
   $("guide").setAttribute("aria-expanded", String(open));
-  if (!open) store.set("rlhf-flow.guidelines", $("guidelines").innerHTML);
+  if (!open) store.set("rlhf-flow.guidelines", guided);
   guide();
   look();
 }
@@ -293,6 +293,7 @@ async function past() {
     $("labels").replaceChildren(...labels.map(entry));
     $("history-note").hidden = !labels.length;
     $("history").showModal();
+    $("close").focus();
   } catch (error) {
     failed(error);
   }
@@ -417,7 +418,8 @@ $("join").addEventListener("submit", (event) => {
       sessionStorage.setItem("rlhf-flow.token", token);
     } catch {} // refused: it is kept in this page
   }
-  joining = guided = false;
+  joining = false;
+  guided = null;
   sync();
 });
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +80,9 @@ class PromptSpec:
         training = self._prompts(rows, self.columns, rendering, facts, bad)
         kept: list[Prompt] = []
         if apart is not None:
-            kept = self._prompts(apart, _present(self.columns, apart), rendering, facts, bad, prefix="held-out-row")
+            kept = self._prompts(
+                apart, _present(self.columns, apart, self.schema), rendering, facts, bad, prefix="held-out-row"
+            )
         bad.check()
         if apart is None:
             training, kept = self._sides(training, facts)
@@ -147,11 +151,12 @@ class PromptSpec:
         """Training and held out. Raises ValueError if a number is to be held out and none can be."""
         kept_ids = _share(prompts, self.held_out)
         if not kept_ids and self.held_out >= 1 and prompts:
+            least = min(Counter(prompt.messages for prompt in prompts).values())
+            more = f"prompts.held_out={least} or more, " if least < len(prompts) else ""
             raise ValueError(
                 f"prompts.held_out={self.held_out:g}: no prompt can be held out, because equal prompts stay on one "
-                f"side, and each of the {len({prompt.messages for prompt in prompts})} texts is there more than "
-                f"{self.held_out:g} times. Fix: prompts.held_out=0 for a run without evaluation, or "
-                "prompts.held_out_path=FILE with other prompts."
+                f"side, and each text is there {least} times or more. Fix: {more}prompts.held_out=0 for a run without "
+                "evaluation, or prompts.held_out_path=FILE with other prompts."
             )
         facts.nothing_held_out = not kept_ids
         training = [one for one in prompts if row_of(one.id) not in kept_ids]
@@ -169,8 +174,10 @@ def _take_id(one: Question, ids: dict[str, str]) -> None:
     ids[one.id] = one.place
 
 
-def _present(columns: Columns, apart: Sequence[Row | BadRowError]) -> Columns:
+def _present(columns: Columns, apart: Sequence[Row | BadRowError], schema: str) -> Columns:
     """The columns, with those candidates that every row has: a policy is evaluated without any."""
+    with suppress(BadRowError):  # rows without answers are laid out without them
+        apart = lay_out(apart, schema, columns, system=False).rows
     rows = [row for row in apart if isinstance(row, Row)]
     there = {name: column for name, column in columns.candidates.items() if all(column in row.values for row in rows)}
     return replace(columns, candidates=there)

@@ -125,7 +125,8 @@ class Tab:
     def press(self, key: str, code: str = "", modifiers: int = 0) -> None:
         """A key by what is on it, and by its place on the keyboard. Modifiers: 1 Alt, 2 Control, 4 Meta, 8 Shift."""
         which = {"key": key, "code": code, "modifiers": modifiers}
-        self.call("Input.dispatchKeyEvent", type="keyDown", text=key, **which)
+        types = {"text": key} if len(key) == 1 and modifiers in (0, 8) else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **types, **which)
         self.call("Input.dispatchKeyEvent", type="keyUp", **which)
 
     def type(self, selector: str, text: str) -> None:

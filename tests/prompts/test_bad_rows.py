@@ -62,6 +62,9 @@ def test_equal_prompts_that_cannot_be_held_out_are_told(write: Write, tokenizer:
     path = write([{"prompt": "why?"}] * 24)
     with pytest.raises(ValueError, match=r"prompts\.held_out=4: no prompt can be held out.*Fix: prompts\.held_out=0"):
         Jsonl(path=path, held_out=4, batch=1).open(tokenizer, 0)
+    twice = write([{"prompt": f"why {k}?"} for k in range(9)] * 2, "twice.jsonl")
+    with pytest.raises(ValueError, match=r"Fix: prompts\.held_out=2 or more, prompts\.held_out=0"):
+        Jsonl(path=twice, held_out=1, batch=1).open(tokenizer, 0)
     source = Jsonl(path=path, held_out=0.05, batch=1).open(tokenizer, 0)
     assert "nothing held out, so no round is evaluated" in source.summary
     assert "nothing held out" not in Jsonl(path=write(numbered(9)), held_out=2, batch=1).open(tokenizer, 0).summary

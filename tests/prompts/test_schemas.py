@@ -234,6 +234,17 @@ PLAIN = "573830127d31dbe805a117856ab901adca903e5455289d6688c2488383795501"
 PAIRED = "40ae2ce79afbfb6ac5f51df878bc3b6fba770eaaf60558780585a3b05fbf6dde"
 
 
+@pytest.mark.parametrize("schema", ["ultrafeedback", "orca", "hh"])
+def test_held_out_rows_may_have_a_layout_of_their_own(
+    schema: str, write: Write, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    path = write([{"prompt": "Who?", "chosen": "a", "rejected": "b"}])
+    apart = write(PAIRS[schema][0], "apart.jsonl")
+    source = Jsonl(path=path, held_out_path=apart, columns=PAIR, batch=1).open(tokenizer, 0)
+    (prompt,) = source.held_out()
+    assert {name: candidate.text for name, candidate in prompt.candidates.items()} == {"first": "Good", "second": "Bad"}
+
+
 def test_a_list_of_objects_is_as_good_as_lines(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps([{"prompt": "Why?", "chosen": "Good", "rejected": "Bad"}], indent=1))

@@ -53,7 +53,7 @@ def test_counts_add_up_and_sides_never_share_a_text(
     try:
         opened = spec.open(tokenizer, 0)
     except ValueError as refused:
-        assert "prompts.batch must be <= 0" in str(refused)
+        assert "prompts.batch must be <= 0" in str(refused) or "no prompt can be held out" in str(refused)
         return
     counts = opened.counts
     assert counts["rows"] == len(lengths)
