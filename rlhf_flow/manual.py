@@ -58,7 +58,8 @@ def _short_page(folders: Sequence[Path]) -> Iterator[str]:
         yield from _told(f"{group}=", f"{sentence}: {', '.join([*parts(group), *_named(folders, group)])}")
     yield ""
     beside = ", ".join(name for name in _sections("", RunConfig) if "." not in name)
-    yield f"Keys beside the parts: rlhf-flow run NAME --help, with NAME one of {beside}"
+    yield "Keys beside the parts: rlhf-flow run NAME --help, with NAME one of"
+    yield f"  {beside}"
 
 
 def _everything(folders: Sequence[Path]) -> Iterator[str]:

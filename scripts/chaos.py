@@ -6,12 +6,14 @@ while. Whenever the run stops, the same command is started again. In the end eve
 answered exactly once, and all responses, pairs and weights must be those of the same run that nobody disturbed.
 
     python scripts/chaos.py --minutes 30
+    python scripts/chaos.py --decks 1    # every kind of fault once, however long it takes
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -26,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -100,8 +102,8 @@ class Chaos:
     recovered: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     starts: int = 0
 
-    def disturb(self, seconds: float, rounds: int) -> None:
-        """Disturb the run for so long, or until it has so many rounds."""
+    def disturb(self, seconds: float, rounds: int, decks: int | None) -> None:
+        """Disturb the run for so long, or until it has so many rounds, or for so many decks and one round."""
         faults: dict[str, Callable[[], bool]] = {
             **{role: partial(self._kill, role) for role in ("engine", "scorer", "learner")},
             "stop": lambda: self._kill(self.chance.choice(["engine", "scorer", "learner"]), signal.SIGSTOP),
@@ -110,27 +112,34 @@ class Chaos:
             "judge": self._cut_judge,
             **({"disk": self._fill_disk} if self.full else {}),
         }
-        self._wait_for(1, time.monotonic() + PATIENCE)  # until it is up
-        deck = dealt(sorted(faults), self.chance)
-        kind, end = next(deck), time.monotonic() + seconds
-        while time.monotonic() < end and len(records(self.folder)) <= rounds:
+        self._wait_until(partial(self._committed, 1))  # until it is up
+        deck = islice(dealt(sorted(faults), self.chance), None if decks is None else decks * len(faults))
+        kind, end = next(deck, None), time.monotonic() + seconds
+        while kind is not None and time.monotonic() < end and len(records(self.folder)) <= rounds:
             began = time.monotonic()
             if faults[kind]():
-                self._wait_for(commits(self.folder) + 1, began + PATIENCE)
+                self._wait_until(partial(self._committed, commits(self.folder) + 1))
                 self.recovered[kind].append(time.monotonic() - began)
                 print(f"{kind}: {self.recovered[kind][-1]:.1f} s", flush=True)
-                kind = next(deck)
+                kind = next(deck, None)
             self._alive()
             time.sleep(self.chance.uniform(0, 4))
+        if kind is None:
+            self._wait_until(lambda: len(records(self.folder)) > 1)
 
     def close(self) -> None:
         if self.driver is not None and self.driver.poll() is None:
             self.driver.kill()
             self.driver.wait()
 
-    def _wait_for(self, number: int, end: float) -> None:
-        """Until so many stages are committed, starting the run again whenever it has ended."""
-        while commits(self.folder) < number:
+    def _committed(self, number: int) -> bool:
+        """Whether so many stages, and pieces of stages, are committed."""
+        return commits(self.folder) >= number
+
+    def _wait_until(self, holds: Callable[[], bool]) -> None:
+        """Start the run again whenever it has ended meanwhile."""
+        end = time.monotonic() + PATIENCE
+        while not holds():
             self._alive()
             if time.monotonic() > end:
                 raise TimeoutError(f"the run is stuck. Its log ends with:\n{self.log.read_text()[-3000:]}")
@@ -225,6 +234,7 @@ def free_port() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--decks", type=int, help="every kind of fault so many times, in place of --minutes")
     parser.add_argument("--rounds", type=int, default=1000, help="at most; it ends when they are done")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="what the run says goes there")
@@ -252,7 +262,7 @@ def main() -> int:
             )
             judge.start()
             try:
-                chaos.disturb(60 * asked.minutes, asked.rounds)
+                chaos.disturb(math.inf if asked.decks else 60 * asked.minutes, asked.rounds, asked.decks)
             finally:
                 chaos.close()
             done = len(records(chaos.folder)) - 1

@@ -6,6 +6,7 @@ everything that both committed: responses, scores, pairs, log-probs of anchors, 
     python scripts/nodes.py --nodes 3 -- rounds=1    # raylets on loopback
     python scripts/nodes.py --namespaces             # each in a network namespace, with an address of its own; root
     python scripts/nodes.py --nodes 1 --colocated    # all roles at the same places in turns, which share their memory
+    python scripts/nodes.py --together runs/one      # the run on one node is kept there, or read if it is there already
 
 Exit status 1 where anything differs, 2 where namespaces cannot be had.
 """
@@ -109,16 +110,18 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--namespaces", action="store_true", help="each node in a network namespace of its own")
     parser.add_argument("--colocated", action="store_true", help="all roles at the same places, in turns")
+    parser.add_argument("--together", type=Path, help="the folder of the run on one node, with the same overrides")
     parser.add_argument("overrides", nargs="*", help="of both runs; behind --")
     asked = parser.parse_args()
     run = [sys.executable, "-m", "rlhf_flow", "run", *SMALL, *SAME, *asked.overrides]
     spread = [*SPREAD, *(COLOCATED if asked.colocated else ())]
     with tempfile.TemporaryDirectory() as folder:
-        apart, together = Path(folder) / "apart", Path(folder) / "together"
+        apart, together = Path(folder) / "apart", asked.together or Path(folder) / "together"
         try:
             started = on_machines if asked.namespaces else on_loopback
             started(asked.nodes, [*run, *spread, f"run_dir={apart}"])
-            subprocess.run([*run, f"run_dir={together}"], check=True)
+            if not (together / "final.json").exists():
+                subprocess.run([*run, f"run_dir={together}"], check=True)
         except namespaces.UnavailableError as error:
             print(f"nodes: there can be no namespaces here: {error}", file=sys.stderr)
             return 2

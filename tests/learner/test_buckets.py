@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,12 +93,6 @@ def test_an_average_is_the_same_in_any_buckets(world: World, tmp_path: Path) -> 
         learner.save_policy(tmp_path / str(bucket), mean)
         names.add(fingerprint(Checkpoint(tmp_path / str(bucket)).load()))
     assert len(names) == 1
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
 
 
 @pytest.mark.heavy

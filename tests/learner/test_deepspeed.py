@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,30 +48,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(folder, model, start, tables, make_lesson(folder, [tables], learner, start))
 
 
-@pytest.fixture(scope="module")
-def one() -> Iterator[Ranks]:
-    with Ranks(1) as ranks:
-        yield ranks
-
-
-@pytest.fixture(scope="module")
-def two() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
-
-
-@pytest.fixture(scope="module")
-def two_others() -> Iterator[Ranks]:
-    with Ranks(2) as ranks:
-        yield ranks
-
-
-@pytest.fixture(scope="module")
-def four() -> Iterator[Ranks]:
-    with Ranks(4) as ranks:
-        yield ranks
-
-
 def spread(left: Trained, right: Trained) -> float:
     """The largest difference between two sets of weights."""
     ours, theirs = left.weights, right.weights
@@ -104,9 +79,8 @@ def test_the_first_margin_is_zero(world: World, two: Ranks) -> None:
     assert trained.losses[0] == pytest.approx(np.log(2), abs=1e-4)
 
 
-def test_ranks_on_one_machine_cannot_be_reached_from_another(world: World) -> None:
-    with Ranks(2) as ranks:
-        results = ranks.run(jobs.train_and_listen, spec(ranks, 2, SGD), world.model, world.start, world.lesson)
+def test_ranks_on_one_machine_cannot_be_reached_from_another(world: World, two: Ranks) -> None:
+    results = two.run(jobs.train_and_listen, spec(two, 2, SGD), world.model, world.start, world.lesson)
     assert [listens for _, listens in results] == [{"127.0.0.1"}] * 2
 
 
