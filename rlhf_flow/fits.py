@@ -141,9 +141,13 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
         for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
             raise ValueError(refusal)
     if positions is not None and longest + answer > positions:
+        if answer < positions:
+            way = f"prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws"
+        else:
+            way = f"answers.max_tokens={max(positions - longest, positions // 2)}"
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
-            f"{positions}. Try prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws."
+            f"{positions}. Try {way}."
         )
 
 

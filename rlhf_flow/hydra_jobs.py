@@ -37,8 +37,10 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> l
 
 
 def overrides() -> list[str]:
-    """Those of the job that is being done."""
-    return list(HydraConfig.get().overrides.task)
+    """Those of the job that is being done, as they were typed: `${...}` in them is not resolved."""
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(task, list)
+    return [str(override) for override in task]
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:

@@ -36,7 +36,7 @@ def stands_still(config: RunConfig, parameters: int, steps: int) -> str | None:
     if not trains(config) or config.learner.training.optimizer.name != "adamw" or not steps:
         return None
     rate, usual = config.learner.training.optimizer.rate, rate_for(parameters, adapter=adapts(config))
-    if steps * rate >= LEAST * usual:
+    if rate >= usual or steps * rate >= LEAST * usual:
         return None
     return (
         f"the run can hardly move the policy: {steps} steps at learner.training.optimizer.lr={rate:g} change no weight "

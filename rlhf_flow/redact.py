@@ -33,7 +33,7 @@ _SHAPE = re.compile(  # what keys of well-known services look like
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)([^/\s?#]+)(?=@)")
 _PARAMETER = re.compile(r"([?&;#])([^=&;#\s]+)=([^&;#\s]+)")
-_ASSIGNED = re.compile(r"([\w.-]+)=(?![\[{$]|\.\.\.|(?:none|null|required)\b)[^\s&'\",;)]+", re.IGNORECASE)
+_ASSIGNED = re.compile(r"([\w.-]+)=(?![\[{$]|\.\.\.|(?:none|null|required|value)\b)[^\s&'\",;)]+", re.IGNORECASE)
 _QUOTED = re.compile(r"([\"'])([\w.-]+)\1(\s*:\s*)([\"'])(.+?)\4")
 _LINE = re.compile(r"^(\s*)([\w.-]+)(:[ ]+)(?!\$\{|\[secret|(?:none|null|required)$)((?:\w+ )?\S+)$", re.MULTILINE)
 _WORDS = ("none", "null", "required")

@@ -134,7 +134,7 @@ def test_no_secret_reaches_what_the_servers_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "way"),
     [
-        (["scorer.endpoint.base_url=http://me:{}@127.0.0.1:9/v1"], "without a user or a password"),
+        (["scorer.endpoint.base_url=http://me:{}@127.0.0.1:9/v1"], "scorer.endpoint.api_key_env=JUDGE_KEY"),
         (["scorer.endpoint.base_url='http://127.0.0.1:9/v1?api_key={}'"], "scorer.endpoint.api_key_env=JUDGE_KEY"),
         (["+scorer.request.api_key={}"], "'scorer.request.api_key=${oc.env:JUDGE_KEY}'"),
         (["+scorer.request.headers.Authorization='Bearer {}'"], "${oc.env:JUDGE_KEY}"),

@@ -65,7 +65,7 @@ def test_every_account_is_the_sum_of_what_happened_to_it(steps: list[tuple[str, 
                     key, used = f"key {which}", min(tokens, one.tokens)
                     held.settle(one, {key: f"{name} {tokens}"}, tokens=used, cost=used)
                     book.settled.append((used, used))
-                    books["ours"].known.setdefault(key, f"{name} {tokens}")  # the replies belong to all
+                    books["ours"].known[key] = f"{name} {tokens}"  # the replies belong to all; the last one stays
                 else:
                     held.release(one)
             assert purses[name].spent == book.spent

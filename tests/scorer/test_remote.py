@@ -144,7 +144,9 @@ def test_what_the_rule_refuses_is_told_once_in_its_words(three: Three) -> None:
 
 
 def test_a_request_that_is_too_large_says_how_to_make_it_smaller(three: Three) -> None:
-    with pytest.raises(ValueError, match=r"answered 413.*larger than max_body_mib=1\b.* Lower scorer\.piece"):
+    with pytest.raises(
+        ValueError, match=r"answered 413.*at most 1048576 bytes.* Lower scorer\.piece, or raise.*max_body_mib"
+    ):
         scored(Remote(urls=[three.first_url], retries=0), rollouts(["x" * 2**20]))
 
 
