@@ -206,7 +206,7 @@ def test_a_label_is_changed_from_the_history(browser: Browser, labels: Path, ser
     ann.click("[data-choice=bad]")
     ann.until(f"{READY} && document.querySelector('#ask').innerText.includes('Question 1?')")
     ann.press("h")
-    ann.until("document.querySelector('#history').open && document.querySelector('#labels button')")
+    ann.until("document.querySelector('#history').open && !!document.querySelector('#labels button')")
     assert comment in ann.run("document.querySelector('#labels').innerText")
     ann.press("1")
     ann.click("#labels button")

@@ -91,7 +91,7 @@ def spec(
 def talks(question: str, before: int) -> Said:
     """A language model that says something else to every question, and always the same."""
     number = zlib.crc32(question.encode())
-    return says(json.dumps({"good": 1 + number % 10}) if "[Answer]" in question else "ABC"[number % 3])
+    return says(json.dumps({"good": 1 + number % 10}) if "JSON object" in question else "ABC"[number % 3])
 
 
 @pytest.fixture(scope="module")
