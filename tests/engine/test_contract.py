@@ -54,10 +54,9 @@ def test_a_text_that_stops_ends_an_answer_as_its_end_token_does(
     rollouts = engine.generate(prompts, world.start, replace(DRAW, stop=["7 w", "w9"]), round=1, seed=7)
     stopped = 0
     for whole, answer in zip(plain, flat(rollouts), strict=True):
-        said = [
-            " ".join(f"w{token}" for token in whole.tokens[: at + 1] if token > 2) for at in range(len(whole.tokens))
-        ]
-        ends = [at for at, text in enumerate(said) if any(one in text for one in ("7 w", "w9"))]
+        lengths = range(len(whole.tokens))  # a special token among the others has no text
+        texts = [" ".join(f"w{token}" for token in whole.tokens[: at + 1] if token > 2) for at in lengths]
+        ends = [at for at in lengths if any(one in texts[at] for one in ("7 w", "w9"))]
         length = ends[0] + 1 if ends else len(whole.tokens)
         assert answer.tokens.tolist() == whole.tokens[:length].tolist()
         assert np.allclose(answer.logps, whole.logps[:length], atol=TOLERANCE)
