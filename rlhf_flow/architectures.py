@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
 # By engine and model_type: what was tried and does not work (vLLM 0.32), and why.
-UNSERVED: dict[tuple[str, str], str] = {}
+UNSERVED: dict[tuple[str, str], str] = {
+    ("vllm", "bloom"): "vLLM's Bloom has no lm_head, which new weights come with, so it keeps those it opened",
+}
 
 
 def check(config: RunConfig, model: Model) -> None:

@@ -101,14 +101,16 @@ def short(error: str) -> str:
 
 
 def serve(learned: Path) -> dict[str, dict[str, float | str]]:
-    """What a process with vLLM finds, by the name of what was learned."""
+    """What processes with vLLM find, by the name of what was learned."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "families.served", str(learned)]
-    lines = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     found: dict[str, dict[str, float | str]] = {}
-    for line in lines:
-        if line.startswith('{"'):  # vLLM prints lines of its own
-            found |= json.loads(line)
+    for part in ("live", "fresh"):
+        command = [sys.executable, "-m", "families.served", str(learned), part]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        for line in done.stdout.splitlines():
+            if line.startswith('{"'):  # vLLM prints lines of its own
+                for name, measured in json.loads(line).items():
+                    found.setdefault(name, {}).update(measured)
     return found
 
 

@@ -39,6 +39,11 @@ REFUSED = {
     "mamba": (lambda folder: make("mamba", folder, tokenizer()), {}, "keeps a state between tokens"),
     "lfm2": (lambda folder: make("lfm2", folder, tokenizer()), {}, r"keeps a state between tokens \(conv\)"),
     "qwen3-next": (lambda folder: make("qwen3-next", folder, tokenizer()), {}, "linear_attention"),
+    "bloom on vllm": (
+        lambda folder: make("bloom", folder, tokenizer()),
+        {"engine": "vllm", "cluster": "ray"},
+        "engine=vllm cannot draw from it: vLLM's Bloom has no lm_head",
+    ),
     "lora on Conv1D": (
         lambda folder: make("gpt2", folder, tokenizer()),
         {"learner": "lora"},

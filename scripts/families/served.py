@@ -1,7 +1,7 @@
 """vLLM answers with the policies of `families.learned`, one architecture after the other in a process of its own.
 
-Run as `python -m families.served FILE`: a pickle of name -> `Learned` on disk; name -> findings come to its output, as
-one line of JSON for each name.
+Run as `python -m families.served FILE live|fresh`: a pickle of name -> `Learned` on disk; name -> findings come to its
+output, as one line of JSON for each name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from families.answers import drawn
@@ -20,26 +21,32 @@ from rlhf_flow.specs import Model, Place
 from rlhf_flow.weights import Adapter
 
 
-def served(learned: Learned) -> Iterator[tuple[str, float]]:
-    """How far vLLM is off, in nats: opened on the start, given the policy while it is up, and opened on the policy."""
+def live(learned: Learned) -> Iterator[tuple[str, float]]:
+    """How far vLLM is off, in nats: opened on the start, given the policy while it is up, and given the start again."""
     adapter = learned.policy.weights if isinstance(learned.policy.weights, Adapter) else None
     spec = VLLM(kv_cache_mib=16, max_model_len=128, lora_rank=adapter.rank if adapter else 0)
-    engine = spec.open(Model(str(learned.start)), Place())
-    yield "start", drawn(engine, start_of(learned.start)).off(learned.before)
-    yield "live", drawn(engine, learned.policy).off(learned.after)
-    yield "start again", drawn(engine, start_of(learned.start)).off(learned.before)
-    engine.close()
-    if adapter is None:
-        engine = spec.open(Model(str(learned.published)), Place())
+    with closing(spec.open(Model(str(learned.start)), Place())) as engine:
+        yield "start", drawn(engine, start_of(learned.start)).off(learned.before)
+        yield "live", drawn(engine, learned.policy).off(learned.after)
+        yield "start again", drawn(engine, start_of(learned.start)).off(learned.before)
+
+
+def fresh(learned: Learned) -> Iterator[tuple[str, float]]:
+    """How far vLLM is off that has never seen the run; nothing for an adapter, which has no weights of its own."""
+    if isinstance(learned.policy.weights, Adapter):
+        return
+    spec = VLLM(kv_cache_mib=16, max_model_len=128)
+    with closing(spec.open(Model(str(learned.published)), Place())) as engine:
         yield "fresh", drawn(engine, start_of(learned.published)).off(learned.after)
-        engine.close()
 
 
 def main() -> None:
+    """Each part has a process of its own: vLLM's backend of transformers models changes their classes when it opens."""
+    measure = {"live": live, "fresh": fresh}[sys.argv[2]]
     for name, learned in pickle.loads(Path(sys.argv[1]).read_bytes()).items():
         found: dict[str, float | str] = {}
         try:
-            found.update(served(learned))
+            found.update(measure(learned))
         except Exception as error:  # whatever vLLM raises belongs into the table
             found["error"] = f"{type(error).__name__}: {error}"
             if os.environ.get("TRACE"):

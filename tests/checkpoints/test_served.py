@@ -11,10 +11,9 @@ from families.learned import learn
 
 from tests.checkpoints.conftest import Made
 
-# Of each kind one: tied; own names for queries; a soft cap; Conv1D; experts that transformers stacks; through vLLM's
-# backend of transformers models; positions by distance alone.
-FAMILIES = ("llama-tied", "qwen3", "gemma3", "gpt2", "mixtral", "gpt-neox", "bloom")
-ADAPTED = ("llama-tied", "mixtral")
+# Of each kind one: tied; own names for queries; a soft cap; Conv1D; through vLLM's backend of transformers models.
+FAMILIES = ("llama-tied", "qwen3", "gemma3", "gpt2", "gpt-neox")
+ADAPTED = ("llama-tied",)
 NATS = 1e-3
 
 pytestmark = pytest.mark.heavy
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.heavy
 @pytest.fixture(scope="module")
 def found(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, float | str]]:
     folder = tmp_path_factory.mktemp("served")
-    learned = {name: learn(made(name), folder / name) for name in FAMILIES}
+    learned = {name: learn(made(name), folder / name) for name in (*FAMILIES, "mixtral")}
     learned |= {f"{name}, adapted": learn(made(name), folder / f"{name}-4", rank=4) for name in ADAPTED}
     (folder / "learned.pickle").write_bytes(pickle.dumps(learned))
     return checkpoints.serve(folder / "learned.pickle")
@@ -34,3 +33,11 @@ def test_vllm_answers_as_transformers(found: Mapping[str, Mapping[str, float | s
     assert "error" not in found[family], found[family]
     assert all(float(nats) < NATS for nats in found[family].values()), found[family]
     assert len(found[family]) >= 3
+
+
+def test_experts_that_vllm_does_not_take_while_it_is_up_are_noticed_before_an_answer_is_drawn(
+    found: Mapping[str, Mapping[str, float | str]],
+) -> None:
+    """vLLM 0.32 on processors goes on with the experts it opened; the probe of the policy tells."""
+    assert float(found["mixtral"]["start"]) < NATS
+    assert "Nothing was sampled" in str(found["mixtral"]["error"])
