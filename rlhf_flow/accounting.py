@@ -1,4 +1,4 @@
-"""What became of a round's answers, in words: how many pairs there are, and what cost the others."""
+"""A sentence on a round's pairs: how many there are, and why other answers were left out."""
 
 from __future__ import annotations
 

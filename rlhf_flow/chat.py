@@ -90,7 +90,7 @@ def load_tokenizer(
 def fixed(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, *, key: str) -> PreTrainedTokenizerBase:
     """The tokenizer, whose only chat template is now the chosen one, its arguments and its date written into it.
 
-    Whoever renders a chat later gets the same text, on whichever day. Raises ValueError for a name or an argument that
+    Rendering a chat later gives the same text, on any day. Raises ValueError for a name or an argument that
     the tokenizer's templates do not know; `key` is the configuration's.
     """
     there = tokenizer.chat_template

@@ -83,10 +83,15 @@ def score(parts: Parts, plan: Plan, sampled: list[Entry], at: int) -> list[Entry
     """The judge's view of every response of a page, in the same pieces."""
     tables = [parts.ledger.table(plan.round, entry) for entry in sampled]
 
+    counts, counted = Counter[str](), 0  # what the judge has counted, in the first `counted` pieces of the round
+
     def write(shelf: Shelf, index: int) -> Facts:
+        nonlocal counted
+        for piece in range(counted, at + index):
+            counts.update(_counts(parts.ledger.entry(plan.round, f"score.{piece:05d}")))
+        counted = at + index
         scored = parts.scorer.score(rows.to_rollouts(tables[index].read()))
-        counts = _counted(parts, plan.round, at + index) + Counter(scored.counts)
-        check_silence(counts, parts.alarms.silent_judge, slot="scorer")
+        check_silence(counts + Counter(scored.counts), parts.alarms.silent_judge, slot="scorer")
         shelf.table(f"scores/{at + index:05d}", rows.from_scored(scored))
         known = scored.utility[~np.isnan(scored.utility)]  # an abstention is no reward of zero
         return {**scored.counts, "reward/sum": float(known.sum(dtype=np.float64)), "reward/count": known.size}
@@ -94,14 +99,10 @@ def score(parts: Parts, plan: Plan, sampled: list[Entry], at: int) -> list[Entry
     return _in_pieces(parts, plan.round, "score", at, [table.rows for table in tables], write, unit="answers")
 
 
-def _counted(parts: Parts, round: int, pieces: int) -> Counter[str]:
-    """What the judge has counted in the first pieces of a round."""
-    counts = Counter[str]()
-    for piece in range(pieces):
-        entry = parts.ledger.entry(round, f"score.{piece:05d}")
-        facts = {} if entry is None else entry.facts
-        counts.update({key: fact for key, fact in facts.items() if key.startswith("judge/") and isinstance(fact, int)})
-    return counts
+def _counts(entry: Entry | None) -> dict[str, int]:
+    """What the judge has counted in a piece."""
+    facts = {} if entry is None else entry.facts
+    return {key: fact for key, fact in facts.items() if key.startswith("judge/") and isinstance(fact, int)}
 
 
 def select(parts: Parts, plan: Plan) -> Entry:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from rlhf_flow.listening import is_loopback
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI, Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -99,6 +100,25 @@ def timed(seconds: float) -> "type[H11Protocol]":
                 self._cut = None
 
     return Timed
+
+
+def uvicorn_server(app: "ASGIApp", *, head: float, grace: float) -> "uvicorn.Server":
+    """Serves `app`: `head` seconds for the head of a request, `grace` for what is under way when the server ends."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            http=timed(head),
+            ws="none",
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=int(grace),
+        )
+    )
 
 
 class _Bounded:

@@ -71,7 +71,7 @@ def _list(judgements: Judgements, path: Path) -> None:
 
 
 def _accounts(file: sqlite3.Connection) -> list[tuple[str, int, int, int]]:
-    """None in a cache that nobody is paid for."""
+    """None if the cache is of a scorer that costs nothing."""
     there = file.execute("SELECT 1 FROM sqlite_master WHERE name = 'accounts'").fetchone()
     return file.execute("SELECT name, calls, tokens, cost FROM accounts ORDER BY name").fetchall() if there else []
 

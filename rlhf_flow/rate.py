@@ -6,6 +6,7 @@ import math
 from dataclasses import fields, replace
 from pathlib import Path
 
+from rlhf_flow.checkpoints import header
 from rlhf_flow.learner.optimizer import RATE
 from rlhf_flow.schema import RunConfig
 
@@ -55,10 +56,5 @@ def adapts(config: RunConfig) -> bool:
 
 def parameters_of(folder: Path) -> int:
     """The weights in a checkpoint, by the headers of its files; a tied one is stored once."""
-    from safetensors import safe_open
-
-    count = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as stored:
-            count += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())  # noqa: SIM118
-    return count
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(math.prod(tensor["shape"]) for file in files for tensor in header(file).values())

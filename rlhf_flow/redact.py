@@ -52,7 +52,7 @@ def is_name(variable: str) -> bool:
 def token_in(key: str, variable: str) -> str:
     """The token in an environment variable, which `key` of the configuration names.
 
-    Raises ValueError where there is none, or none that a header can hold. The message never shows it.
+    Raises ValueError if there is none, or none that a header can hold. The message never shows it.
     """
     if not is_name(variable):  # the value is not shown: it may be the token itself
         raise ValueError(

@@ -59,7 +59,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Asking:
-    """Who asks."""
+    """The annotator and session of a request."""
 
     annotator: str
 
@@ -85,7 +85,7 @@ class Undone:
 
 
 def application(annotations: Annotations, *, run: str, token: str | None, names: Sequence[str]) -> "fastapi.FastAPI":
-    """run: its name. names: by which browsers call it. Without a token, whoever calls it by these is answered."""
+    """run: its name. names: by which browsers call it. Without a token, every request by these is answered."""
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
     from fastapi.responses import JSONResponse
 

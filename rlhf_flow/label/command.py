@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlhf_flow.guard import CONNECTIONS, names, timed
+from rlhf_flow.guard import names, uvicorn_server
 from rlhf_flow.label.app import SECONDS, application
 from rlhf_flow.label.exchange import export_labels, import_labels
 from rlhf_flow.listening import address, is_loopback, listening
@@ -26,8 +26,6 @@ def main(arguments: Sequence[str]) -> int:
         return _exchange(asked.run, source=asked.source, target=asked.target)
     for package in ("fastapi", "markdown_it", "uvicorn"):
         require(package, part="rlhf-flow label", extras=("label",), instead="another scorer than people")
-    import uvicorn
-
     folder = labels_of(asked.run)
     token = _token(asked.host, asked.token_env)
     annotations = Annotations(folder)
@@ -37,20 +35,11 @@ def main(arguments: Sequence[str]) -> int:
         with listening(asked.host, asked.port) as listener:
             called = names(asked.host, asked.name)
             app = application(annotations, run=asked.run.resolve().name, token=token, names=called)
-            config = uvicorn.Config(
-                app,
-                lifespan="off",
-                log_level="warning",
-                access_log=False,
-                http=timed(SECONDS),
-                ws="none",
-                limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=LAST_SECONDS,
-            )
+            server = uvicorn_server(app, head=SECONDS, grace=LAST_SECONDS)
             print(f"labelling {asked.run} at {address(listener)}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: None)  # uvicorn ends at a signal, and then raises it again
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])
     finally:
         annotations.close()
     return 0

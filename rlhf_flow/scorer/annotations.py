@@ -137,7 +137,7 @@ class Annotations:
     # -- the people ----------------------------------------------------------------------------------------------------
 
     def hand(self, annotator: str) -> Question | None:
-        """A question for this annotator, and for nobody else for a while; None where there is none.
+        """A question for this annotator, reserved for a while; None if there is none.
 
         It is the one that they had last, as long as it is theirs to answer. Those that are waited for come first.
         """
@@ -206,7 +206,7 @@ class Annotations:
                 self._lease(annotator, question, now)
 
     def reconsider(self, annotator: str) -> None:
-        """Take back what this annotator has skipped and nobody decided: it is handed to them again."""
+        """Undo this annotator's skips of undecided questions, which are then handed out to them again."""
         with self.transaction() as file:
             file.execute(
                 f"{STANDINGS} UPDATE labels SET undone = :now WHERE annotator = :me AND verdict = 'skip' "

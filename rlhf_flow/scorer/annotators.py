@@ -40,5 +40,5 @@ class Annotators:
         with self._annotations.transaction() as file:
             if not file.execute("DELETE FROM people WHERE annotator = ?", [annotator]).rowcount:
                 raise ValueError(
-                    f"--release {annotator}: nobody labels under that name. Fix: write it as the page shows it."
+                    f"--release {annotator}: no annotator has that name. Fix: write it as the page shows it."
                 )

@@ -197,7 +197,7 @@ class Line:
 
     def _unreached(self, error: httpx.HTTPError) -> Unanswered:
         """A cause that no second try mends ends the run at once, unless the endpoint was there before."""
-        why, lasting = "nobody answers there", True
+        why, lasting = "no server answers there", True
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why = (

@@ -12,7 +12,7 @@ from rlhf_flow.types import Message
 
 # P(first beats second) as the annotator says it; bad: both are, and neither is better
 VERDICTS = {"first": 1.0, "second": 0.0, "tie": 0.5, "bad": 0.5, "skip": None}
-SKIPPERS = 2  # people, at least, who must skip a question before nobody is shown it any more
+SKIPPERS = 2  # annotators, at least, that must skip a question before it is withdrawn
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Standing:
     needed: int  # verdicts, of different annotators
     due: float | None  # seconds since the epoch: until when they are waited for
     said: Mapping[str, str]  # annotator -> one of VERDICTS
-    awaited: bool = False  # whether somebody else is labelling who may say something yet
+    awaited: bool = False  # whether another annotator is labelling and may still decide
 
     @property
     def verdicts(self) -> list[float]:

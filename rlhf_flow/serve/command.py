@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rlhf_flow.guard import CONNECTIONS, names, timed
+from rlhf_flow.guard import names, uvicorn_server
 from rlhf_flow.listening import address, listening
 from rlhf_flow.needs import require
 from rlhf_flow.protocols import Scorer
@@ -39,7 +39,6 @@ def serve(config: ServeConfig) -> None:
 
 
 async def _serve(config: ServeConfig, token: str | None, listener: socket.socket) -> None:
-    import uvicorn
 
     name = part_name("scorer", config.scorer)
     queue = Queue(wait=config.batch_wait_ms / 1000, max_batch=config.max_batch, max_waiting=config.max_waiting)
@@ -64,19 +63,7 @@ async def _serve(config: ServeConfig, token: str | None, listener: socket.socket
         max_body=config.max_body_mib * MIB,
         seconds=config.body_seconds,
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            http=timed(HEAD_SECONDS),
-            ws="none",
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=int(LAST_SECONDS),
-        )
-    )
+    server = uvicorn_server(app, head=HEAD_SECONDS, grace=LAST_SECONDS)
     working = asyncio.create_task(queue.work(opener, ready))
     working.add_done_callback(lambda _: _stop(server))
     with _stopped_by_signals(server):
