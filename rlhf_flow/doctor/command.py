@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 
 from rlhf_flow import config as configuration
@@ -34,8 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_intermixed_args(list(arguments))
     config = configuration.compose(*asked.overrides, name=asked.config_name, folders=asked.config_dir)
     there = room(None if asked.memory is None else size_of(asked.memory), asked.gpus)
-    with redirect_stdout(sys.stderr):  # DeepSpeed prints a line as it is imported; the page alone goes to the output
-        diagnosis = diagnose(config, dict(os.environ), there)
+    diagnosis = diagnose(config, dict(os.environ), there)
     start = folder_of(Named("model.path", config.model.path, "policy", config.model.revision)) if asked.load else None
     if start is not None and not diagnosis.broken:
         local = replace(config, model=replace(config.model, path=str(start)))

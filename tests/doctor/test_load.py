@@ -19,6 +19,7 @@ def test_what_the_run_would_load_is_loaded_published_and_compared(
     model = tiny.policy(tmp_path / "model", heads=1)  # a head of 32: vLLM has no kernel for 16 on every processor
     run = tiny.overrides(model, tiny.prompts(tmp_path / "prompts.jsonl"), tmp_path / "run", engine=engine)
     cluster = [] if engine == "huggingface" else ["cluster=ray"]
+    capsys.readouterr()  # what saving the model printed
     main([*run, *cluster, "--load", "--json"])
     page = json.loads(capsys.readouterr().out)
     told = [one for one in page["findings"] if one["subject"] in ("load", "chat")]
