@@ -48,7 +48,7 @@ def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN:
         return composed
-    swept = [override for override in job.overrides.task if override not in typed]
+    swept = [override for override in overrides() if override not in typed]
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={job.job.num}")
     own = OmegaConf.merge(composed, {"run_dir": f"{composed.run_dir}-{name}"})
     assert isinstance(own, DictConfig)
