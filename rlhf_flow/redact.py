@@ -83,16 +83,21 @@ def redacted(text: str) -> str:
 
 
 def without_known(text: str) -> str:
-    """Without what environment variables hold whose names say that it is secret."""
-    known = {
-        value.strip(): name
-        for name, value in os.environ.items()
-        if (name in _NAMED or _names_secret(name)) and len(value.strip()) >= SHORTEST
-    }
+    """Without the secrets in environment variables: values whose names say so, and the passwords of addresses."""
+    known = {secret: name for name, value in os.environ.items() for secret in _held(name, value.strip())}
     for value in sorted(known, key=len, reverse=True):
         if value in text and not _is_file(value):
             text = text.replace(value, f"[secret:{known[value]}]")
     return text
+
+
+def _held(variable: str, value: str) -> list[str]:
+    """The secrets in an environment variable: all of it, or the password in it, as a proxy's address has one."""
+    if variable in _NAMED or _names_secret(variable):
+        found = value
+    else:
+        found = user[1].rpartition(":")[2] if (user := _USER.search(value)) else ""
+    return [found] if len(found) >= SHORTEST else []
 
 
 def redact(value: object, name: str = "") -> object:

@@ -97,7 +97,7 @@ def running(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]
 def label(server: Server, enough: Callable[[], bool]) -> None:
     """Be an annotator for whom less is more, until it is enough; every label is sent twice, as after a lost answer."""
     end = time.monotonic() + WAIT
-    with client(server) as page:
+    with client(server, **{"X-Session": "Ann's"}) as page:  # one session, whatever restarts: the name is hers
         while not enough():
             assert time.monotonic() < end, "there was not enough to label"
             shown = page.post("/state", json={"annotator": "Ann"}).json()["question"]

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.heavy
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 WHOLE = ("nash_ema", "nash_md", "online_dpo")
+HALF_STEPS = ("egpo",)  # the second round starts from the policy before the half step whose answers it learns from
 SHORT = {  # one step in each of two rounds
     "rounds": 2,
     "evaluate.every": 2,
@@ -114,6 +115,7 @@ def test_ranks_take_the_steps_of_every_recipe_and_engines_draw_from_what_they_le
     for metrics in rounds:
         assert metrics["train/steps"] == 1
         assert math.isfinite(metrics["train/loss"])
+    for metrics in rounds[:1] if recipe in HALF_STEPS else rounds:
         assert metrics.get("mismatch/max", 0.0) < 1e-3  # nats; absent if the round's answers are those of a mixture
     assert len(set(policies(tmp_path / recipe))) == 1 + len(rounds)
 

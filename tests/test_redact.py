@@ -59,6 +59,11 @@ def test_what_a_variable_holds_is_shown_by_its_name(monkeypatch: pytest.MonkeyPa
     assert redact({"header": f"X {SECRET}", "n": 3}) == {"header": "X [secret:MY_GATEWAY_PASSWORD]", "n": 3}
 
 
+def test_a_password_in_an_address_of_a_variable_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{SECRET}@proxy:3128")
+    assert redacted(f"the proxy said: {SECRET}") == "the proxy said: [secret:HTTPS_PROXY]"
+
+
 def test_a_part_of_a_configuration_is_written_without_the_secrets_in_it() -> None:
     written = redact(
         {"request": {"headers": {"Authorization": SECRET, "X-Title": "mine"}, "pin": 1}, "password": ["a", {"b": "c"}]}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -47,6 +48,18 @@ PLANTED = [
 COMMAND = [sys.executable, "-m", "rlhf_flow"]
 
 
+def letter(question: str) -> str:
+    """Of the answer whose text comes first in the dictionary: the same answer in both orders."""
+    _, first, second = question.split("##")
+    return "A" if first < second else "B"
+
+
+def echo(environment: Mapping[str, str]) -> str:
+    """What an endpoint can repeat: the secrets of the run that asks it, which has none of a server."""
+    known = [value for name, value in environment.items() if "plant" in value and name not in ("SERVER", "PEOPLE")]
+    return " ".join(known)
+
+
 def found(*places: Path | str) -> list[tuple[str, str]]:
     """Which secrets stand in files, in their names, or in texts."""
     texts: dict[str, bytes] = {}
@@ -67,13 +80,14 @@ def test_no_secret_reaches_anything_that_a_run_leaves(tmp_path: Path) -> None:
     pytest.importorskip("openai")
     pytest.importorskip("wandb")
     model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
-    echo = " ".join(PLANTED)
+    (tmp_path / "template.txt").write_text("{conversation}##{first}##{second}")
     environment = {**os.environ, **ENVIRONMENT, "RLHF_FLOW_HOME": str(tmp_path / "home")}
     left = [tmp_path / "run", tmp_path / "home"]
-    with Stub(lambda question, before: says(f"A {echo}")) as stub:
+    with Stub(lambda question, before: says(f"{echo(environment)}\nVerdict: {letter(question)}")) as stub:
         arguments = tiny.overrides(
             model, asked, tmp_path / "run", scorer="judge", **{
                 "scorer.model": "m",
+                "scorer.template": tmp_path / "template.txt",
                 "scorer.endpoint.base_url": stub.url,
                 "scorer.endpoint.api_key_env": "JUDGE_KEY",
                 "+scorer.request.headers.Authorization": "Bearer ${oc.env:GATEWAY_PASSWORD}",
@@ -94,7 +108,7 @@ def test_no_secret_reaches_anything_that_a_run_leaves(tmp_path: Path) -> None:
 
         environment |= {"GATEWAY_PASSWORD": secret("another-request"), "JUDGE_KEY": secret("another-key")}
         PLANTED.extend([secret("another-request"), secret("another-key")])
-        stub.behaviour = lambda question, before: Said(json.dumps({"error": {"message": echo}}), 401)
+        stub.behaviour = lambda question, before: Said(json.dumps({"error": {"message": echo(environment)}}), 401)
         again = subprocess.run([*run, "rounds=2"], env=environment, capture_output=True, text=True, timeout=WAIT)
         assert again.returncode == 1 and "status 401" in again.stderr, "the same run, which goes on with another key"
         assert found(*left, again.stdout, again.stderr) == []
