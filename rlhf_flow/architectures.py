@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from rlhf_flow.schema import RunConfig, part_name
 from rlhf_flow.specs import Model
 
 if TYPE_CHECKING:
@@ -13,24 +13,49 @@ if TYPE_CHECKING:
 # Layers that keep nothing between two tokens but keys and values, by their names in `layer_types`.
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
-# By engine and model_type: what was tried and does not work (vLLM 0.32), and why.
-UNSERVED: dict[tuple[str, str], str] = {
-    ("vllm", "bloom"): "vLLM's Bloom has no lm_head, which new weights come with, so it keeps those it opened",
-}
+UNADAPTED = ("bloom", "falcon", "stablelm")  # model_type: vLLM 0.32 serves them without adapters
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # keys of configurations
 
 
-def check(config: RunConfig, model: Model) -> None:
-    """Raise ValueError if `model`, which is a folder, cannot be learned from or drawn from, naming what would work."""
+def check(model: Model, *, engine: str, lora_rank: int = 0) -> None:
+    """Raise ValueError if `model`, which is a folder, cannot be learned from or drawn from, naming what would work.
+
+    engine: its name. lora_rank: the highest rank of adapters that it loads beside the weights.
+    """
     about = _config(model)
     lm = _skeleton(model, about)
-    name, engine = f"model.path={model.path}: {type(lm).__name__}", part_name("engine", config.engine)
+    name = f"model.path={model.path}: {type(lm).__name__}"
     if kept := _states(lm):
         raise ValueError(
             f"{name} keeps a state between tokens ({kept}). Engines and learners batch prompts of several lengths, "
             f"and padding would change that state. {TRY}"
         )
-    if why := UNSERVED.get((engine, about.model_type)):
-        raise ValueError(f"{name}: engine={engine} cannot draw from it: {why}. Fix: engine=huggingface.")
+    if engine == "vllm" and about.get_text_config() is not about and find_spec("torchvision") is None:
+        raise ValueError(
+            f"{name} reads images too, and vLLM reads its class with that of its images, which needs torchvision. "
+            "Fix: engine=huggingface, or install the torchvision that belongs to this torch."
+        )
+    if engine == "vllm" and lora_rank:
+        _check_adapters(about, f"engine.lora_rank={lora_rank}: {type(lm).__name__}")
+
+
+def _check_adapters(about: PreTrainedConfig, name: str) -> None:
+    way = "Fix: engine.lora_rank=0, which sends the sum of weights and adapter."
+    if about.model_type in UNADAPTED:
+        raise ValueError(f"{name} takes no adapters in vLLM. {way}")
+    if _has_experts(about) and not _has_gpu():
+        raise ValueError(f"{name} has experts, and vLLM computes their adapters on GPUs alone. {way}")
+
+
+def _has_experts(about: PreTrainedConfig) -> bool:
+    keys = about.get_text_config().to_dict()
+    return any(isinstance(keys.get(name), int) and keys[name] > 1 for name in EXPERTS)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _config(model: Model) -> PreTrainedConfig:

@@ -17,7 +17,7 @@ from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.reading import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
 from rlhf_flow.sampler.source import Source
-from rlhf_flow.schema import RunConfig
+from rlhf_flow.schema import RunConfig, part_name
 from rlhf_flow.scorer.classifier import Classifier
 from rlhf_flow.sizes import read_sizes
 from rlhf_flow.specs import Model
@@ -51,7 +51,8 @@ def check_start(config: RunConfig, model: Model) -> None:
     for fault in faults(Path(model.path), kind=kind, key="model.path", trust_remote_code=model.trust_remote_code):
         raise ValueError(f"model.path={model.path}: {fault.says}. Fix: {fault.way_out}.")
     if not outputs(config):
-        architectures.check(config, model)
+        rank = config.engine.lora_rank if isinstance(config.engine, VLLM) else 0
+        architectures.check(model, engine=part_name("engine", config.engine), lora_rank=rank)
     lora = vars(config.learner).get("lora")
     if lora is not None and lora.rank:
         _check_lora(lora, model)

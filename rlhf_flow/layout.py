@@ -58,12 +58,13 @@ class Layout:
         )
 
     def convert(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors of the model, in the order of their names, as they are stored; tied ones under each name."""
+        """The tensors of the model, in the order of their names, as they are stored; of tied ones one."""
         waiting: dict[str, Tensor] = {}
         for name, tensor in tensors:
             piece = self.piece_of[name]
             if piece.as_it_is:
-                yield piece.stored[0].name, tensor
+                if name not in self.again:
+                    yield piece.stored[0].name, tensor
                 continue
             waiting[name] = tensor
             if waiting.keys() >= set(piece.names):

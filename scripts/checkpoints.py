@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from families.learned import Learned, by_huggingface, learn
 from families.models import FAMILIES, make
 from transformers import AutoConfig
 
+from rlhf_flow import architectures
+from rlhf_flow.specs import Model
+from rlhf_flow.weights import Adapter
 from tests.tokenizer import tokenizer
 
 NATS = 1e-3
@@ -34,7 +38,12 @@ What `make matrix` found: tiny random models of each architecture, with `learner
 second run that starts from the published one. *vLLM: start, live, published*: `engine=vllm` opened on the start, given
 the policy while it is up, and a fresh one opened on the published folder. *same*: all greedy tokens are those of plain
 transformers, and all log-probs within 1e-3 nats. Other architectures may work: the first weights of every engine are
-compared with the learner's, and a run whose engine reads others stops before it samples.
+compared with the learner's, and a run whose engine reads others stops before it samples. `rlhf-flow doctor … --load`
+measures the same for a checkpoint of yours.
+
+- Gemma 2: vLLM's attention on CPUs computes the soft cap with an approximate tanh (without the cap it is off by 1e-6).
+- Models that read images too: vLLM needs torchvision to read their classes, which was not installed here.
+- *fails* is told by the engine when it opens, *refused* by `doctor` and `run` before any worker starts.
 
 """
 
@@ -63,17 +72,28 @@ def table(names: list[str], folder: Path) -> Mapping[str, Mapping[str, str]]:
             key = f"{name} {rank}"
 
             def measured(key: str = key, start: Path = start, rank: int = rank) -> float:
+                architectures.check(Model(str(start)), engine="huggingface")
                 learned[key] = learn(start, folder / key.replace(" ", "-"), rank=rank)
                 return by_huggingface(learned[key])
 
             rows[name][column] = cell(measured)
-    (folder / "learned.pickle").write_bytes(pickle.dumps(learned))
-    found = serve(folder / "learned.pickle")
+    refused = {key: why for key, one in learned.items() if (why := _refused_by_vllm(one.start, int(key.split()[1])))}
+    found = serve({key: one for key, one in learned.items() if key not in refused}, folder)
     for name in names:
         for column, key in SERVED.items():
-            rows[name][column] = said(found.get(f"{name} 0", {}), key)
-        rows[name]["LoRA, vLLM"] = said(found.get(f"{name} {RANK}", {}), "live")
+            rows[name][column] = refused.get(f"{name} 0") or said(found.get(f"{name} 0", {}), key)
+        adapted = f"{name} {RANK}"
+        rows[name]["LoRA, vLLM"] = refused.get(adapted) or said(found.get(adapted, {}), "live")
     return rows
+
+
+def _refused_by_vllm(start: Path, rank: int) -> str:
+    """Why a run with this rank of adapters is refused; empty if it is not."""
+    try:
+        architectures.check(Model(str(start)), engine="vllm", lora_rank=rank)
+    except ValueError as error:
+        return f"refused: {short(str(error))}"
+    return ""
 
 
 def cell(measure: Callable[[], float]) -> str:
@@ -96,16 +116,24 @@ def shown(nats: float) -> str:
 
 
 def short(error: str) -> str:
-    """Its first sentence, on one line."""
-    return " ".join(error.split()).partition(". ")[0].replace("|", "/")[:120]
+    """Its first sentence without the folder, on one line."""
+    said = re.sub(r"^(vLLM cannot serve )?model\.path=\S+: ", "", " ".join(error.split()))
+    return said.partition(". ")[0].replace("|", "/")[:160]
 
 
-def serve(learned: Path) -> dict[str, dict[str, float | str]]:
-    """What processes with vLLM find, by the name of what was learned."""
+def serve(learned: Mapping[str, Learned], folder: Path) -> dict[str, dict[str, float | str]]:
+    """What processes with vLLM find, by the name of what was learned.
+
+    Each opens an architecture once: vLLM's backend of transformers models changes their classes.
+    """
+    adapted = {name: one for name, one in learned.items() if isinstance(one.policy.weights, Adapter)}
+    whole = {name: one for name, one in learned.items() if name not in adapted}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
     found: dict[str, dict[str, float | str]] = {}
-    for part in ("live", "fresh"):
-        command = [sys.executable, "-m", "families.served", str(learned), part]
+    for part, some in (("live", whole), ("live", adapted), ("fresh", whole)):
+        file = folder / "learned.pickle"
+        file.write_bytes(pickle.dumps(some))
+        command = [sys.executable, "-m", "families.served", str(file), part]
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         for line in done.stdout.splitlines():
             if line.startswith('{"'):  # vLLM prints lines of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,20 @@ REFUSED = {
     "mamba": (lambda folder: make("mamba", folder, tokenizer()), {}, "keeps a state between tokens"),
     "lfm2": (lambda folder: make("lfm2", folder, tokenizer()), {}, r"keeps a state between tokens \(conv\)"),
     "qwen3-next": (lambda folder: make("qwen3-next", folder, tokenizer()), {}, "linear_attention"),
-    "bloom on vllm": (
-        lambda folder: make("bloom", folder, tokenizer()),
+    "images on vllm": (
+        lambda folder: make("gemma3-vision", folder, tokenizer()),
         {"engine": "vllm", "cluster": "ray"},
-        "engine=vllm cannot draw from it: vLLM's Bloom has no lm_head",
+        "Gemma3ForConditionalGeneration reads images too.*engine=huggingface",
+    ),
+    "adapters on vllm": (
+        lambda folder: make("falcon", folder, tokenizer()),
+        {"engine": "vllm", "cluster": "ray", "learner": "lora", "engine.lora_rank": 16},
+        r"engine\.lora_rank=16: FalconForCausalLM takes no adapters in vLLM",
+    ),
+    "adapters of experts on vllm": (
+        lambda folder: make("mixtral", folder, tokenizer()),
+        {"engine": "vllm", "cluster": "ray", "learner": "lora", "engine.lora_rank": 16},
+        r"engine\.lora_rank=16: MixtralForCausalLM has experts.*engine\.lora_rank=0",
     ),
     "lora on Conv1D": (
         lambda folder: make("gpt2", folder, tokenizer()),
@@ -63,6 +74,8 @@ def test_what_cannot_work_is_refused_by_doctor_and_run_alike(
     command: str, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model, keys, says = REFUSED[case]
+    if case == "images on vllm" and find_spec("torchvision"):
+        pytest.skip("torchvision is installed")
     model, asked = write_model(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
     status = main([command, *tiny.overrides(model, asked, tmp_path / "run", **keys)])
     told = capsys.readouterr()

@@ -23,6 +23,8 @@ from rlhf_flow.specs import Model, Place
 if TYPE_CHECKING:
     from vllm import LLM
 
+PACKING = "rlhf_flow.engine.vllm_packing.Packing"  # imported by vLLM's processes
+
 
 @dataclass(frozen=True)
 class VLLM:
@@ -90,6 +92,7 @@ class VLLM:
         cache = cache_bytes(self.kv_cache_mib, token=(2 if mixes else 1) * sizes.cache(model.dtype), longest=longest)
         # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
         eager = self.eager or not on_gpu or mixes
+        more = mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}
         try:
             return LLM(
                 model=model.path,
@@ -113,7 +116,7 @@ class VLLM:
                 enforce_eager=eager,
                 enable_sleep_mode=on_gpu and place.shared,  # a CPU ignores it
                 enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
-                **(mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}),
+                **({"worker_extension_cls": PACKING} | more),
             )
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"vLLM cannot serve model.path={model.path}: {refusal(error)}") from error

@@ -23,6 +23,7 @@ from vllm.model_executor.models.interfaces import has_inner_state, is_attention_
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
 
 from rlhf_flow.engine.mixing import blend
+from rlhf_flow.engine.vllm_packing import Packing
 from rlhf_flow.engine.vllm_weights import NETWORKS
 
 PREFIXES = tuple(f"{name}." for name in NETWORKS)
@@ -82,7 +83,7 @@ class TwoModels(nn.Module):
         return [network for network, share in shares if share > 0]
 
 
-class Mixer:
+class Mixer(Packing):
     """What vLLM's workers can do besides their own methods."""
 
     def mix(self, weight: float) -> None:

@@ -34,6 +34,7 @@ class Weights:
             self._put_by_file(tensors)
         else:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+        self._llm.collective_rpc("pack_heads")
         self._forget()
 
     def mix(self, share: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -32,7 +33,7 @@ class Family:
     """An architecture: the class of its configuration, and what makes it tiny."""
 
     config: str  # of transformers
-    keys: Mapping[str, object] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = False
 
 
@@ -46,6 +47,23 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3-moe": Family("Qwen3MoeConfig", {**LLAMA, **HEADS, **EXPERTS}),
     "gemma2": Family("Gemma2Config", GEMMA, tied=True),
     "gemma3": Family("Gemma3TextConfig", GEMMA, tied=True),
+    "gemma3-vision": Family(  # whose text part is learned
+        "Gemma3Config",
+        {
+            "text_config": GEMMA,
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+                "vision_use_head": False,
+            },
+            "mm_tokens_per_image": 4,
+        },
+        tied=True,
+    ),
     "phi3": Family("Phi3Config", {**LLAMA, "pad_token_id": 0}),
     "gpt2": Family("GPT2Config", GPT, tied=True),
     "opt": Family(
@@ -113,7 +131,8 @@ def make(
         "pad_token_id": words.pad_token_id,
         "tie_word_embeddings": family.tied,
     }
-    write(getattr(transformers, family.config)(**keys | dict(family.keys)), folder, words, dtype=dtype, shard=shard)
+    given = {key: keys | value if key == "text_config" else value for key, value in family.keys.items()}
+    write(getattr(transformers, family.config)(**keys | given), folder, words, dtype=dtype, shard=shard)
     return folder
 
 

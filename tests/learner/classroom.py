@@ -52,7 +52,7 @@ def make_model(folder: Path, *, seed: int = 0, tied: bool = False, dtype: str = 
         eos_token_id=1,
         pad_token_id=2,
     )
-    lm = LlamaForCausalLM(config).to({"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    lm = LlamaForCausalLM(config).to(getattr(torch, dtype))
     lm.generation_config.do_sample = True
     lm.generation_config.temperature = 0.3
     lm.generation_config.top_p = 0.5

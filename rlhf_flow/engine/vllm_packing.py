@@ -1,0 +1,44 @@
+"""Weights that vLLM on a CPU packs for its kernels: packed again when new ones come.
+
+vLLM 0.32 forgets two kinds when weights are replaced, and goes on with what it packed before. Experts:
+`UnquantizedFusedMoEMethod._setup_kernel` packs when it opens alone. Heads that are tied to the embeddings: their layer
+takes no weights of its own, so nothing packs it. Both parts can go once vLLM packs them; GPUs pack neither.
+
+vLLM's processes import this module by the name of `Packing`.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING
+
+from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_setup = UnquantizedFusedMoEMethod._setup_kernel
+
+
+@wraps(_setup)
+def _setup_and_pack(method: UnquantizedFusedMoEMethod, layer: nn.Module, w13: Tensor, w2: Tensor) -> None:
+    update = method.moe_kernel is not None
+    _setup(method, layer, w13, w2)
+    experts = method.moe_kernel.fused_experts
+    if update and isinstance(experts, CPUUnquantizedExperts):
+        experts.process_weights_after_loading(layer)
+
+
+UnquantizedFusedMoEMethod._setup_kernel = _setup_and_pack
+
+
+class Packing:
+    """What vLLM's workers can do besides their own methods."""
+
+    def pack_heads(self) -> None:
+        """Pack the output layer from the weights that it is tied to."""
+        for layer in self.get_model().modules():  # type: ignore[attr-defined]  # a method of the worker
+            if isinstance(layer, VocabParallelEmbedding) and hasattr(layer, "cpu_linear"):
+                layer.quant_method.process_weights_after_loading(layer)
