@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Layers that keep nothing between two tokens but keys and values, by their names in `layer_types`.
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
-UNADAPTED = ("bloom", "falcon", "stablelm")  # model_type: vLLM 0.32 serves them without adapters
+UNADAPTED = ("bloom", "falcon", "gpt_bigcode", "stablelm")  # model_type: vLLM 0.32 takes no adapters of these, or applies them wrongly
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # keys of configurations
 
 
@@ -42,7 +42,7 @@ def check(model: Model, *, engine: str, lora_rank: int = 0) -> None:
 def _check_adapters(about: PreTrainedConfig, name: str) -> None:
     way = "Fix: engine.lora_rank=0, which sends the sum of weights and adapter."
     if about.model_type in UNADAPTED:
-        raise ValueError(f"{name} takes no adapters in vLLM. {way}")
+        raise ValueError(f"{name} takes no adapters in vLLM, or other ones than were learned. {way}")
     if _has_experts(about) and not _has_gpu():
         raise ValueError(f"{name} has experts, and vLLM computes their adapters on GPUs alone. {way}")
 

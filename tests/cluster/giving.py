@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_flow.cluster.object_store import Stored
-from rlhf_flow.cluster.ray import RayCluster, RayLearner
-from rlhf_flow.engine.huggingface import HuggingFaceEngine
+from rlhf_flow.cluster.ray import RayCluster, RayEngine, RayLearner
+from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
 from rlhf_flow.engine.vllm import VLLM
 from rlhf_flow.learner.backend import Backend, Parameter, Part
 from rlhf_flow.learner.deepspeed import DeepSpeed
@@ -26,13 +26,36 @@ from rlhf_flow.learner.preference import PreferenceLearner
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tables import Lesson
-from rlhf_flow.types import Draw, Message, Policy, Prompt
-from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
-from tests.cluster.test_transfer import TellingSpec, World
+from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
+from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint, fingerprint
 from tests.learner.classroom import RESPONSES, SGD, make_lesson, make_model, make_tables, write
 
 RANK_DIES, ENGINE_DIES, BUSY = "rank dies", "engine dies", "busy"  # files that tell a process what to do
 PROMPTS = tuple(Prompt(f"p{i}", (Message("user", f"w{i}"),), (3 + i, 9)) for i in range(8))
+
+
+class Telling(HuggingFaceEngine):
+    """An engine that says what it holds instead of what it drew."""
+
+    def generate(self, *asked: object, **named: object) -> Rollouts | str:
+        super().generate(*asked, **named)
+        return fingerprint(self._networks[0].state_dict())
+
+
+@dataclass(frozen=True)
+class TellingSpec(HuggingFace):
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> HuggingFaceEngine:
+        engine = super().open(model, place, mixes=mixes)
+        engine.__class__ = Telling
+        return engine
+
+
+@dataclass(frozen=True)
+class World:
+    model: Model
+    start: Policy
+    lesson: Lesson
+    folder: Path
 
 
 @dataclass
@@ -113,6 +136,10 @@ def learn(learner: RayLearner, world: World, round: int) -> Policy:
         learner.start(world.start)
     learner.update(world.lesson, 0, 1)
     return learner.publish("policy", round)
+
+
+def told(engine: RayEngine, policy: Policy) -> str:
+    return engine.generate(PROMPTS[:1], policy, Draw(max_tokens=2), round=1, seed=0)
 
 
 def hollow(policy: Policy) -> Policy:

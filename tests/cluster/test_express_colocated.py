@@ -15,12 +15,13 @@ from tests.cluster.giving import (
     RANK_DIES,
     Fragile,
     Ranks,
+    World,
     drawn_from_the_learner_alone,
     hollow,
     learn,
     make_world,
+    told,
 )
-from tests.cluster.test_transfer import World, told
 from tests.learner.classroom import SGD
 
 pytestmark = pytest.mark.heavy

@@ -4,103 +4,29 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from torch import Tensor
 
 from rlhf_flow.cluster.object_store import Stored
 from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
 from rlhf_flow.cluster.shared_disk import Files
 from rlhf_flow.cluster.transfer import Transfer
-from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
-from rlhf_flow.learner.backend import Backend, Parameter, Part
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.lora import LoRA
-from rlhf_flow.learner.preference import PreferenceLearner
-from rlhf_flow.learner.torch import Torch
 from rlhf_flow.publishing import tensors_of
-from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson
-from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
-from rlhf_flow.weights import Adapter, Checkpoint, Weights, adapter_fingerprint, checkpoint_fingerprint, fingerprint
-from tests.learner.classroom import SGD, make_lesson, make_model, make_tables
+from rlhf_flow.weights import Adapter, Checkpoint, Weights, adapter_fingerprint, fingerprint
+from tests.cluster.giving import RANK_DIES, Ranks, TellingSpec, World, learn, make_world, told
+from tests.learner.classroom import SGD
 
 pytestmark = pytest.mark.heavy
-PROMPTS = (Prompt("p", (Message("user", "w3"),), (3,)),)
-
-
-class Telling(HuggingFaceEngine):
-    """An engine that says what it holds instead of what it drew."""
-
-    def generate(self, *asked: object, **named: object) -> Rollouts | str:
-        super().generate(*asked, **named)
-        return fingerprint(self._networks[0].state_dict())
-
-
-@dataclass(frozen=True)
-class TellingSpec(HuggingFace):
-    def open(self, model: Model, place: Place, *, mixes: bool = False) -> HuggingFaceEngine:
-        engine = super().open(model, place, mixes=mixes)
-        engine.__class__ = Telling
-        return engine
-
-
-@dataclass
-class Dying:
-    """The gathering of a backend that dies in the middle of it, once."""
-
-    backend: Backend
-    marker: Path
-    calls: int = 0
-
-    def whole(self, parameter: Parameter, part: Part, **how: object) -> Tensor | None:
-        self.calls += 1
-        if self.calls == 10 and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return type(self.backend).whole(self.backend, parameter, part, **how)
-
-
-@dataclass(frozen=True)
-class Mortal(DeepSpeed):
-    """A learner of which one rank dies in the middle of a publish."""
-
-    marker: Path = Path()
-    dies: int = 0
-    ranks: int = 2
-    zero_stage: int = 3
-
-    def open(self, model: Model, place: Place) -> PreferenceLearner:
-        # Buckets of some kilobytes, so that a small model has many.
-        learner = super().open(model, replace(place, bucket=20_000))
-        assert isinstance(learner, PreferenceLearner)
-        if place.rank == self.dies:
-            learner.backend.whole = Dying(learner.backend, self.marker).whole
-        return learner
-
-
-@dataclass(frozen=True)
-class World:
-    model: Model
-    start: Policy
-    lesson: Lesson
-    folder: Path
-    undisturbed: dict[str, str] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("world")
-    model = make_model(folder / "model")
-    path = Path(model.path)
-    start, tables = Policy("policy", 0, checkpoint_fingerprint(path), Checkpoint(path)), make_tables(folder / "round")
-    lesson = make_lesson(folder, [tables], Torch(training=SGD).open(model, Place()), start)
-    return World(model, start, lesson, folder)
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module", params=["object_store", "disk"])
@@ -118,34 +44,47 @@ def engine(cluster: RayCluster, world: World) -> RayEngine:
     return cluster.engine(TellingSpec(), world.model)
 
 
-def learn(learner: RayLearner, world: World) -> Policy:
-    learner.start(world.start)
-    learner.update(world.lesson, 0, 2)
-    return learner.publish("policy", 1)
-
-
-def told(engine: RayEngine, policy: Policy) -> str:
-    return engine.generate(PROMPTS, policy, Draw(max_tokens=2), round=1, seed=0)
+@pytest.fixture(scope="module")
+def learner(cluster: RayCluster, world: World) -> RayLearner:
+    """Two ranks, one of which dies where RANK_DIES says so."""
+    learner: RayLearner = cluster.learner(Ranks(folder=world.folder, training=SGD), world.model)
+    cluster.ready()
+    return learner
 
 
 def where(weights: Weights) -> list[Path]:
     return [file.path for file in weights.written] if isinstance(weights, Files) else []
 
 
-@pytest.mark.parametrize("dies", [0, 1])
 def test_a_rank_that_dies_while_it_publishes_is_told_again_and_the_engine_gets_all_of_it(
-    dies: int, cluster: RayCluster, engine: RayEngine, world: World, tmp_path: Path
+    cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World
 ) -> None:
-    before = len(cluster.supervisor.deaths)
-    learner = cluster.learner(Mortal(training=SGD, marker=tmp_path / "died", dies=dies), world.model)
-    cluster.ready()
-    policy = learn(learner, world)
-    assert [death.who for death in cluster.supervisor.deaths[before:]] == [f"learner rank {dies} of 2"]
+    dies = ["object_store", "disk"].index(cluster.spec.transfer.by)
+    (world.folder / RANK_DIES).write_text(str(dies))
+    policy = learn(learner, world, 1)
+    assert [death.who for death in cluster.supervisor.deaths] == [f"learner rank {dies} of 2"]
     assert isinstance(policy.weights, Stored | Files)
     assert len(policy.weights.groups) > 4
-    learner.close()  # what it published outlives it
     assert told(engine, policy) == policy.sha256 == fingerprint(policy.weights.load())
-    assert world.undisturbed.setdefault("policy", policy.sha256) == policy.sha256
+    assert learn(learner, world, 1).sha256 == policy.sha256, "of ranks that nobody disturbed"
+
+
+def test_what_a_learner_published_outlives_it_and_another_one_starts_from_it(
+    cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World, tmp_path: Path
+) -> None:
+    other = cluster.learner(Ranks(folder=world.folder, training=SGD, zero_stage=2), world.model)
+    cluster.ready()
+    policy = learn(other, world, 1)
+    mean = other.average("ema", 1, [(world.start, 0.5), (policy, 0.5)])
+    other.close()
+    learner.start(policy)
+    learner.update(world.lesson, 0, 1)
+    moved = learner.publish("policy", 2)
+    learner.start(mean)
+    learner.save_policy(tmp_path / "mean")
+    assert moved.sha256 != policy.sha256
+    assert [told(engine, each) for each in (moved, mean, policy)] == [moved.sha256, mean.sha256, policy.sha256]
+    assert fingerprint(Checkpoint(tmp_path / "mean").load()) == mean.sha256
     files = where(policy.weights)
     assert all(file.exists() for file in files)
     del policy
@@ -153,32 +92,10 @@ def test_a_rank_that_dies_while_it_publishes_is_told_again_and_the_engine_gets_a
     assert not any(file.exists() for file in files)
 
 
-def test_a_learner_starts_from_what_another_one_published_and_averages_it(
-    cluster: RayCluster, engine: RayEngine, world: World, tmp_path: Path
-) -> None:
-    nobody = replace(Mortal(training=SGD, marker=tmp_path, dies=-1), zero_stage=2)
-    learner = cluster.learner(nobody, world.model)
-    cluster.ready()
-    policy = learn(learner, world)
-    mean = learner.average("ema", 1, [(world.start, 0.5), (policy, 0.5)])
-    learner.close()
-    another = cluster.learner(replace(nobody, zero_stage=3), world.model)
-    cluster.ready()
-    another.start(policy)
-    another.update(world.lesson, 0, 1)
-    moved = another.publish("policy", 2)
-    another.start(mean)
-    another.save_policy(tmp_path / "mean")
-    another.close()
-    assert moved.sha256 != policy.sha256
-    assert [told(engine, each) for each in (moved, mean, policy)] == [moved.sha256, mean.sha256, policy.sha256]
-    assert fingerprint(Checkpoint(tmp_path / "mean").load()) == mean.sha256
-
-
 def test_an_adapter_travels_alone(cluster: RayCluster, engine: RayEngine, world: World) -> None:
     learner = cluster.learner(DeepSpeed(ranks=2, zero_stage=3, training=SGD, lora=LoRA(rank=4, alpha=8.0)), world.model)
     cluster.ready()
-    policy = learn(learner, world)
+    policy = learn(learner, world, 1)
     learner.close()
     weights = policy.weights
     assert isinstance(weights, Adapter)
@@ -194,17 +111,13 @@ def checkpoint_of(world: World) -> str:
 
 
 def test_a_file_that_was_cut_is_refused_and_the_engine_goes_on_with_what_it_holds(
-    cluster: RayCluster, engine: RayEngine, world: World, tmp_path: Path
+    cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World
 ) -> None:
     if cluster.spec.transfer.by != "disk":
         return
-    learner = cluster.learner(Mortal(training=SGD, marker=tmp_path, dies=-1), world.model)
-    cluster.ready()
-    policy = learn(learner, world)
+    policy = learn(learner, world, 1)
     assert told(engine, policy) == policy.sha256
-    learner.update(world.lesson, 0, 1)
-    broken = learner.publish("policy", 2)
-    learner.close()
+    broken = learn(learner, world, 2)
     last = where(broken.weights)[-1]
     os.truncate(last, last.stat().st_size - 1)
     with pytest.raises(ValueError, match=rf"{last.name} has \d+ bytes, and it was written with \d+"):
