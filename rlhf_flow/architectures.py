@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 # Layers that keep nothing between two tokens but keys and values, by their names in `layer_types`.
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
-UNADAPTED = ("bloom", "falcon", "gpt_bigcode", "stablelm")  # model_type: vLLM 0.32 takes no adapters of these, or applies them wrongly
+UNADAPTED = (
+    "bloom",
+    "falcon",
+    "gpt_bigcode",
+    "stablelm",
+)  # model_type: vLLM 0.32 takes no adapters of these, or applies them wrongly
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # keys of configurations
 
 

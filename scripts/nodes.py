@@ -6,7 +6,6 @@ everything that both committed: responses, scores, pairs, log-probs of anchors, 
     python scripts/nodes.py --nodes 3 -- rounds=1    # raylets on loopback
     python scripts/nodes.py --namespaces             # each in a network namespace, with an address of its own; root
     python scripts/nodes.py --nodes 1 --colocated    # all roles at the same places in turns, which share their memory
-    python scripts/nodes.py --together runs/one      # the run on one node is kept there, or read if it is there already
 
 Exit status 1 where anything differs, 2 where namespaces cannot be had.
 """
@@ -42,6 +41,7 @@ SAME = (  # what makes float32 sums the same: as many ranks, one thread each, th
 SPREAD = ("cluster.engines=2", "cluster.scorers=2")
 COLOCATED = ("cluster=colocated", "cluster.transfer.by=cuda_ipc")
 NODE = {"num_cpus": 16, "object_store_memory": 200 << 20, "node_ip_address": "127.0.0.1"}
+HEAD = NODE | {"include_dashboard": False}  # of ten processes
 CPUS = 3  # of a machine made of namespaces: so few that the ranks of the learner need two machines
 NODES = """
 import sys, ray
@@ -58,7 +58,7 @@ def raylets(number: int) -> Iterator[Cluster]:
     with environment():
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         try:
             for _ in range(1, number):
                 cluster.add_node(**NODE)
@@ -110,18 +110,16 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--namespaces", action="store_true", help="each node in a network namespace of its own")
     parser.add_argument("--colocated", action="store_true", help="all roles at the same places, in turns")
-    parser.add_argument("--together", type=Path, help="the folder of the run on one node, with the same overrides")
     parser.add_argument("overrides", nargs="*", help="of both runs; behind --")
     asked = parser.parse_args()
     run = [sys.executable, "-m", "rlhf_flow", "run", *SMALL, *SAME, *asked.overrides]
     spread = [*SPREAD, *(COLOCATED if asked.colocated else ())]
     with tempfile.TemporaryDirectory() as folder:
-        apart, together = Path(folder) / "apart", asked.together or Path(folder) / "together"
+        apart, together = Path(folder) / "apart", Path(folder) / "together"
         try:
             started = on_machines if asked.namespaces else on_loopback
             started(asked.nodes, [*run, *spread, f"run_dir={apart}"])
-            if not (together / "final.json").exists():
-                subprocess.run([*run, f"run_dir={together}"], check=True)
+            subprocess.run([*run, f"run_dir={together}"], check=True)
         except namespaces.UnavailableError as error:
             print(f"nodes: there can be no namespaces here: {error}", file=sys.stderr)
             return 2

@@ -11,7 +11,7 @@ import pytest
 from rlhf_flow.sandbox.build import build
 
 DRILL = Path(__file__).parents[1] / "scripts" / "drill.py"
-KILLS = ("driver:learn", "engine-0:sample", "scorer-0:score", "learner-1:learn")
+KILLS = ("driver:learn", "learner-1:learn")  # all others: make drill. Deaths that a run survives: tests/test_chaos.py
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
@@ -27,5 +27,5 @@ def test_the_driver_killed_in_and_after_every_stage_in_one_process() -> None:
     assert "14 of 14 cases ended in the same hashes, without orphans" in drill("--stack", "local")
 
 
-def test_driver_engine_scorer_and_a_learner_rank_killed_at_their_work_on_the_real_stack() -> None:
-    assert "4 of 4 cases ended in the same hashes, without orphans" in drill("--stack", "ray", "--cases", *KILLS)
+def test_driver_and_a_learner_rank_killed_at_their_work_on_the_real_stack() -> None:
+    assert "2 of 2 cases ended in the same hashes, without orphans" in drill("--stack", "ray", "--cases", *KILLS)

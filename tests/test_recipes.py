@@ -1,7 +1,7 @@
 """Every recipe, on a policy of two layers: a judge who likes vowels gets more of them.
 
-In one process every recipe learns. With vLLM and DeepSpeed three do, one for each source of answers: the policy, a
-mixture, an average. The others take one step in each of two rounds there; that ranks take the steps of one process,
+With vLLM and DeepSpeed three learn, one for each source of answers: the policy, a mixture, an average. The others learn
+in one process, and take one step in each of two rounds on the real stack; that ranks take the steps of one process,
 whatever the loss, is shown in `tests/learner`.
 """
 
@@ -95,7 +95,7 @@ def stack() -> Iterator[list[str]]:
     kept.end()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in WHOLE])
 def test_a_recipe_learns_what_its_judge_likes(recipe: str, world: tuple[Path, Path], tmp_path: Path) -> None:
     liked(learned(recipe, tmp_path / recipe, *world))
 

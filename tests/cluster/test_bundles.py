@@ -18,6 +18,7 @@ from rlhf_flow.types import Policy
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
 NODE = {"num_cpus": 8, "num_gpus": 2, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
+HEAD = NODE | {"include_dashboard": False}  # of ten processes
 
 
 class Somewhere:
@@ -51,7 +52,7 @@ def cluster() -> Iterator[RayCluster]:
     with environment():
         from ray.cluster_utils import Cluster
 
-        nodes = Cluster(initialize_head=True, head_node_args=NODE)
+        nodes = Cluster(initialize_head=True, head_node_args=HEAD)
         nodes.add_node(**NODE)
         nodes.wait_for_nodes()
         patience = Patience(start_seconds=120, deaths=100)

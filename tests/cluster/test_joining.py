@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 NODE = {"num_cpus": 4, "num_gpus": 2, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
+HEAD = NODE | {"include_dashboard": False}  # of ten processes
 
 DRIVER = """
 import sys
@@ -40,7 +41,7 @@ def head() -> Iterator[Cluster]:
     with environment():
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(initialize_head=True, head_node_args=NODE)
+        cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         try:
             yield cluster
         finally:
