@@ -64,7 +64,7 @@ def learned(
         "prompts.held_out": 64,
         "rounds": 4,
         "evaluate.every": 4,
-        "answers.max_tokens": 64,
+        "answers.max_tokens": 24,
         "evaluate.draw.max_tokens": 8,
         "selector.truncated": "keep",
         "learner.training.batch": 16,
