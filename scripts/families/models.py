@@ -40,6 +40,7 @@ class Family:
 FAMILIES: Mapping[str, Family] = {
     "llama": Family("LlamaConfig", LLAMA),
     "llama-tied": Family("LlamaConfig", LLAMA, tied=True),
+    "llama-padded": Family("LlamaConfig", {**LLAMA, "vocab_size": 384}),  # more rows than the tokenizer has tokens
     "mistral": Family("MistralConfig", {**LLAMA, "sliding_window": None}),
     "mixtral": Family("MixtralConfig", {**LLAMA, "num_local_experts": 4, "sliding_window": None}),
     "qwen2": Family("Qwen2Config", LLAMA, tied=True),

@@ -12,9 +12,11 @@ from families.models import FAMILIES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf_flow.__main__ import main
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.weights import Checkpoint, fingerprint
+from tests import tiny
 from tests.checkpoints.conftest import Made
 
 SHARDS = 20_000  # bytes: several files, some of one tensor
@@ -114,3 +116,11 @@ def test_the_code_of_a_model_is_published_with_it(made: Made, tmp_path: Path) ->
     about = json.loads((tmp_path / "second/config.json").read_text())
     assert about["auto_map"]["AutoModelForCausalLM"] == "modeling_mine.MyLM"
     assert AutoTokenizer.from_pretrained(tmp_path / "second", trust_remote_code=True).chat_template
+
+
+def test_a_run_of_a_model_with_code_of_its_own_goes_on_from_what_it_published(made: Made, tmp_path: Path) -> None:
+    start, asked = own_code(made("llama"), tmp_path / "start"), tiny.prompts(tmp_path / "prompts.jsonl")
+    keys = tiny.overrides(start, asked, tmp_path / "run", **{"model.trust_remote_code": True})
+    assert main(["run", *keys, "rounds=1"]) == 0
+    assert main(["run", *keys, "rounds=2"]) == 0
+    assert (tmp_path / "run/rounds/00002/policy/parts_of_mine.py").exists()
