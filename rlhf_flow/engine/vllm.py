@@ -23,7 +23,7 @@ from rlhf_flow.specs import Model, Place
 if TYPE_CHECKING:
     from vllm import LLM
 
-PACKING = "rlhf_flow.engine.vllm_packing.Packing"  # imported by vLLM's processes
+EXTENSION = "rlhf_flow.engine.vllm_worker.Extension"  # imported by vLLM's processes
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class VLLM:
                 enforce_eager=eager,
                 enable_sleep_mode=on_gpu and place.shared,  # a CPU ignores it
                 enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
-                **({"worker_extension_cls": PACKING} | more),
+                worker_extension_cls=EXTENSION,
+                **more,
             )
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"vLLM cannot serve model.path={model.path}: {refusal(error)}") from error

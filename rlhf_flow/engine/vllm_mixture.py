@@ -5,7 +5,7 @@
 Munos et al. 2023, arXiv:2312.00886. vLLM sees the attention layers of both, so a block of its cache holds the keys and
 values of both for the same tokens; its scheduler, its prefix cache and its sampler serve them as they serve any model.
 
-vLLM's processes import this module by the name of `Mixer` or of `doubled`, and thereby register the class.
+vLLM's processes import this module by the name of `doubled`, and thereby register the class.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from vllm.model_executor.models.interfaces import has_inner_state, is_attention_
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
 
 from rlhf_flow.engine.mixing import blend
-from rlhf_flow.engine.vllm_packing import Packing
 from rlhf_flow.engine.vllm_weights import NETWORKS
 
 PREFIXES = tuple(f"{name}." for name in NETWORKS)
@@ -83,14 +82,6 @@ class TwoModels(nn.Module):
         return [network for network, share in shares if share > 0]
 
 
-class Mixer(Packing):
-    """What vLLM's workers can do besides their own methods."""
-
-    def mix(self, weight: float) -> None:
-        """Draw with this weight of the reference: 0 and 1 are one network alone."""
-        self.get_model().weight = weight  # type: ignore[attr-defined]  # a method of the worker
-
-
 ARCHITECTURE = TwoModels.__name__
 ModelRegistry.register_model(ARCHITECTURE, TwoModels)
 
@@ -103,4 +94,4 @@ def doubled(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def options() -> dict[str, Any]:
     """The arguments of `vllm.LLM` that make it hold two models."""
-    return {"hf_overrides": doubled, "worker_extension_cls": f"{__name__}.{Mixer.__name__}"}
+    return {"hf_overrides": doubled}

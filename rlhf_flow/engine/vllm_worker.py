@@ -1,10 +1,9 @@
-"""Weights that vLLM on a CPU packs for its kernels: packed again when new ones come.
+"""What vLLM's workers can do besides their own methods. Their processes import this module by the name of `Extension`.
 
-vLLM 0.32 forgets two kinds when weights are replaced, and goes on with what it packed before. Experts:
-`UnquantizedFusedMoEMethod._setup_kernel` packs when it opens alone. Heads that are tied to the embeddings: their layer
-takes no weights of its own, so nothing packs it. Both parts can go once vLLM packs them; GPUs pack neither.
-
-vLLM's processes import this module by the name of `Packing`.
+On a CPU vLLM packs weights for its kernels. vLLM 0.32 forgets two kinds when weights are replaced, and goes on with
+what it packed before. Experts: `UnquantizedFusedMoEMethod._setup_kernel` packs them when it opens alone. Heads that are
+tied to the embeddings: their layer takes no weights of its own, so nothing packs it. `_setup_and_pack` and `pack_heads`
+can go once vLLM packs them; GPUs pack neither.
 """
 
 from __future__ import annotations
@@ -34,11 +33,15 @@ def _setup_and_pack(method: UnquantizedFusedMoEMethod, layer: nn.Module, w13: Te
 UnquantizedFusedMoEMethod._setup_kernel = _setup_and_pack
 
 
-class Packing:
-    """What vLLM's workers can do besides their own methods."""
+class Extension:
+    """One class for all engines: vLLM refuses a second one in the same process."""
 
     def pack_heads(self) -> None:
         """Pack the output layer from the weights that it is tied to."""
         for layer in self.get_model().modules():  # type: ignore[attr-defined]  # a method of the worker
             if isinstance(layer, VocabParallelEmbedding) and hasattr(layer, "cpu_linear"):
                 layer.quant_method.process_weights_after_loading(layer)
+
+    def mix(self, weight: float) -> None:
+        """Draw with this weight of the reference: 0 and 1 are one network alone."""
+        self.get_model().weight = weight  # type: ignore[attr-defined]
