@@ -97,6 +97,7 @@ class Chaos:
     judge: Server
     chance: random.Random
     full: bool  # whether the folder is on a disk of its own, which may be filled
+    kinds: Sequence[str] = ()  # of faults; none: all
     driver: subprocess.Popen[bytes] | None = None
     # by the kind of fault, of each: seconds from its beginning to the first commit of the run after it was over
     recovered: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -112,6 +113,7 @@ class Chaos:
             "judge": self._cut_judge,
             **({"disk": self._fill_disk} if self.full else {}),
         }
+        faults = {kind: fault for kind, fault in faults.items() if not self.kinds or kind in self.kinds}
         self._wait_until(partial(self._committed, 1))  # until it is up
         deck = islice(dealt(sorted(faults), self.chance), None if decks is None else decks * len(faults))
         kind, end = next(deck, None), time.monotonic() + seconds
@@ -235,6 +237,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--decks", type=int, help="every kind of fault so many times, in place of --minutes")
+    parser.add_argument("--kinds", nargs="+", default=(), help="of faults; none: all")
     parser.add_argument("--rounds", type=int, default=1000, help="at most; it ends when they are done")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="what the run says goes there")
@@ -259,6 +262,7 @@ def main() -> int:
                 judge=judge,
                 chance=random.Random(asked.seed),
                 full=full,
+                kinds=asked.kinds,
             )
             judge.start()
             try:

@@ -1,4 +1,4 @@
-"""The scripts that try a cluster: `make chaos` with a fault of each kind; nodes compute what one does."""
+"""The scripts that try a cluster: `make chaos` with faults that only it has; three nodes compute what one does."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 KINDS = ["disk", "driver", "engine", "judge", "learner", "raylet", "scorer", "stop"]
 TINY = ("rounds=1", "prompts.batch=8", "prompts.held_out=4", "sampler.draws.0.max_tokens=16", "checkpoint.piece=4")
+ALONE = ("engine=huggingface", "engine.batch=1")  # up in seconds, and no sum depends on the company of an answer
 
 
 def ended(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -123,10 +124,11 @@ def test_machines_reach_each_other_and_nothing_is_left_of_them() -> None:
 
 @pytest.mark.heavy
 @pytest.mark.timeout(1600)
-def test_one_fault_of_every_kind_changes_nothing() -> None:
-    said = printed("chaos.py", "--decks", "1")
+def test_a_lost_raylet_a_lost_judge_and_a_full_disk_change_nothing() -> None:
+    """Workers that die or hang: tests/cluster/test_deaths.py; the driver: tests/test_drill.py; all of it: make chaos."""
+    said = printed("chaos.py", "--decks", "1", "--kinds", "disk", "judge", "raylet")
     told = {line.split()[0] for line in said.splitlines() if "to recover: mean" in line}
-    assert told in ({*KINDS, "all"}, {*KINDS, "all"} - {"disk"})  # which takes root
+    assert told in ({"disk", "judge", "raylet", "all"}, {"judge", "raylet", "all"})  # a full disk takes root
     assert "responses lost: 0; doubled: 0; files that differ: 0 of" in said
     assert "those of the undisturbed run" in said and "NOT" not in said
 
@@ -135,7 +137,7 @@ def test_one_fault_of_every_kind_changes_nothing() -> None:
 @pytest.mark.timeout(1600)
 def test_three_nodes_compute_what_one_does() -> None:
     """Machines with addresses of their own, or raylets of one machine if it allows no namespaces."""
-    said = printed("nodes.py", *(["--namespaces"] if namespaces_here() else []), "--", *TINY, "engine=huggingface")
+    said = printed("nodes.py", *(["--namespaces"] if namespaces_here() else []), "--", *TINY, *ALONE)
     assert "on 3 nodes are those of one node, bit for bit" in said
     apart = sum("learner-" in line for line in said.splitlines() if line.startswith("10."))
     assert apart > 1 or not namespaces_here(), "ranks were not apart"
