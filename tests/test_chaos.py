@@ -125,7 +125,7 @@ def test_machines_reach_each_other_and_nothing_is_left_of_them() -> None:
 @pytest.mark.heavy
 @pytest.mark.timeout(1600)
 def test_a_lost_raylet_a_lost_judge_and_a_full_disk_change_nothing() -> None:
-    """Workers that die or hang: tests/cluster/test_deaths.py; the driver: tests/test_drill.py; all of it: make chaos."""
+    """Workers that die or hang: tests/cluster/test_deaths.py; the driver: tests/test_drill.py; all: make chaos."""
     said = printed("chaos.py", "--decks", "1", "--kinds", "disk", "judge", "raylet")
     told = {line.split()[0] for line in said.splitlines() if "to recover: mean" in line}
     assert told in ({"disk", "judge", "raylet", "all"}, {"judge", "raylet", "all"})  # a full disk takes root
