@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from rlhf_flow.buckets import MIB
-from rlhf_flow.cluster.transfer import WAYS
 
 ROOT = Path(__file__).parents[1]
 meters, page = (importlib.import_module(f"transfer.{name}") for name in ("meters", "page"))
@@ -57,14 +56,15 @@ def test_memory_counts_what_a_process_takes_while_it_is_watched_and_nothing_late
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(1200)  # four clusters, whose processes start slowly on a busy machine
-def test_weights_arrive_by_every_transport_within_a_bucket_and_a_layer() -> None:
+@pytest.mark.timeout(1200)  # two clusters, whose processes start slowly on a busy machine
+def test_weights_arrive_by_what_keeps_them_and_by_what_passes_them_on_within_a_bucket_and_a_layer() -> None:
     command = [sys.executable, "-W", "ignore", str(ROOT / "scripts" / "transfers.py"), "--engines", "huggingface"]
-    asked = ["--mib", "8", "--bucket-mib", "1", "--repeat", "1"]
+    ways = ["object_store", "nccl"]  # all four: tests/cluster
+    asked = ["--mib", "8", "--bucket-mib", "1", "--repeat", "1", "--transports", *ways]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=1100, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.findall(r"^(\w+) to huggingface: 10 MiB in buckets of 1 MiB$", done.stdout, re.MULTILINE) == list(WAYS)
-    assert done.stdout.count("what the engine holds is what was published: yes") == len(WAYS)
-    assert done.stdout.count("  pass on") == 2
+    assert re.findall(r"^(\w+) to huggingface: 10 MiB in buckets of 1 MiB$", done.stdout, re.MULTILINE) == ways
+    assert done.stdout.count("what the engine holds is what was published: yes") == len(ways)
+    assert done.stdout.count("  pass on") == 1
     assert "warning" not in done.stdout
