@@ -14,9 +14,6 @@ DRILL = Path(__file__).parents[1] / "scripts" / "drill.py"
 # All cases: make drill, and python scripts/drill.py --stack local. Before and after every commit: tests/test_resume.py.
 LOCAL = ("driver:sample", "driver:score:end", "driver:learn", "driver:publish", "driver:evaluate:end")
 KILLS = ("driver:learn", "learner-1:learn")  # deaths that a run survives: tests/cluster/test_deaths.py
-    "driver:learn",
-    "learner-1:learn",
-)  # all others: make drill. Deaths that a run survives: tests/cluster/test_deaths.py
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
