@@ -8,21 +8,36 @@ from contextlib import contextmanager
 
 from rlhf_flow.cluster.hiring import LOOPBACK
 
+# Ray (2.60) gives a node 30 seconds to start, which it misses on a machine that is busy with something else. This can
+# go once Ray's limit can be set (ray/_private/node.py, raylet_start_wait_time_s).
+LATE, TRIES = "timed out during startup", 3
+
 
 def start(*, object_store_mib: int) -> None:
     """A cluster of one node, on this machine, to which this process is connected."""
     with environment():
-        import ray
+        for attempt in range(1, TRIES + 1):
+            try:
+                _init(object_store_mib)
+            except Exception as error:  # Ray's own class of it says no more
+                if LATE not in str(error) or attempt == TRIES:
+                    raise
+            else:
+                return
 
-        ray.init(
-            "local",  # a cluster of its own, also beside one that runs here already
-            # Logical CPUs: actors share the machine's cores, so that two cores suffice for any number of ranks.
-            num_cpus=max(64, os.cpu_count() or 1),
-            object_store_memory=object_store_mib << 20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+
+def _init(object_store_mib: int) -> None:
+    import ray
+
+    ray.init(
+        "local",  # a cluster of its own, also beside one that runs here already
+        # Logical CPUs: actors share the machine's cores, so that two cores suffice for any number of ranks.
+        num_cpus=max(64, os.cpu_count() or 1),
+        object_store_memory=object_store_mib << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
 
 
 @contextmanager
