@@ -21,6 +21,8 @@ class Llm:
     def collective_rpc(self, method: str, *, args: tuple = (), kwargs: Mapping | None = None) -> None:
         if method == "mix":
             self.notes.append(f"mix {args[0]}")
+        elif kwargs is None:
+            self.notes.append(method)
         elif "weights_path" in kwargs:
             self.notes.append(f"file {' '.join(load_file(next(Path(kwargs['weights_path']).glob('*.safetensors'))))}")
         else:
@@ -40,10 +42,12 @@ class Llm:
         (True, True, "file reference.body reference.head"),
     ],
 )
-def test_weights_go_to_their_slot_and_nothing_cached_survives_them(mixes: bool, processes: bool, note: str) -> None:
+def test_weights_go_to_their_slot_and_nothing_packed_or_cached_survives_them(
+    mixes: bool, processes: bool, note: str
+) -> None:
     llm = Llm()
     Weights(llm, mixes=mixes, processes=processes).put(1, iter(STATE.items()))
-    assert llm.notes == [note, "forget"]
+    assert llm.notes == [note, "pack_heads", "forget"]
 
 
 def test_what_is_cached_survives_only_between_mixtures() -> None:
