@@ -42,7 +42,7 @@ class Llm:
         (True, True, "file reference.body reference.head"),
     ],
 )
-def test_weights_go_to_their_slot_and_nothing_packed_or_cached_survives_them(
+def test_weights_go_to_their_slot_and_nothing_packed_or_cached_survives(
     mixes: bool, processes: bool, note: str
 ) -> None:
     llm = Llm()
