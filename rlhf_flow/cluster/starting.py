@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from rlhf_flow.cluster.hiring import LOOPBACK
 
@@ -17,13 +18,23 @@ def start(*, object_store_mib: int) -> None:
     """A cluster of one node, on this machine, to which this process is connected."""
     with environment():
         for attempt in range(1, TRIES + 1):
+            before = _children()
             try:
                 _init(object_store_mib)
             except Exception as error:  # Ray's own class of it says no more
                 if LATE not in str(error) or attempt == TRIES:
                     raise
+                for process in _children() - before:  # Ray forgets what it had started
+                    with suppress(Exception):  # it has ended meanwhile
+                        process.kill()
             else:
                 return
+
+
+def _children() -> set[Any]:
+    import psutil  # Ray, which is imported by now, brings it along
+
+    return set(psutil.Process().children(recursive=True))
 
 
 def _init(object_store_mib: int) -> None:
