@@ -39,7 +39,7 @@ class Extension:
     def pack_heads(self) -> None:
         """Pack the output layer from the weights that it is tied to."""
         for layer in self.get_model().modules():  # type: ignore[attr-defined]  # a method of the worker
-            if isinstance(layer, VocabParallelEmbedding) and hasattr(layer, "cpu_linear"):
+            if isinstance(layer, VocabParallelEmbedding) and "cpu_linear" in vars(layer):
                 layer.quant_method.process_weights_after_loading(layer)
 
     def mix(self, weight: float) -> None:
