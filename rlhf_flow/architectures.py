@@ -13,12 +13,8 @@ if TYPE_CHECKING:
 # Layers that keep nothing between two tokens but keys and values, by their names in `layer_types`.
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
-UNADAPTED = (
-    "bloom",
-    "falcon",
-    "gpt_bigcode",
-    "stablelm",
-)  # model_type: vLLM 0.32 takes no adapters of these, or applies them wrongly
+# By model_type: vLLM 0.32 takes no adapters of these, or computes something else with them (GPT-BigCode).
+UNADAPTED = ("bloom", "falcon", "gpt_bigcode", "stablelm")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # keys of configurations
 
 
@@ -48,7 +44,7 @@ def _check_adapters(about: PreTrainedConfig, name: str) -> None:
     way = "Fix: engine.lora_rank=0, which sends the sum of weights and adapter."
     if about.model_type in UNADAPTED:
         raise ValueError(f"{name} takes no adapters in vLLM, or other ones than were learned. {way}")
-    if _has_experts(about) and not _has_gpu():
+    if _has_experts(about) and not has_gpu():
         raise ValueError(f"{name} has experts, and vLLM computes their adapters on GPUs alone. {way}")
 
 
@@ -57,7 +53,8 @@ def _has_experts(about: PreTrainedConfig) -> bool:
     return any(isinstance(keys.get(name), int) and keys[name] > 1 for name in EXPERTS)
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether torch finds a GPU on this machine."""
     import torch
 
     return torch.cuda.is_available()

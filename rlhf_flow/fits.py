@@ -136,7 +136,7 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
         )
     positions = config.engine.reads_at_most(sizes.positions)
     longest, answer = prompts.longest, longest_answer(config, prompts)
-    if isinstance(config.engine, VLLM) and not _has_gpu():
+    if isinstance(config.engine, VLLM) and not architectures.has_gpu():
         room = config.engine.max_model_len or longest + answer
         token = (2 if config.sampler.mixes else 1) * sizes.cache(model.dtype)
         for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
@@ -150,12 +150,6 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
             f"{positions}. Try {way}."
         )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def longest_answer(config: RunConfig, prompts: PromptSource) -> int:

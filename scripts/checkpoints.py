@@ -39,11 +39,12 @@ second run that starts from the published one. *vLLM: start, live, published*: `
 the policy while it is up, and a fresh one opened on the published folder. *same*: all greedy tokens are those of plain
 transformers, and all log-probs within 1e-3 nats. Other architectures may work: the first weights of every engine are
 compared with the learner's, and a run whose engine reads others stops before it samples. `rlhf-flow doctor … --load`
-measures the same for a checkpoint of yours.
+measures start and published for a checkpoint of yours.
 
 - Gemma 2: vLLM's attention on CPUs computes the soft cap with an approximate tanh (without the cap it is off by 1e-6).
 - Models that read images too: vLLM needs torchvision to read their classes, which was not installed here.
-- *fails* is told by the engine when it opens, *refused* by `doctor` and `run` before any worker starts.
+- *refused*: `doctor` and `run` refuse it before any worker starts. *fails*: the engine raises an error. A dash: not
+  tried, because a column to the left is refused.
 
 """
 

@@ -77,7 +77,6 @@ def found(*places: Path | str) -> list[tuple[str, str]]:
 @pytest.mark.heavy
 def test_no_secret_reaches_anything_that_a_run_leaves(tmp_path: Path) -> None:
     """Folder, report, metrics, offline W&B, TensorBoard, cache and output; also if the endpoint repeats them all."""
-    pytest.importorskip("openai")
     pytest.importorskip("wandb")
     model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
     (tmp_path / "template.txt").write_text("{conversation}##{first}##{second}")

@@ -66,7 +66,7 @@ def test_a_rank_that_dies_while_it_publishes_is_told_again_and_the_engine_gets_a
     assert isinstance(policy.weights, Stored | Files)
     assert len(policy.weights.groups) > 4
     assert told(engine, policy) == policy.sha256 == fingerprint(policy.weights.load())
-    assert learn(learner, world, 1).sha256 == policy.sha256, "of ranks that nobody disturbed"
+    assert learn(learner, world, 1).sha256 == policy.sha256, "ranks that did not die publish the same"
 
 
 def test_what_a_learner_published_outlives_it_and_another_one_starts_from_it(
