@@ -24,7 +24,7 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # Where it is set, every process compiles torch, Ray and vLLM anew: tens of seconds each, and a test starts dozens.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run world test check drill mutants alarms matrix nodes chaos scheduling preferences repeat compare throughput format lock wheel clean
+.PHONY: help run world test check soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare throughput format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to do
@@ -45,6 +45,9 @@ check: $(INSTALLED) ## format, lint, types, and the tests that need no Ray, vLLM
 	$(RUN) ruff check --quiet .
 	$(RUN) mypy
 	$(RUN) pytest -q -n 2 -m "not heavy" $(ARGS)
+
+soak: world ## what takes too long for `make test`: every recipe to its end, more kills, chaos, three nodes; an hour
+	$(RUN) pytest -m soak --slowest 20 $(ARGS)
 
 drill: world ## the whole crash drill on the real stack: every process of a run, killed at every stage; about half an hour
 	.venv/bin/python scripts/drill.py --stack ray $(ARGS)

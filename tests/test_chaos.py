@@ -122,10 +122,11 @@ def test_machines_reach_each_other_and_nothing_is_left_of_them() -> None:
     assert not Path(f"/proc/{one.pid}").exists()
 
 
+@pytest.mark.soak
 @pytest.mark.heavy
 @pytest.mark.timeout(1600)
 def test_a_lost_raylet_a_lost_judge_and_a_full_disk_change_nothing() -> None:
-    """Workers that die or hang: tests/cluster/test_deaths.py; the driver: tests/test_drill.py; all: make chaos."""
+    """In short, on the toy: tests/cluster/test_deaths.py, as workers that die or hang. All kinds: make chaos."""
     said = printed("chaos.py", "--decks", "1", "--kinds", "disk", "judge", "raylet")
     told = {line.split()[0] for line in said.splitlines() if "to recover: mean" in line}
     assert told in ({"disk", "judge", "raylet", "all"}, {"judge", "raylet", "all"})  # a full disk takes root
@@ -133,10 +134,14 @@ def test_a_lost_raylet_a_lost_judge_and_a_full_disk_change_nothing() -> None:
     assert "those of the undisturbed run" in said and "NOT" not in said
 
 
+@pytest.mark.soak
 @pytest.mark.heavy
 @pytest.mark.timeout(1600)
 def test_three_nodes_compute_what_one_does() -> None:
-    """Machines with addresses of their own, or raylets of one machine if it allows no namespaces."""
+    """Machines with addresses of their own, or raylets of one machine if it allows no namespaces.
+
+    In short, on the toy: tests/cluster/test_deaths.py.
+    """
     said = printed("nodes.py", *(["--namespaces"] if namespaces_here() else []), "--", *TINY, *ALONE)
     assert "on 3 nodes are those of one node, bit for bit" in said
     apart = sum("learner-" in line for line in said.splitlines() if line.startswith("10."))

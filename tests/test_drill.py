@@ -11,9 +11,8 @@ import pytest
 from rlhf_flow.sandbox.build import build
 
 DRILL = Path(__file__).parents[1] / "scripts" / "drill.py"
-# All cases: make drill, and python scripts/drill.py --stack local. Before and after every commit: tests/test_resume.py.
-LOCAL = ("driver:sample", "driver:score:end", "driver:learn", "driver:publish", "driver:evaluate:end")
-KILLS = ("driver:learn", "learner-1:learn")  # deaths that a run survives: tests/cluster/test_deaths.py
+# Before and after every commit: tests/test_resume.py. Deaths that a run survives: tests/cluster/test_deaths.py.
+KILLS = ("driver:learn", "learner-1:learn")  # all cases: make drill
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
@@ -25,8 +24,13 @@ def drill(*arguments: str) -> str:
     return done.stdout
 
 
-def test_the_driver_killed_in_and_after_stages_in_one_process() -> None:
-    assert "5 of 5 cases ended in the same hashes, without orphans" in drill("--stack", "local", "--cases", *LOCAL)
+@pytest.mark.soak
+def test_the_driver_killed_in_and_after_every_stage_in_one_process() -> None:
+    assert "14 of 14 cases ended in the same hashes, without orphans" in drill("--stack", "local")
+
+
+def test_the_driver_killed_in_one_process() -> None:
+    assert "1 of 1 cases ended in the same hashes" in drill("--stack", "local", "--cases", "driver:publish")
 
 
 def test_driver_and_a_learner_rank_killed_at_their_work_on_the_real_stack() -> None:

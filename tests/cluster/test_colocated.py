@@ -150,9 +150,7 @@ def test_one_role_is_awake_at_a_time_and_the_run_ends_as_in_one_process(
 @pytest.mark.parametrize(
     "dies_at",
     [
-        {"engine": ("generate", 3)},
-        {"scorer": ("score", 1)},
-        {"learner": ("update", 3)},
+        {"engine": ("generate", 3), "scorer": ("score", 1), "learner": ("update", 3)},
         {"learner": ("save_state", 1), "engine": ("generate", 5), "judge": ("score", 2)},
     ],
     ids=lambda dies_at: " and ".join(dies_at),

@@ -15,6 +15,7 @@ import pytest
 from rlhf_flow import loop
 from rlhf_flow.cluster.patience import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
+from rlhf_flow.cluster.starting import environment
 from rlhf_flow.cluster.supervisor import WorkerError
 from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.specs import Model, Place
@@ -24,16 +25,19 @@ from tests import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
+PATIENCE = Patience(start_seconds=120, silence_seconds=10, deaths=100)
+NODE = {"num_cpus": 8, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
+HEAD = NODE | {"num_cpus": 0, "include_dashboard": False}  # the driver is there, and no worker
 SETTINGS = {"rounds": 3, "every": 2}
 
 
-def once(marker: Path, signal_: int) -> None:
-    """Send this process a signal, the first time that anyone comes here."""
+def once(marker: Path, signal_: int, process: int | None = None) -> None:
+    """Send a process a signal, by default this one, the first time that anyone comes here."""
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
         return
-    os.kill(os.getpid(), signal_)
+    os.kill(process or os.getpid(), signal_)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,21 @@ class Victim:
         setattr(worker, self.method, haunted)
 
 
+class Stranded(Victim):
+    """A worker that loses its node: the process that started it is Ray's on that node, and all workers there end."""
+
+    def _haunt(self, worker: object) -> None:
+        method: Callable[..., object] = getattr(worker, self.method)
+
+        def haunted(*arguments: object, **named: object) -> object:
+            if not self.marker.exists():
+                once(self.marker, self.signal, os.getppid())
+                time.sleep(60)  # it ends before that
+            return method(*arguments, **named)
+
+        setattr(worker, self.method, haunted)
+
+
 class Bereft(Victim):
     """A learner whose first rank misses the other one, and fails, before that is dead."""
 
@@ -96,18 +115,16 @@ class Bereft(Victim):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    patience = Patience(start_seconds=120, silence_seconds=10, deaths=100)
-    spec = Ray(object_store_mib=100, engines=2, scorers=2, piece=1, patience=patience)
+    spec = Ray(object_store_mib=100, engines=2, scorers=2, piece=1, patience=PATIENCE)
     opened = spec.open()
     assert isinstance(opened, RayCluster)
     yield opened
     opened.close()
 
 
-def parts(cluster: RayCluster, root: Path, victim: Victim | None = None, **settings: object) -> Parts:
+def parts(cluster: RayCluster, root: Path, *victims: Victim, **settings: object) -> Parts:
     specs = {part: Victim(part) for part in (toy.Engine, toy.HigherIsBetter, toy.Learner)}
-    if victim is not None:
-        specs[victim.part] = victim
+    specs |= {victim.part: victim for victim in victims}
     engine, learner = cluster.engine(specs[toy.Engine], MODEL), cluster.learner(specs[toy.Learner], MODEL)
     scorer = cluster.scorer(specs[toy.HigherIsBetter])
     cluster.ready()
@@ -134,24 +151,22 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    ("part", "method", "at"),
+    "killed",
     [
-        (toy.Engine, "generate", 5),
-        (toy.HigherIsBetter, "score", 2),
-        (toy.Learner, "logps", 2),
-        (toy.Learner, "update", 3),
-        (toy.Learner, "save_state", 1),
+        [(toy.Engine, "generate", 5), (toy.HigherIsBetter, "score", 2), (toy.Learner, "update", 3)],
+        [(toy.Learner, "logps", 2)],
+        [(toy.Learner, "save_state", 1)],
     ],
+    ids=lambda killed: " ".join(method for _, method, _ in killed),
 )
 def test_whoever_dies_the_run_ends_the_same(
-    part: type, method: str, at: int, cluster: RayCluster, undisturbed: str, tmp_path: Path
+    killed: list[tuple[type, str, int]], cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
     before = len(cluster.supervisor.deaths)
-    marker = tmp_path / "killed"
-    assert run(parts(cluster, tmp_path / "run", Victim(part, method, at, marker))) == undisturbed
-    assert marker.exists(), "nobody was killed"
-    (death,) = cluster.supervisor.deaths[before:]
-    assert death.why == "it was killed"
+    victims = [Victim(part, method, at, tmp_path / method) for part, method, at in killed]
+    assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
+    assert all(victim.marker.exists() for victim in victims), "nobody was killed"
+    assert [death.why for death in cluster.supervisor.deaths[before:]] == ["it was killed"] * len(killed)
 
 
 def test_a_rank_that_fails_because_another_one_is_dying_is_not_taken_for_the_cause(
@@ -197,15 +212,16 @@ def test_a_learner_may_die_rounds_after_it_went_on_from_inside_of_one(cluster: R
     assert not list((tmp_path / "run").glob("rounds/*/learner.step*")), "commits inside a round were to be gone"
 
 
-@pytest.mark.parametrize(("part", "method"), [(toy.Engine, "generate"), (toy.Learner, "update")])
 def test_whoever_hangs_is_ended_and_the_run_ends_the_same(
-    part: type, method: str, cluster: RayCluster, undisturbed: str, tmp_path: Path
+    cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
     before = len(cluster.supervisor.deaths)
-    victim = Victim(part, method, 2, tmp_path / "stopped", signal.SIGSTOP)
-    assert run(parts(cluster, tmp_path / "run", victim)) == undisturbed
-    (death,) = cluster.supervisor.deaths[before:]
-    assert death.why.startswith("it hung, without a sign of life for 1")
+    hanging = ((toy.Engine, "generate"), (toy.Learner, "update"))
+    victims = [Victim(part, method, 2, tmp_path / method, signal.SIGSTOP) for part, method in hanging]
+    assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
+    deaths = cluster.supervisor.deaths[before:]
+    assert len(deaths) == 2
+    assert all(death.why.startswith("it hung, without a sign of life for 1") for death in deaths)
 
 
 def test_ranks_that_are_closed_give_their_places_back(cluster: RayCluster) -> None:
@@ -243,3 +259,27 @@ def test_a_run_gives_up_after_as_many_deaths_as_it_was_told(cluster: RayCluster)
     finally:
         engine.close()
         cluster.supervisor.limit = 100
+
+
+def test_a_run_on_three_nodes_of_which_one_is_lost_ends_the_same(
+    cluster: RayCluster, undisturbed: str, tmp_path: Path
+) -> None:
+    """The last test of this cluster."""
+    cluster.close()  # one process is in one cluster at a time
+    with environment():
+        from ray.cluster_utils import Cluster
+
+        nodes = Cluster(initialize_head=True, head_node_args=HEAD)
+        try:
+            for _ in range(2):
+                nodes.add_node(**NODE)
+            nodes.wait_for_nodes()
+            joined = Ray(address=nodes.address, nodes=3, engines=2, scorers=2, piece=1, patience=PATIENCE).open()
+            assert isinstance(joined, RayCluster)
+            marker = tmp_path / "killed"
+            assert run(parts(joined, tmp_path / "run", Stranded(toy.Engine, "generate", marker=marker))) == undisturbed
+            assert marker.exists(), "no node was lost"
+            assert any(death.who.startswith("engine") for death in joined.supervisor.deaths)
+        finally:
+            joined.close()
+            nodes.shutdown()

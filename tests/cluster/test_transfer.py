@@ -93,6 +93,8 @@ def test_what_a_learner_published_outlives_it_and_another_one_starts_from_it(
 
 
 def test_an_adapter_travels_alone(cluster: RayCluster, engine: RayEngine, world: World) -> None:
+    if cluster.spec.transfer.by != "object_store":  # it is the same tensors in the same store
+        return
     learner = cluster.learner(DeepSpeed(ranks=2, zero_stage=3, training=SGD, lora=LoRA(rank=4, alpha=8.0)), world.model)
     cluster.ready()
     policy = learn(learner, world, 1)
