@@ -129,9 +129,14 @@ def serve(learned: Mapping[str, Learned], folder: Path) -> dict[str, dict[str, f
     """
     adapted = {name: one for name, one in learned.items() if isinstance(one.policy.weights, Adapter)}
     whole = {name: one for name, one in learned.items() if name not in adapted}
+    starts = {one.start for one in whole.values()}
+    again = {name: one for name, one in adapted.items() if one.start in starts}
+    once = {name: one for name, one in learned.items() if name not in again}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
     found: dict[str, dict[str, float | str]] = {}
-    for part, some in (("live", whole), ("live", adapted), ("fresh", whole)):
+    for part, some in (("live", once), ("live", again), ("fresh", whole)):
+        if not some:
+            continue
         file = folder / "learned.pickle"
         file.write_bytes(pickle.dumps(some))
         command = [sys.executable, "-m", "families.served", str(file), part]
