@@ -77,7 +77,8 @@ def test_the_judge_comes_to_agree_with_who_labels(policy: Path, judge: tuple[str
 
 
 def test_a_run_in_two_starts_trains_the_same_judge(policy: Path, judge: tuple[str, Path], tmp_path: Path) -> None:
-    asked = overrides(policy, judge, tmp_path, **{"refresh.every": 2})
+    short = {"refresh.every": 2, "refresh.prompts": 4, "refresh.training.epochs": 1, "prompts.batch": 4}
+    asked = overrides(policy, judge, tmp_path, **short)
     for run_dir, rounds in (("in two", 2), ("in two", 3), ("straight", 3)):
         assert main(["run", *asked, f"run_dir={tmp_path / run_dir}", f"rounds={rounds}"]) == 0
     for path in ("rounds/00002/scorer/model.safetensors", "rounds/00003/policy/model.safetensors"):

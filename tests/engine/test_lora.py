@@ -107,7 +107,7 @@ def test_nor_do_they_in_vllm(
     """Beside the weights, and as whole weights that are computed anew from the base in each transfer."""
     with_room = VLLM(kv_cache_mib=16, lora_rank=rank)
     engine = server.open(with_room, world.model) if rank else vllm_opener.shared(world)
-    changes(engine, world, prompts[:6], times=98)
+    changes(engine, world, prompts[:6], times=24)
 
 
 def test_whole_weights_and_adapters_take_turns(

@@ -107,8 +107,8 @@ def scorer(spec: ScorerSpec) -> Iterator[Scorer]:
 
 @pytest.mark.parametrize(
     "asked",
-    [rollouts(*ANSWERS), rollouts(["only one"]), rollouts([f"answer {'x' * k}" for k in range(64)]), rollouts()],
-    ids=["3x4", "1x1", "1x64", "none"],
+    [rollouts(*ANSWERS), rollouts(["only one"]), rollouts([f"answer {'x' * k}" for k in range(16)]), rollouts()],
+    ids=["3x4", "1x1", "1x16", "none"],
 )
 def test_shapes_counts_and_both_views(spec: ScorerSpec, scorer: Scorer, asked: Rollouts) -> None:
     scored = scorer.score(asked)
