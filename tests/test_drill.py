@@ -12,7 +12,7 @@ from rlhf_flow.sandbox.build import build
 
 DRILL = Path(__file__).parents[1] / "scripts" / "drill.py"
 # Before and after every commit: tests/test_resume.py. Deaths that a run survives: tests/cluster/test_deaths.py.
-KILLS = ("driver:learn", "learner-1:learn")  # all cases: make drill
+KILLS = ("engine-0:sample", "scorer-0:score", "learner-1:learn")  # all cases: make drill
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
@@ -33,5 +33,10 @@ def test_the_driver_killed_in_one_process() -> None:
     assert "1 of 1 cases ended in the same hashes" in drill("--stack", "local", "--cases", "driver:publish")
 
 
-def test_driver_and_a_learner_rank_killed_at_their_work_on_the_real_stack() -> None:
-    assert "2 of 2 cases ended in the same hashes, without orphans" in drill("--stack", "ray", "--cases", *KILLS)
+def test_the_driver_killed_at_its_work_on_the_real_stack() -> None:
+    assert "1 of 1 cases ended in the same hashes" in drill("--stack", "ray", "--cases", "driver:learn")
+
+
+@pytest.mark.soak
+def test_workers_killed_at_their_work_on_the_real_stack() -> None:
+    assert "3 of 3 cases ended in the same hashes, without orphans" in drill("--stack", "ray", "--cases", *KILLS)

@@ -13,9 +13,10 @@ import pytest
 @pytest.mark.parametrize(
     ("settings", "stride"),
     [
-        pytest.param({"rounds": 2}, 1, id="every rename of two rounds"),
-        pytest.param({"rounds": 5, "every": 3, "steps": 2, "k": 2}, 11, id="few checkpoints, commits inside learning"),
-        pytest.param({"rounds": 4, "every": 3, "steps": 2, "lag": 1}, 7, id="answers drawn while the learner is busy"),
+        pytest.param({"rounds": 2}, 1, id="every rename of two rounds", marks=pytest.mark.soak),
+        pytest.param({"rounds": 2}, 3, id="two rounds"),
+        pytest.param({"rounds": 5, "every": 3, "steps": 2, "k": 2}, 17, id="few checkpoints, commits inside learning"),
+        pytest.param({"rounds": 4, "every": 3, "steps": 2, "lag": 1}, 13, id="answers drawn while the learner is busy"),
     ],
 )
 def test_killed_at_any_rename_or_on_a_full_disk_a_run_ends_in_the_same_bytes(settings: dict, stride: int) -> None:

@@ -55,6 +55,7 @@ def test_memory_counts_what_a_process_takes_while_it_is_watched_and_nothing_late
     assert before.all() and first.all() and second.all()
 
 
+@pytest.mark.soak  # the transfers themselves: tests/cluster/test_transfer.py, test_express.py
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)  # two clusters, whose processes start slowly on a busy machine
 def test_weights_arrive_by_what_keeps_them_and_by_what_passes_them_on_within_a_bucket_and_a_layer() -> None:

@@ -94,7 +94,7 @@ class VLLM:
         # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
         eager = self.eager or not on_gpu or mixes
         more = mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}
-        gc.freeze()  # vLLM collects garbage five times while it opens: not all that was imported, each time half a second
+        gc.freeze()  # what was imported: vLLM collects garbage five times while it opens, each time half a second
         try:
             return LLM(
                 model=model.path,

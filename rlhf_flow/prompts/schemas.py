@@ -55,6 +55,10 @@ def _messages(values: Values) -> Values:
     return _demonstration(_chat(values["messages"], "messages"))
 
 
+def _conversation(values: Values) -> Values:
+    return _demonstration(_chat(values["conversation"], "conversation"))
+
+
 def _sharegpt(values: Values) -> Values:
     turns = [_said(turn) for turn in _chat(values["conversations"], "conversations")]
     answers = {
@@ -275,5 +279,6 @@ SCHEMAS: dict[str, Schema] = {  # the first that fits is taken
     "orca": Schema(("question",), _question, "question → prompt"),
     "sharegpt": Schema(("conversations",), _sharegpt, "conversations → prompt, the last answer → chosen"),
     "messages": Schema(("messages",), _messages, "messages → prompt, the last answer → chosen"),
+    "lmsys": Schema(("conversation",), _conversation, "conversation → prompt, the last answer → chosen"),
     "alpaca": Schema(("instruction", "output"), _alpaca, "instruction and input → prompt, output → chosen"),
 }  # fmt: skip

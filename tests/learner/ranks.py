@@ -12,7 +12,6 @@ from typing import Any
 
 from rlhf_flow.specs import Place
 
-
 # What takes fifteen seconds to import is imported once, by the process that all ranks are forked from.
 PRELOADED = [
     "deepspeed.runtime.zero.stage3",

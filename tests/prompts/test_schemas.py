@@ -144,6 +144,7 @@ def test_a_conversation_of_several_turns_is_the_prompt(
         ({"instruction": "Sing.", "input": "", "output": "La"}, [("user", "Sing.")], "La"),
         ({"messages": [user("Why?"), assistant("So.")]}, [("user", "Why?")], "So."),
         ({"messages": [user("Why?")]}, [("user", "Why?")], None),
+        ({"conversation_id": "c1", "conversation": [user("Why?"), assistant("So.")]}, [("user", "Why?")], "So."),
         (
             {"conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "Why?"},
                                {"from": "gpt", "value": "So."}]},
