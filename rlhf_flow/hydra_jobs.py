@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,6 +29,8 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> l
     statuses: list[int] = []
 
     def told(composed: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and not statuses:
+            _without_secrets(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
         statuses.append(job(composed))
 
     with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
@@ -75,6 +78,11 @@ def _printed(name: str, arguments: list[str]) -> str:
     with contextlib.redirect_stdout(text):
         each(name, arguments, lambda composed: 0)
     return text.getvalue()
+
+
+def _without_secrets(written: Path) -> None:
+    """Redact the configuration that Hydra writes of a sweep: before any job is asked whether a secret stands in it."""
+    written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -196,3 +196,19 @@ def test_a_secret_in_a_sweep_is_refused_before_hydra_writes_it_down(
     told = capsys.readouterr()
     assert "scorer.request.headers.Authorization: a secret must not stand" in told.err
     assert secret("sweep") not in told.out + told.err and not list(tmp_path.iterdir())
+
+
+def test_nor_does_a_secret_in_a_file_of_ones_own_stay_in_what_hydra_writes_of_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = secret("file")
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    own = f"# @package _global_\nscorer: {{request: {{headers: {{Authorization: {planted}}}}}}}\n"
+    (tmp_path / "own/experiment/mine.yaml").write_text(own)
+    sweep = [f"run_dir={tmp_path / 'runs/one'}", "--multirun", "seed=1,2", "--config-dir", str(tmp_path / "own")]
+    judge = ["model.path=m", "prompts.path=p", "scorer=judge", "scorer.model=m", "experiment=mine"]
+    assert main(["run", *judge, *sweep]) == 2
+    told = capsys.readouterr()
+    assert "a secret must not stand" in told.err and planted not in told.out + told.err
+    written = [path.read_text() for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert written and not any(planted in text for text in written)
