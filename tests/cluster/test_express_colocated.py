@@ -48,6 +48,7 @@ def learner(cluster: RayCluster, world: World) -> RayLearner:
     return learner
 
 
+@pytest.mark.soak  # vLLM takes what comes as it does in test_express.py
 def test_vllm_engines_draw_from_what_the_rank_beside_them_holds(
     cluster: RayCluster, learner: RayLearner, world: World, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def test_a_rank_that_dies_while_it_publishes_is_told_again_and_the_engine_gets_a
 def test_what_a_learner_published_outlives_it_and_another_one_starts_from_it(
     cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World, tmp_path: Path
 ) -> None:
-    other = cluster.learner(Ranks(folder=world.folder, training=SGD, zero_stage=2), world.model)
+    other = cluster.learner(Ranks(folder=world.folder, training=SGD, ranks=1, zero_stage=2), world.model)
     cluster.ready()
     policy = learn(other, world, 1)
     mean = other.average("ema", 1, [(world.start, 0.5), (policy, 0.5)])
