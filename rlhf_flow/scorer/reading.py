@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rlhf_flow.scorer.verdict_words import ADVERBS, BETTER, EDGE, NOUN, TIE, normal, side, worth_of
+from rlhf_flow.scorer.verdict_words import ADVERBS, BETTER, EDGE, NOUN, RELATIONS, TIE, normal, side, worth_of
 from rlhf_flow.scorer.visible import own_words, visible
 
 
@@ -78,20 +78,25 @@ LABEL = (
     rf"|better|best|selection"
     rf"|conclusion|overall|vote|pick|(?:(?:better|best|preferred|winning|chosen|superior|stronger)\s+)(?:one|{NOUN}))"
     r"|(?:最终)?(?:结论|判决|裁决|判断|判定|评判|胜者|结果)|勝者|結論|urteil|fazit|gewinner|veredicto|veredito|verdetto|ganador"
-    r"|vincitore|gagnant|вердикт|вывод|победитель|판정|결론"
+    r"|vincitore|gagnant|вердикт|вывод|победитель|판정|결론|bessere\s+antwort|meilleure\s+réponse|mejor\s+respuesta"
+    r"|melhor\s+resposta|migliore\s+risposta|risposta\s+migliore|лучший\s+ответ|更好的(?:回答|答案|回复)"
 )
 WEAK_LABEL = (
     rf"(?:(?:final|my|the)\s+)*(?:{NOUN}|result|evaluation)"  # "Answer: A" may be the answer to the prompt itself
 )
-COLON = r"(?:\s*[(\[][^()\[\]\n]{0,30}[)\]])?\s*(?:[:=→|–—-]|->|=>|\b(?:is|ist|est|es|è)\b:?|[是为は])[ \t]*"
+COLON = (
+    r"(?:\s*[(\[][^()\[\]\n]{0,30}[)\]])?\s*"
+    r"(?:[:=→|–—-]|->|=>|\b(?:is|ist|est|es|è|é)\b:?(?:\s+(?:die|la|le|a)\b)?|[是为は])[ \t]*"
+)
 AROUND = r"[\s\"'(\[{$|:]*"
 # What may stand behind a side for it to be a verdict: not "A good answer", "A or B", "A if ...", "A is wrong".
 BEHIND = (
     r"(?=[ \t\"')\]}|]*(?:[ \t]*(?:\Z|\n|[;。！}<\[]|[.!](?!\w)|,(?!\s*(?:or\b|and\b|[ABC12ⒶⒷ]\b))"
     r"|\((?!\s*(?:if|or)\b)|[–—-]\s|:)"
-    rf"|\s+(?:because|since|as|due|by|over|with|wins|rather\s+than)\b|\s+is\s+{ADVERBS}(?:{BETTER}|correct|right)\b))"
+    r"|\s+(?:because|since|as|due|by|over|with|wins|rather\s+than|(?:is\s+)?better\s+than\s+[ABⒶⒷ]|between)\b"
+    rf"|\s+is\s+{ADVERBS}(?:{BETTER}|correct|right)\b))"
 )
-RELATED = r"[AB12ⒶⒷ]\s*(?:>{1,3}|={1,2}|≈|~=?|<{1,3}|≻|≺)\s*[AB12ⒶⒷ]"
+RELATED = rf"[AB12ⒶⒷ]\s*{RELATIONS}\s*[AB12ⒶⒷ]"
 TOLD = rf"(?P<said>{RELATED}|[ABC12ⒶⒷ](?![\w>=<+#&@%/]|'\w)|[abc](?=\W*(?:\n|\Z))|(?i:{TIE})\b)"
 NEAR = 200  # characters before a verdict that may take it back
 FORMS = (  # each may stand anywhere
@@ -107,6 +112,10 @@ FORMS = (  # each may stand anywhere
         rf"|[ \t]*\((?!\s*if))"
     ),
     re.compile(rf"^{AROUND}{TOLD}[\"')\]}}.!。]*\s*\Z", re.MULTILINE),
+    re.compile(
+        rf"\b(?i:overall|in conclusion|therefore|thus|hence|so|ultimately|in the end|finally)"
+        rf",?\s+(?![12]){TOLD}[\s\"')\]}}.!]*\Z"
+    ),
 )
 WEAK = re.compile(rf"^[\s#>-]*(?i:{WEAK_LABEL}){COLON}{AROUND}{TOLD}{BEHIND}", re.MULTILINE)
 UNSURE = re.compile(
@@ -185,14 +194,27 @@ def _shape(text: str, one: Found) -> str:
 
 ONE = r"(?P<one>[ⒶⒷ]|\b[AB]\b)"
 ASIDE = r"(?!\s+(?:than\s+[\wⒶⒷ]+\s+)?(?:in|at|on|for|with|when|where|regarding)\b(?!\s+(?:every|all|balance)))"
-GOOD = (
-    rf"{ONE}(?:\s+is|'s)\s+{ADVERBS}{BETTER}\b{ASIDE}|{ONE.replace('one', 'won')}(?:\s+(?:\w+ly\s+)?(?:wins"
-    rf"|beats|outperforms|surpasses)\b|\s*(?:更好|更佳|更优|胜出|获胜))"
+WINS = (
+    rf"(?:\w+ly\s+)?(?:wins|beats|outperforms|surpasses|(?:provides|provided|gives|gave|offers|offered)"
+    rf"\s+{ADVERBS}{BETTER}\s+(?i:{NOUN})(?!\s+to\b){ASIDE})\b"
 )
-BAD = rf"{ONE.replace('one', 'bad')}\s+(?:is\s+{ADVERBS}(?:worse|inferior|weaker)\b{ASIDE}|loses\b)"
+GOOD = (
+    rf"{ONE}(?:\s+is|'s)\s+{ADVERBS}{BETTER}\b{ASIDE}"
+    rf"|{ONE.replace('one', 'won')}(?:\s+{WINS}|\s*(?:更好|更佳|更优|胜出|获胜|が優れて|の方が(?:良い|優れ)))"
+    rf"|\b(?i:only)\s+{ONE.replace('one', 'only')}\s+is\s+(?:correct|right)\b{ASIDE}"
+)
+GOOD_TO_BE = r"(?:good|helpful|accurate|correct|clear|complete|relevant|useful|convincing)"
+BAD = (
+    rf"{ONE.replace('one', 'bad')}\s+(?:is\s+(?:{ADVERBS}(?:worse|inferior|weaker)\b{ASIDE}"
+    rf"|(?:(?:outperformed|beaten|surpassed)\s+by|not\s+(?:\w+\s+)?as\s+{GOOD_TO_BE}\s+as"
+    rf"|{ADVERBS}less\s+{GOOD_TO_BE}\s+than)\s+[ABⒶⒷ]{ASIDE})|loses\b)"
+)
 CHOSEN = (
-    r"\b(?i:I|we)(?:'d|'ll)?\s+(?:would\s+|will\s+|do\s+|have\s+to\s+)?(?:\w+ly\s+)?(?:prefer|choose|pick"
-    r"|select|favou?r|vote for|go with|side with)\s+" + ONE.replace("one", "chosen")
+    r"(?:\b(?i:I|we)(?:'d|'ll|'m|\s+am)?\s+(?:would\s+|will\s+|do\s+|have\s+to\s+)?(?:\w+ly\s+)?(?:prefer|choose|pick"
+    r"|select|favou?r|vote for|go with|side with|opt for|lean(?:ing)? towards?|going with)"
+    r"|^\W*(?i:going with|leaning towards?|(?:\w+ly\s+)?prefer))(?::\s*|\s+)"
+    + ONE.replace("one", "chosen")
+    + r"(?!\s+(?:would|could|might|may|is|was)\b)"
 )
 EVEN = (
     r"(?P<even>\b(?:both|they|[ⒶA]\s+and\s+[ⒷB]|(?:the\s+)?(?:two\s+)?(?:answers|responses))\s+(?:answers\s+"
@@ -227,9 +249,13 @@ def _statements(text: str, form: re.Pattern[str]) -> Iterator[tuple[float | None
 
 
 def _agreed(text: str) -> float | None:
-    """What all sentences say, or the last one if it is the conclusion; None if one is not sure."""
+    """What all sentences say; if they differ, the last one if it is the conclusion, or all that follow a "wait, no"."""
     said = list(_statements(text, STATEMENT))
     worths = {worth for worth, _ in said}
     if not said or None in worths:
         return None
-    return said[-1][0] if len(worths) == 1 or said[-1][1] else None
+    if len(worths) == 1 or said[-1][1]:
+        return said[-1][0]
+    turns = [turn.end() for turn in TURNS.finditer(text)]
+    rest = {worth for worth, _ in _statements(text[turns[-1] :], STATEMENT)} if turns else set()
+    return rest.pop() if len(rest) == 1 else None

@@ -33,7 +33,8 @@ TIE = (
     r"|no\s+(?:clear\s+)?(?:winner|preference|difference)|平局|平手|一样好|引き分け|同等|unentschieden|gleich(?:\s+gut)?"
     r"|remis|égalité|empate|pareggio|ничья|무승부)"
 )
-RELATION = re.compile(r"([AB12ⒶⒷ])\s*(>{1,3}|={1,2}|≈|~=?|<{1,3}|≻|≺)\s*([AB12ⒶⒷ])")
+RELATIONS = r"(?:>{1,3}|={1,2}|≈|~=?|<{1,3}|≻|≺|≫|≪)"
+RELATION = re.compile(rf"([AB12ⒶⒷ])\s*({RELATIONS})\s*([AB12ⒶⒷ])")
 ALONE = re.compile(rf"{EDGE}(?:(?:the\s+)?(?P<side>[abc12ⒶⒷ]|first|second)|(?P<tie>{TIE})){EDGE}", re.IGNORECASE)
 BETTER = r"(?:better|best|superior|preferable|preferred|stronger|(?:the\s+)?(?:clear\s+)?winner)"
 ADVERBS = r"(?:(?:\w+ly|much|far|the|an?|bit|still|also|overall|indeed|ultimately)\s+)*"
@@ -49,7 +50,7 @@ def side(said: str) -> float | None:
         left, right = worth_of(related[1]), worth_of(related[3])
         if left == right:
             return None
-        return 0.5 if related[2][0] in "=≈~" else left if related[2][0] in ">≻" else right
+        return 0.5 if related[2][0] in "=≈~" else left if related[2][0] in ">≻≫" else right
     named = re.fullmatch(rf"{EDGE}([ABⒶⒷ])\s+(?:is\s+{ADVERBS}{BETTER}|wins){EDGE}", said)
     return None if named is None else side(named[1])
 
