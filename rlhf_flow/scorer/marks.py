@@ -15,6 +15,8 @@ WRAPPERS = ("marks", "scores", "ratings", "evaluation", "result", "results", "cr
 NUMBER = re.compile(
     r"\s*([+-]?\d+(?:[.,]\d+)?)\s*(?:(?:/|out of|of)\s*(\d+(?:\.\d+)?))?\s*(?:points?|pts?\.?)?\s*\.?\s*"
 )
+MARK = r"[+-]?\d+(?:[.,]\d+)?(?:\s*(?:/|out of)\s*\d+(?:\.\d+)?)?"
+WORD = r"(?:mark|score|rating)"
 ALTERNATIVE = re.compile(r"\W*(?:or|and|vs\.?|versus|to)?\W*", re.IGNORECASE)
 STRESS = re.compile(r"[*_`]+")
 
@@ -60,11 +62,19 @@ def _held(value: object, names: Collection[str], depth: int = 3) -> Mapping[str,
     if not isinstance(value, dict):
         return None
     plain = {_plain(key): given for key, given in value.items()}
-    if set(names) <= plain.keys() and len(plain) == len(value):
-        return plain
+    named = {_criterion(key, names): given for key, given in value.items()}
+    if set(names) <= named.keys() and len(named) == len(value):
+        return named
     inner = [_held(plain[key], names, depth - 1) for key in WRAPPERS if key in plain] if depth else []
     complete = [held for held in inner if held is not None]
     return complete[0] if len(complete) == 1 else None
+
+
+def _criterion(key: object, names: Collection[str]) -> str:
+    """The criterion that a key names: also as "helpful_score" and "Helpful (1-10)"."""
+    plain = _plain(key)
+    short = re.sub(rf"\s*\([^)]*\)$|\s*{WORD}$", "", plain)
+    return short if plain not in names and short in names else plain
 
 
 def _listed(items: list[object]) -> dict[str, object] | None:
@@ -81,26 +91,45 @@ def _listed(items: list[object]) -> dict[str, object] | None:
 
 
 def _lines(text: str, names: Collection[str]) -> Mapping[str, object] | None:
-    """Of lines such as "**helpful**: 8", "- helpful (clear and short): 8/10" and "| helpful | 8 | why |"."""
+    """Of lines such as "**helpful**: 8", "- helpful (clear and short): 8/10" and "| helpful | 8 | why |"; of tags,
+    headings and tables whose columns are the criteria.
+    """
     found: dict[str, str] = {}
-    for name, mark in _marked(text, names):
+    for name, mark in (*_marked(text, names), *_columns(text, names)):
         if found.setdefault(name, mark) != mark:
             return None
     return found if set(names) <= found.keys() else None
 
 
 def _marked(text: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    number = r"[+-]?\d+(?:[.,]\d+)?(?:\s*(?:/|out of)\s*\d+(?:\.\d+)?)?"
-    for line in STRESS.sub("", text).splitlines():
-        for name in names:
-            said = r"[\s_\-]+".join(map(re.escape, name.split()))
-            begins = (
-                rf"(?:^|[,;])[\s|>#•\-]*(?:\d+[.)]\s*)?[\"']?{said}[\"']?(?:\s+(?:mark|score|rating))?\s*(?:\([^)]*\))?"
-            )
-            rows = re.finditer(
-                rf"{begins}\s*(?:[:=：|–—-]|is\b)[\s|\"']*({number})(?![\w.]*\d|\s*(?:[-–—]|to|or)\s*\d)", line, re.I
-            )
-            yield from ((name, row[1]) for row in rows)
+    text = STRESS.sub("", text)
+    for name in names:
+        said = r"[\s_\-]+".join(map(re.escape, name.split()))
+        before = rf"(?:^|[,;])[ \t|>#•\-]*(?:\d+[.)]\s*)?[\"']?(?:{WORD}\s+(?:for|of)\s+)?"
+        begins = rf"{before}{said}[\"']?(?:[ \t]*{WORD})?[ \t]*"
+        forms = (
+            rf"{begins}(?:\([^)\n]*\))?[ \t]*(?:[:=：|–—-]|is\b)[ \t|\"']*({MARK})(?![\w.]*\d|\s*(?:[-–—]|to|or)\s*\d)",
+            rf"{begins}\(\s*(\d+(?:[.,]\d+)?\s*(?:/|out of)\s*\d+)\s*\)",
+            rf"{begins}[:：]?[ \t]*\n+[ \t>]*(?:{WORD}[ \t]*[:=：][ \t]*)?({MARK})[ \t]*$",
+            rf"<{said}>\s*({MARK})\s*</{said}>",
+        )
+        yield from ((name, row[1]) for form in forms for row in re.finditer(form, text, re.IGNORECASE | re.MULTILINE))
+
+
+def _columns(text: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Of a table with a column for each criterion, and of each of its rows."""
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split("|")]
+        for line in STRESS.sub("", text).splitlines()
+        if line.count("|") >= len(names) - 1 > 0
+    ]
+    head = next((at for at, row in enumerate(rows) if set(names) <= {_plain(cell) for cell in row}), len(rows))
+    for row in rows[head + 1 :]:
+        yield from (
+            (_plain(name), mark)
+            for name, mark in zip(rows[head], row, strict=False)
+            if _plain(name) in names and re.fullmatch(MARK, mark, re.IGNORECASE)
+        )
 
 
 def _number(value: object, high: float) -> float:
