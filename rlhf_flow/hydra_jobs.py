@@ -82,7 +82,8 @@ def _printed(name: str, arguments: list[str]) -> str:
 
 def _without_secrets(written: Path) -> None:
     """Redact the configuration that Hydra writes of a sweep: before any job is asked whether a secret stands in it."""
-    written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
+    if written.is_file():  # other sweepers may write none
+        written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 @contextlib.contextmanager
