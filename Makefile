@@ -46,7 +46,7 @@ check: $(INSTALLED) ## format, lint, types, and the tests that need no Ray, vLLM
 	$(RUN) mypy
 	$(RUN) pytest -q -n 2 -m "not heavy" $(ARGS)
 
-soak: world ## what takes too long for `make test`: every recipe to its end, more kills, chaos, three nodes; an hour
+soak: world ## what takes too long for `make test`: every recipe to its end, more kills, chaos, three nodes
 	$(RUN) pytest -m soak --slowest 20 $(ARGS)
 
 drill: world ## the whole crash drill on the real stack: every process of a run, killed at every stage; about half an hour

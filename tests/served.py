@@ -156,9 +156,13 @@ def vllm(model: str | Path, log: Path, *arguments: str) -> Iterator[VLLM]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
     command += ["--block-size", "32", "--kv-cache-memory-bytes", str(64 * 2**20), *arguments]
     own = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
-    # The worker in the engine's process, one fewer that imports vLLM: it would have cores of its own otherwise.
-    own |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    own |= {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    # Without multiprocessing vLLM's worker runs in the engine's process: one process fewer imports vLLM.
+    own |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
     with log.open("wb") as said:
         process = subprocess.Popen(
             command, env={**os.environ, **own}, stdout=said, stderr=subprocess.STDOUT, start_new_session=True

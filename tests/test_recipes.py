@@ -1,7 +1,7 @@
 """Every recipe, on a policy of two layers: a judge who likes vowels gets more of them.
 
 Three learn to the end, one for each source of answers: the policy and a mixture with vLLM and DeepSpeed, an average in
-one process. Every recipe takes one step in each of two rounds on the real stack. That ranks take the steps of one
+one process. The others take one step in each of two rounds on the real stack. That ranks take the steps of one
 process, whatever the loss, is shown in `tests/learner`; the others learn to the end in `make soak`.
 """
 
@@ -98,7 +98,7 @@ def stack() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize(
     "recipe",
-    [pytest.param(recipe, marks=[] if recipe in ALONE else pytest.mark.soak) for recipe in RECIPES],
+    [pytest.param(one, marks=[] if one in ALONE else pytest.mark.soak) for one in RECIPES if one not in WHOLE],
 )
 def test_a_recipe_learns_what_its_judge_likes(recipe: str, world: tuple[Path, Path], tmp_path: Path) -> None:
     liked(learned(recipe, tmp_path / recipe, *world))

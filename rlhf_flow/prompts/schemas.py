@@ -51,12 +51,9 @@ def _alpaca(values: Values) -> Values:
     return {"prompt": "\n\n".join(parts), "chosen": values["output"]}
 
 
-def _messages(values: Values) -> Values:
-    return _demonstration(_chat(values["messages"], "messages"))
-
-
-def _conversation(values: Values) -> Values:
-    return _demonstration(_chat(values["conversation"], "conversation"))
+def _turns_in(column: str) -> Callable[[Values], Values]:
+    """Reads a column of {role, content}."""
+    return lambda values: _demonstration(_chat(values[column], column))
 
 
 def _sharegpt(values: Values) -> Values:
@@ -278,7 +275,7 @@ SCHEMAS: dict[str, Schema] = {  # the first that fits is taken
     "implicit": Schema(("chosen", "rejected"), _implicit, "the conversation in chosen and rejected → prompt"),
     "orca": Schema(("question",), _question, "question → prompt"),
     "sharegpt": Schema(("conversations",), _sharegpt, "conversations → prompt, the last answer → chosen"),
-    "messages": Schema(("messages",), _messages, "messages → prompt, the last answer → chosen"),
-    "lmsys": Schema(("conversation",), _conversation, "conversation → prompt, the last answer → chosen"),
+    "messages": Schema(("messages",), _turns_in("messages"), "messages → prompt, the last answer → chosen"),
+    "lmsys": Schema(("conversation",), _turns_in("conversation"), "conversation → prompt, the last answer → chosen"),
     "alpaca": Schema(("instruction", "output"), _alpaca, "instruction and input → prompt, output → chosen"),
 }  # fmt: skip

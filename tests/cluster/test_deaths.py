@@ -165,7 +165,7 @@ def test_whoever_dies_the_run_ends_the_same(
     before = len(cluster.supervisor.deaths)
     victims = [Victim(part, method, at, tmp_path / method) for part, method, at in killed]
     assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
-    assert all(victim.marker.exists() for victim in victims), "nobody was killed"
+    assert all(victim.marker.exists() for victim in victims), "no worker was killed"
     assert [death.why for death in cluster.supervisor.deaths[before:]] == ["it was killed"] * len(killed)
 
 
