@@ -276,10 +276,12 @@ def test_a_run_on_three_nodes_of_which_one_is_lost_ends_the_same(
             nodes.wait_for_nodes()
             joined = Ray(address=nodes.address, nodes=3, engines=2, scorers=2, piece=1, patience=PATIENCE).open()
             assert isinstance(joined, RayCluster)
-            marker = tmp_path / "killed"
-            assert run(parts(joined, tmp_path / "run", Stranded(toy.Engine, "generate", marker=marker))) == undisturbed
-            assert marker.exists(), "no node was lost"
-            assert any(death.who.startswith("engine") for death in joined.supervisor.deaths)
+            victim = Stranded(toy.Engine, "generate", marker=tmp_path / "killed")
+            try:
+                assert run(parts(joined, tmp_path / "run", victim)) == undisturbed
+                assert victim.marker.exists(), "no node was lost"
+                assert any(death.who.startswith("engine") for death in joined.supervisor.deaths)
+            finally:
+                joined.close()
         finally:
-            joined.close()
             nodes.shutdown()
