@@ -1,8 +1,8 @@
 """Make the fixture of tests/test_old_runs.py: runs of today's version, stopped in their third round.
 
 Each release adds one archive, made before anything that a run folder holds is renamed:
-`python scripts/old_run.py 0.1`. An archive has the policy, the prompts, one folder for each run, and for each the sha256
-of the policy that it ends with if it is not stopped, on the processor that made it.
+`python scripts/old_run.py 0.1`. An archive has the policy, the prompts, one folder for each run, and for each the
+sha256 of the policy that it ends with if it is not stopped, on the processor that made it.
 """
 
 from __future__ import annotations
