@@ -30,6 +30,7 @@ CONFIGS = Path(__file__).with_name("configs")
 OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective")  # slots that may be empty
 DRAWING = ("sampler", "evaluate.draw")  # where the draws are that `answers` speaks of
 Adjust: TypeAlias = Callable[[str, DictConfig], None]  # what is done to a part, given its slot, before it is made
+WORLD = "rlhf_flow.sandbox.world"
 INNER = "of"  # the field in which a part may hold another of its group, as a judge that is seen through noise does
 
 
@@ -279,13 +280,5 @@ def _merged(old: DictConfig, new: DictConfig) -> DictConfig:
 
 
 def _sandbox(name: str) -> str:
-    """`${sandbox:policy}`: a path in the embedded world. Raises ValueError where the world was not built yet."""
-    from rlhf_flow.sandbox.world import locate
-
-    world = locate()
-    paths = {part: vars(world)[part] for part in ("policy", "reward_model", "prompts", "held_out")}
-    if name not in paths:
-        raise ValueError(f"the embedded world has no {name!r}. Try one of {', '.join(paths)}.")
-    if not world.exists:
-        raise ValueError(f"the embedded world must be built first, and {world.root} is empty. Try rlhf-flow sandbox.")
-    return str(paths[name])
+    """`${sandbox:policy}`. What builds the world is above this package, and is looked up when it is asked for."""
+    return str(vars(import_module(WORLD))["resolve"](name))

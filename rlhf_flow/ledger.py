@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from rlhf_flow.data_origin import changed
 from rlhf_flow.disk import check, flush, lock, read_json, seal, write_json, write_text
-from rlhf_flow.prompts.facts import changed
 from rlhf_flow.stopping import heed
 from rlhf_flow.store import Entry, Facts, FolderShelf, Shelf, summed
 from rlhf_flow.tables import FileShard, Table

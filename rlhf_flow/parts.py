@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow.alarms import Alarms
 from rlhf_flow.gate import Gate
-from rlhf_flow.observe import Observer
+from rlhf_flow.observe.settings import Observer
 from rlhf_flow.protocols import (
     Engine,
     Learner,

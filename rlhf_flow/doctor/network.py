@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rlhf_flow.cluster.joining import joined
 from rlhf_flow.doctor import clocks
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
-from rlhf_flow.observe import WandbSettings
+from rlhf_flow.observe.settings import WandbSettings
 
 INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 NAMED = "a name that ip link shows, or leave the variable out"

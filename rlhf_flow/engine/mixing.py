@@ -17,6 +17,7 @@ from rlhf_flow.weights import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
+NETWORKS = ("policy", "reference")  # by slot: in an engine of two models their weights' names begin so
 POLICY, REFERENCE = 0, 1  # a slot is also the weight at which a mixture is that policy alone
 
 Put = Callable[[int, Iterator[tuple[str, "Tensor"]]], None]  # replaces the weights in a slot, and takes an adapter away

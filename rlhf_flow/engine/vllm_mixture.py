@@ -22,8 +22,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.models.interfaces import has_inner_state, is_attention_free, is_hybrid, supports_multimodal
 from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
 
-from rlhf_flow.engine.mixing import blend
-from rlhf_flow.engine.vllm_weights import NETWORKS
+from rlhf_flow.engine.mixing import NETWORKS, blend
 
 PREFIXES = tuple(f"{name}." for name in NETWORKS)
 

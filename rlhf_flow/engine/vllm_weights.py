@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.buckets import BUCKET, grouped
-from rlhf_flow.engine.mixing import POLICY, REFERENCE
+from rlhf_flow.engine.mixing import NETWORKS, POLICY, REFERENCE
 
 if TYPE_CHECKING:
     from torch import Tensor
     from vllm import LLM
-
-NETWORKS = ("policy", "reference")  # by slot: in an engine of two models their weights' names begin so
 
 
 class Weights:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.observe import flat
+from rlhf_flow.observe.settings import flat
 from rlhf_flow.types import RoundRecord
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.observe import WandbSettings, flat
+from rlhf_flow.observe.settings import WandbSettings, flat
 from rlhf_flow.types import RoundRecord
 
 if TYPE_CHECKING:

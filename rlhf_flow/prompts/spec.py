@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_flow.chat import FORMATS
+from rlhf_flow.data_origin import origin
 from rlhf_flow.prompts.bad_rows import WHAT_TO_DO, BadRowError, BadRows
 from rlhf_flow.prompts.compare import Compare, Comparing, row_of
 from rlhf_flow.prompts.deal import Dealt
-from rlhf_flow.prompts.facts import Facts, origin
+from rlhf_flow.prompts.facts import Facts
 from rlhf_flow.prompts.layout import AUTO, CHOICES, lay_out
 from rlhf_flow.prompts.limits import Limits
 from rlhf_flow.prompts.rows import Columns, Question, Row, question

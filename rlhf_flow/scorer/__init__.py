@@ -1,6 +1,6 @@
 """What an answer is worth."""
 
-from rlhf_flow.scorer.cached import Cached
+from rlhf_flow.scorer.cached import REGISTERED, Cached
 from rlhf_flow.scorer.comparison import Comparison
 from rlhf_flow.scorer.ensemble import Ensemble
 from rlhf_flow.scorer.gpm import GPM
@@ -33,3 +33,4 @@ PARTS: dict[str, type] = {
     "remote": Remote,
     "recorded": Recorded,
 }
+REGISTERED.update({part: name for name, part in PARTS.items()})

@@ -34,6 +34,7 @@ OLD_NAMES = {  # the modules of version 0.1, wherever its classes are now
     "PreferenceModel": "rlhf_flow.scorer.preference_model.PreferenceModel",
     "GPM": "rlhf_flow.scorer.gpm.GPM",
 }
+REGISTERED: dict[type, str] = {}  # name of each part of `rlhf_flow.scorer`, which fills it
 WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # and when, and how reached
 
 
@@ -190,18 +191,12 @@ def identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
 
 def old_identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
     """That of version 0.1, by the module that the class was in."""
-    name = OLD_NAMES.get(type(spec).__qualname__, "") if type(spec) in _registered() else _qualified(spec)
+    name = OLD_NAMES.get(type(spec).__qualname__, "") if type(spec) in REGISTERED else _qualified(spec)
     return _digest([name, _bound(spec, null=True), spec.fingerprint()])
 
 
 def _name(spec: object) -> str:
-    return _registered().get(type(spec), _qualified(spec))
-
-
-def _registered() -> dict[type, str]:
-    from rlhf_flow.scorer import PARTS  # which imports this module
-
-    return {part: name for name, part in PARTS.items()}
+    return REGISTERED.get(type(spec), _qualified(spec))
 
 
 def _qualified(spec: object) -> str:

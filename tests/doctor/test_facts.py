@@ -9,7 +9,7 @@ import pytest
 from rlhf_flow.doctor import machine, network, packages, storage
 from rlhf_flow.doctor.finding import Finding
 from rlhf_flow.doctor.machine import Gpus
-from rlhf_flow.observe import WandbSettings
+from rlhf_flow.observe.settings import WandbSettings
 
 SOUND = {"torch": "2.13.0+cpu", "transformers": "5.19.0", "datasets": "5.2.0", "numpy": "2.3.5", "hydra-core": "1.3.8"}
 NEEDS = set(SOUND)

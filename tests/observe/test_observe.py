@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_flow.observe import Observe, WandbSettings
+from rlhf_flow.observe import Observe
+from rlhf_flow.observe.settings import WandbSettings
 
 
 def test_settings_compose() -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_flow.observe import WandbSettings
+from rlhf_flow.observe.settings import WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
 
@@ -25,7 +25,7 @@ def start(run_dir: Path, committed: int, then: int, *, killed: bool) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from rlhf_flow.observe import WandbSettings
+from rlhf_flow.observe.settings import WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
 
