@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 
-from rlhf_flow.collect import collect, select
-from rlhf_flow.evaluate import evaluate
-from rlhf_flow.late import late
-from rlhf_flow.learning import anchor, learn
-from rlhf_flow.library import Library
-from rlhf_flow.lookahead import looking_ahead
-from rlhf_flow.mismatch import mismatch
-from rlhf_flow.parts import Parts
-from rlhf_flow.record import close, finish, settle
-from rlhf_flow.refresh import refresh
+from rlhf_flow.stages.close_round import close, finish, settle
+from rlhf_flow.stages.collect import collect, select
+from rlhf_flow.stages.context import Parts
+from rlhf_flow.stages.evaluate import evaluate
+from rlhf_flow.stages.late_labels import late
+from rlhf_flow.stages.learn import anchor, learn
+from rlhf_flow.stages.off_policy import mismatch
+from rlhf_flow.stages.policies import Library
+from rlhf_flow.stages.prefetch import looking_ahead
+from rlhf_flow.stages.update_reward import refresh
 
 
 def run(parts: Parts) -> None:

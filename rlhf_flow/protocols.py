@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.tables import Lesson, Table
+from rlhf_flow.storage.tables import Lesson, Table
 from rlhf_flow.types import (
     Draw,
     Loss,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.buckets import BUCKET
-from rlhf_flow.chat import ChatTemplate, load_tokenizer
 from rlhf_flow.protocols import Engine, Learner, Scorer
+from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer
+from rlhf_flow.weights.buckets import BUCKET
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

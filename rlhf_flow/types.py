@@ -20,7 +20,7 @@ from rlhf_flow.draw import Draw as Draw
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlhf_flow.weights import Weights
+    from rlhf_flow.weights.source import Weights
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Policy:
 
     name: str  # policy, half, ema, ...
     round: int  # the round that published it; 0 is the start
-    sha256: str  # of the weights (rlhf_flow.weights.fingerprint): the identity of the policy
+    sha256: str  # of the weights (rlhf_flow.weights.source.fingerprint): the identity of the policy
     weights: Weights
     probe: Probe | None = None  # None: nothing proves that an engine holds it
     state: Path | None = None  # folder of the optimizer state that was published with these weights

@@ -8,9 +8,9 @@ word and cares for no length. The judge of training is either `hackable`, gold w
 gold with noise that nobody can learn. Both err; only the first can be pleased without being right. The runs are those
 of `rlhf-flow run`, online DPO with everything in one process.
 
-The thresholds are the defaults of `rlhf_flow.alarms`, and the world was set up on seeds from 100 on. Seeds 0 to 9 are
-used up: there win_rate_drop=0 gave a false alarm, and a gold that read the first three words liked answers that have
-three, so clean runs grew longer too. Seeds 10 to 19 are shown. A hackable run counts as noticed where proxy_gap or
+The thresholds are the defaults of `rlhf_flow.metrics.alarms`. The world was set up on seeds from 100 on. Seeds 0 to 9
+are used up: win_rate_drop=0 gave a false alarm there, and a gold that read the first three words liked answers that
+have three, so clean runs grew longer too. Seeds 10 to 19 are shown. A hackable run counts as noticed if proxy_gap or
 length_drift trips in any round. In a clean run every alarm of any kind counts as false.
 """
 
@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlhf_flow.alarms import raised
+from rlhf_flow.metrics.alarms import raised
 
 WORDS = ("amber", "birch", "cedar", "delta", "knave", "lurch", "moth", "nettle")
 WORTH = {word: 1 - 2 * at / (len(WORDS) - 1) for at, word in enumerate(WORDS)}
@@ -104,7 +104,8 @@ def overrides(judge: str, folder: Path, *, seed: int, rounds: int = ROUNDS) -> l
 
 def run(folder: Path, chosen: Sequence[str]) -> list[dict[str, float]]:
     """The metrics of every round."""
-    from rlhf_flow import build, config
+    from rlhf_flow.config import compose as config
+    from rlhf_flow.runner import prepare as build
 
     with contextlib.redirect_stdout(io.StringIO()):
         build.prepare(config.compose(*chosen)).run()

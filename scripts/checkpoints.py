@@ -22,9 +22,9 @@ from families.learned import Learned, by_huggingface, learn
 from families.models import FAMILIES, make
 from transformers import AutoConfig
 
-from rlhf_flow import architectures
+from rlhf_flow.config import architectures
 from rlhf_flow.specs import Model
-from rlhf_flow.weights import Adapter
+from rlhf_flow.weights.source import Adapter
 from tests.tokenizer import tokenizer
 
 NATS = 1e-3

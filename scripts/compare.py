@@ -24,8 +24,8 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from rlhf_flow.cluster import kept
-from rlhf_flow.config import CONFIGS, compose
+from rlhf_flow.cluster import ray_persistent as kept
+from rlhf_flow.config.compose import CONFIGS, compose
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 TUNING_SEED = 0
@@ -96,7 +96,7 @@ class Run:
 
 def lane(tasks: Queue[Run | None], ended: Queue[tuple[Run, int]]) -> None:
     """A process: run after run, on a cluster of its own that stays up between them."""
-    from rlhf_flow.__main__ import main as rlhf_flow
+    from rlhf_flow.cli.main import main as rlhf_flow
 
     while (run := tasks.get()) is not None:
         run.folder.mkdir(parents=True, exist_ok=True)

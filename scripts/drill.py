@@ -55,7 +55,7 @@ def start(root: Path, command: list[str]) -> int:
     log = os.open(root.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from rlhf_flow.__main__ import main
+    from rlhf_flow.cli.main import main
 
     status = 1
     try:
@@ -227,7 +227,7 @@ def main() -> int:
     # What every run imports is imported once, here: a case then takes seconds. Ray, vLLM, DeepSpeed are not among it.
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import rlhf_flow.build  # noqa: F401
+    import rlhf_flow.runner.prepare  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         return drill(command, asked.cases or every_case(asked.stack), Path(folder))

@@ -152,9 +152,9 @@ def learns(
 ) -> tuple[Speed, Speed]:
     """The forward passes of the anchor, and the optimizer steps."""
     from rlhf_flow.specs import Place
-    from rlhf_flow.tables import Lesson
+    from rlhf_flow.storage.tables import Lesson
     from rlhf_flow.types import Policy
-    from rlhf_flow.weights import Checkpoint
+    from rlhf_flow.weights.source import Checkpoint
 
     config, shape = chosen.config, chosen.shape
     tables, lengths = random_pairs(folder, chosen.size, asked)

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from drill import SMALL
 
-from rlhf_flow import build
-from rlhf_flow.config import compose
+from rlhf_flow.config.compose import compose
 from rlhf_flow.protocols import Engine, Learner
+from rlhf_flow.runner import prepare as build
 from rlhf_flow.specs import EngineSpec, LearnerSpec, Model, Place
-from rlhf_flow.tables import Lesson
+from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
 
 LAST_ONLY = 10**6  # rounds between evaluations

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_flow.plan.memory import Memory
+    from rlhf_flow.capacity.process_memory import Memory
 
 WORKERS = ("torch", "deepspeed", "huggingface", "vllm")
 MODELS = ("world", "large")
@@ -83,7 +83,7 @@ def in_a_process(worker: str, model: str) -> dict[str, float]:
 
 def composed(worker: str, model: str, folder: str) -> Any:  # noqa: ANN401  # a RunConfig; imported where it is needed
     """The sandbox run in one process, with this worker and this model."""
-    from rlhf_flow import config
+    from rlhf_flow.config import compose as config
 
     slot = "learner" if worker in ("torch", "deepspeed") else "engine"
     overrides = ["experiment=sandbox", "cluster=ray", "learner=torch", "engine=huggingface", f"run_dir={folder}"]
@@ -128,10 +128,10 @@ def generated(name: str, world: Path) -> Path:
 
 def predicted(worker: str, model: str) -> Memory:
     """What the plan says, without the libraries."""
-    from rlhf_flow.plan.learner import learner_memory
-    from rlhf_flow.plan.roles import engine_memory
-    from rlhf_flow.plan.shape import shape_of
-    from rlhf_flow.plan.work import work_of
+    from rlhf_flow.capacity.learner_memory import learner_memory
+    from rlhf_flow.capacity.model_shape import shape_of
+    from rlhf_flow.capacity.worker_memory import engine_memory
+    from rlhf_flow.capacity.workload import work_of
 
     with tempfile.TemporaryDirectory() as folder:
         asked = composed(worker, model, folder)
@@ -171,7 +171,7 @@ def learns(asked: Any, folder: Path, phase: Any) -> None:  # noqa: ANN401
     """Two rounds of a learner: the second has an anchor that it does not hold."""
     from rlhf_flow.specs import Place
     from rlhf_flow.types import Policy
-    from rlhf_flow.weights import Checkpoint
+    from rlhf_flow.weights.source import Checkpoint
 
     start = Policy("policy", 0, "the start", Checkpoint(Path(asked.model.path)))
     with phase("open"):
@@ -197,7 +197,7 @@ def tables(asked: Any, folder: Path, round: int) -> Any:  # noqa: ANN401
     """Pairs for two optimizer steps, all of them as long as they may be."""
     import pyarrow as pa
 
-    from rlhf_flow import rows
+    from rlhf_flow.storage import parquet as rows
 
     longest, answer = prompts_of(asked).longest, max(draw.max_tokens for draw in asked.sampler.drawn.values())
     names = [f"p{p}" for p in range(2 * asked.learner.training.batch)]
@@ -220,7 +220,7 @@ def tables(asked: Any, folder: Path, round: int) -> Any:  # noqa: ANN401
 def written(table: Any, path: Path) -> Any:  # noqa: ANN401
     import pyarrow.parquet as pq
 
-    from rlhf_flow.tables import FileShard, Table
+    from rlhf_flow.storage.tables import FileShard, Table
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
@@ -228,7 +228,7 @@ def written(table: Any, path: Path) -> Any:  # noqa: ANN401
 
 
 def lesson_of(asked: Any, round: int, responses: Any, pairs: Any, anchors: Any, start: Any) -> Any:  # noqa: ANN401
-    from rlhf_flow.tables import Lesson, RoundTables
+    from rlhf_flow.storage.tables import Lesson, RoundTables
 
     return Lesson(
         round=round,
@@ -245,7 +245,7 @@ def draws(asked: Any, folder: Path, phase: Any) -> None:  # noqa: ANN401
     """An engine draws with the weights it was opened on, loads others, and draws again."""
     from rlhf_flow.specs import Place
     from rlhf_flow.types import Policy
-    from rlhf_flow.weights import Checkpoint
+    from rlhf_flow.weights.source import Checkpoint
 
     prompts = prompts_of(asked)
     batch = max(prompts.batch(1), prompts.held_out(), key=lambda some: max(len(one.tokens) for one in some))
@@ -275,12 +275,12 @@ class Elsewhere:
         self.path = path
 
     def index(self) -> Any:  # noqa: ANN401
-        from rlhf_flow.weights import Checkpoint
+        from rlhf_flow.weights.source import Checkpoint
 
         return Checkpoint(self.path).index()
 
     def stream(self) -> Any:  # noqa: ANN401
-        from rlhf_flow.weights import Checkpoint
+        from rlhf_flow.weights.source import Checkpoint
 
         return Checkpoint(self.path).stream()
 

@@ -29,13 +29,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
-from rlhf_flow.engine.vllm import VLLM
-from rlhf_flow.engine.vllm_engine import VLLMEngine
+from rlhf_flow.engine.vllm.engine import VLLMEngine
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response
-from rlhf_flow.weights import Checkpoint, Held, fingerprint
+from rlhf_flow.weights.source import Checkpoint, Held, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from rlhf_flow.learner.agreement import Verdicts, measure
+from rlhf_flow.metrics.reward_accuracy import Verdicts, measure
 from rlhf_flow.sandbox.tokenizer import train_tokenizer
 from rlhf_flow.seeds import derive
 

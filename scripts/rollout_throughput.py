@@ -17,17 +17,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlhf_flow import rows
-from rlhf_flow.engine.asking import first_seed
-from rlhf_flow.engine.vllm import VLLM
-from rlhf_flow.engine.vllm_engine import VLLMEngine
+from rlhf_flow.engine.requests import first_seed
+from rlhf_flow.engine.vllm.engine import VLLMEngine
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.store import FolderShelf
+from rlhf_flow.storage import parquet as rows
+from rlhf_flow.storage.store import FolderShelf
 from rlhf_flow.types import Draw, Policy, Prompt
-from rlhf_flow.weights import Checkpoint
+from rlhf_flow.weights.source import Checkpoint
 
 ROUND, SEED = 1, 1
 Tokens = list[list[int]]

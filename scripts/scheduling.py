@@ -13,15 +13,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_flow.cluster.crew import Crew, Rank
-from rlhf_flow.cluster.pool import Call, Pool
-from rlhf_flow.cluster.proxies import RayEngine
-from rlhf_flow.cluster.pulse import Pulse
+from rlhf_flow.cluster.clients import RayEngine
+from rlhf_flow.cluster.gpu_sharing import Turn, Turns
+from rlhf_flow.cluster.heartbeat import Pulse
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.cluster.supervisor import Supervisor
-from rlhf_flow.cluster.turns import Turn, Turns
+from rlhf_flow.cluster.worker_group import Crew, Rank
+from rlhf_flow.cluster.worker_pool import Call, Pool
 from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

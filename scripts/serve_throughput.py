@@ -25,9 +25,9 @@ import numpy as np
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.sandbox.world import locate
-from rlhf_flow.scorer.pooled import Pooled
-from rlhf_flow.scorer.remote import Remote
-from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.models.reward_model import RewardModel
+from rlhf_flow.scorer.models.vllm_pooling import Pooled
+from rlhf_flow.scorer.remote.remote import Remote
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Response, Rollouts
 

@@ -38,18 +38,18 @@ from transfer.meters import Spent
 from transfer.models import make_model
 from transfer.page import Figures, memory, table
 
-from rlhf_flow.buckets import MIB
-from rlhf_flow.cluster.crew import Crew
-from rlhf_flow.cluster.object_store import Stored
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayEngine, RayLearner
-from rlhf_flow.cluster.transfer import WAYS, Transfer
+from rlhf_flow.cluster.weight_sync.object_store import Stored
+from rlhf_flow.cluster.weight_sync.transport import WAYS, Transfer
+from rlhf_flow.cluster.worker_group import Crew
 from rlhf_flow.engine.huggingface import HuggingFace
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw, Message, Policy, Prompt
-from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.buckets import MIB
+from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
 ENGINES = {"huggingface": HuggingFace(), "vllm": VLLM()}
 PAGE = 4096  # bytes

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.alarms import (
+from rlhf_flow.cli.main import main
+from rlhf_flow.metrics.alarms import (
     THRESHOLDS,
     AlarmError,
     Alarms,
@@ -23,7 +23,7 @@ from rlhf_flow.alarms import (
     raised,
     tripped,
 )
-from rlhf_flow.machine import gpus
+from rlhf_flow.system.machine import gpus
 from rlhf_flow.types import RoundRecord
 from tests import toy
 

@@ -7,12 +7,12 @@ from functools import cache
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_flow import config
-from rlhf_flow.__main__ import main
-from rlhf_flow.answers import Answers
-from rlhf_flow.identity import identity
-from rlhf_flow.schema import RunConfig
-from rlhf_flow.together import warnings
+from rlhf_flow.cli.main import main
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.answers import Answers
+from rlhf_flow.config.compatibility import warnings
+from rlhf_flow.config.identity import identity
+from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.types import Draw
 from tests.test_config import LOCAL
 

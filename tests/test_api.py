@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import rlhf_flow
-from rlhf_flow import build, config, needs
-from rlhf_flow.__main__ import main
-from rlhf_flow.overrides import from_mapping
-from rlhf_flow.schema import RunConfig, part_name
+from rlhf_flow.cli.main import main
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.overrides import from_mapping
+from rlhf_flow.config.schema import RunConfig, part_name
+from rlhf_flow.runner import prepare as build
+from rlhf_flow.system import optional_deps as needs
 from tests import tiny
 from tests.test_cli import LOCAL, Prepared
 

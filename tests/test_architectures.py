@@ -10,7 +10,7 @@ import pytest
 import transformers
 from families.models import make
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from tests import tiny
 from tests.tokenizer import tokenizer
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from rlhf_flow.aside import Aside, StepsAside, tensors
 from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Message, Prompt, Rollouts
+from rlhf_flow.weights.offload import Aside, StepsAside, tensors
 from tests.learner.classroom import ADAMW, make_lesson, make_model, make_tables, policy_of
 
 CPU = torch.device("cpu")

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rlhf_flow.buckets import CODES, Entry, fill, grouped, index_of, layout, pack, reader
-from rlhf_flow.publishing import held, in_buckets
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Fingerprint, Held, fingerprint
+from rlhf_flow.weights.buckets import CODES, Entry, fill, grouped, index_of, layout, pack, reader
+from rlhf_flow.weights.publish import held, in_buckets
+from rlhf_flow.weights.source import Fingerprint, Held, fingerprint
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
 ENTRIES = st.builds(

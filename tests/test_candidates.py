@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from tests import tiny
 
 DRAWS = (

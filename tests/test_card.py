@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.card import Cards
-from rlhf_flow.config import compose
+from rlhf_flow.cli.main import main
+from rlhf_flow.config.compose import compose
+from rlhf_flow.runner.model_card import Cards
 from tests import tiny
 
 

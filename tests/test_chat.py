@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_flow import build
-from rlhf_flow.__main__ import main
-from rlhf_flow.chat import ChatTemplate, chat_text, chat_tokens, fixed, takes_system
-from rlhf_flow.config import compose
+from rlhf_flow.cli.main import main
+from rlhf_flow.config.compose import compose
+from rlhf_flow.runner import prepare as build
+from rlhf_flow.tokenization.chat_template import ChatTemplate, chat_text, chat_tokens, fixed, takes_system
 from rlhf_flow.types import Message
 from tests import tiny
 from tests.tokenizer import CHAT, CHAT_WITH_BOS, tokenizer
@@ -77,9 +77,9 @@ def test_a_run_that_goes_on_on_another_day_has_the_prompts_of_its_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (world.model / "chat_template.jinja").write_text(DATED)
-    monkeypatch.setattr("rlhf_flow.build.today", lambda: "2026-01-31")
+    monkeypatch.setattr("rlhf_flow.runner.prepare.today", lambda: "2026-01-31")
     first = world.prepared()
-    monkeypatch.setattr("rlhf_flow.build.today", lambda: "2026-02-01")
+    monkeypatch.setattr("rlhf_flow.runner.prepare.today", lambda: "2026-02-01")
     assert world.prepared() == first
     assert world.prepared(run_dir=world.root / "another") != first
     assert "2026-01-31" in (world.root / "run" / "config.yaml").read_text()

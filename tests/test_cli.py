@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow import __version__, build
-from rlhf_flow.__main__ import main
-from rlhf_flow.schema import GROUPS, RunConfig
+from rlhf_flow import __version__
+from rlhf_flow.cli.main import main
+from rlhf_flow.config.schema import GROUPS, RunConfig
+from rlhf_flow.runner import prepare as build
 
 LOCAL = [
     "cluster=local",
@@ -74,7 +75,7 @@ def test_every_command_explains_itself(arguments: list[str], capsys: pytest.Capt
 
 
 def test_the_page_of_run_names_every_group_and_part(capsys: pytest.CaptureFixture[str]) -> None:
-    from rlhf_flow.config import parts
+    from rlhf_flow.config.compose import parts
 
     main(["run", "--help=all"])
     lines = capsys.readouterr().out.splitlines()
@@ -103,7 +104,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "--cfg", "job"]])
 def test_a_look_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
-        "import sys; from rlhf_flow.__main__ import main; status = main(sys.argv[1:]); "
+        "import sys; from rlhf_flow.cli.main import main; status = main(sys.argv[1:]); "
         f"print('imported', sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr); sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)

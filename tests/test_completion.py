@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.completion import words
+from rlhf_flow.cli.completion import words
+from rlhf_flow.cli.main import main
 
 COMMANDS = ("run", "report", "doctor")
 

@@ -14,14 +14,14 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
-from rlhf_flow import config
-from rlhf_flow.identity import identity
-from rlhf_flow.memory import Window
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.identity import identity
+from rlhf_flow.config.schema import GROUPS, RunConfig
+from rlhf_flow.replay import Window
 from rlhf_flow.sandbox.world import World, locate
 from rlhf_flow.schedule import EveryK
-from rlhf_flow.schema import GROUPS, RunConfig
-from rlhf_flow.scorer.reward_model import RewardModel
-from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.types import Needs
 
 LOCAL = (

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.ends import end_of_answer, end_tokens, named_ends, turn_end
-from rlhf_flow.learner.reading import tail_of
+from rlhf_flow.cli.main import main
+from rlhf_flow.learner.readout import tail_of
 from rlhf_flow.prompts import PARTS
+from rlhf_flow.tokenization.end_tokens import end_of_answer, end_tokens, named_ends, turn_end
 from tests import tiny
 from tests.tokenizer import tokenizer
 
@@ -100,7 +100,7 @@ def test_answers_of_a_data_set_end_as_the_policys_own(tmp_path: Path) -> None:
     file.write_text(json.dumps({"prompt": "Why?", "chosen": "So."}) + "\n")
     columns = {"candidates": {"good": "chosen"}}
     for format, wanted in (("chat", end), ("plain", words.eos_token_id)):
-        from rlhf_flow.prompts.rows import Columns
+        from rlhf_flow.prompts.parse import Columns
 
         source = PARTS["jsonl"](path=str(file), batch=1, held_out=0, format=format, columns=Columns(**columns))
         (prompt,) = source.open(words, seed=0).batch(1)
@@ -122,7 +122,7 @@ def test_answers_of_a_model_whose_config_alone_names_the_end_are_whole(
     from rlhf_flow.engine import HuggingFace
     from rlhf_flow.specs import Model, Place
     from rlhf_flow.types import Draw, Policy, Prompt
-    from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
+    from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
     model = tiny.policy(tmp_path / "model")
     (model / "generation_config.json").unlink()

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.alarms import Alarms
-from rlhf_flow.parts import Evaluation
+from rlhf_flow.metrics.alarms import Alarms
+from rlhf_flow.stages.context import Evaluation
 from rlhf_flow.types import Draw, Policy, Prompt, Rollouts, Scored
 from tests import toy
 

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from rlhf_flow import build
-from rlhf_flow.__main__ import main
-from rlhf_flow.doctor.command import page
-from rlhf_flow.doctor.diagnosis import Diagnosis
+from rlhf_flow.cli.doctor import page
+from rlhf_flow.cli.main import main
+from rlhf_flow.doctor.checks import Diagnosis
 from rlhf_flow.doctor.finding import problem, warning
-from rlhf_flow.gate import GateError
+from rlhf_flow.metrics.off_policy import GateError
+from rlhf_flow.runner import prepare as build
 from tests.test_cli import LOCAL, failing
 
 
@@ -126,7 +126,7 @@ def test_a_bound_that_stops_every_start_is_not_to_be_started_again_as_it_is(
 
 
 def test_a_failed_server_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from rlhf_flow.serve import command
+    from rlhf_flow.cli import serve as command
 
     def fails(config: object) -> None:
         raise MemoryError

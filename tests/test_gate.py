@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.gate import Gate, distance, measures
+from rlhf_flow.metrics.off_policy import Gate, distance, measures
 
 LOGPS = st.lists(st.floats(-20, 0), min_size=1, max_size=12)
 

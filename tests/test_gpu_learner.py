@@ -16,8 +16,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from rlhf_flow.learner.model import ResponseLogps
-from rlhf_flow.plan.shape import shape_of
+from rlhf_flow.capacity.model_shape import shape_of
+from rlhf_flow.learner.policy_model import ResponseLogps
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"

@@ -17,12 +17,12 @@ pytest.importorskip("fastapi")
 import uvicorn
 from fastapi.testclient import TestClient
 
-from rlhf_flow.guard import names, timed
-from rlhf_flow.scorer import wire
-from rlhf_flow.scorer.wire import Health
+from rlhf_flow.scorer.remote import schema as wire
+from rlhf_flow.scorer.remote.schema import Health
 from rlhf_flow.serve.app import application
 from rlhf_flow.serve.batching import Overloaded, Queue
 from rlhf_flow.serve.bodies import AT_ONCE, Bodies
+from rlhf_flow.system.http_guard import names, timed
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow import manual
-from rlhf_flow.config import parts
-from rlhf_flow.meanings import meanings
-from rlhf_flow.schema import GROUPS, RunConfig
+from rlhf_flow.cli import help as manual
+from rlhf_flow.cli.meanings import meanings
+from rlhf_flow.config.compose import parts
+from rlhf_flow.config.schema import GROUPS, RunConfig
 
 KINDS = {part for group in GROUPS for part in parts(group).values()}
 INSIDE = {inner for group in GROUPS for part in parts(group).values() for inner in manual._sections("", part).values()}

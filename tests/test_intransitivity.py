@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.intransitivity import advice, hodge, measure, triads
+from rlhf_flow.metrics.intransitivity import advice, hodge, measure, triads
 
 GAMES, REWARDS, COIN, NOTHING = (
     "a method of games, ",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.scorer.judgements import Judgements
-from rlhf_flow.scorer.purse import Budget
+from rlhf_flow.cli.main import main
+from rlhf_flow.scorer.llm.budget import Budget
+from rlhf_flow.scorer.wrappers.judgement_cache import Judgements
 
 
 @pytest.fixture

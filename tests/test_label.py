@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from rlhf_flow.label.markdown import to_html
-from rlhf_flow.scorer.annotations import FILE, Annotations, Progress
+from rlhf_flow.scorer.human.annotations import FILE, Annotations, Progress
 from rlhf_flow.types import Message
 from tests import tiny
 from tests.label.labelling import Server, client, labelling, questions

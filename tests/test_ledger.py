@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.ledger import Ledger
-from rlhf_flow.store import Shelf
+from rlhf_flow.storage.ledger import Ledger
+from rlhf_flow.storage.store import Shelf
 from tests import toy
 
 
@@ -27,7 +27,7 @@ def test_the_manifest_says_with_which_round_each_start_goes_on(tmp_path: Path) -
 
 def test_a_second_start_beside_a_live_run_is_refused_and_names_the_holder(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from rlhf_flow.ledger import Ledger\n"
+        "import sys; from pathlib import Path; from rlhf_flow.storage.ledger import Ledger\n"
         "Ledger.open(Path(sys.argv[1]), config='', identity={}, manifest={})\n"
         "print('held', flush=True); sys.stdin.read()"
     )

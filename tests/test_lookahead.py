@@ -11,7 +11,7 @@ from threading import Event
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.tables import Lesson
+from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 from tests import toy
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.alarms import Alarms
-from rlhf_flow.tables import Lesson
+from rlhf_flow.metrics.alarms import Alarms
+from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
 from tests import toy
 

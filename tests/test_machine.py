@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow import machine
+from rlhf_flow.system import machine
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.memory import All, Decay, Window
 from rlhf_flow.protocols import Memory
+from rlhf_flow.replay import All, Decay, Window
 
 SHARES = st.lists(st.floats(0.01, 3), min_size=1, max_size=6)
 MEMORIES = st.one_of(st.just(All()), st.integers(1, 50).map(Window), SHARES.map(Decay))

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.gate import Gate, GateError
-from rlhf_flow.mismatch import _most
+from rlhf_flow.metrics.off_policy import Gate, GateError
 from rlhf_flow.selector.all_pairs import AllPairs
+from rlhf_flow.stages.off_policy import _most
 from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
 from tests import toy
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from rlhf_flow.cluster.local import Local
 from tests import tiny
 

@@ -110,7 +110,7 @@ def test_every_file_has_tests_and_its_own_come_into_it() -> None:
     for path in FILES:
         assert whole.tests(path)
         assert imports.named_after(path) in whole.tests(path) or not (ROOT / imports.named_after(path)).exists()
-    assert "tests/objective/test_every_objective.py" in whole.tests("rlhf_flow/objective/ratio.py")
+    assert "tests/objective/test_every_objective.py" in whole.tests("rlhf_flow/objective/log_ratios.py")
     assert "rlhf_flow/verify/claims/dno.py:V7a" in whole.claims("rlhf_flow/objective/dno.py")
     assert "rlhf_flow/verify/claims/dno.py:V7a" in whole.claims("rlhf_flow/sampler/policy.py")  # by the setting
 
@@ -119,7 +119,7 @@ def test_equivalent_mutants_are_mutants_and_have_a_proof() -> None:
     found = [one for path in FILES for one in of_file(path)]
     assert equivalents.stale(equivalents.EQUIVALENTS, found) == []
     assert all(entry.proof.endswith(".") for entry in equivalents.EQUIVALENTS)
-    gone = equivalents.Equivalent("rlhf_flow/memory.py", "1", "2", "There is no such line.")
+    gone = equivalents.Equivalent("rlhf_flow/replay.py", "1", "2", "There is no such line.")
     assert equivalents.stale([gone], found) == [gone]
 
 
@@ -128,7 +128,7 @@ def test_equivalent_mutants_are_mutants_and_have_a_proof() -> None:
 SMALL = {
     "pyproject.toml": '[tool.pytest.ini_options]\nmarkers = ["heavy"]\n',
     "rlhf_flow/__init__.py": "",
-    "rlhf_flow/memory.py": """def kept(n):
+    "rlhf_flow/replay.py": """def kept(n):
     return n + 1
 
 def least():
@@ -143,7 +143,7 @@ from rlhf_flow import memory
 CLAIMS = [Claim(id="V1", check=lambda seed: [Claim(what="least", holds=memory.least() == 2)])]
 NAMED = lambda: Claim("V1")  # claims are found by such a call
 """,
-    "tests/test_memory.py": "from rlhf_flow.memory import kept\n\ndef test_kept():\n    assert kept(2) == 3\n",
+    "tests/test_memory.py": "from rlhf_flow.replay import kept\n\ndef test_kept():\n    assert kept(2) == 3\n",
 }
 DRILL = """import sys
 from pathlib import Path
@@ -182,7 +182,7 @@ def test_a_drill_tells_what_nothing_noticed_and_leaves_the_repository_alone(tmp_
     assert contents(tmp_path) == before
     assert done.stdout.splitlines()[-1] == "[1, 2]"
     assert "red without a mutant: tests/test_memory.py::test_kept" in done.stdout
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("rlhf_flow/memory.py")]
-    assert rows == [["rlhf_flow/memory.py", "4", "3", "0", "1"]]  # of them one by the claim
-    assert "survived: rlhf_flow/memory.py:8, twice the constant\n- return 3\n+ return 6" in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("rlhf_flow/replay.py")]
+    assert rows == [["rlhf_flow/replay.py", "4", "3", "0", "1"]]  # of them one by the claim
+    assert "survived: rlhf_flow/replay.py:8, twice the constant\n- return 3\n+ return 6" in done.stdout
     assert "75.0%" in done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from rlhf_flow.verify import Game, play
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY
 from tests import tiny

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.accounting import pairs, reasons
-from rlhf_flow.alarms import AlarmError, Alarms, heed, raised
+from rlhf_flow.metrics.alarms import AlarmError, Alarms, heed, raised
+from rlhf_flow.metrics.bucket_counts import pairs, reasons
 from rlhf_flow.observe.console import Console
-from rlhf_flow.observe.line import line
+from rlhf_flow.observe.summary_line import line
 from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.types import RoundRecord, Scored, Selection
 from tests import toy

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 
 ARCHIVES = Path(__file__).parent / "support/old_runs"
 RENAMED: dict[str, str] = {}  # overrides of the archives, as they are written today

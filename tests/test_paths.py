@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.explain import _in_quotes
+from rlhf_flow.cli.errors import _in_quotes
+from rlhf_flow.cli.main import main
 from tests import tiny
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf_flow import build, config
-from rlhf_flow.plan.fitting import Room
-from rlhf_flow.plan.planned import plan
-from rlhf_flow.rate import parameters_of, rate_for, rated, stands_still
+from rlhf_flow.capacity.estimate import plan
+from rlhf_flow.capacity.fit import Room
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.learning_rate import parameters_of, rate_for, rated, stands_still
+from rlhf_flow.runner import prepare as build
 from tests import tiny
 from tests.plan.configured import configured
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.cluster import kept
-from rlhf_flow.config import CONFIGS
+from rlhf_flow.cli.main import main
+from rlhf_flow.cluster import ray_persistent as kept
+from rlhf_flow.config.compose import CONFIGS
 from tests import tiny
 
 pytestmark = pytest.mark.heavy

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_flow import config
-from rlhf_flow.identity import identity
-from rlhf_flow.redact import check, redact, redacted
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.identity import identity
+from rlhf_flow.system.redact import check, redact, redacted
 
 SECRET = "s3cr3t-0123456789abcdef"
 

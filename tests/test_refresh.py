@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.disk import read_json
+from rlhf_flow.cli.main import main
+from rlhf_flow.system.files import read_json
 from tests import tiny
 from tests.test_train_reward import overrides as to_train
 from tests.test_train_reward import short_and_long

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow import rows
+from rlhf_flow.storage import parquet as rows
 from rlhf_flow.types import Draw, Scored
 from tests import toy
 

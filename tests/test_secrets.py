@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.scorer import wire
+from rlhf_flow.cli.main import main
+from rlhf_flow.scorer.remote import schema as wire
 from tests import tiny
 from tests.label.labelling import ask, client, labelling, question
 from tests.scorer.conftest import rollouts

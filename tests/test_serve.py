@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.scorer import wire
-from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.cli.main import main
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.remote import schema as wire
 from rlhf_flow.serve.batching import Overloaded, Queue, apart, together
-from rlhf_flow.serve.settings import ServeConfig, fingerprint
+from rlhf_flow.serve.config import ServeConfig, fingerprint
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts

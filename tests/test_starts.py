@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from rlhf_flow import build
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from rlhf_flow.cluster.local import Local
-from rlhf_flow.config import compose
+from rlhf_flow.config.compose import compose
+from rlhf_flow.config.data_checks import longest_sequence
 from rlhf_flow.engine import VLLM, HuggingFace
-from rlhf_flow.engine.vllm_cache import cache_bytes, too_small
-from rlhf_flow.engine.vllm_process import refusal
-from rlhf_flow.fits import longest_sequence
+from rlhf_flow.engine.vllm.cache import cache_bytes, too_small
+from rlhf_flow.engine.vllm.process import refusal
+from rlhf_flow.runner import prepare as build
 from tests import tiny
 from tests.tokenizer import tokenizer
 
@@ -311,7 +311,7 @@ def test_the_context_is_read_by_the_words_of_each_family(
 ) -> None:
     import transformers
 
-    from rlhf_flow.sizes import sizes_of
+    from rlhf_flow.weights.model_sizes import sizes_of
 
     sizes = sizes_of(getattr(transformers, name)(**keys))
     assert sizes.positions == positions
@@ -321,7 +321,7 @@ def test_the_context_is_read_by_the_words_of_each_family(
 def test_the_text_of_a_multimodal_model_says_its_sizes() -> None:
     from transformers import Gemma3Config, Gemma3TextConfig
 
-    from rlhf_flow.sizes import sizes_of
+    from rlhf_flow.weights.model_sizes import sizes_of
 
     config = Gemma3Config(text_config=Gemma3TextConfig(max_position_embeddings=77, num_hidden_layers=3).to_dict())
     assert (sizes_of(config).positions, sizes_of(config).layers) == (77, 3)

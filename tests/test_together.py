@@ -8,10 +8,10 @@ from functools import cache
 
 import pytest
 
-from rlhf_flow import config
 from rlhf_flow.cluster.ray import LAYOUTS
-from rlhf_flow.schema import RunConfig
-from rlhf_flow.together import check, warnings
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.compatibility import check, warnings
+from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.types import Needs
 from tests.test_config import LOCAL
 

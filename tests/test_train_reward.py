@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow import rows
-from rlhf_flow.__main__ import main
-from rlhf_flow.scorer.gpm import GPM
-from rlhf_flow.scorer.preference_model import PreferenceModel
-from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.cli.main import main
+from rlhf_flow.scorer.models.gpm import GPM
+from rlhf_flow.scorer.models.preference_model import PreferenceModel
+from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place
-from rlhf_flow.weights import Checkpoint
+from rlhf_flow.storage import parquet as rows
+from rlhf_flow.weights.source import Checkpoint
 from tests import tiny
 
 CYCLES = ("ABC", "DEF", "GHI", "JKL")  # each letter beats the next one, around

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.buckets import MIB
+from rlhf_flow.weights.buckets import MIB
 
 ROOT = Path(__file__).parents[1]
 meters, page = (importlib.import_module(f"transfer.{name}") for name in ("meters", "page"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.win_rate import RIDGE, gap, length_controlled, length_drift, win_rate
+from rlhf_flow.metrics.win_rate import RIDGE, gap, length_controlled, length_drift, win_rate
 
 BOTH_WAYS = np.array([-40, -12, -9, -3, -1, 0, 1, 3, 9, 12, 40], dtype=np.float64)
 probabilities = st.floats(0, 1, allow_subnormal=False)

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from rlhf_flow import loop, rows
-from rlhf_flow.gate import Gate
-from rlhf_flow.ledger import Ledger
-from rlhf_flow.memory import Window
-from rlhf_flow.parts import Evaluation, Keeping, Parts
+from rlhf_flow import loop
+from rlhf_flow.metrics.off_policy import Gate
+from rlhf_flow.replay import Window
 from rlhf_flow.schedule import EveryK, Fixed, Lagged
 from rlhf_flow.seeds import derive
-from rlhf_flow.tables import Lesson, Table
+from rlhf_flow.stages.context import Evaluation, Keeping, Parts
+from rlhf_flow.storage import parquet as rows
+from rlhf_flow.storage.ledger import Ledger
+from rlhf_flow.storage.tables import Lesson, Table
 from rlhf_flow.types import (
     Draw,
     Loss,
@@ -37,7 +38,7 @@ from rlhf_flow.types import (
     Scored,
     Selection,
 )
-from rlhf_flow.weights import Checkpoint
+from rlhf_flow.weights.source import Checkpoint
 
 PROMPTS, ANSWERS = 6, 5
 

@@ -1,9 +1,10 @@
 """Parts on a Ray cluster: one actor per engine, per scorer with a model, and per learner rank.
 
-Disaggregated, each has GPUs of its own. Colocated, all roles share the same GPUs and take turns: `turns`, `bundles`.
+Disaggregated, each has GPUs of its own. Colocated, all roles share the same GPUs in turns: `gpu_sharing`, `bundles`.
 
 Proxies have the signatures of what they stand for and block; nothing above this folder knows about Ray. Weights travel
-by a transport (`rlhf_flow.cluster.transfer`): the learner leaves them there once, and whoever needs them takes them.
+by a transport (`rlhf_flow.cluster.weight_sync.transport`): the learner leaves them there once, and each engine takes
+them.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rlhf_flow.cluster.bundles import SHARE, Bundles
-from rlhf_flow.cluster.crew import Crew
-from rlhf_flow.cluster.express import Express
+from rlhf_flow.cluster.clients import RayEngine, RayLearner, RayScorer
+from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.gpu_sharing import Turn, Turns
+from rlhf_flow.cluster.heartbeat import Pulse
 from rlhf_flow.cluster.hiring import Hiring, Opener
 from rlhf_flow.cluster.joining import alive, join
-from rlhf_flow.cluster.patience import Patience
-from rlhf_flow.cluster.pool import Pool
-from rlhf_flow.cluster.proxies import RayEngine, RayLearner, RayScorer
-from rlhf_flow.cluster.pulse import Pulse
 from rlhf_flow.cluster.starting import start
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
-from rlhf_flow.cluster.transfer import Transfer, Transport
-from rlhf_flow.cluster.turns import Turn, Turns
-from rlhf_flow.needs import require
+from rlhf_flow.cluster.weight_sync.direct import Express
+from rlhf_flow.cluster.weight_sync.transport import Transfer, Transport
+from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.cluster.worker_pool import Pool
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
+from rlhf_flow.system.optional_deps import require
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf_flow.aside import StepsAside
-from rlhf_flow.buckets import Index
-from rlhf_flow.cluster.broadcast import send
-from rlhf_flow.cluster.lines import Line
-from rlhf_flow.cluster.pulse import start_beating
+from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
-from rlhf_flow.cluster.transfer import Receives, Streams, Transport, told
+from rlhf_flow.cluster.weight_sync.broadcast import send
+from rlhf_flow.cluster.weight_sync.channels import Line
+from rlhf_flow.cluster.weight_sync.transport import Receives, Streams, Transport, told
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Policy
+from rlhf_flow.weights.buckets import Index
+from rlhf_flow.weights.offload import StepsAside
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

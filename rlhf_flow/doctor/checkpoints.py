@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_flow.chat import ChatTemplate
-from rlhf_flow.checkpoints import faults, header
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.tokenization.chat_template import ChatTemplate
+from rlhf_flow.weights.start_checkpoint import faults, header
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow import config as configuration
-from rlhf_flow.chat import chat_text, chat_tokens, encode, plain_tokens
+from rlhf_flow.config import compose as configuration
+from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.doctor.finding import Finding, ok, problem
-from rlhf_flow.ends import named_ends
-from rlhf_flow.schema import RunConfig, part_name
-from rlhf_flow.sizes import sizes_of
 from rlhf_flow.specs import Model, Place
+from rlhf_flow.tokenization.chat_template import chat_text, chat_tokens, encode, plain_tokens
+from rlhf_flow.tokenization.end_tokens import named_ends
 from rlhf_flow.types import Draw, Message, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.model_sizes import sizes_of
+from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_flow.capacity.process_memory import MIB, told
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
-from rlhf_flow.plan.memory import MIB, told
 
 OPEN_FILES = 4096  # Ray opens a few hundred for each worker
 PROCESSES = 2048

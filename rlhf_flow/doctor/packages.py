@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
-from rlhf_flow.schema import RunConfig, part_name
 
 # Package -> the first version that works, and the first that is not known to.
 RANGES: dict[str, tuple[str, str | None]] = {

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rlhf_flow.capacity.process_memory import told
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
-from rlhf_flow.plan.memory import told
 
 MEMORY = ("tmpfs", "ramfs")
 OF_ONE_NODE = ("/tmp", "/dev/shm", "/var/tmp")  # by custom, on every machine

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.aside import Aside
-from rlhf_flow.ends import end_tokens
-from rlhf_flow.engine.asking import Sample, answered, check, first_seed
-from rlhf_flow.engine.beside import Beside
-from rlhf_flow.engine.holding import Holding, state_shapes
-from rlhf_flow.engine.mixing import Slots
-from rlhf_flow.engine.reading import Reading, measured
-from rlhf_flow.sizes import sizes_of
+from rlhf_flow.engine.decoding import Reading, measured
+from rlhf_flow.engine.loaded_policy import Holding, state_shapes
+from rlhf_flow.engine.lora_hooks import Beside
+from rlhf_flow.engine.mixture import Slots
+from rlhf_flow.engine.requests import Sample, answered, check, first_seed
 from rlhf_flow.specs import Model, Place
+from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
-from rlhf_flow.weights import Adapter
+from rlhf_flow.weights.model_sizes import sizes_of
+from rlhf_flow.weights.offload import Aside
+from rlhf_flow.weights.source import Adapter
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.guard import bearer, guard
 from rlhf_flow.label.exchange import rows_of
 from rlhf_flow.label.markdown import to_html
 from rlhf_flow.label.view import history, named, verdict, view
-from rlhf_flow.scorer.annotations import Annotations
-from rlhf_flow.scorer.annotators import Annotators, NotTheirs
+from rlhf_flow.scorer.human.annotations import Annotations
+from rlhf_flow.scorer.human.annotators import Annotators, NotTheirs
+from rlhf_flow.system.http_guard import bearer, guard
 
 if TYPE_CHECKING:
     import fastapi

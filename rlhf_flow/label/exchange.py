@@ -20,10 +20,10 @@ from rlhf_flow.prompts.bad_rows import BadRowError, BadRows
 from rlhf_flow.prompts.files import read
 from rlhf_flow.prompts.layout import AUTO, lay_out
 from rlhf_flow.prompts.limits import Limits
-from rlhf_flow.prompts.rows import Columns, Row, question, valid
-from rlhf_flow.scorer.annotations import Annotations
-from rlhf_flow.scorer.private import FILE_MODE
-from rlhf_flow.scorer.questions import Label, Question
+from rlhf_flow.prompts.parse import Columns, Row, question, valid
+from rlhf_flow.scorer.human.annotations import Annotations
+from rlhf_flow.scorer.human.questions import Label, Question
+from rlhf_flow.system.private_sqlite import FILE_MODE
 
 PAIR = Columns(candidates={"first": "chosen", "second": "rejected"})
 UNNAMED = "import"  # the annotator of rows that name none

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from rlhf_flow.label.markdown import to_html
-from rlhf_flow.scorer.agreement import agreement
-from rlhf_flow.scorer.annotations import Annotations, Question
+from rlhf_flow.metrics.annotator_agreement import agreement
+from rlhf_flow.scorer.human.annotations import Annotations, Question
 from rlhf_flow.seeds import derive
 
 LONGEST_NAME = 80  # characters

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.learner.batches import Packed
+from rlhf_flow.learner.batching import Packed
 
 if TYPE_CHECKING:
     import torch

@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_flow.learner.head import Head
 from rlhf_flow.learner.lora import LoRA
+from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.training import Training
-from rlhf_flow.needs import require
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
+from rlhf_flow.system.optional_deps import require
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class DeepSpeed:
         self.lora.check_installed()
 
     def open(self, model: Model, place: Place) -> Learner:
+        from rlhf_flow.learner.backend_deepspeed import Ranks, join
         from rlhf_flow.learner.deepspeed_config import engine_config
-        from rlhf_flow.learner.deepspeed_ranks import Ranks, join
-        from rlhf_flow.learner.preference import PreferenceLearner
-        from rlhf_flow.learner.process import be_deterministic, open_model
+        from rlhf_flow.learner.preference_learner import PreferenceLearner
+        from rlhf_flow.learner.setup import be_deterministic, open_model
 
         be_deterministic(place, threads=self.training.threads)
         join(place)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from rlhf_flow.learner.head import Head
-from rlhf_flow.needs import require
+from rlhf_flow.learner.reward_head import Head
+from rlhf_flow.system.optional_deps import require
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlhf_flow.buckets import Index, reader
-from rlhf_flow.layout import Layout, Piece
-from rlhf_flow.learner.gathered import Gathered
-from rlhf_flow.weights import Weights
+from rlhf_flow.learner.gather import Gathered
+from rlhf_flow.weights.buckets import Index, reader
+from rlhf_flow.weights.layout import Layout, Piece
+from rlhf_flow.weights.source import Weights
 
 
 class Stored:

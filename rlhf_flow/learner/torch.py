@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlhf_flow.learner.head import Head
 from rlhf_flow.learner.lora import LoRA
+from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
@@ -36,9 +36,9 @@ class Torch:
         self.lora.check_installed()
 
     def open(self, model: Model, place: Place) -> Learner:
-        from rlhf_flow.learner.preference import PreferenceLearner
-        from rlhf_flow.learner.process import be_deterministic, open_model
-        from rlhf_flow.learner.single import SingleProcess
+        from rlhf_flow.learner.backend_torch import SingleProcess
+        from rlhf_flow.learner.preference_learner import PreferenceLearner
+        from rlhf_flow.learner.setup import be_deterministic, open_model
 
         be_deterministic(place, threads=self.training.threads)
         opened, reading, trained = open_model(model, self.training, self.head, self.lora)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from rlhf_flow.objective.bradley_terry import BradleyTerry
 from rlhf_flow.objective.dno import DNO
 from rlhf_flow.objective.dpo import DPO
+from rlhf_flow.objective.general_preference import GeneralPreference
 from rlhf_flow.objective.generative_preference import GenerativePreference
-from rlhf_flow.objective.gpm import GeneralPreference
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.nash_md import NashMD
 from rlhf_flow.objective.rated_preference import RatedPreference
-from rlhf_flow.objective.rating import RatingRegression
+from rlhf_flow.objective.rating_regression import RatingRegression
 from rlhf_flow.objective.selm import SELM
 from rlhf_flow.objective.slic import SLiC
 from rlhf_flow.objective.sppo import SPPO

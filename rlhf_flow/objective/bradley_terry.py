@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_flow.objective.ratio import pair_metrics, soft
+from rlhf_flow.objective.log_ratios import pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps, TokenLogps
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rlhf_flow.objective.anchor import anchored, anchors, check_step
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.objective.ratio import win_rates
+from rlhf_flow.objective.log_ratios import win_rates
+from rlhf_flow.objective.mixed_anchor import anchored, anchors, check_step
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 

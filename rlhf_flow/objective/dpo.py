@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.ratio import log_ratios, pair_metrics, soft
+from rlhf_flow.objective.log_ratios import log_ratios, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rlhf_flow.objective.ratio import check_reduction
+from rlhf_flow.objective.log_ratios import check_reduction
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.types import Loss, Needs, PairLogps
 

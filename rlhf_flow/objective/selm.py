@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.objective.ratio import extra_log_ratio
+from rlhf_flow.objective.log_ratios import extra_log_ratio
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 SOURCES = {"practical": "policy", "theoretical": "reference"}  # variant -> who drew the third response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.ratio import check_reduction, log_ratios, pair_metrics, win_rates
+from rlhf_flow.objective.log_ratios import check_reduction, log_ratios, pair_metrics, win_rates
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rlhf_flow.objective.anchor import anchored, anchors, check_step
 from rlhf_flow.objective.ipo import IPO
-from rlhf_flow.objective.ratio import check_reduction
+from rlhf_flow.objective.log_ratios import check_reduction
+from rlhf_flow.objective.mixed_anchor import anchored, anchors, check_step
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 

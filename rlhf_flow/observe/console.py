@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.alarms import raised
-from rlhf_flow.observe.line import duration, line
+from rlhf_flow.metrics.alarms import raised
 from rlhf_flow.observe.settings import flat
+from rlhf_flow.observe.summary_line import duration, line
 from rlhf_flow.types import RoundRecord
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.prompts.decoding import COMPRESSED, decompressed, is_parquet, lines, whole
 from rlhf_flow.prompts.limits import Budget, Limits
-from rlhf_flow.prompts.rows import Row, shown
+from rlhf_flow.prompts.parse import Row, shown
 from rlhf_flow.prompts.tables import table_rows
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.prompts.limits import Budget
-from rlhf_flow.prompts.rows import Row
-from rlhf_flow.prompts.spec import PromptSpec
+from rlhf_flow.prompts.parse import Row
+from rlhf_flow.prompts.source import PromptSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset  # type: ignore[import-untyped]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.prompts.files import found, read
-from rlhf_flow.prompts.spec import PromptSpec
+from rlhf_flow.prompts.source import PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from rlhf_flow.prompts.annotation_exports import NoComparisonError
 from rlhf_flow.prompts.bad_rows import BadRowError
-from rlhf_flow.prompts.rows import Columns, Row, missing
+from rlhf_flow.prompts.parse import Columns, Row, missing
 from rlhf_flow.prompts.schemas import SCHEMAS, TURN, Schema, UnreadableError
 
 AUTO, AS_NAMED = "auto", "columns"  # find out; the columns that prompts.columns names, and nothing else

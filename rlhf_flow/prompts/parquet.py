@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_flow.prompts.deal import Dealt
 from rlhf_flow.prompts.decoding import is_parquet
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.prompts.files import found
 from rlhf_flow.prompts.jsonl import open_files
-from rlhf_flow.prompts.spec import PromptSpec
+from rlhf_flow.prompts.source import PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

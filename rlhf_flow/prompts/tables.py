@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlhf_flow.prompts.limits import Budget
-from rlhf_flow.prompts.rows import Row
+from rlhf_flow.prompts.parse import Row
 
 AT_ONCE = 64  # rows that are decoded together: a dictionary of one value can stand for any number of large ones
 

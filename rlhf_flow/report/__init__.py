@@ -11,15 +11,15 @@ from pathlib import Path
 
 def write(run_dir: Path) -> Path:
     """Write `report.html` into the run's folder and return its path. The same folder gives the same bytes."""
-    from rlhf_flow.report.folder import read
     from rlhf_flow.report.page import render
+    from rlhf_flow.report.run_folder import read
 
     return _put(run_dir / "report.html", render(read(run_dir)))
 
 
 def write_comparison(run_dirs: Sequence[Path]) -> Path:
     """Write `compared.html` into the first run's folder, with 2 to 4 runs side by side, and return its path."""
-    from rlhf_flow.report.folder import read
+    from rlhf_flow.report.run_folder import read
     from rlhf_flow.report.side_by_side import render
 
     return _put(run_dirs[0] / "compared.html", render([read(folder) for folder in run_dirs]))
@@ -28,7 +28,7 @@ def write_comparison(run_dirs: Sequence[Path]) -> Path:
 def write_csv(run_dir: Path, folder: Path) -> list[Path]:
     """Write one CSV for each chart of the report into `folder`, and return their paths."""
     from rlhf_flow.report.figures import csv_files
-    from rlhf_flow.report.folder import read
+    from rlhf_flow.report.run_folder import read
 
     files = csv_files(read(run_dir))
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def write_csv(run_dir: Path, folder: Path) -> list[Path]:
 
 def table(run_dir: Path) -> str:
     """The rounds of a run, one a line."""
-    from rlhf_flow.report.folder import read
+    from rlhf_flow.report.run_folder import read
     from rlhf_flow.report.terminal import table
 
     return table(read(run_dir))
@@ -45,7 +45,7 @@ def table(run_dir: Path) -> str:
 
 def samples(run_dir: Path, n: int = 3) -> str:
     """The `n` held-out answers that changed most, before and after."""
-    from rlhf_flow.report.folder import read
+    from rlhf_flow.report.run_folder import read
     from rlhf_flow.report.terminal import samples
 
     return samples(read(run_dir), n)

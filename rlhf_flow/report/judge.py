@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rlhf_flow.report import buckets
-from rlhf_flow.report.chart import Curve, Layer
 from rlhf_flow.report.figure import Figure, Section, lined, measured, stacked
-from rlhf_flow.report.folder import Run
+from rlhf_flow.report.format import number, short
 from rlhf_flow.report.measures import COUNT, EVAL, RATE, SHARE, TRAIN, Measure
-from rlhf_flow.report.text import number, short
+from rlhf_flow.report.run_folder import Run
+from rlhf_flow.report.svg_chart import Curve, Layer
 
 MICRO = 1_000_000  # money is counted in millionths
 SPENT = (

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.report.axes import Scale
-from rlhf_flow.report.text import short
+from rlhf_flow.report.format import short
 
 EVAL, TRAIN, POLICY, LEARNER, OTHER = "eval", "train", "policy", "learner", "other"
 COLOURS = (

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rlhf_flow.alarms import raised
-from rlhf_flow.observe.line import duration
+from rlhf_flow.metrics.alarms import raised
+from rlhf_flow.observe.summary_line import duration
 from rlhf_flow.report.answers import groups
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figures import sections
-from rlhf_flow.report.folder import Run, leaves
+from rlhf_flow.report.format import ABSENT, clipped, number, short, visible
 from rlhf_flow.report.measures import COLOURS, JUDGE, PROXY, least_spans, undecided
-from rlhf_flow.report.text import ABSENT, clipped, number, short, visible
+from rlhf_flow.report.run_folder import Run, leaves
 
 CLIP = 4000  # characters of a text
 SHARED = (

@@ -1,4 +1,4 @@
-"""What a page that is passed on must not contain: absolute paths, and the secrets that `rlhf_flow.redact` knows."""
+"""What a page that is passed on must not contain: absolute paths, and the secrets that `system.redact` knows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
-from rlhf_flow.redact import MARK, redact, redacted
+from rlhf_flow.system.redact import MARK, redact, redacted
 
 _HUB = re.compile(r"models--([^/]+?)--([^/]+)(?:/.*)?$")  # the cache of the hub: owner and name of a model
 _PATH = re.compile(r"(?<![\w:/.…~-])~?(?:/[^\s/'\"`,;:()<>|\[\]{}]+)+/?")

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlhf_flow.metrics.win_rate import gap
 from rlhf_flow.report import measures
-from rlhf_flow.report.chart import Curve, curves
 from rlhf_flow.report.chart_table import Table
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figure import Figure, Section, note
-from rlhf_flow.report.folder import Answer, Run, leaves
+from rlhf_flow.report.format import ABSENT, number, visible
 from rlhf_flow.report.judge import AGREEMENT
 from rlhf_flow.report.measures import Measure
 from rlhf_flow.report.page import environment
-from rlhf_flow.report.text import ABSENT, number, visible
-from rlhf_flow.win_rate import gap
+from rlhf_flow.report.run_folder import Answer, Run, leaves
+from rlhf_flow.report.svg_chart import Curve, curves
 
 MOST = 4  # runs on a page: as many colours and dashes can be told apart
 SEED = 0  # of the bootstrap over prompts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 
 from rlhf_flow.report.answers import changed
-from rlhf_flow.report.folder import Answer, Run
+from rlhf_flow.report.format import clipped, number, visible
 from rlhf_flow.report.page import by_training, columns
-from rlhf_flow.report.text import clipped, number, visible
+from rlhf_flow.report.run_folder import Answer, Run
 
 WIDTH = 100  # characters of a line of answers
 CLIP = 600  # characters of an answer

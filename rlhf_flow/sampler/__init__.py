@@ -1,7 +1,7 @@
 """Who answers: which policies a round's responses are drawn from."""
 
+from rlhf_flow.sampler.draws import PlanSampler
 from rlhf_flow.sampler.mixture import MixtureSampler
-from rlhf_flow.sampler.plan import PlanSampler
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sampler.policy_and_reference import PolicyAndReference
 

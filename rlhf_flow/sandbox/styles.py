@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from rlhf_flow.equilibrium import gap
-from rlhf_flow.game import Game, bradley_terry
+from rlhf_flow.games.equilibrium import gap
+from rlhf_flow.games.game import Game, bradley_terry
 from rlhf_flow.sandbox.grammar import parse
 from rlhf_flow.sandbox.request import understand
 from rlhf_flow.types import Message, Response, Rollouts

@@ -1,20 +1,20 @@
 """What an answer is worth."""
 
-from rlhf_flow.scorer.cached import REGISTERED, Cached
-from rlhf_flow.scorer.comparison import Comparison
-from rlhf_flow.scorer.ensemble import Ensemble
-from rlhf_flow.scorer.gpm import GPM
-from rlhf_flow.scorer.human import Human
-from rlhf_flow.scorer.judge import Judge
-from rlhf_flow.scorer.pooled import Pooled
-from rlhf_flow.scorer.preference_model import PreferenceModel
+from rlhf_flow.scorer.functions.comparison import Comparison
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.functions.rules import Rules
+from rlhf_flow.scorer.human.human import Human
+from rlhf_flow.scorer.llm.judge import Judge
+from rlhf_flow.scorer.llm.rubric import Rubric
+from rlhf_flow.scorer.models.ensemble import Ensemble
+from rlhf_flow.scorer.models.gpm import GPM
+from rlhf_flow.scorer.models.preference_model import PreferenceModel
+from rlhf_flow.scorer.models.reward_model import RewardModel
+from rlhf_flow.scorer.models.vllm_pooling import Pooled
 from rlhf_flow.scorer.recorded import Recorded
-from rlhf_flow.scorer.remote import Remote
-from rlhf_flow.scorer.reward_model import RewardModel
-from rlhf_flow.scorer.rubric import Rubric
-from rlhf_flow.scorer.rule import Rule
-from rlhf_flow.scorer.rules import Rules
-from rlhf_flow.scorer.simulated import Simulated
+from rlhf_flow.scorer.remote.remote import Remote
+from rlhf_flow.scorer.wrappers.cached import REGISTERED, Cached
+from rlhf_flow.scorer.wrappers.simulated import Simulated
 
 PARTS: dict[str, type] = {
     "rule": Rule,

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rlhf_flow.scorer.wins import answers_each
+from rlhf_flow.scorer.pairwise import answers_each
 from rlhf_flow.types import Prompt, Response, Rollouts
 
 

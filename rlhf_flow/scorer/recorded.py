@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlhf_flow.scorer.function import is_number
-from rlhf_flow.scorer.wins import answers_each, bradley_terry
+from rlhf_flow.scorer.functions.loader import is_number
+from rlhf_flow.scorer.pairwise import answers_each, bradley_terry
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from rlhf_flow.selector.label import LABELS, labelled
-from rlhf_flow.selector.length import penalised
-from rlhf_flow.selector.worth import win_rates
+from rlhf_flow.selector.length_penalty import penalised
+from rlhf_flow.selector.win_rates import win_rates
 from rlhf_flow.types import Pair, Response, Scored, Selection
 
 KEEP_OR_DROP = ("keep", "drop")
@@ -36,7 +36,7 @@ BUCKETS = (
     "no_pair",  # of a prompt that considers no pair
     "too_long",
     "truncated",
-    "mismatched",  # too far from the policy that learns: rlhf_flow.gate
+    "mismatched",  # too far from the policy that learns: rlhf_flow.metrics.off_policy
     "stale",
 )
 REASONS = ("inconsistent", "overdue", "capped", "unasked")  # the names of `Scored.marks` that a pair is counted under
@@ -66,8 +66,8 @@ class Pairing:
     Every considered pair has one bucket, and so has every response: `BUCKETS` says which where it is in several pairs.
     A prompt without a considered pair counts as one pair `no_pair`: fewer than two answers were left to choose from, or
     none of the draw `extra`. The weight of a pair is the product of its sides' masses: 1 where answers were sampled.
-    A pair's worth is by the judge's `wins`, whatever decides the label: `rlhf_flow.selector.worth`; or its utility. A
-    length penalty is in all that the judge says, ranks, labels and `worth` alike: `rlhf_flow.selector.length`.
+    A pair's worth is by the judge's `wins`, whatever decides the label: `selector.win_rates`; or its utility. A length
+    penalty is in all that the judge says, ranks, labels and `worth` alike: `selector.length_penalty`.
     """
 
     label: str = "hard"  # hard | soft | sampled: rlhf_flow.selector.label

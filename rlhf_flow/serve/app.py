@@ -17,13 +17,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_flow.guard import bearer, guard
-from rlhf_flow.redact import redacted
-from rlhf_flow.scorer import wire
-from rlhf_flow.scorer.purse import CapReached
-from rlhf_flow.scorer.wire import Health, Reply
+from rlhf_flow.scorer.llm.budget import CapReached
+from rlhf_flow.scorer.remote import schema as wire
+from rlhf_flow.scorer.remote.schema import Health, Reply
 from rlhf_flow.serve.batching import Overloaded, Queue
 from rlhf_flow.serve.bodies import Bodies, TooMuch
+from rlhf_flow.system.http_guard import bearer, guard
+from rlhf_flow.system.redact import redacted
 from rlhf_flow.types import Rollouts, Scored
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rlhf_flow.scorer import wire
+from rlhf_flow.scorer.remote import schema as wire
 from rlhf_flow.serve.batching import Overloaded
 from rlhf_flow.types import Rollouts
 

@@ -12,10 +12,10 @@ and its loss against a formula of your own, on pairs of answers of several token
 
 from __future__ import annotations
 
-from rlhf_flow.equilibrium import gap, kl, nash, softmax, tilted
-from rlhf_flow.game import Board, Game, bradley_terry
-from rlhf_flow.learner.tabular_methods import Choice, Descent, Fit
-from rlhf_flow.verify.agreement import agreement
+from rlhf_flow.games.equilibrium import gap, kl, nash, softmax, tilted
+from rlhf_flow.games.game import Board, Game, bradley_terry
+from rlhf_flow.games.solvers import Choice, Descent, Fit
+from rlhf_flow.verify.closed_form_check import agreement
 from rlhf_flow.verify.pairs import OnePair
 from rlhf_flow.verify.play import Played, play
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlhf_flow.game import Game, bradley_terry
+from rlhf_flow.games.game import Game, bradley_terry
 
 # An asymmetric cycle with a biased reference: the methods differ on it, and solving it takes three answers.
 CYCLE = Game(np.array([[0.5, 0.9, 0.3], [0.1, 0.5, 0.8], [0.7, 0.2, 0.5]]), np.array([0.6, 0.3, 0.1]))

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_flow import loop
-from rlhf_flow.alarms import Alarms
-from rlhf_flow.engine.tabular import TabularEngine
-from rlhf_flow.game import LOGITS, Board, Game
-from rlhf_flow.in_memory import InMemory
-from rlhf_flow.learner.tabular import TabularLearner
-from rlhf_flow.learner.tabular_methods import Fit, Method
-from rlhf_flow.memory import Window
-from rlhf_flow.parts import Evaluation, Keeping, Parts
+from rlhf_flow.games.engine import TabularEngine
+from rlhf_flow.games.game import LOGITS, Board, Game
+from rlhf_flow.games.learner import TabularLearner
+from rlhf_flow.games.scorer import MatrixScorer
+from rlhf_flow.games.solvers import Fit, Method
+from rlhf_flow.metrics.alarms import Alarms
 from rlhf_flow.protocols import Memory, Objective, Sampler, Schedule, Selector
+from rlhf_flow.replay import Window
 from rlhf_flow.schedule import Fixed
-from rlhf_flow.scorer.matrix import MatrixScorer
+from rlhf_flow.stages.context import Evaluation, Keeping, Parts
+from rlhf_flow.storage.in_memory import InMemory
 from rlhf_flow.types import Draw, Policy, Prompt
-from rlhf_flow.weights import Held, fingerprint
+from rlhf_flow.weights.source import Held, fingerprint
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from families.answers import drawn
 from families.learned import Learned, start_of
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.weights import Adapter
+from rlhf_flow.weights.source import Adapter
 
 
 def live(learned: Learned) -> Iterator[tuple[str, float]]:

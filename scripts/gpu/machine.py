@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
-from rlhf_flow.plan.memory import told
+from rlhf_flow.capacity.process_memory import told
 
 TICK = 0.1  # seconds between two looks at the driver's number
 PEAK = {  # dense bfloat16 with float32 sums, TFLOP/s, of NVIDIA's data sheets; by what is in the GPU's name

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.plan.work import Work
-from rlhf_flow.schema import RunConfig
-from rlhf_flow.tables import FileShard, RoundTables, Table
+from rlhf_flow.capacity.workload import Work
+from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.storage.tables import FileShard, RoundTables, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,7 +129,7 @@ def write_weights(folder: Path, device: str) -> None:
 
 def configured(model: Path, asked: Asked) -> RunConfig:
     """Online DPO under ZeRO-3; writes the JSON of learner.config beside the model."""
-    from rlhf_flow import config
+    from rlhf_flow.config import compose as config
 
     settings = model.parent / "deepspeed.json"
     settings.write_text(json.dumps({"zero_optimization": OFFLOAD[asked.offload]}))
@@ -157,7 +157,7 @@ def random_pairs(folder: Path, size: Size, asked: Asked) -> tuple[RoundTables, l
     """A batch of pairs of random tokens; and of each response how long prompt and answer are."""
     import pyarrow as pa
 
-    from rlhf_flow import rows
+    from rlhf_flow.storage import parquet as rows
 
     random = np.random.default_rng(0)
     responses, pairs, lengths = [], [], []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from gpu.machine import Machine
 from gpu.planned import Planned
-from rlhf_flow.plan.memory import CUDA_CONTEXT, GIB, Memory
-from rlhf_flow.plan.shape import Shape
+from rlhf_flow.capacity.model_shape import Shape
+from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, GIB, Memory
 
 
 @dataclass(frozen=True)

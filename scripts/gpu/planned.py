@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpu.models import Asked, Size, configured
-from rlhf_flow.plan.learner import host_memory, learner_memory
-from rlhf_flow.plan.memory import CUDA_CONTEXT, LIBRARIES, Memory, told
-from rlhf_flow.plan.shape import Shape, shape_of
-from rlhf_flow.schema import RunConfig
+from rlhf_flow.capacity.learner_memory import host_memory, learner_memory
+from rlhf_flow.capacity.model_shape import Shape, shape_of
+from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, LIBRARIES, Memory, told
+from rlhf_flow.config.schema import RunConfig
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlhf_flow.cluster.transfer import Receives
+from rlhf_flow.cluster.weight_sync.transport import Receives
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.weights import Fingerprint, fingerprint
+from rlhf_flow.weights.source import Fingerprint, fingerprint
 from transfer.meters import Clock, Spent
 
 if TYPE_CHECKING:

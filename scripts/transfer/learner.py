@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rlhf_flow.buckets import Bucket
-from rlhf_flow.cluster.transfer import Streams
+from rlhf_flow.cluster.weight_sync.transport import Streams
 from rlhf_flow.learner.deepspeed import DeepSpeed
-from rlhf_flow.publishing import Publishing, held
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Fingerprint
+from rlhf_flow.weights.buckets import Bucket
+from rlhf_flow.weights.publish import Publishing, held
+from rlhf_flow.weights.source import Fingerprint
 from transfer.meters import Clock, Memory, Spent
 
 
@@ -27,7 +27,7 @@ class Ranks:
     """A rank of the learner, with a clock and an eye on its memory."""
 
     def __init__(self, learner: Any) -> None:  # noqa: ANN401
-        from rlhf_flow.learner import preference
+        from rlhf_flow.learner import preference_learner as preference
         from rlhf_flow.learner.state import Context
 
         self.learner, self.clock, self.memory, self.watched = learner, Clock(), Memory(), False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_flow.buckets import MIB
 from rlhf_flow.specs import Model
+from rlhf_flow.weights.buckets import MIB
 
 VOCABULARY = 256
 WIDTHS = {1024: 2816, 256: 704}  # of what is inside of a layer, by what is between layers

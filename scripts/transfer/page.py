@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rlhf_flow.buckets import MIB
+from rlhf_flow.weights.buckets import MIB
 
 AIM = 0.3  # of a plain copy: put+get through the object store
 

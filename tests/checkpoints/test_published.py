@@ -12,10 +12,10 @@ from families.models import FAMILIES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.weights import Checkpoint, fingerprint
+from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests import tiny
 from tests.checkpoints.conftest import Made
 

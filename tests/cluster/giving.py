@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_flow.cluster.object_store import Stored
 from rlhf_flow.cluster.ray import RayCluster, RayEngine, RayLearner
+from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.learner.backend import Backend, Parameter, Part
 from rlhf_flow.learner.deepspeed import DeepSpeed
-from rlhf_flow.learner.preference import PreferenceLearner
+from rlhf_flow.learner.preference_learner import PreferenceLearner
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson
+from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
-from rlhf_flow.weights import Checkpoint, checkpoint_fingerprint, fingerprint
+from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint, fingerprint
 from tests.learner.classroom import RESPONSES, SGD, make_lesson, make_model, make_tables, write
 
 RANK_DIES, ENGINE_DIES, BUSY = "rank dies", "engine dies", "busy"  # files that tell a process what to do

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.specs import Model, Place

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
-from rlhf_flow.parts import Evaluation
 from rlhf_flow.specs import Model, Place
+from rlhf_flow.stages.context import Evaluation
 from rlhf_flow.types import Draw
 from tests import toy
 

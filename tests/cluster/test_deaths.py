@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.cluster.supervisor import WorkerError
-from rlhf_flow.parts import Keeping, Parts
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson
+from rlhf_flow.stages.context import Keeping, Parts
+from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Draw
 from tests import toy
 

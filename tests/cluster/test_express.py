@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
-from rlhf_flow.cluster.transfer import Transfer
+from rlhf_flow.cluster.weight_sync.transport import Transfer
 from tests.cluster.giving import (
     BUSY,
     ENGINE_DIES,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayLearner
-from rlhf_flow.cluster.transfer import Transfer
+from rlhf_flow.cluster.weight_sync.transport import Transfer
 from tests.cluster.giving import (
     ENGINE_DIES,
     RANK_DIES,

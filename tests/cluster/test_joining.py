@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rlhf_flow import config
-from rlhf_flow.__main__ import main
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cli.main import main
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.cluster.starting import environment
+from rlhf_flow.config import compose as config
 from tests.test_config import LOCAL
 
 if TYPE_CHECKING:

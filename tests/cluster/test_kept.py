@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from rlhf_flow.cluster import kept
-from rlhf_flow.cluster.kept import Kept, KeptCluster
+from rlhf_flow.cluster import ray_persistent as kept
 from rlhf_flow.cluster.ray import Ray
+from rlhf_flow.cluster.ray_persistent import Kept, KeptCluster
 from rlhf_flow.specs import Model
 
 MODEL = Model(path="toy")

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_flow.buckets import Bucket, Entry, Index
-from rlhf_flow.cluster.broadcast import Incoming, send
-from rlhf_flow.cluster.lines import PassOn, Shared
+from rlhf_flow.cluster.weight_sync.broadcast import Incoming, send
+from rlhf_flow.cluster.weight_sync.channels import PassOn, Shared
+from rlhf_flow.weights.buckets import Bucket, Entry, Index
 
 ROOM, SECONDS = 402, 60.0
 

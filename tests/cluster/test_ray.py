@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.object_store import Stored
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import WorkerError
+from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Rollouts, Scored
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 from tests import toy
 
 pytestmark = pytest.mark.heavy

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cluster.object_store import Stored
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
-from rlhf_flow.cluster.shared_disk import Files
-from rlhf_flow.cluster.transfer import Transfer
+from rlhf_flow.cluster.weight_sync.object_store import Stored
+from rlhf_flow.cluster.weight_sync.shared_disk import Files
+from rlhf_flow.cluster.weight_sync.transport import Transfer
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.lora import LoRA
-from rlhf_flow.publishing import tensors_of
-from rlhf_flow.weights import Adapter, Checkpoint, Weights, adapter_fingerprint, fingerprint
+from rlhf_flow.weights.publish import tensors_of
+from rlhf_flow.weights.source import Adapter, Checkpoint, Weights, adapter_fingerprint, fingerprint
 from tests.cluster.giving import RANK_DIES, Ranks, TellingSpec, World, learn, make_world, told
 from tests.learner.classroom import SGD
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from nodes import raylets
 
-from rlhf_flow.doctor.command import main
+from rlhf_flow.cli.doctor import main
 from tests import tiny
 from tests.tokenizer import tokenizer
 

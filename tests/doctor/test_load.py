@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.doctor.command import main
+from rlhf_flow.cli.doctor import main
 from tests import tiny
 
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from rlhf_flow.engine.huggingface import HuggingFace
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.protocols import Engine
 from rlhf_flow.specs import EngineSpec, Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Probe, Prompt, Rollouts
-from rlhf_flow.weights import Checkpoint, Held, fingerprint
+from rlhf_flow.weights.source import Checkpoint, Held, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor

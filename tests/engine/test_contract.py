@@ -12,7 +12,7 @@ import pytest
 from rlhf_flow.protocols import Engine
 from rlhf_flow.seeds import derive
 from rlhf_flow.types import Draw, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 
 if TYPE_CHECKING:
     from torch import Tensor

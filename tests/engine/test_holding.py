@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_flow.engine.holding import Holding
+from rlhf_flow.engine.loaded_policy import Holding
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy, Probe
-from rlhf_flow.weights import Checkpoint, Held
+from rlhf_flow.weights.source import Checkpoint, Held
 
 
 class Worker:

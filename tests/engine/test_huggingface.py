@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rlhf_flow.engine.huggingface import HuggingFace, choose, penalised
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Prompt
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 
 if TYPE_CHECKING:
     from tests.engine.conftest import World

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_flow.engine.idle import Idle
+from rlhf_flow.engine.none import Idle
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Policy
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 
 
 def test_it_takes_nothing_and_refuses_to_generate() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rlhf_flow.engine.huggingface import HuggingFace
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Mixture, Policy, Probe, Prompt, Rollouts
-from rlhf_flow.weights import PREFIX, Adapter, Held, adapter_fingerprint, fingerprint
+from rlhf_flow.weights.source import PREFIX, Adapter, Held, adapter_fingerprint, fingerprint
 from tests.engine.conftest import Opener
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_flow.engine.holding import Holding
-from rlhf_flow.engine.mixing import Slots, blend
+from rlhf_flow.engine.loaded_policy import Holding
+from rlhf_flow.engine.mixture import Slots, blend
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Mixture, Policy, Probe
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 
 
 class Worker:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from rlhf_flow.engine.huggingface import HuggingFace
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.protocols import Engine
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 from tests.engine.conftest import Mixed, World
 
 if TYPE_CHECKING:

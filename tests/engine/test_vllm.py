@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from rlhf_flow.engine.vllm import VLLM
+from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Draw, Prompt
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 from tests.engine.conftest import Mixed
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_composing_a_configuration_imports_no_engine() -> None:
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf_flow.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("rlhf_flow.system.optional_deps.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'rlhf-flow\[vllm\]'.*engine=huggingface"):
         VLLM().check()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_flow.engine.vllm_weights import Weights
+from rlhf_flow.engine.vllm.weights import Weights
 
 STATE = {"head": torch.ones(2), "body": torch.zeros(2)}
 

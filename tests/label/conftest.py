@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.scorer.annotations import FILE
+from rlhf_flow.scorer.human.annotations import FILE
 from tests.label.browser import Browser, chromium
 from tests.label.labelling import Server, labelling
 

@@ -14,7 +14,7 @@ from threading import Thread
 
 import httpx
 
-from rlhf_flow.scorer.annotations import Annotations, Question
+from rlhf_flow.scorer.human.annotations import Annotations, Question
 from rlhf_flow.types import Message
 from tests.label.browser import Browser, Tab
 

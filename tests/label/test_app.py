@@ -13,12 +13,12 @@ pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
 
-from rlhf_flow.guard import names
 from rlhf_flow.label.app import application
 from rlhf_flow.label.markdown import to_html
 from rlhf_flow.label.view import first_left
-from rlhf_flow.scorer.annotations import Annotations
-from rlhf_flow.scorer.annotators import Annotators
+from rlhf_flow.scorer.human.annotations import Annotations
+from rlhf_flow.scorer.human.annotators import Annotators
+from rlhf_flow.system.http_guard import names
 from tests.label.labelling import question, questions
 
 JSON = {"Content-Type": "application/json"}

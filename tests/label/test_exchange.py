@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.scorer.annotations import Annotations
-from rlhf_flow.scorer.questions import Question
+from rlhf_flow.cli.main import main
+from rlhf_flow.scorer.human.annotations import Annotations
+from rlhf_flow.scorer.human.questions import Question
 from rlhf_flow.types import Message
 from tests.label.labelling import ask, question, verdicts
 

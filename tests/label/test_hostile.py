@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from rlhf_flow.scorer import wire
-from rlhf_flow.scorer.annotations import Annotations
+from rlhf_flow.scorer.human.annotations import Annotations
+from rlhf_flow.scorer.remote import schema as wire
 from tests.label.browser import Tab, chromium
 from tests.label.labelling import ask, client, labelling, question
 from tests.scorer.conftest import rollouts

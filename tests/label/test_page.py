@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.label.view import first_left
-from rlhf_flow.scorer.annotations import FILE
+from rlhf_flow.scorer.human.annotations import FILE
 from tests.label.browser import Browser, Tab
 from tests.label.labelling import READY, RESTING, Server, ask, joined, labelling, question, questions, text, verdicts
 

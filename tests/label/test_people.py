@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.label.view import first_left
-from rlhf_flow.scorer.annotations import Annotations
+from rlhf_flow.scorer.human.annotations import Annotations
 from tests.label.browser import Browser, Tab
 from tests.label.labelling import READY, RESTING, Server, ask, joined, question, questions, text, verdicts
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf_flow import __main__ as program
+from rlhf_flow.cli import main as program
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "scripts/launch"

@@ -14,15 +14,15 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf_flow import rows
 from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model
-from rlhf_flow.tables import FileShard, Lesson, RoundTables, Table
+from rlhf_flow.storage import parquet as rows
+from rlhf_flow.storage.tables import FileShard, Lesson, RoundTables, Table
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Checkpoint, fingerprint
+from rlhf_flow.weights.source import Checkpoint, fingerprint
 
 VOCABULARY = 128
 SGD = Training(batch=8, micro_batch=8, clip=1.0, optimizer=Optimizer(name="sgd", lr=0.3))

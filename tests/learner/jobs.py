@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import LearnerSpec, Model, Place
-from rlhf_flow.tables import Lesson, Table
+from rlhf_flow.storage.tables import Lesson, Table
 from rlhf_flow.types import Policy
 
 

@@ -16,7 +16,7 @@ from rlhf_flow.specs import Place
 PRELOADED = [
     "deepspeed.runtime.zero.stage3",
     "pandas",
-    "rlhf_flow.learner.deepspeed_ranks",
+    "rlhf_flow.learner.backend_deepspeed",
     "tests.learner.jobs",
     "torch._inductor.compile_fx",
     "transformers.models.llama.modeling_llama",

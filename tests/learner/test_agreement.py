@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.learner.agreement import Verdicts, measure, reliability
+from rlhf_flow.metrics.reward_accuracy import Verdicts, measure, reliability
 
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.learner.batches import Row, count, deal, global_batches, pack, pack_policy, read_examples, read_rows
+from rlhf_flow.learner.batching import Row, count, deal, global_batches, pack, pack_policy, read_examples, read_rows
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import Lesson, RoundTables, Table
 from tests.learner.classroom import PAIRS, RESPONSES, make_tables, write
 
 

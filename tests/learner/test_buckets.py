@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson
+from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Checkpoint, fingerprint
+from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.learner import jobs
 from tests.learner.classroom import SGD, make_lesson, make_model, make_tables, policy_of
 from tests.learner.ranks import Ranks

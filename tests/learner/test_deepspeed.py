@@ -15,9 +15,9 @@ from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson, RoundTables
+from rlhf_flow.storage.tables import Lesson, RoundTables
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Checkpoint, fingerprint
+from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.learner import jobs
 from tests.learner.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write
 from tests.learner.jobs import Trained

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_flow.game import LOGITS, Board, Game
+from rlhf_flow.games.game import LOGITS, Board, Game
+from rlhf_flow.games.learner import TabularLearner
+from rlhf_flow.games.solvers import Fit
 from rlhf_flow.learner.logits import TOP, spread
-from rlhf_flow.learner.tabular import TabularLearner
-from rlhf_flow.learner.tabular_methods import Fit
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 from tests.learner.classroom import write
 
 

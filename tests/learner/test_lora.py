@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_flow.__main__ import main
-from rlhf_flow.learner.batches import global_batches, read_examples
+from rlhf_flow.cli.main import main
+from rlhf_flow.learner.batching import global_batches, read_examples
 from rlhf_flow.learner.deepspeed import DeepSpeed
-from rlhf_flow.learner.head import Head
 from rlhf_flow.learner.lora import LoRA
+from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson, RoundTables
+from rlhf_flow.storage.tables import Lesson, RoundTables
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
-from rlhf_flow.weights import (
+from rlhf_flow.weights.source import (
     Adapter,
     Checkpoint,
     Held,
@@ -316,7 +316,7 @@ def test_targets_are_linear_layers_other_than_the_output(world: World, target: s
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf_flow.needs.find_spec", lambda name: None)
+    monkeypatch.setattr("rlhf_flow.system.optional_deps.find_spec", lambda name: None)
     Torch().check()
     with pytest.raises(ValueError, match=r"pip install 'rlhf-flow\[lora\]'.*learner\.lora\.rank=0"):
         Torch(lora=LORA).check()

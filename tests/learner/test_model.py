@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rlhf_flow.learner.batches import Packed, Row, pack
-from rlhf_flow.learner.model import ResponseLogps, load, verify
+from rlhf_flow.learner.batching import Packed, Row, pack
+from rlhf_flow.learner.policy_model import ResponseLogps, load, verify
 
 SIZES = {
     "vocab_size": 64,
@@ -117,7 +117,7 @@ def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatc
             seen.append(hidden.shape)
         return linear(hidden, weight, bias)
 
-    monkeypatch.setattr("rlhf_flow.learner.model.functional.linear", watch)
+    monkeypatch.setattr("rlhf_flow.learner.policy_model.functional.linear", watch)
     ours(ResponseLogps(make(CONFIGS["untied"]), chunk=5), pack(rows())).sum().backward()
     assert len(seen) == 6  # 12 tokens in 3 chunks, forward and once more backward
     assert all(tokens <= 5 for tokens, _ in seen)

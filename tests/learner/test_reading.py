@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.chat import chat_tokens
-from rlhf_flow.learner.batches import Row, pack
-from rlhf_flow.learner.head import Head
-from rlhf_flow.learner.reading import AtTheEnd, LogProbs, check_view, tail_of
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.learner.batching import Row, pack
+from rlhf_flow.learner.readout import AtTheEnd, LogProbs, check_view, tail_of
+from rlhf_flow.learner.reward_head import Head
+from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.tokenization.chat_template import chat_tokens
 from rlhf_flow.types import Candidate, Message, Prompt
-from rlhf_flow.weights import Held
+from rlhf_flow.weights.source import Held
 from tests.tokenizer import CHAT_WITH_BOS, tokenizer
 
 CHATML = (

@@ -16,17 +16,17 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from rlhf_flow.learner.head import Head
-from rlhf_flow.learner.reward import ResponseNumbers, load_classifier, verify
+from rlhf_flow.learner.reward_head import Head
+from rlhf_flow.learner.reward_model import ResponseNumbers, load_classifier, verify
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.bradley_terry import BradleyTerry
-from rlhf_flow.objective.gpm import GeneralPreference
+from rlhf_flow.objective.general_preference import GeneralPreference
 from rlhf_flow.protocols import Learner, Objective
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import Lesson, RoundTables, Table
 from rlhf_flow.types import Policy
-from rlhf_flow.weights import Checkpoint
+from rlhf_flow.weights.source import Checkpoint
 from tests.learner import jobs
 from tests.learner.classroom import ADAMW, SGD, make_model, make_tables, policy_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from tests import tiny
 
 pytestmark = pytest.mark.heavy

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_flow.learner.batches import Example, Packed, Row
-from rlhf_flow.learner.update import Sums, take_step
+from rlhf_flow.learner.batching import Example, Packed, Row
+from rlhf_flow.learner.step import Sums, take_step
 from rlhf_flow.objective.dpo import DPO
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 
 from rlhf_flow.objective.bradley_terry import BradleyTerry
-from rlhf_flow.objective.gpm import GeneralPreference, skew
-from rlhf_flow.scorer.gpm import log_odds
+from rlhf_flow.objective.general_preference import GeneralPreference, skew
+from rlhf_flow.scorer.models.gpm import log_odds
 from rlhf_flow.types import Needs
 from tests.objective.pairs import SEEDS, quick
 from tests.objective.rewards import losses, random_pairs, read, swapped

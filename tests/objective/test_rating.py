@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 
-from rlhf_flow.objective.rating import RatingRegression
+from rlhf_flow.objective.rating_regression import RatingRegression
 from rlhf_flow.types import Needs
 from tests.objective.pairs import SEEDS, quick
 from tests.objective.rewards import losses, random_pairs, read, swapped

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console as Terminal
 
 from rlhf_flow.observe.console import Console
-from rlhf_flow.observe.line import duration, line
+from rlhf_flow.observe.summary_line import duration, line
 from rlhf_flow.types import RoundRecord
 
 MakeRecord = Callable[[int], RoundRecord]

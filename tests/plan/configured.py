@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_flow import config
-from rlhf_flow.plan.shape import Shape
-from rlhf_flow.plan.work import Work
-from rlhf_flow.schema import RunConfig
+from rlhf_flow.capacity.model_shape import Shape
+from rlhf_flow.capacity.workload import Work
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.schema import RunConfig
 from tests import tiny
 
 LLAMA_8B = Shape(

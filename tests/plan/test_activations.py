@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rlhf_flow.capacity.activations import KEPT, activations, logits, of_layer
+from rlhf_flow.capacity.model_shape import shape_of
 from rlhf_flow.learner.logits import token_logps
-from rlhf_flow.learner.model import ResponseLogps
-from rlhf_flow.plan.activations import KEPT, activations, logits, of_layer
-from rlhf_flow.plan.shape import shape_of
+from rlhf_flow.learner.policy_model import ResponseLogps
 from tests.plan.configured import LLAMA_8B
 
 ROWS, LENGTH = 3, 32

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf_flow import config
-from rlhf_flow.engine.vllm_cache import cache_bytes
-from rlhf_flow.plan.colocated import aside
-from rlhf_flow.plan.command import main
-from rlhf_flow.plan.fitting import Room, misfits
-from rlhf_flow.plan.memory import CUDA_CONTEXT, Memory, Phase, size_of
+from rlhf_flow.capacity.colocated import aside
+from rlhf_flow.capacity.fit import Room, misfits
+from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, Memory, Phase, size_of
+from rlhf_flow.cli.plan import main
+from rlhf_flow.config import compose as config
+from rlhf_flow.engine.vllm.cache import cache_bytes
 from tests import tiny
 from tests.plan.configured import LLAMA_8B, WORK, configured
 

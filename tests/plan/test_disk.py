@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.plan.disk import disk
-from rlhf_flow.plan.shape import shape_of
-from rlhf_flow.schema import Checkpoint
+from rlhf_flow.capacity.disk import disk
+from rlhf_flow.capacity.model_shape import shape_of
+from rlhf_flow.config.schema import Checkpoint
 from rlhf_flow.specs import Place
 from tests.plan.configured import LLAMA_8B, WORK, configured
 from tests.tiny import policy

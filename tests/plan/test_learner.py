@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from rlhf_flow.capacity.fit import changes
+from rlhf_flow.capacity.learner_memory import held, learner_memory
 from rlhf_flow.learner.optimizer import Optimizer
-from rlhf_flow.plan.fitting import changes
-from rlhf_flow.plan.learner import held, learner_memory
 from tests.plan.configured import LLAMA_8B, WORK, configured, training
 
 

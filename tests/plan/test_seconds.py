@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.plan.seconds import Seconds
+from rlhf_flow.capacity.wall_time import Seconds
 
 NAMES = ("sample", "score", "mismatch", "select", "anchor", "learn", "publish", "evaluate")
 STAGES = st.fixed_dictionaries({name: st.floats(0, 100) for name in NAMES})

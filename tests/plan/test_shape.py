@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from rlhf_flow.plan.shape import shape_of
+from rlhf_flow.capacity.model_shape import shape_of
 
 SMALL = {
     "hidden_size": 32,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.learner.batches import global_batches
-from rlhf_flow.plan.calls import calls, matches
-from rlhf_flow.plan.work import pairs_of_a_prompt, steps_of
-from rlhf_flow.scorer.economy import Economy, Said
+from rlhf_flow.capacity.api_calls import calls, matches
+from rlhf_flow.capacity.workload import pairs_of_a_prompt, steps_of
+from rlhf_flow.learner.batching import global_batches
+from rlhf_flow.scorer.pair_schedule import Economy, Said
 from rlhf_flow.types import Draw, Prompt, Response, Rollouts
 from tests.plan.configured import WORK, configured, training
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.plan.learner import held, host_memory, learner_memory
-from rlhf_flow.plan.memory import GIB, Memory
-from rlhf_flow.plan.zero import rounded, zero
-from rlhf_flow.schema import RunConfig
+from rlhf_flow.capacity.learner_memory import held, host_memory, learner_memory
+from rlhf_flow.capacity.process_memory import GIB, Memory
+from rlhf_flow.capacity.zero_offload import rounded, zero
+from rlhf_flow.config.schema import RunConfig
 from tests.plan.configured import LLAMA_8B, WORK, configured, training
 
 CPU = {"device": "cpu", "pin_memory": False}

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_flow.prompts.facts import changed, origin
 from rlhf_flow.prompts.jsonl import Jsonl
-from rlhf_flow.prompts.rows import Columns
+from rlhf_flow.prompts.parse import Columns
 from tests.prompts.conftest import Write, numbered
 
 PAIR = Columns(candidates={"first": "chosen", "second": "rejected"})

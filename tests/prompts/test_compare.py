@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.prompts.compare import Compare, row_of
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.prompts.jsonl import Jsonl
-from rlhf_flow.prompts.rows import Columns
-from rlhf_flow.question import TEMPLATE
+from rlhf_flow.prompts.pairwise import Compare, row_of
+from rlhf_flow.prompts.parse import Columns
+from rlhf_flow.tokenization.pairwise_prompt import TEMPLATE
 from rlhf_flow.types import Message
 from tests.tokenizer import tokenizer
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.types import Message, Prompt
 
 

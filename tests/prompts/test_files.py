@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.limits import Limits
 from rlhf_flow.prompts.parquet import Parquet

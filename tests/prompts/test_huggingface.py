@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_flow.prompts.huggingface import HuggingFace
-from rlhf_flow.prompts.rows import Columns
+from rlhf_flow.prompts.parse import Columns
 
 datasets = pytest.importorskip("datasets")
 

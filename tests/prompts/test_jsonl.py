@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_flow.prompts.jsonl import Jsonl
-from rlhf_flow.prompts.rows import Columns
+from rlhf_flow.prompts.parse import Columns
 from tests.prompts.conftest import Write, numbered
 
 NAMED = Columns(id="id")

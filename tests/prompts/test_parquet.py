@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_flow.prompts.parquet import Parquet
-from rlhf_flow.prompts.rows import Columns
+from rlhf_flow.prompts.parse import Columns
 
 
 def test_texts_and_chats_are_read(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

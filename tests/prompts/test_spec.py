@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_flow.prompts import PARTS
-from rlhf_flow.prompts.deal import Dealt
+from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.prompts.jsonl import Jsonl
-from rlhf_flow.prompts.rows import Columns
+from rlhf_flow.prompts.parse import Columns
 from tests.prompts.conftest import Write, numbered
 
 NAMED = Columns(id="id")

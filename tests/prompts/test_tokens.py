@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.prompts.jsonl import Jsonl
-from rlhf_flow.prompts.rows import Question
-from rlhf_flow.prompts.tokens import Rendering
+from rlhf_flow.prompts.parse import Question
+from rlhf_flow.prompts.tokenize import Rendering
 from rlhf_flow.types import Message
 from tests.prompts.conftest import Write
 from tests.tokenizer import CHAT, CHAT_WITH_BOS

@@ -14,10 +14,10 @@ MakeRun = Callable[..., Path]
 
 CONFIG = """\
 rounds: {rounds}
-scorer: {{_target_: rlhf_flow.scorer.reward_model.RewardModel, path: models/reward}}
+scorer: {{_target_: rlhf_flow.scorer.models.reward_model.RewardModel, path: models/reward}}
 evaluate:
   every: 1
-  scorer: {{_target_: rlhf_flow.scorer.rule.Rule, function: rlhf_flow.sandbox.gold.worth}}
+  scorer: {{_target_: rlhf_flow.scorer.functions.rule.Rule, function: rlhf_flow.sandbox.gold.worth}}
 note: "{note}"
 """
 STAGES = {"sample": 9.0, "score": 2.5, "select": 0.1, "anchor": 1.5, "learn": 12.0, "publish": 0.4, "evaluate": 6.0}

@@ -8,9 +8,10 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rlhf_flow.report import axes, chart
+from rlhf_flow.report import axes
+from rlhf_flow.report import svg_chart as chart
 from rlhf_flow.report.axes import Scale
-from rlhf_flow.report.chart import Curve, Layer
+from rlhf_flow.report.svg_chart import Curve, Layer
 
 values = st.floats(min_value=-1e9, max_value=1e9)
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rlhf_flow import report
-from rlhf_flow.store import STAGES
+from rlhf_flow.storage.store import STAGES
 from tests.report.conftest import metrics, watched
 from tests.report.test_report import EVIL, Page, page_of, row
 
@@ -37,7 +37,7 @@ CONFIG = {
     "run_dir": "/home/jane doe/runs/it",
     "model": {"path": "/home/jane doe/.cache/huggingface/hub/models--Qwen--Qwen3-4B/snapshots/abc", "revision": None},
     "objective": {"_target_": "rlhf_flow.objective.xpo.XPO"},
-    "scorer": {"_target_": "rlhf_flow.scorer.reward_model.RewardModel", "path": "/data/models/reward"},
+    "scorer": {"_target_": "rlhf_flow.scorer.models.reward_model.RewardModel", "path": "/data/models/reward"},
     "evaluate": {"scorer": None},
 }
 
@@ -102,7 +102,7 @@ SECRETS = ("sk-abcdefghijk1mnopqrstuv", "s3cr3t", "hunter2", "topsecret", "hf_ab
 
 def test_no_absolute_path_and_no_secret_is_on_the_page(make_run: MakeRun) -> None:
     scorer = {
-        "_target_": "rlhf_flow.scorer.judge.Judge",
+        "_target_": "rlhf_flow.scorer.llm.judge.Judge",
         "endpoint": {
             "base_url": "https://jane:hunter2@api.test/v1?api-key=topsecret",
             "model": "big",

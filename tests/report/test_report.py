@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import report
-from rlhf_flow.intransitivity import advice
-from rlhf_flow.report.text import visible
+from rlhf_flow.metrics.intransitivity import advice
+from rlhf_flow.report.format import visible
 
 MakeRun = Callable[..., Path]
 Line = dict[str, float]
@@ -113,7 +113,9 @@ def test_it_says_who_judged_what(good_run: Path, make_run: MakeRun) -> None:
     assert "the same answers, by reward_model: models/reward" in words
     assert re.search(r"interval +judge +proxy +KL", report.table(good_run))
     one = make_run([{"eval/reward": 0.5}], name="one judge")
-    (one / "config.yaml").write_text("scorer: {_target_: rlhf_flow.scorer.rule.Rule, function: my_lab.worth}\n")
+    (one / "config.yaml").write_text(
+        "scorer: {_target_: rlhf_flow.scorer.functions.rule.Rule, function: my_lab.worth}\n"
+    )
     words = page_of(one).words
     assert "mean over held-out answers, by rule: my_lab.worth, which training uses too" in words
     assert "proxy" not in words

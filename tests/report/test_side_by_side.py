@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import report
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
 from tests.report.conftest import answers, metrics
 from tests.report.test_page import CONFIG, labels, told
 from tests.report.test_report import Page

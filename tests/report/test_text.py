@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.report.text import clipped, compact, number, short, visible
+from rlhf_flow.report.format import clipped, compact, number, short, visible
 
 
 @pytest.mark.parametrize(

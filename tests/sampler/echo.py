@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rlhf_flow.types import Candidate, Draw, Mixture, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights import Checkpoint
+from rlhf_flow.weights.source import Checkpoint
 
 PROMPTS = [
     Prompt("a", (), (0,), candidates={"gold": Candidate("yes", (7, 8, 2)), "worse": Candidate("no", (9, 2))}),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_flow.sampler.plan import PlanSampler
+from rlhf_flow.sampler.draws import PlanSampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.types import Draw, Mixture
 from tests.sampler.echo import POLICIES, PROMPTS, Echo, ids

@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow import config
-from rlhf_flow.equilibrium import gap, nash
-from rlhf_flow.game import Game
+from rlhf_flow.config import compose as config
+from rlhf_flow.games.equilibrium import gap, nash
+from rlhf_flow.games.game import Game
 from rlhf_flow.sandbox import noise, styles, world
 from rlhf_flow.sandbox.lexicon import TONES
 from rlhf_flow.sandbox.request import Request, every_request
 from rlhf_flow.sandbox.request import word as worded
 from rlhf_flow.sandbox.styles import CYCLIC, OTHER, STYLES, TAU, TRANSITIVE, cyclic, measure, style, transitive
-from rlhf_flow.scorer.comparison import Comparison
+from rlhf_flow.scorer.functions.comparison import Comparison
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts
 

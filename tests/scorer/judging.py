@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_flow.scorer.endpoint import Endpoint
-from rlhf_flow.scorer.judge import Judge, PairJudge
-from rlhf_flow.scorer.purse import Budget, Spent
+from rlhf_flow.scorer.llm.budget import Budget, Spent
+from rlhf_flow.scorer.llm.endpoint import Endpoint
+from rlhf_flow.scorer.llm.judge import Judge, PairJudge
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.stub_endpoint import Behaviour, Said, Stub, says

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.agreement import agreement
+from rlhf_flow.metrics.annotator_agreement import agreement
 
 VERDICTS = st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), max_size=4), max_size=12)
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer import annotations as store
-from rlhf_flow.scorer.annotations import FILE, VERDICTS, Annotations, Progress, Question
-from rlhf_flow.scorer.purse import Budget
+from rlhf_flow.scorer.human import annotations as store
+from rlhf_flow.scorer.human.annotations import FILE, VERDICTS, Annotations, Progress, Question
+from rlhf_flow.scorer.llm.budget import Budget
 from rlhf_flow.types import Message
 
 ASKED = [Question((Message("user", f"question {k}?"),), "a", "b") for k in range(3)]

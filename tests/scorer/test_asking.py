@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.asking import EndpointError
-from rlhf_flow.scorer.purse import CapReached, Spent
+from rlhf_flow.scorer.llm.budget import CapReached, Spent
+from rlhf_flow.scorer.llm.client import EndpointError
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 from tests.scorer.judging import CALL, answers, judge, later_wins, opened, scored, spent

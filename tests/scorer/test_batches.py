@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from rlhf_flow.scorer.batches import by_length, packed, padded
+from rlhf_flow.scorer.token_batches import by_length, packed, padded
 
 
 def test_packing_keeps_the_order_and_the_budget() -> None:

@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.cached import Cached, identity
-from rlhf_flow.scorer.comparison import Comparison
-from rlhf_flow.scorer.ensemble import Ensemble
-from rlhf_flow.scorer.judgements import Judgements
-from rlhf_flow.scorer.reward_model import RewardModel
-from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.scorer.functions.comparison import Comparison
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.models.ensemble import Ensemble
+from rlhf_flow.scorer.models.reward_model import RewardModel
+from rlhf_flow.scorer.wrappers.cached import Cached, identity
+from rlhf_flow.scorer.wrappers.judgement_cache import Judgements
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Rollouts, Scored
 from tests.scorer.conftest import rollouts

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.comparison import Comparison
+from rlhf_flow.scorer.functions.comparison import Comparison
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer import comparisons

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_flow.aside import StepsAside
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer import PARTS
-from rlhf_flow.scorer.endpoint import Endpoint
-from rlhf_flow.scorer.purse import Budget
-from rlhf_flow.scorer.reward_model import RewardModel
-from rlhf_flow.scorer.rule import Rule
-from rlhf_flow.scorer.rules import Term
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.functions.rules import Term
+from rlhf_flow.scorer.llm.budget import Budget
+from rlhf_flow.scorer.llm.endpoint import Endpoint
+from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts
+from rlhf_flow.weights.offload import StepsAside
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.scorer.stub_endpoint import Said, Stub, says
 from tests.served import pooling, scores_of, serving

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.economy import Ask, Economy, Said, settled, strengths
 from rlhf_flow.scorer.matches import Match
+from rlhf_flow.scorer.pair_schedule import Ask, Economy, Said, settled, strengths
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.tournament import Tournament
 from rlhf_flow.types import Rollouts, Scored

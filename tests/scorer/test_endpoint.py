@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.scorer.completion import Answer
-from rlhf_flow.scorer.endpoint import Endpoint, Unanswered
-from rlhf_flow.scorer.reading import Reply
+from rlhf_flow.scorer.llm.completion import Answer
+from rlhf_flow.scorer.llm.endpoint import Endpoint, Unanswered
+from rlhf_flow.scorer.llm.parse_reply import Reply
 from tests.scorer.stub_endpoint import Behaviour, Said, Stub, fails, in_turn, says
 
 pytest.importorskip("httpx")
@@ -197,7 +197,7 @@ def test_a_name_that_does_not_exist_is_told_at_once() -> None:
 
 def test_a_socks_proxy_without_its_package_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
-    monkeypatch.setattr("rlhf_flow.needs.find_spec", lambda name: None if name == "socksio" else name)
+    monkeypatch.setattr("rlhf_flow.system.optional_deps.find_spec", lambda name: None if name == "socksio" else name)
     with pytest.raises(ValueError, match="a SOCKS proxy of the environment needs the package socksio"):
         Endpoint("http://127.0.0.1:1").check()
 

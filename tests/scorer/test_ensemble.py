@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_flow.scorer.ensemble import Ensemble, EnsembleJudge
-from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.models.ensemble import Ensemble, EnsembleJudge
+from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import Checkpoint, rollouts

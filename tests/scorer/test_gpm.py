@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_flow.chat import chat_tokens
-from rlhf_flow.scorer.gpm import GPM, log_odds
+from rlhf_flow.scorer.models.gpm import GPM, log_odds
 from rlhf_flow.specs import Place
+from rlhf_flow.tokenization.chat_template import chat_tokens
 from rlhf_flow.types import Message
 from tests.scorer.conftest import Checkpoint, rollouts
 

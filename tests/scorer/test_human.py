@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_flow import config
-from rlhf_flow.identity import identity
-from rlhf_flow.scorer.annotations import Annotations, Question
-from rlhf_flow.scorer.comparison import Comparison
-from rlhf_flow.scorer.human import Human, Panel
-from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.identity import identity
+from rlhf_flow.scorer.functions.comparison import Comparison
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.human.annotations import Annotations, Question
+from rlhf_flow.scorer.human.human import Human, Panel
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Rollouts, Scored
 from tests.scorer.conftest import rollouts

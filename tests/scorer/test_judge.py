@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.judge import Judge
+from rlhf_flow.scorer.llm.judge import Judge
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 from tests.scorer.judging import CALL, answers, judge, later_wins, opened, scored

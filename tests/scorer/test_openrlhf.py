@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.remote import Remote
+from rlhf_flow.scorer.remote.remote import Remote
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 

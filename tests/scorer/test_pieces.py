@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.pieces import cut, in_pieces
+from rlhf_flow.scorer.chunking import cut, in_pieces
 from rlhf_flow.types import Message, Prompt, Rollouts, Scored
 
 

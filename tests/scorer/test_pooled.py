@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.pooled import Pooled
-from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.models.reward_model import RewardModel
+from rlhf_flow.scorer.models.vllm_pooling import Pooled
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import Checkpoint, rollouts

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_flow.question import Question, answer_token, has_fields
-from rlhf_flow.scorer.preference_model import PreferenceJudge, PreferenceModel
+from rlhf_flow.scorer.models.preference_model import PreferenceJudge, PreferenceModel
 from rlhf_flow.specs import Place
+from rlhf_flow.tokenization.pairwise_prompt import Question, answer_token, has_fields
 from rlhf_flow.types import Message, Scored
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.tokenizer import tokenizer
@@ -100,7 +100,7 @@ def test_gpt2_agrees_too_and_code_that_gives_all_logits(
     AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", **shape)).save_pretrained(tmp_path)
     if not keeps:
         monkeypatch.setattr(
-            "rlhf_flow.scorer.preference_model.signature", lambda forward: SimpleNamespace(parameters={})
+            "rlhf_flow.scorer.models.preference_model.signature", lambda forward: SimpleNamespace(parameters={})
         )
     agree(judged(str(tmp_path), batch_tokens=300), one_by_one(str(tmp_path), "<s><|user|>", "</s><|assistant|>"))
 

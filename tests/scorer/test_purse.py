@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.purse import Budget, CapReached, Purse, Reservation, Spent
+from rlhf_flow.scorer.llm.budget import Budget, CapReached, Purse, Reservation, Spent
 
 MANY = 16
 

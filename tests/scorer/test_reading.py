@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.marks import marks
-from rlhf_flow.scorer.reading import Reply, preference, verdict
+from rlhf_flow.scorer.llm.marks import marks
+from rlhf_flow.scorer.llm.parse_reply import Reply, preference, verdict
 
 FILES = Path(__file__).parent
 VERDICTS = [json.loads(line) for line in (FILES / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()]

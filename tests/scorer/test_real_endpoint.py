@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.asking import EndpointError
-from rlhf_flow.scorer.endpoint import Endpoint
-from rlhf_flow.scorer.judge import Judge
+from rlhf_flow.scorer.llm.budget import Budget
+from rlhf_flow.scorer.llm.client import EndpointError
+from rlhf_flow.scorer.llm.endpoint import Endpoint
+from rlhf_flow.scorer.llm.judge import Judge
 from rlhf_flow.scorer.matches import matches
-from rlhf_flow.scorer.purse import Budget
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests import tiny

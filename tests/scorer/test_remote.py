@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer import wire
-from rlhf_flow.scorer.comparison import Comparison
-from rlhf_flow.scorer.purse import CapReached
-from rlhf_flow.scorer.remote import Remote
-from rlhf_flow.scorer.rule import Rule
-from rlhf_flow.scorer.wire import Health, Reply
+from rlhf_flow.scorer.functions.comparison import Comparison
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.llm.budget import CapReached
+from rlhf_flow.scorer.remote import schema as wire
+from rlhf_flow.scorer.remote.remote import Remote
+from rlhf_flow.scorer.remote.schema import Health, Reply
 from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts

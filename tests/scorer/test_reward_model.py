@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_flow.scorer.classifier import cut_front
-from rlhf_flow.scorer.reward_model import RewardModel
+from rlhf_flow.scorer.models.classifier import cut_front
+from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.tokenizer import tokenizer

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.endpoint import Endpoint
-from rlhf_flow.scorer.purse import Budget
-from rlhf_flow.scorer.rubric import Rubric
+from rlhf_flow.scorer.llm.budget import Budget
+from rlhf_flow.scorer.llm.endpoint import Endpoint
+from rlhf_flow.scorer.llm.rubric import Rubric
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts

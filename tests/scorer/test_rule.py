@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from rlhf_flow.scorer.rule import Rule
-from rlhf_flow.scorer.rules import Rules, Term
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.functions.rules import Rules, Term
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 

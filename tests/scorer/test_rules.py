@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.rule import Rule
-from rlhf_flow.scorer.rules import Rules, Term
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.functions.rules import Rules, Term
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts

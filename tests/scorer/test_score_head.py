@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rlhf_flow.scorer.reward_model import RewardModel
-from rlhf_flow.scorer.score_head import scores_of
+from rlhf_flow.scorer.models.reward_model import RewardModel
+from rlhf_flow.scorer.models.score_head import scores_of
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import Checkpoint, rollouts
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Scorer
-from rlhf_flow.scorer.comparison import Comparison
-from rlhf_flow.scorer.rule import Rule
-from rlhf_flow.scorer.simulated import Simulated
+from rlhf_flow.scorer.functions.comparison import Comparison
+from rlhf_flow.scorer.functions.rule import Rule
+from rlhf_flow.scorer.wrappers.simulated import Simulated
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Rollouts, Scored, Verdict
 from tests.scorer.conftest import rollouts

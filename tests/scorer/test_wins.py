@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rlhf_flow.scorer.wins import bradley_terry, by_comparison
+from rlhf_flow.scorer.pairwise import bradley_terry, by_comparison
 
 UTILITY = arrays(np.float32, st.tuples(st.integers(0, 3), st.integers(1, 5)), elements=st.floats(-1e4, 1e4, width=32))
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.redact import token_in
-from rlhf_flow.scorer import wire
-from rlhf_flow.scorer.wire import Health, Malformed, Reply
+from rlhf_flow.scorer.remote import schema as wire
+from rlhf_flow.scorer.remote.schema import Health, Malformed, Reply
+from rlhf_flow.system.redact import token_in
 from rlhf_flow.types import Candidate, Draw, Message, Prompt, Response, Rollouts, Scored
 from tests.scorer.conftest import rollouts
 

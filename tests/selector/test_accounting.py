@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.selector import PARTS
-from rlhf_flow.selector.length import penalised
+from rlhf_flow.selector.length_penalty import penalised
 from rlhf_flow.selector.pairing import BUCKETS, REASONS
 from rlhf_flow.types import Pair, Response, Scored
 from tests.selector.worlds import worlds

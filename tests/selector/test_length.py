@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rlhf_flow.selector import PARTS
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.selector.best_and_worst import BestAndWorst
-from rlhf_flow.selector.length import penalised
+from rlhf_flow.selector.length_penalty import penalised
 from rlhf_flow.types import Scored, Selection
 from tests.selector.worlds import response, scored, sides, worlds
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_flow.selector.all_pairs import AllPairs
-from rlhf_flow.selector.worth import win_rates
+from rlhf_flow.selector.win_rates import win_rates
 from rlhf_flow.types import Scored
 from tests.selector.worlds import one, response, scored
 

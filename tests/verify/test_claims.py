@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.__main__ import main
+from rlhf_flow.cli.main import main
+from rlhf_flow.cli.verify import Checked, as_json, chosen, markdown, table
 from rlhf_flow.verify.claim import Claim, below
 from rlhf_flow.verify.claims import CLAIMS
-from rlhf_flow.verify.command import Checked, as_json, chosen, markdown, table
 
 QUICK = [claim for claim in CLAIMS if claim.seconds <= 2]
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_flow.engine.tabular import TabularEngine
-from rlhf_flow.game import LOGITS, Board, Game, mixed
-from rlhf_flow.learner.tabular_methods import Choice, Descent, Fit
+from rlhf_flow.games.engine import TabularEngine
+from rlhf_flow.games.game import LOGITS, Board, Game, mixed
+from rlhf_flow.games.solvers import Choice, Descent, Fit
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.types import Draw, Mixture, Policy
 from rlhf_flow.verify import bradley_terry, play
 from rlhf_flow.verify.games import CYCLE, LONGER, NUMBERS
 from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
-from rlhf_flow.weights import Held, fingerprint
+from rlhf_flow.weights.source import Held, fingerprint
 
 
 def policy_of(board: Board, *policies: np.ndarray) -> Policy:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from rlhf_flow.game import Game
+from rlhf_flow.games.game import Game
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.slic import SLiC
 from rlhf_flow.types import PairLogps, Sides, TokenLogps

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_flow.equilibrium import gap, tilted
+from rlhf_flow.games.equilibrium import gap, tilted
 from rlhf_flow.objective.dno import DNO
 from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.verify.claim import Claim, Finding, above, below

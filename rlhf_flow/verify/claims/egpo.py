@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from rlhf_flow.equilibrium import gap, kl, nash
+from rlhf_flow.games.equilibrium import gap, kl, nash
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.protocols import Sampler, Schedule
 from rlhf_flow.schedule import Fixed, HalfSteps

@@ -11,13 +11,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from rlhf_flow.game import Board, Game, bradley_terry
-from rlhf_flow.learner.tabular_methods import Choice, Fit
-from rlhf_flow.memory import All
+from rlhf_flow.games.game import Board, Game, bradley_terry
+from rlhf_flow.games.solvers import Choice, Fit
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.selm import SELM
 from rlhf_flow.objective.xpo import XPO
-from rlhf_flow.sampler.plan import PlanSampler
+from rlhf_flow.replay import All
+from rlhf_flow.sampler.draws import PlanSampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.schedule import EveryK
 from rlhf_flow.selector.best_and_worst import BestAndWorst

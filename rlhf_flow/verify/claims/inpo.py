@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_flow.equilibrium import gap, kl, nash, tilted
+from rlhf_flow.games.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.selector.tournament import Tournament

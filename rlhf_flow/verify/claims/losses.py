@@ -16,8 +16,8 @@ from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.objective.xpo import XPO
 from rlhf_flow.verify import formulas
-from rlhf_flow.verify.agreement import agreement
 from rlhf_flow.verify.claim import Claim, Finding
+from rlhf_flow.verify.closed_form_check import agreement
 
 REDUCTIONS = ("sum", "mean")
 SAYS = "loss and gradient are those of the formula"

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlhf_flow.equilibrium import gap, kl, nash
-from rlhf_flow.game import Board, mixed
-from rlhf_flow.learner.tabular_methods import Descent
+from rlhf_flow.games.equilibrium import gap, kl, nash
+from rlhf_flow.games.game import Board, mixed
+from rlhf_flow.games.solvers import Descent
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.nash_md import NashMD
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
-from rlhf_flow.sampler.plan import PlanSampler
+from rlhf_flow.sampler.draws import PlanSampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.selector.cross import Cross
 from rlhf_flow.verify.claim import Claim, Finding, above, below, between, near

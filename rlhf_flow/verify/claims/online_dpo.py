@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_flow.equilibrium import gap, kl, nash, tilted
-from rlhf_flow.game import Game, bradley_terry
-from rlhf_flow.learner.tabular_methods import Descent, Fit
-from rlhf_flow.memory import All
+from rlhf_flow.games.equilibrium import gap, kl, nash, tilted
+from rlhf_flow.games.game import Game, bradley_terry
+from rlhf_flow.games.solvers import Descent, Fit
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.ipo import IPO
+from rlhf_flow.replay import All
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.schedule import EveryK
 from rlhf_flow.selector.best_and_worst import BestAndWorst

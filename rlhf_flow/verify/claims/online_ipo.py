@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_flow.equilibrium import gap, kl, nash, tilted
-from rlhf_flow.learner.tabular_methods import Descent
+from rlhf_flow.games.equilibrium import gap, kl, nash, tilted
+from rlhf_flow.games.solvers import Descent
 from rlhf_flow.objective.ipo import IPO
-from rlhf_flow.sampler.plan import PlanSampler
+from rlhf_flow.sampler.draws import PlanSampler
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.selector.all_pairs import AllPairs

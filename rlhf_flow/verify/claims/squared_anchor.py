@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlhf_flow.equilibrium import gap, tilted
-from rlhf_flow.game import Game
+from rlhf_flow.games.equilibrium import gap, tilted
+from rlhf_flow.games.game import Game
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.protocols import Sampler, Schedule
 from rlhf_flow.schedule import EveryK, Fixed, HalfSteps

@@ -1,0 +1,1 @@
+"""The command line: `rlhf-flow run` and the other commands."""

@@ -1,0 +1,77 @@
+"""What may follow on a command line: commands, keys and choices, for the TAB of a shell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_flow.cli.help import FILES
+from rlhf_flow.config.compose import CONFIGS, parts, register
+from rlhf_flow.config.schema import GROUPS
+
+BASH = """\
+_rlhf_flow() {
+    local IFS=$'\\n'
+    COMPREPLY=($("$1" completion words "${COMP_LINE:0:COMP_POINT}" "$COMP_WORDBREAKS" 2>/dev/null))
+}
+complete -o nospace -o default -F _rlhf_flow rlhf-flow
+"""
+COMPOSING = {"run": "run", "doctor": "run", "plan": "run", "train-reward": "train-reward"}  # command -> configuration
+
+
+def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:
+    """What may stand for the last word of `line`, from its last break on, as bash wants it."""
+    _, *before, word = line.split(" ") if " " in line else ["", line]
+    before = [one for one in before if one]
+    found = [one for one in _candidates(before, word, commands) if one.startswith(word)]
+    cut = max((word.rfind(at) for at in breaks if at in "=:@"), default=-1) + 1
+    return sorted(one[cut:] for one in dict.fromkeys(found))
+
+
+def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> Iterator[str]:
+    if not before:
+        yield from (f"{command} " for command in commands)
+        return
+    if before[0] not in COMPOSING:
+        return
+    key, equals, _ = word.partition("=")
+    if equals:
+        yield from (f"{key}={choice} " for choice in _choices(key, before))
+        return
+    yield from (f"{group}=" for group in (*GROUPS, *FILES))
+    parent = key.rpartition(".")[0]
+    node = OmegaConf.select(_composed(before), parent) if parent else _composed(before)
+    prefix = f"{parent}." if parent else ""
+    names: list[Any] = []
+    if isinstance(node, DictConfig | ListConfig):
+        names = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for name in names:
+        child = node._get_node(name)
+        yield f"{prefix}{name}{'.' if isinstance(child, DictConfig | ListConfig) else '='}"
+
+
+def _choices(key: str, before: Sequence[str]) -> list[str]:
+    group = key.partition("@")[0]
+    if group in (*GROUPS, *FILES):
+        return [*(parts(group) if group in GROUPS else ()), *(file.stem for file in (CONFIGS / group).glob("*.yaml"))]
+    value = OmegaConf.select(_composed(before), key, throw_on_resolution_failure=False)
+    return ["true", "false"] if isinstance(value, bool) else []
+
+
+def _composed(before: Sequence[str]) -> DictConfig:
+    """With the overrides that stand before the word; if they do not compose, with those that choose nothing."""
+    register()
+    command, *given = before
+    typed = [one for one in given if "=" in one and not one.startswith("-")]
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        for overrides in (typed, []):
+            try:
+                return compose(COMPOSING[command], overrides=overrides)
+            except (HydraException, OmegaConfBaseException, ValueError):
+                continue
+    return OmegaConf.create({})

@@ -1,0 +1,116 @@
+"""Hydra, run inside of a command: it composes what the arguments say and hands each configuration to a job."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_flow.cli.shown import named
+from rlhf_flow.config import compose as config
+from rlhf_flow.system.redact import redacted
+
+
+def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> list[int]:
+    """The exit statuses of the job, on each configuration `name` that Hydra composes; none if it only shows one.
+
+    Raises what Hydra and the job raise.
+    """
+    statuses: list[int] = []
+
+    def told(composed: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and not statuses:
+            _without_secrets(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
+        statuses.append(job(composed))
+
+    with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
+        config.register()
+        hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
+    return statuses
+
+
+def overrides() -> list[str]:
+    """Those of the job that is being done, as they were typed: `${...}` in them is not resolved."""
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(task, list)
+    return [str(override) for override in task]
+
+
+def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
+    job = HydraConfig.get()
+    if job.mode != RunMode.MULTIRUN:
+        return composed
+    swept = [override for override in overrides() if override not in typed]
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={job.job.num}")
+    own = OmegaConf.merge(composed, {"run_dir": f"{composed.run_dir}-{name}"})
+    assert isinstance(own, DictConfig)
+    return own
+
+
+def shows(arguments: list[str]) -> bool:
+    """Whether the whole configuration of the job is asked for, and nothing else."""
+    asked = [value for flag, value in pairwise(arguments) if flag in ("--cfg", "-c")]
+    asked += [argument.partition("=")[2] for argument in arguments if argument.startswith("--cfg=")]
+    return asked == ["job"] and not {"--package", "-p"} & set(arguments)
+
+
+def page(name: str, arguments: list[str]) -> str:
+    """The configuration as Hydra shows it, with the name of each part."""
+    all_of_it = {"job": "all", "--cfg=job": "--cfg=all"}
+    looks = [all_of_it.get(argument, argument) for argument in arguments if argument != "--resolve"]
+    chosen = OmegaConf.create(_printed(name, looks))
+    return named(_printed(name, arguments), OmegaConf.select(chosen, "hydra.runtime.choices"))
+
+
+def _printed(name: str, arguments: list[str]) -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        each(name, arguments, lambda composed: 0)
+    return text.getvalue()
+
+
+def _without_secrets(written: Path) -> None:
+    """Redact the configuration that Hydra writes of a sweep: before any job is asked whether a secret stands in it."""
+    if written.is_file():  # other sweepers may write none
+        written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _as_hydra_expects(command: str, arguments: list[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it hand its errors over instead of printing them."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = [f"rlhf-flow {command}", *sorted(arguments, key=_is_override)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
+@contextlib.contextmanager
+def _shown_without_secrets(arguments: list[str]) -> Iterator[None]:
+    """What Hydra prints of the configuration under --cfg and --info."""
+    if not any(re.match(r"--?(cfg|c|info|i)(=|$)", argument) for argument in arguments):
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        yield
+    print(redacted(said.getvalue()), end="")

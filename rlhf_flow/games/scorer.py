@@ -1,0 +1,30 @@
+"""The judge of a game: P(one answer beats another), read from its matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_flow.games.game import Board
+from rlhf_flow.types import Rollouts, Scored
+
+
+@dataclass(frozen=True)
+class MatrixScorer:
+    """Keeps the promises of `protocols.Scorer` for the games of a board."""
+
+    board: Board
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        wins = []
+        for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True):
+            game = prompt.tokens[0]
+            first = self.board.of_game[game].start
+            answers = [self.board.index[game, tuple(one.tokens.tolist())] - first for one in group]
+            wins.append(self.board.games[game].wins[np.ix_(answers, answers)])
+        table = np.stack(wins)  # [B, N, N]
+        queries = table.shape[0] * table.shape[1] * (table.shape[1] - 1) // 2
+        return Scored(rollouts, utility=table.mean(-1), wins=table, counts={"judge/queries": queries})
+
+    def close(self) -> None: ...

@@ -1,0 +1,220 @@
+"""The machinery of many ranks: a DeepSpeed engine, and where its ZeRO stages keep each parameter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed.constants import default_pg_timeout
+
+from rlhf_flow.learner.backend import Parameter, Part
+from rlhf_flow.learner.batching import Packed
+from rlhf_flow.learner.deepspeed_config import Json
+from rlhf_flow.learner.logits import Reader, spread
+from rlhf_flow.learner.policy_model import ResponseLogps
+from rlhf_flow.learner.reward_model import ResponseNumbers
+from rlhf_flow.learner.training import Training
+from rlhf_flow.specs import Place
+
+ZeroParameter = Any  # a torch parameter on which DeepSpeed has hung attributes of its own
+
+
+def join(place: Place) -> None:
+    """Meet the other ranks: gloo on CPUs, NCCL on GPUs. A process group that exists already is used."""
+    index = torch.device(place.device).index or 0
+    os.environ |= {"LOCAL_RANK": str(index), "RANK": str(place.rank), "WORLD_SIZE": str(place.size)}
+    if place.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # what DeepSpeed calls
+    backend = "gloo" if place.device == "cpu" else "nccl"
+    if not dist.is_initialized():
+        dist.init_process_group(backend, store=_meeting(place), rank=place.rank, world_size=place.size)
+    # Its kernel for shared memory is compiled on first use, adds in an order of its own, and gains nothing here.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _meeting(place: Place) -> dist.Store:
+    """Where ranks find each other. Of ranks on one machine, nothing listens where another machine could reach it."""
+    if place.size == 1:
+        return dist.HashStore()
+    listening = None  # on all interfaces, as a store does by itself
+    if place.address.startswith("127."):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if place.rank == 0:
+            listening = socket.create_server((place.address, place.port)).detach()  # the store closes it
+    return dist.TCPStore(
+        place.address,
+        place.port,
+        place.size,
+        is_master=place.rank == 0,
+        timeout=default_pg_timeout,
+        master_listen_fd=listening,
+    )
+
+
+class Ranks:
+    def __init__(self, model: ResponseLogps | ResponseNumbers, training: Training, config: Json, place: Place) -> None:
+        import deepspeed
+
+        self.rank, self.size = place.rank, place.size
+        self.lm = model.lm
+        self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
+        self.optimizer = training.optimizer.build(self.lm)
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=self.optimizer, config=config, dist_init_required=False
+        )
+        self.stage = self.engine.zero_optimization_stage()
+        self.device = self.engine.device
+        self.clip = training.clip or 0.0
+        self.stretches: dict[str, list[tuple[int, int]]] | None = None  # once someone asked
+
+    def parameters(self) -> Sequence[Parameter]:
+        if self.stage == 0:
+            return [self._replicated(name, parameter) for name, parameter in self.trained]
+        if self.stage == 3:
+            self.engine.optimizer._partition_all_parameters()  # nothing is gathered while parts are read or written
+            return [self._sharded(name, parameter) for name, parameter in self.trained]
+        return [self._flattened(name, parameter) for name, parameter in self.trained]
+
+    def _replicated(self, name: str, owner: Tensor) -> Parameter:
+        """Stage 0: every rank steps the model's own parameters."""
+        part = Part(owner.detach().view(-1), start=0, everywhere=True)
+        return Parameter(name, tuple(owner.shape), part, part, owner, offset=0)
+
+    def _flattened(self, name: str, parameter: ZeroParameter) -> Parameter:
+        """Stages 1 and 2: each rank steps a stretch of all parameters laid end to end, which may cut this one."""
+        seen = Part(parameter.detach().view(-1), start=0, everywhere=True)
+        for group, flat in zip(*self._groups(), strict=True):
+            if any(member is parameter for member in group):
+                owner = flat
+        offset, start, count = 0, 0, 0
+        if parameter._hp_mapping is not None:
+            there, here = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
+            offset, start, count = there.start, here.start, there.numel
+        master = Part(owner.detach().narrow(0, offset, count), start, everywhere=False)
+        return Parameter(name, tuple(parameter.shape), seen, master, owner, offset)
+
+    def _groups(self) -> tuple[Sequence[Sequence[Tensor]], Sequence[Tensor]]:
+        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
+
+        optimizer = self.engine.optimizer
+        if isinstance(optimizer, BF16_Optimizer):  # stage 1 with gradients in float32
+            return optimizer.bf16_groups, optimizer.fp32_groups_flat_partition
+        return optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups
+
+    def _sharded(self, name: str, parameter: ZeroParameter) -> Parameter:
+        """Stage 3: each rank keeps one slice of every parameter; the last slice may be padded."""
+        optimizer = self.engine.optimizer
+        group, offset, slice_size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        start = min(self.rank * slice_size, parameter.ds_numel)
+        count = min(slice_size, parameter.ds_numel - start)
+        owner = optimizer.fp32_partitioned_groups_flat[group]
+        seen = Part(parameter.ds_tensor.detach().view(-1).narrow(0, 0, count), start, everywhere=False)
+        master = Part(owner.detach().narrow(0, offset, count), start, everywhere=False)
+        return Parameter(name, tuple(parameter.ds_shape), seen, master, owner, offset)
+
+    def holders(self) -> Sequence[object]:
+        """DeepSpeed 0.19.8 would offload less by itself: nothing in stage 0, nothing of a torch AdamW in stage 3."""
+        return self.engine.module, self.optimizer, self.engine.optimizer
+
+    def logps(self, packed: Packed) -> Tensor:
+        return self._forward(packed)
+
+    def spread(self, packed: Packed) -> Tensor:
+        return self._forward(packed, spread)
+
+    def _forward(self, packed: Packed, *read: Reader) -> Tensor:
+        inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
+        return self.engine(*inputs, *read)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed takes the mean over ranks; the shares of a global batch are to be summed.
+        self.engine.backward(loss * self.size, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        norm = self._clipped_norm() if self.stage == 0 else None
+        if norm is None or norm.isfinite():
+            self.engine.step()
+            if self.engine.was_step_applied():
+                return float(norm if norm is not None else self.engine.get_global_grad_norm())
+        self.engine.zero_grad()
+        raise FloatingPointError("the gradient norm is not finite")
+
+    def _clipped_norm(self) -> Tensor:
+        """Stage 0 leaves gradients of the whole model on every rank, and does not look at their size."""
+        parameters = list(self.engine.module.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip, norm)
+        return norm
+
+    def discard(self, loss: Tensor) -> None:
+        if self.stage == 0:
+            self.engine.zero_grad()
+            return
+        # What ZeRO has begun to reduce it only forgets in a step that it refuses: one without a finite norm.
+        self.backward(loss * torch.nan, last=True)
+        self.engine.step()
+        assert not self.engine.was_step_applied(), "DeepSpeed took a step with gradients of NaN"
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self.size == 1:
+            return values.cpu()
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.cpu()
+
+    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
+        if part.everywhere or self.size == 1:
+            return part.values.view(parameter.shape) if self.rank == to else None
+        if self.stretches is None:
+            self.stretches = self._all_stretches()
+        stretches = self.stretches[parameter.name]
+        if self.rank != to:
+            if part.values.numel():
+                dist.send(part.values.to(self.device), dst=to)
+            return None
+        whole = into
+        if whole is None or (whole.dtype, whole.device) != (part.values.dtype, self.device):
+            whole = torch.empty(parameter.shape, dtype=part.values.dtype, device=self.device)
+        for rank, (start, count) in enumerate(stretches):
+            stretch = whole.view(-1).narrow(0, start, count)
+            if rank == to:
+                stretch.copy_(part.values)
+            elif count:
+                dist.recv(stretch, src=rank)
+        return whole
+
+    def _all_stretches(self) -> dict[str, list[tuple[int, int]]]:
+        """For each parameter the start and the number of the elements that each rank steps: these never change."""
+        parameters = self.parameters()
+        mine = [(one.master.start, one.master.values.numel()) for one in parameters]
+        told = torch.tensor(mine, dtype=torch.int64, device=self.device)  # [P, 2]
+        found = [torch.empty_like(told) for _ in range(self.size)]
+        dist.all_gather(found, told)
+        by_parameter = torch.stack(found, dim=1).tolist()  # [P, ranks, 2]
+        return {one.name: [tuple(each) for each in ranks] for one, ranks in zip(parameters, by_parameter, strict=True)}
+
+    def share(self, text: str) -> str:
+        if self.size == 1:
+            return text
+        said = [text]
+        dist.broadcast_object_list(said, src=0, device=self.device)
+        return said[0]
+
+    def close(self) -> None:
+        self.engine.destroy()

@@ -1,0 +1,79 @@
+"""The machinery of one process: a torch optimizer on the model's own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf_flow.learner.backend import Parameter, Part
+from rlhf_flow.learner.batching import Packed
+from rlhf_flow.learner.logits import Reader, spread
+from rlhf_flow.learner.policy_model import ResponseLogps
+from rlhf_flow.learner.reward_model import ResponseNumbers
+from rlhf_flow.learner.training import Training
+
+
+class SingleProcess:
+    def __init__(self, model: ResponseLogps | ResponseNumbers, training: Training, *, device: str) -> None:
+        self.rank, self.size = 0, 1
+        self.model = model.to(device)
+        self.lm = model.lm
+        self.device = torch.device(device)
+        self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
+        self.optimizer = training.optimizer.build(self.lm)
+        self.clip = training.clip or 0.0
+        self.autocast = training.precision == "bfloat16"
+
+    def parameters(self) -> Sequence[Parameter]:
+        parameters = []
+        for name, owner in self.trained:
+            part = Part(owner.detach().view(-1), start=0, everywhere=True)
+            parameters.append(Parameter(name, tuple(owner.shape), part, part, owner, offset=0))
+        return parameters
+
+    def holders(self) -> Sequence[object]:
+        return self.model, self.optimizer
+
+    def logps(self, packed: Packed) -> Tensor:
+        return self._forward(packed)
+
+    def spread(self, packed: Packed) -> Tensor:
+        return self._forward(packed, spread)
+
+    def _forward(self, packed: Packed, *read: Reader) -> Tensor:
+        inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            return self.model(*inputs, *read)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise FloatingPointError(f"the gradient norm is {norm.item()}")
+        if self.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm.item()
+
+    def discard(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values.cpu()
+
+    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
+        return part.values.view(parameter.shape)
+
+    def share(self, text: str) -> str:
+        return text
+
+    def close(self) -> None: ...

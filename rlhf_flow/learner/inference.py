@@ -1,0 +1,38 @@
+"""Forward passes over many rows that the ranks share, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf_flow.learner.backend import Backend
+from rlhf_flow.learner.batching import Packed, Row, deal
+from rlhf_flow.learner.readout import Reading
+
+Forward: TypeAlias = Callable[[Packed], Tensor]
+
+
+@torch.no_grad()
+def read_all(
+    backend: Backend, reading: Reading, rows: Sequence[Row], forward: Forward, *, micro_batch: int, numbers: int
+) -> list[np.ndarray]:
+    """What `forward` reads of each row, float32 [W, numbers]; every rank gets all of it."""
+    if not rows:
+        return []
+    widths = [reading.width(row) for row in rows]
+    ends = np.cumsum(widths)
+    flat = torch.zeros(int(ends[-1]), numbers)
+    for wave in deal([row.length for row in rows], ranks=backend.size, micro_batch=micro_batch):
+        mine = wave[backend.rank]
+        stand_in = wave[0][-1:]  # a rank without a row still takes part: collectives count on it
+        packed = reading.pack([rows[i] for i in (mine if len(mine) else stand_in)])
+        read = forward(packed).cpu().view(-1, numbers)
+        start = 0
+        for i in mine:
+            flat[ends[i] - widths[i] : ends[i]] = read[start : start + widths[i]]
+            start += widths[i]
+    return np.split(backend.sum(flat).numpy(), ends[:-1])

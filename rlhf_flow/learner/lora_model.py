@@ -1,0 +1,153 @@
+"""An adapter is what is learned and published; the base below it stays as it is, for every policy and the reference.
+
+Hu et al. 2021, arXiv:2106.09685. This module is imported where a learner is opened, so torch may stand at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedModel
+
+from rlhf_flow.learner.lora import LoRA
+from rlhf_flow.specs import Model
+from rlhf_flow.types import Policy
+from rlhf_flow.weights.buckets import Bucket, Index
+from rlhf_flow.weights.source import (
+    PREFIX,
+    Adapter,
+    Checkpoint,
+    Held,
+    Weights,
+    adapter_fingerprint,
+    checkpoint_fingerprint,
+    write_adapter,
+)
+
+NAME = "default"  # peft's, of the one adapter in the model
+
+
+@dataclass(frozen=True)
+class AdapterAlone:
+    """Keeps the promises of `trained.Trained` for the low-rank terms that `beside` has put into the model."""
+
+    model: Model
+    lm: PreTrainedModel
+    lora: LoRA
+    base: str
+    fresh: Mapping[str, Tensor]  # with which the policy is the base
+
+    @property
+    def layout(self) -> None:
+        return None
+
+    def names(self) -> dict[str, list[str]]:
+        return _names(self.lm)
+
+    def buffers(self) -> dict[str, Tensor]:
+        return {}
+
+    def of(self, policy: Policy) -> Weights:
+        if self._is_base(policy):
+            return Held(self.fresh)
+        weights = policy.weights
+        if not isinstance(weights, Adapter):
+            raise ValueError(
+                f"policy {policy.name!r} of round {policy.round} has weights of its own, and learner.lora trains "
+                f"adapters for {self.model.path}. Start from that model, or use learner.lora.rank=0."
+            )
+        if weights.base_sha256 != self.base:
+            raise ValueError(
+                f"policy {policy.name!r} of round {policy.round} is an adapter for the weights "
+                f"{weights.base_sha256[:12]}…, and {self.model.path} holds {self.base[:12]}…. Set model.path to the "
+                "folder that it was trained on."
+            )
+        if (weights.rank, weights.scale) != (self.lora.rank, self.lora.alpha / self.lora.rank):
+            raise ValueError(
+                f"policy {policy.name!r} of round {policy.round} has an adapter of rank {weights.rank} and alpha "
+                f"{weights.alpha:g}, but learner.lora has rank={self.lora.rank} and alpha={self.lora.alpha:g}. "
+                "Set them alike."
+            )
+        return weights.tensors
+
+    def at_hand(self, policy: Policy) -> AbstractContextManager[None] | None:
+        """The base needs no second copy of the model: it is there, with the adapter off."""
+        return self._off() if self._is_base(policy) else None
+
+    def sha256(self, tensors_sha256: str) -> str:
+        return adapter_fingerprint(self.base, tensors_sha256, scale=self.lora.alpha / self.lora.rank)
+
+    def weights(self, tensors: Weights) -> Adapter:
+        base = Checkpoint(Path(self.model.path), self.model.trust_remote_code)
+        return Adapter(base, self.base, self.lora.rank, self.lora.alpha, tensors)
+
+    def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
+        """Refused: the average of products B A is no product of averages, and its rank grows with every term."""
+        raise ValueError(
+            "learner.lora trains adapters, whose average is no adapter of the same rank: the mean of the products B A "
+            "is not the product of the means. Use learner.lora.rank=0, or a schedule that averages no policies."
+        )
+
+    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
+        """In peft's format, with the tokenizer; in one piece, for that is all that peft reads."""
+        tensors = {name: tensor.clone() for bucket in buckets for name, tensor in bucket.tensors()}
+        write_adapter(folder, self.weights(Held(tensors)))
+        source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
+        AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
+
+    def _is_base(self, policy: Policy) -> bool:
+        """Whether it is the model as it was opened."""
+        weights = policy.weights
+        return isinstance(weights, Checkpoint) and weights.path.resolve() == Path(self.model.path).resolve()
+
+    @contextmanager
+    def _off(self) -> Iterator[None]:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [layer for layer in self.lm.modules() if isinstance(layer, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+
+def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> AdapterAlone:
+    """Freeze the model, and put an adapter beside its linear layers. Raises ValueError where it cannot have one.
+
+    The base is rounded to what engines hold of it: nothing of it is trained, so nothing finer is needed.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.copy_(parameter.to(dtype))
+    targets = lora.chosen(*linear_layers(lm))
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lora.seed)
+        inject_adapter_in_model(settings, lm, adapter_name=NAME)
+    parameters = dict(lm.named_parameters())
+    fresh = {names[0]: parameters[name].detach().to(dtype, copy=True) for name, names in _names(lm).items()}
+    return AdapterAlone(model, lm, lora, checkpoint_fingerprint(Path(model.path)), fresh)
+
+
+def linear_layers(lm: PreTrainedModel) -> tuple[list[str], list[str]]:
+    """The layers that can have an adapter, and the names of all other modules."""
+    output = lm.get_output_embeddings()
+    layers = [name for name, module in lm.named_modules() if isinstance(module, nn.Linear) and module is not output]
+    return layers, [name for name, _ in lm.named_modules() if name and name not in layers]
+
+
+def _names(lm: PreTrainedModel) -> dict[str, list[str]]:
+    """The names that peft gives to the adapter's parameters in a file."""
+    mine = [name for name, _ in lm.named_parameters() if f".{NAME}." in name and ".lora_" in name]
+    return {name: [PREFIX + name.replace(f".{NAME}.", ".")] for name in mine}

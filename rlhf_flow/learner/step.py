@@ -1,0 +1,130 @@
+"""One optimizer step on a global batch, whoever shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf_flow.learner.backend import Backend
+from rlhf_flow.learner.batching import Example, Packed, Row, deal, pack
+from rlhf_flow.protocols import Objective
+from rlhf_flow.types import Loss, PairLogps, Sides, TokenLogps
+
+Pack: TypeAlias = Callable[[Sequence[Row]], Packed]  # how a model reads rows
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the pairs of a global batch, each times its weight."""
+
+    weight: float
+    values: Mapping[str, float]  # loss, and the objective's metrics
+
+
+def take_step(
+    backend: Backend,
+    objective: Objective,
+    batch: Sequence[Example],
+    *,
+    micro_batch: int,
+    lr: float,
+    pack: Pack = pack,
+) -> tuple[Sums, float]:
+    """Move the weights by the gradient of a global batch's weighted mean loss; return its sums and the gradient norm.
+
+    Every rank calls it with the same arguments and computes its own share. Raises FloatingPointError, with the weights
+    as they were, where a loss or the gradient is not finite.
+    """
+    weight = sum(example.weight for example in batch)
+    waves = deal([example.length for example in batch], ranks=backend.size, micro_batch=micro_batch)
+    sums: dict[str, float] = {}
+    broken = torch.zeros(len(batch), dtype=torch.float64)  # 1 where a pair's loss is not finite
+    for wave in waves:
+        mine = wave[backend.rank]
+        # A rank without a pair still takes part: collectives count on it. Its stand-in weighs nothing.
+        share = [batch[i] for i in mine] or [replace(batch[wave[0][-1]], weight=0.0)]
+        loss, weights = pair_loss(backend, objective, share, pack=pack)
+        total = (loss.values * weights).sum() / weight
+        if wave is not waves[-1]:
+            backend.backward(total, last=False)
+        broken[mine] = (~loss.values.detach().isfinite()).double().cpu()[: len(mine)]
+        for name, values in {"loss": loss.values.detach(), **loss.metrics}.items():
+            sums[name] = sums.get(name, 0.0) + (values.double() * weights).sum().item()
+    names = sorted(sums)
+    added = backend.sum(torch.cat([torch.tensor([sums[name] for name in names], dtype=torch.float64), broken]))
+    broken = added[len(names) :]
+    if broken.any():
+        backend.discard(total)
+        culprits = _names([batch[i] for i in broken.nonzero()[:, 0].tolist()])
+        raise FloatingPointError(f"the loss is not finite for {culprits}. The weights are as they were.")
+    backend.backward(total, last=True)
+    try:
+        norm = backend.step(lr)
+    except FloatingPointError as error:
+        message = f"{error}, though every loss is finite, for {_names(batch)}. The weights are as they were."
+        raise FloatingPointError(message) from error
+    return Sums(weight, dict(zip(names, added[: len(names)].tolist(), strict=True))), norm
+
+
+def pair_loss(
+    backend: Backend, objective: Objective, examples: Sequence[Example], *, pack: Pack = pack
+) -> tuple[Loss, Tensor]:
+    """The loss of each pair [P], and the pairs' weights [P]. A response that several pairs name is read once."""
+    at = _places(examples)
+    packed = pack([examples[p].rows[side] for p, side in at.first_seen])
+    logps = backend.logps(packed)  # [M]
+    device = logps.device
+
+    def sides(values: Tensor) -> Sides:
+        """Log-probs [M], row by row, as the sides of P pairs."""
+        mask = torch.from_numpy(packed.mask).to(device)  # [R, T]
+        dense = torch.zeros(mask.shape, device=device, dtype=values.dtype).masked_scatter(mask, values)
+        return Sides(*(TokenLogps(dense[rows], mask[rows]) for rows in at.rows))
+
+    def anchor(name: str) -> Tensor:
+        values = np.concatenate([examples[p].anchors[name][side] for p, side in at.first_seen])
+        return torch.from_numpy(values).to(device)
+
+    with_worth = all(example.worth is not None for example in examples)
+    pairs = PairLogps(
+        current=sides(logps),
+        anchors={name: sides(anchor(name)) for name in sorted(examples[0].anchors)},
+        preference=torch.tensor([example.preference for example in examples], device=device),
+        weight=torch.tensor([example.weight for example in examples], device=device),
+        worth=torch.tensor([example.worth for example in examples], device=device) if with_worth else None,
+    )
+    return objective.loss(pairs), pairs.weight
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the responses of P pairs stand among R different ones."""
+
+    first_seen: list[tuple[int, int]]  # [R]: (pair, side) that brings the response
+    rows: list[list[int]]  # for first, second and, where pairs have it, extra: the response's place [P]
+
+
+def _places(examples: Sequence[Example]) -> Places:
+    place: dict[str, int] = {}
+    first_seen: list[tuple[int, int]] = []
+    sides = len(examples[0].ids)
+    rows: list[list[int]] = [[] for _ in range(sides)]
+    for side in range(sides):
+        for p, example in enumerate(examples):
+            id = example.ids[side]
+            if id not in place:
+                place[id] = len(first_seen)
+                first_seen.append((p, side))
+            rows[side].append(place[id])
+    return Places(first_seen, rows)
+
+
+def _names(examples: Sequence[Example]) -> str:
+    named = "; ".join(f"{example.ids[0]} against {example.ids[1]}" for example in examples[:8])
+    more = f"; and {len(examples) - 8} more" if len(examples) > 8 else ""
+    return f"{len(examples)} pair{'s' * (len(examples) != 1)}: {named}{more}"

@@ -1,0 +1,72 @@
+"""A round in one line: what the terminal says when a round is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rlhf_flow.metrics.bucket_counts import pairs, reasons
+
+RATES = (("eval/win_rate", "win rate"), ("eval/accuracy", "held-out accuracy"))  # with their intervals
+PARTS = (
+    ("eval/reward", "judge {:.3f}"),
+    ("eval/proxy", "proxy {:.3f}"),  # the judge of training, where it is another
+    ("eval/proxy_gap", "gap {:+.3f}"),
+    ("eval/kl", "KL {:.2f}"),
+    ("eval/length", "length {:.1f}"),
+    ("eval/truncated", "cut {:.1%}"),
+    ("eval/distinct", "distinct {:.1%}"),
+    ("train/loss", "loss {:.4f}"),
+    ("train/accuracy", "accuracy {:.1%}"),
+)
+CAUSES = ("cut", "empty", "unclear", "failed", "capped", "inconsistent")  # of what a judge did not say
+
+
+def line(round: int, rounds: int | None, metrics: Mapping[str, float], *, limit: int | None = None) -> str:
+    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; what was not measured is not mentioned.
+
+    `limit`: the tokens at which an answer is cut, if all draws have the same.
+    """
+    parts = [f"round {round}" if rounds is None else f"round {round}/{rounds}"]
+    if round == 0:
+        parts.append("the start")
+    for key, name in RATES:
+        if key in metrics:
+            ends = [metrics[end] for end in (f"{key}_low", f"{key}_high") if end in metrics]
+            interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if len(ends) == 2 else ""
+            parts.append(f"{name} {metrics[key]:.3f}{interval}")
+    parts += [form.format(metrics[key]) for key, form in PARTS if key in metrics]
+    if (counted := pairs(metrics)) is not None:
+        used, considered = counted
+        why = reasons(metrics, limit=limit) if used < considered else ""
+        parts.append(f"pairs {used} of {considered}" + (f" ({why})" if why else ""))
+    parts += judged(metrics)
+    if "seconds/round" in metrics:
+        parts.append(duration(metrics["seconds/round"]))
+    return " · ".join(parts)
+
+
+def judged(metrics: Mapping[str, float]) -> list[str]:
+    """`verdicts 70/72 (2 cut, 9 inconsistent), 144 calls, cost 0.31`: of a judge that abstains, or is paid."""
+    asked, verdicts = metrics.get("judge/asked", 0), metrics.get("judge/verdicts", 0)
+    causes = {name: metrics.get(f"judge/{name}", 0) for name in CAUSES}
+    calls = metrics.get("judge/calls", 0)
+    if not asked or (verdicts == asked and not any(causes.values()) and not calls):
+        return []
+    told = ", ".join(f"{number:.0f} {name}" for name, number in causes.items() if number)
+    cost = f", cost {metrics['judge/cost_micro'] / 1e6:.2f}" if "judge/cost_micro" in metrics else ""
+    paid = f", {calls:.0f} calls" if calls else ""
+    return [f"verdicts {verdicts:.0f}/{asked:.0f}{f' ({told})' if told else ''}{paid}{cost}"]
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 07 min`; whatever is no finite length of time stays as it is."""
+    if not 0 <= seconds < float("inf"):
+        return f"{seconds} s"
+    if seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,138 @@
+"""Questions as tokens: in the chat template or plain, and cut, dropped or refused where they are too long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from rlhf_flow.prompts.bad_rows import BadRowError
+from rlhf_flow.prompts.parse import Question
+from rlhf_flow.tokenization.chat_template import FORMATS, chat_tokens, encode, plain_tokens, require_template
+from rlhf_flow.tokenization.end_tokens import end_of_answer
+from rlhf_flow.types import Candidate, Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOO_LONG = ("refuse", "cut", "drop")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a question becomes the tokens that the policy continues."""
+
+    tokenizer: PreTrainedTokenizerBase
+    format: str
+    system: str | None
+    max_tokens: int
+    too_long: str
+
+    def __post_init__(self) -> None:
+        assert self.format in FORMATS and self.too_long in TOO_LONG
+        if self.format == "chat":
+            require_template(self.tokenizer, "prompts.format")
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token by which the policy ends its answers."""
+        return end_of_answer(self.tokenizer, chat=self.format == "chat")
+
+    def prompts(self, question: Question, counts: Counter[str]) -> list[Prompt]:
+        """The prompt of a row, alone; none where it is dropped. `counts` what became of it."""
+        rendered = self.render(question)
+        if rendered is None:
+            counts["too_long_dropped"] += 1
+            return []
+        asked, tokens, cut = rendered
+        counts["too_long_cut"] += cut
+        return [
+            Prompt(
+                asked.id,
+                asked.messages,
+                tokens,
+                answer=asked.answer,
+                candidates={name: self.candidate(asked.place, text) for name, text in asked.candidates.items()},
+                meta=asked.meta,
+            )
+        ]
+
+    def render(self, question: Question) -> tuple[Question, tuple[int, ...], bool] | None:
+        """The question as the policy sees it, its tokens, and whether it was cut; None where it is to be dropped.
+
+        Raises ValueError where it is too long and is to be refused, or cannot be cut.
+        """
+        asked = self.with_system(question)
+        tokens = self._tokens(asked, asked.messages)
+        if len(tokens) <= self.max_tokens:
+            return asked, tuple(tokens), False
+        if self.too_long == "drop":
+            return None
+        if self.too_long == "refuse":
+            raise BadRowError(
+                question.place,
+                f"expected a prompt of at most prompts.max_tokens={self.max_tokens} tokens, found {len(tokens)}",
+                "raise prompts.max_tokens, or prompts.too_long=cut",
+                kind="too_long",
+            )
+        cut = self._cut(asked)
+        return cut, tuple(self._tokens(cut, cut.messages)), True
+
+    def candidate(self, place: str, text: str) -> Candidate:
+        """An answer as the policy would have given it: its text, and the token that ends the policy's own answers.
+
+        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError if the
+        tokenizer knows no such token.
+        """
+        if self.end is None:
+            raise ValueError(
+                f"{place}: an answer of the data set ends as the policy's own answers do, and neither its chat "
+                "template nor its tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
+            )
+        return Candidate(text, (*encode(self.tokenizer, text), self.end))
+
+    def with_system(self, question: Question) -> Question:
+        """The question behind the system message, where there is one; a row's own stands."""
+        if self.system is None or question.messages[0].role == "system":
+            return question
+        return replace(question, messages=(Message("system", self.system), *question.messages))
+
+    def _tokens(self, question: Question, messages: tuple[Message, ...]) -> list[int]:
+        if self.format == "chat":
+            try:
+                return chat_tokens(self.tokenizer, messages, reply=True)
+            except ValueError as error:
+                raise BadRowError(question.place, str(error), "correct the row, or the chat template") from error
+        if len(messages) != 1:
+            raise BadRowError(
+                question.place,
+                f"prompts.format=plain takes one user message, found {len(messages)} messages",
+                "prompts.format=chat, or write the chat as one text",
+            )
+        return plain_tokens(self.tokenizer, messages[0].content)
+
+    def _cut(self, question: Question) -> Question:
+        """Shorten the last user message to the longest beginning that fits; the template around it stays whole.
+
+        By bisection over characters with a fresh rendering each time: no token is split, and neighbours may merge.
+        """
+        *before, last = question.messages
+        fits, too_many = 0, len(last.content)
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            messages = (*before, Message(last.role, last.content[:middle]))
+            if len(self._tokens(question, messages)) <= self.max_tokens:
+                fits = middle
+            else:
+                too_many = middle
+        content = last.content[:fits]
+        if not content.strip():
+            raise BadRowError(
+                question.place,
+                f"the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because what stands around "
+                "its last user message (template, system message, earlier turns) fills them",
+                "raise prompts.max_tokens",
+                kind="too_long",
+            )
+        return replace(question, messages=(*before, Message(last.role, content)))

@@ -1,0 +1,1 @@
+"""From a configuration to a running loop: workers, manifest, model card."""

@@ -1,0 +1,1 @@
+"""Scorers that call a Python function."""

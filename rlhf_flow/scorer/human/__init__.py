@@ -1,0 +1,1 @@
+"""Scorers that wait for people."""

@@ -1,0 +1,89 @@
+"""A Hugging Face checkpoint that judges: found, identified, loaded whole, and how much of a text it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rlhf_flow.specs import Place
+from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer, require_template
+from rlhf_flow.weights.model_sizes import sizes_of
+from rlhf_flow.weights.source import checkpoint_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16")
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a judge's model is. Every error names the field of the scorer that it comes from."""
+
+    path: str  # local folder, or name on the hub
+    revision: str | None = None
+    trust_remote_code: bool = False
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)
+
+    def fingerprint(self) -> str:
+        """Hash of the weights of a local checkpoint; a model of the hub is what its name and revision say."""
+        folder = Path(self.path)
+        return checkpoint_fingerprint(folder) if folder.is_dir() else f"{self.path}@{self.revision}"
+
+    def config(self) -> PretrainedConfig:
+        from transformers import AutoConfig
+
+        config: PretrainedConfig = self._loaded(AutoConfig.from_pretrained)
+        return config
+
+    def tokenizer(self, format: str) -> PreTrainedTokenizerBase:
+        """Raises ValueError if the format is chat and there is no chat template."""
+        tokenizer = self._loaded(load_tokenizer, template=self.chat_template, key="scorer.path")
+        if format == "chat":
+            require_template(tokenizer, "scorer.format")
+        return tokenizer
+
+    def model(self, load: Callable[..., Any], dtype: str) -> PreTrainedModel:
+        """`load` is the from_pretrained of a class. Raises ValueError where the checkpoint is not complete."""
+        model: PreTrainedModel
+        model, report = self._loaded(load, dtype=dtype, output_loading_info=True)
+        if report["missing_keys"]:  # transformers would fill them with random numbers
+            raise ValueError(
+                f"scorer.path must be a complete checkpoint, and {self.path!r} has no weights for "
+                f"{', '.join(sorted(report['missing_keys']))}."
+            )
+        return model
+
+    def longest(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> int:
+        """Tokens that are read: `max_tokens`, or all that the model can. Raises ValueError where it can read less."""
+        positions = sizes_of(config).positions
+        context = min([tokenizer.model_max_length, *([] if positions is None else [positions])])
+        if max_tokens is None and context > 10**9:  # what tokenizers say that know no limit
+            raise ValueError(f"scorer.max_tokens must be given, because {self.path!r} names no longest input.")
+        if max_tokens is not None and max_tokens > context:
+            raise ValueError(f"scorer.max_tokens must be <= {context}, which {self.path!r} can read, got {max_tokens}")
+        return context if max_tokens is None else max_tokens
+
+    def _loaded(self, load: Callable[..., Loaded], **more: object) -> Loaded:
+        folder = Path(self.path)
+        if folder.exists() and not (folder / "config.json").is_file():
+            raise ValueError(f"scorer.path must be a Hugging Face checkpoint, and {self.path!r} holds no config.json.")
+        try:
+            return load(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code, **more)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"scorer.path must be a Hugging Face checkpoint: loading {self.path!r} failed: {error}"
+            ) from error
+
+
+def at_work(model: PreTrainedModel, place: Place) -> PreTrainedModel:
+    """The model where it is to judge, and never to learn."""
+    import torch
+
+    torch.set_num_threads(place.threads)
+    model.to(place.device)  # type: ignore[arg-type]  # its wrapper hides that it is a method
+    model.eval().requires_grad_(False)
+    return model

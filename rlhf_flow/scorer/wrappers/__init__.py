@@ -1,0 +1,1 @@
+"""Scorers around another scorer."""

@@ -1,0 +1,1 @@
+"""The stages of a round, each committed to the ledger."""

@@ -1,0 +1,1 @@
+"""The run folder: tables, stages, the ledger."""

@@ -1,0 +1,1 @@
+"""Files, processes, the machine, secrets: nothing about models."""

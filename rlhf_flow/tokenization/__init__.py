@@ -1,0 +1,1 @@
+"""Chat templates, end tokens, prompts of two answers."""

@@ -1,0 +1,1 @@
+"""Weights: their layout, names, hashes and how they are published."""

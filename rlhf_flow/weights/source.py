@@ -1,0 +1,269 @@
+"""Where the weights of a policy are, and the hash that is its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rlhf_flow.types import Policy
+from rlhf_flow.weights.buckets import Index, index_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+
+class Weights(Protocol):
+    """Where the weights of a policy are. A value: it can be stored, compared and sent to another process."""
+
+    def index(self) -> Index:
+        """What the state dict holds, under the names of the Hugging Face model; no tensor is read."""
+        ...
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors on the CPU, in the order of names; few of them are in memory at a time where that can be."""
+        ...
+
+    def load(self) -> dict[str, Tensor]:
+        """The state dict, whole."""
+        ...
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """sha256 over name, dtype, shape and bytes of every tensor, in the order of the names.
+
+    Tied tensors appear under each of their names, as in `state_dict()`.
+    """
+    digest = Fingerprint()
+    for name in sorted(state):
+        digest.add(name, state[name])
+    return digest.hexdigest()
+
+
+class Fingerprint:
+    """That hash, of tensors that come one by one, in the order of their names."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        import torch
+
+        tensor = tensor.detach().cpu().contiguous()
+        self._digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        self._digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def checkpoint_fingerprint(folder: Path) -> str:
+    """The identity of a checkpoint on disk: sha256 over the names and hashes of its weight files. Needs no torch.
+
+    Raises ValueError where there are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{folder} is no checkpoint that can be loaded: it holds no *.safetensors file. "
+            "Convert older weights with save_pretrained(), which writes safetensors."
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}\x1f{hashlib.file_digest(stream, 'sha256').hexdigest()}\x1f".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights in a Hugging Face checkpoint on a disk that every worker sees."""
+
+    path: Path
+    trust_remote_code: bool = False
+
+    def index(self) -> Index:
+        return index_of(self._skeleton().state_dict())
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Read from the files one by one, where these name them as the model does; else of the model that loads them.
+
+        Tied tensors, which a checkpoint stores once, appear under each name.
+        """
+        from safetensors import safe_open
+
+        skeleton = self._skeleton().state_dict(keep_vars=True)
+        files: dict[str, Path] = {}
+        for path in sorted(self.path.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                files |= dict.fromkeys(file.keys(), path)
+        stored = {id(skeleton[name]): name for name in sorted(files.keys() & skeleton.keys(), reverse=True)}
+        if any(id(tensor) not in stored for tensor in skeleton.values()):
+            loaded = self._loaded().state_dict()
+            yield from ((name, loaded[name].detach()) for name in sorted(loaded))
+            return
+        for entry in index_of(skeleton):
+            name = entry.name if entry.name in files else stored[id(skeleton[entry.name])]
+            with safe_open(files[name], framework="pt") as file:
+                yield entry.name, file.get_tensor(name).to(entry.torch_dtype)
+
+    def load(self) -> dict[str, Tensor]:
+        """The full state dict of the model, a sequence classifier where the checkpoint says so, else a causal LM."""
+        return {name: tensor.clone() for name, tensor in self.stream()}
+
+    def _loaded(self) -> PreTrainedModel:
+        model: PreTrainedModel = self._kind().from_pretrained(self.path, dtype="auto", **self._source())
+        return model
+
+    def _skeleton(self) -> PreTrainedModel:
+        """The model without its weights."""
+        import torch
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.path, **self._source())
+        with torch.device("meta"):
+            model: PreTrainedModel = self._kind().from_config(config, trust_remote_code=self.trust_remote_code)
+        return model
+
+    def _kind(self) -> type[AutoModelForCausalLM | AutoModelForSequenceClassification]:
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+        classes = AutoConfig.from_pretrained(self.path, **self._source()).architectures or ()
+        judges = any(name.endswith("ForSequenceClassification") for name in classes)
+        return AutoModelForSequenceClassification if judges else AutoModelForCausalLM
+
+    def _source(self) -> dict[str, bool]:
+        return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+
+
+@dataclass(frozen=True)
+class Held:
+    """Weights in the memory of this process."""
+
+    state: Mapping[str, Tensor] = field(repr=False, compare=False)
+
+    def index(self) -> Index:
+        return index_of(self.state)
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, self.state[name]) for name in sorted(self.state))
+
+    def load(self) -> dict[str, Tensor]:
+        return dict(self.state)
+
+
+@dataclass(frozen=True)
+class File:
+    """The tensors of one safetensors file, as it names them."""
+
+    path: Path
+
+    def index(self) -> Index:
+        return index_of(self.load())
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        return Held(self.load()).stream()
+
+    def load(self) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(self.path)
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"  # the names of peft
+TENSORS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A checkpoint with low-rank terms beside some of its matrices: W + (alpha / rank) B A.
+
+    Hu et al. 2021, arXiv:2106.09685, sec. 4.1. The tensors are named as peft does: of the layer `name` they are
+    base_model.model.name.lora_A.weight [rank, in] and base_model.model.name.lora_B.weight [out, rank].
+    """
+
+    base: Checkpoint
+    base_sha256: str
+    rank: int
+    alpha: float
+    tensors: Weights  # of the adapter alone
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def index(self) -> Index:
+        return self.base.index()
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        """Of the sum, computed in float32 from the base as it is on disk: nothing is merged in place."""
+        terms = self.terms()
+        for name, weight in self.base.stream():
+            if name.removesuffix(".weight") in terms:
+                down, up = terms[name.removesuffix(".weight")]
+                yield name, (weight.float() + self.scale * (up.float() @ down.float())).to(weight.dtype)
+            else:
+                yield name, weight
+
+    def load(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.stream()}
+
+    def terms(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """A [rank, in] and B [out, rank] by the name of their layer in the base."""
+        tensors = self.tensors.load()
+        layers = [name.removesuffix(A) for name in sorted(tensors) if name.endswith(A)]
+        return {layer.removeprefix(PREFIX): (tensors[layer + A], tensors[layer + B]) for layer in layers}
+
+
+def adapter_fingerprint(base_sha256: str, tensors_sha256: str, *, scale: float) -> str:
+    """The identity of an adapter on its base: sha256 over the base's, the tensors', and what their product counts."""
+    return hashlib.sha256(f"{base_sha256}\x1f{tensors_sha256}\x1f{scale!r}".encode()).hexdigest()
+
+
+def write_adapter(folder: Path, adapter: Adapter) -> None:
+    """A folder that `peft.PeftModel.from_pretrained(base, folder)` reads; the tensors' file names the base's hash."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = adapter.tensors.load()
+    # One entry: safetensors writes several in an order that changes from run to run.
+    save_file(tensors, folder / TENSORS, metadata={"base_sha256": adapter.base_sha256})
+    layers = {name.removeprefix(PREFIX).removesuffix(A) for name in tensors if name.endswith(A)}
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(adapter.base.path),
+        "inference_mode": True,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted({layer.rpartition(".")[2] for layer in layers}),
+    }
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def published(folder: Path, start: Policy, *, trust_remote_code: bool = False) -> Checkpoint | Adapter:
+    """What a round wrote to disk: a checkpoint, or an adapter for the run's start.
+
+    Raises ValueError for an adapter of another base.
+    """
+    if not (folder / SETTINGS).exists():
+        return Checkpoint(folder, trust_remote_code)
+    from safetensors import safe_open
+
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        own = (file.metadata() or {}).get("base_sha256")
+    if own != start.sha256 or not isinstance(start.weights, Checkpoint):
+        raise ValueError(
+            f"{folder} holds an adapter for the weights {str(own)[:12]}…, and the run starts from "
+            f"{start.sha256[:12]}…. Set model.path to the folder that the adapter was trained on."
+        )
+    settings = json.loads((folder / SETTINGS).read_text())
+    return Adapter(start.weights, start.sha256, settings["r"], settings["lora_alpha"], File(folder / TENSORS))
