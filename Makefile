@@ -50,37 +50,37 @@ soak: world ## what takes too long for `make test`: every recipe to its end, mor
 	$(RUN) pytest -m soak --slowest 20 $(ARGS)
 
 drill: world ## the whole crash drill on the real stack: every process of a run, killed at every stage; about half an hour
-	.venv/bin/python scripts/drill.py --stack ray $(ARGS)
+	.venv/bin/python scripts/proofs/drill.py --stack ray $(ARGS)
 
 mutants: $(INSTALLED) ## every formula made wrong, one place at a time: do the tests notice? ARGS="--only objective/xpo"
-	.venv/bin/python scripts/mutants.py $(ARGS)
+	.venv/bin/python scripts/proofs/mutants.py $(ARGS)
 
 alarms: $(INSTALLED) ## a judge that length pleases, and one that it does not: ten seeds each. ARGS="--seeds 20 21"
-	PYTHONPATH=. .venv/bin/python scripts/alarms.py $(ARGS)
+	PYTHONPATH=. .venv/bin/python scripts/proofs/alarms.py $(ARGS)
 
 chaos: world ## half an hour of killed, stopped and cut off processes, and the same weights in the end. ARGS="--minutes 5"
-	.venv/bin/python scripts/chaos.py $(ARGS)
+	.venv/bin/python scripts/proofs/chaos.py $(ARGS)
 
 scheduling: $(INSTALLED) ## what handing out prompts saves, and what it costs the driver under up to 256 engines
-	.venv/bin/python scripts/scheduling.py $(ARGS)
+	.venv/bin/python scripts/bench/scheduling.py $(ARGS)
 
 preferences: $(INSTALLED) ## judges trained on real preferences, about five minutes of one core; DATA=file.jsonl.gz
-	.venv/bin/python scripts/preferences.py --data "$(DATA)" --folder runs/preferences $(ARGS)
+	.venv/bin/python scripts/proofs/preferences.py --data "$(DATA)" --folder runs/preferences $(ARGS)
 
 matrix: $(INSTALLED) ## which architectures work with which engine: docs/checkpoints.md, measured; ARGS="mixtral gpt2"
-	PYTHONPATH=. .venv/bin/python scripts/checkpoints.py $(ARGS)
+	PYTHONPATH=. .venv/bin/python scripts/proofs/checkpoints.py $(ARGS)
 
 nodes: world ## the same run on three raylets of this machine and on one node: are all files the same? ARGS="--namespaces"
-	.venv/bin/python scripts/nodes.py $(ARGS)
+	.venv/bin/python scripts/proofs/nodes.py $(ARGS)
 
 repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" compares the two
-	.venv/bin/python scripts/repeat.py $(ARGS)
+	.venv/bin/python scripts/proofs/repeat.py $(ARGS)
 
 compare: world ## every recipe at the same number of judge queries, about an hour; ARGS="--world cyclic"
-	.venv/bin/python scripts/compare.py $(ARGS)
+	.venv/bin/python scripts/proofs/compare.py $(ARGS)
 
 throughput: world ## a rollout stage against bare vLLM
-	.venv/bin/python scripts/rollout_throughput.py $(ARGS)
+	.venv/bin/python scripts/bench/rollout_throughput.py $(ARGS)
 
 format: $(INSTALLED) ## put the source into its form
 	$(RUN) ruff format .

@@ -16,7 +16,7 @@ from rlhf_flow import loop
 from rlhf_flow.metrics.alarms import Alarms
 from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
-from tests import toy
+from tests.support import toy
 
 
 def metrics(root: Path) -> list[dict]:

@@ -1,7 +1,7 @@
 """What one forward and backward pass keeps, for a decoder of Llama's kind: in bytes per token and layer.
 
 Letters as in `rlhf_flow.capacity.model_shape`; n tokens of a micro-batch, padding included. The three columns are what
-each layer saves for its backward pass, counted by torch's own hooks on Llama, `tests/plan/test_activations.py`:
+each layer saves for its backward pass, counted by torch's own hooks on Llama, `tests/capacity/test_activations.py`:
 
     float32    24 H + 8 Q + 8 G + 16 I    normalisation, its input and output; q, k, v and what attention says; gate,
                                           up, their activation and product

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 MIB, GIB = 1 << 20, 1 << 30
 
 # Resident memory of a process on Linux that has imported the packages, opened a model of next to nothing and used it
-# once; measured by scripts/memory.py with torch 2.13 (for CPUs), transformers 5.19, deepspeed 0.19, vllm 0.32. With
+# once; by scripts/bench/memory.py with torch 2.13 (for CPUs), transformers 5.19, deepspeed 0.19, vllm 0.32. With
 # CUDA's libraries it is more.
 LIBRARIES = {"torch": 550 * MIB, "deepspeed": 620 * MIB, "vllm": 800 * MIB, "driver": 500 * MIB}
 HEAP = 32 * MIB  # the largest threshold that glibc sets itself

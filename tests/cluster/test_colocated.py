@@ -17,7 +17,7 @@ from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.stages.context import Evaluation
 from rlhf_flow.types import Draw
-from tests import toy
+from tests.support import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")

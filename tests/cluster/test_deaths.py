@@ -21,7 +21,7 @@ from rlhf_flow.specs import Model, Place
 from rlhf_flow.stages.context import Keeping, Parts
 from rlhf_flow.storage.tables import Lesson
 from rlhf_flow.types import Draw
-from tests import toy
+from tests.support import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")

@@ -16,7 +16,7 @@ from rlhf_flow.cluster.fault_tolerance import Patience
 from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.config import compose as config
-from tests.test_config import LOCAL
+from tests.config.test_compose import LOCAL
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

@@ -23,7 +23,7 @@ from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Draw, Mixture, Policy, Rollouts, Scored
 from rlhf_flow.weights.source import Held
-from tests import toy
+from tests.support import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")

@@ -13,8 +13,8 @@ import pytest
 from nodes import raylets
 
 from rlhf_flow.cli.doctor import main
-from tests import tiny
-from tests.tokenizer import tokenizer
+from tests.support import tiny
+from tests.support.tokenizer import tokenizer
 
 HOME = Path.home()
 PRIVATE = ("WANDB_API_KEY", "WANDB_MODE", "RAY_ADDRESS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "HF_HUB_OFFLINE")
@@ -146,7 +146,7 @@ def answers_too_long(world: World) -> None:
 
 
 def no_function(world: World) -> None:
-    world.keys["scorer.function"] = "tests.tiny.nobody"
+    world.keys["scorer.function"] = "tests.support.tiny.nobody"
 
 
 # -- and with the machine and what surrounds it -----------------------------------------------------------------------
@@ -311,7 +311,7 @@ def test_a_plan_that_cannot_be_made_is_a_problem(world: World, capsys: pytest.Ca
 
 def test_the_functions_that_are_offered_are_the_modules_own(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """Not the classes and functions that it imports."""
-    world.keys["scorer.function"] = "tests.tiny.nobody"
+    world.keys["scorer.function"] = "tests.support.tiny.nobody"
     _, findings = found(world, capsys)
     (told,) = [one["says"] + one["way_out"] for one in findings if "nobody" in one["says"]]
     assert "shorter" in told

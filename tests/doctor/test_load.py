@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.cli.doctor import main
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.mark.heavy

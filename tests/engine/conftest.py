@@ -134,7 +134,7 @@ class Server:
         self._here, there = multiprocessing.Pipe()
         with there:
             self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("serve.py")), str(there.fileno())],
+                [sys.executable, str(Path(__file__).parents[1] / "support/serve.py"), str(there.fileno())],
                 pass_fds=[there.fileno()],
                 env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             )

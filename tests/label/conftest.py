@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.scorer.human.annotations import FILE
-from tests.label.browser import Browser, chromium
-from tests.label.labelling import Server, labelling
+from tests.support.browser import Browser, chromium
+from tests.support.labelling import Server, labelling
 
 
 @pytest.fixture(scope="session")

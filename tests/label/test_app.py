@@ -19,7 +19,7 @@ from rlhf_flow.label.view import first_left
 from rlhf_flow.scorer.human.annotations import Annotations
 from rlhf_flow.scorer.human.annotators import Annotators
 from rlhf_flow.system.http_guard import names
-from tests.label.labelling import question, questions
+from tests.support.labelling import question, questions
 
 JSON = {"Content-Type": "application/json"}
 

@@ -11,7 +11,7 @@ from rlhf_flow.cli.main import main
 from rlhf_flow.scorer.human.annotations import Annotations
 from rlhf_flow.scorer.human.questions import Question
 from rlhf_flow.types import Message
-from tests.label.labelling import ask, question, verdicts
+from tests.support.labelling import ask, question, verdicts
 
 ARGILLA = [
     {"id": "a1", "fields": {"prompt": "Q?", "response_a": "x", "response_b": "y"}, "responses": {"preference": [

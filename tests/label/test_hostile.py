@@ -15,10 +15,10 @@ import pytest
 
 from rlhf_flow.scorer.human.annotations import Annotations
 from rlhf_flow.scorer.remote import schema as wire
-from tests.label.browser import Tab, chromium
-from tests.label.labelling import ask, client, labelling, question
 from tests.scorer.conftest import rollouts
-from tests.served import serving
+from tests.support.browser import Tab, chromium
+from tests.support.labelling import ask, client, labelling, question
+from tests.support.served import serving
 
 pytest.importorskip("fastapi")
 pytestmark = pytest.mark.heavy

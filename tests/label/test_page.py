@@ -9,8 +9,8 @@ import pytest
 
 from rlhf_flow.label.view import first_left
 from rlhf_flow.scorer.human.annotations import FILE
-from tests.label.browser import Browser, Tab
-from tests.label.labelling import READY, RESTING, Server, ask, joined, labelling, question, questions, text, verdicts
+from tests.support.browser import Browser, Tab
+from tests.support.labelling import READY, RESTING, Server, ask, joined, labelling, question, questions, text, verdicts
 
 pytest.importorskip("fastapi")
 

@@ -8,8 +8,8 @@ import pytest
 
 from rlhf_flow.label.view import first_left
 from rlhf_flow.scorer.human.annotations import Annotations
-from tests.label.browser import Browser, Tab
-from tests.label.labelling import READY, RESTING, Server, ask, joined, question, questions, text, verdicts
+from tests.support.browser import Browser, Tab
+from tests.support.labelling import READY, RESTING, Server, ask, joined, question, questions, text, verdicts
 
 pytest.importorskip("fastapi")
 

@@ -12,8 +12,8 @@ import pytest
 from drill import LOCAL, SMALL
 
 from rlhf_flow.sandbox.build import build
-from tests.label.browser import Tab, chromium
-from tests.label.labelling import labelling
+from tests.support.browser import Tab, chromium
+from tests.support.labelling import labelling
 
 pytest.importorskip("fastapi")
 pytestmark = pytest.mark.heavy

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.machines import Machines, eventually, machines
+from tests.support.machines import Machines, eventually, machines
 
 JOB = "scripts/launch/slurm.sbatch"
 THREE = "127.0.0.1,127.0.0.2,127.0.0.3"

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launch.machines import Machines, eventually, machines
+from tests.support.machines import Machines, eventually, machines
 
 SSH = "scripts/launch/ssh.sh"
 HARD = 'it\'s "quoted"  $HOME `id` \\ *\nand has a second line; ü'

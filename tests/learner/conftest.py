@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.learner.ranks import Ranks
+from tests.support.ranks import Ranks
 
 
 def _ranks(size: int) -> Iterator[Ranks]:

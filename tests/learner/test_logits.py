@@ -19,7 +19,7 @@ from rlhf_flow.games.solvers import Fit
 from rlhf_flow.learner.logits import TOP, spread
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Held
-from tests.learner.classroom import write
+from tests.support.classroom import write
 
 
 def by_hand(logits: np.ndarray, target: int) -> tuple[float, float, float]:

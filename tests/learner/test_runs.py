@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.cli.main import main
-from tests import tiny
+from tests.support import tiny
 
 pytestmark = pytest.mark.heavy
 

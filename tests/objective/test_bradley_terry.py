@@ -11,8 +11,8 @@ from hypothesis import given
 
 from rlhf_flow.objective.bradley_terry import BradleyTerry
 from rlhf_flow.types import Needs, TokenLogps
-from tests.objective.pairs import SEEDS, quick
-from tests.objective.rewards import losses, random_pairs, read, swapped
+from tests.support.pairs import SEEDS, quick
+from tests.support.rewards import losses, random_pairs, read, swapped
 
 EVERY = [BradleyTerry(), BradleyTerry(center=0.3), BradleyTerry("margin"), BradleyTerry("scale", center=0.1)]
 

@@ -8,7 +8,7 @@ import pytest
 from rlhf_flow.objective.dno import DNO
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import draw_pairs
-from tests.objective.pairs import CYCLE, START, metric, normalised, slope_at
+from tests.support.pairs import CYCLE, START, metric, normalised, slope_at
 
 BEFORE = np.array([0.2, 0.5, 0.3])
 

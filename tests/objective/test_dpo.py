@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
-from tests.objective.pairs import START, normalised, slope_at
+from tests.support.pairs import START, normalised, slope_at
 
 NATS = st.floats(-30, 30, width=32)
 patient = settings(deadline=None)  # on a busy machine

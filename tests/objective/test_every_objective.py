@@ -13,7 +13,7 @@ from rlhf_flow.objective import PARTS
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import at_the_anchors, blocks, draw_pairs, gradients, tensors
-from tests.objective.pairs import SEEDS, quick
+from tests.support.pairs import SEEDS, quick
 
 VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, and otherwise
     "dpo": [PARTS["dpo"](), PARTS["dpo"](beta=1.3)],

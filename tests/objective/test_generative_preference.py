@@ -11,7 +11,7 @@ from hypothesis import given
 from rlhf_flow.objective.generative_preference import GenerativePreference
 from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
 from rlhf_flow.verify.pairs import draw_pairs, gradients, tensors
-from tests.objective.pairs import SEEDS, quick
+from tests.support.pairs import SEEDS, quick
 
 
 def letters(first: list[float], second: list[float], preference: list[float]) -> PairLogps:

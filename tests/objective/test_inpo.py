@@ -10,7 +10,7 @@ import pytest
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import at_the_anchors, draw_pairs, gradients, tensors
-from tests.objective.pairs import CYCLE, START, nash, normalised, slope_at
+from tests.support.pairs import CYCLE, START, nash, normalised, slope_at
 
 
 def test_where_it_starts_descent_raises_the_winner_by_1_over_eta() -> None:

@@ -11,7 +11,7 @@ import torch
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import at_the_anchors, draw_pairs, gradients, tensors
-from tests.objective.pairs import CYCLE, START, metric, nash, normalised, slope_at
+from tests.support.pairs import CYCLE, START, metric, nash, normalised, slope_at
 
 
 def test_sum_and_mean_are_different_losses() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_flow.objective.nash_md import NashMD
 from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
 from rlhf_flow.verify.pairs import draw_pairs, gradients, tensors
-from tests.objective.pairs import metric
+from tests.support.pairs import metric
 
 RESPONSES = [(0,), *((a, b) for a in (1, 2) for b in (0, 1, 2))]  # 0 ends an answer; two tokens are the most
 MASK = torch.tensor([[True, len(response) == 2] for response in RESPONSES])  # [N, T]

@@ -12,8 +12,8 @@ from hypothesis import given
 from rlhf_flow.objective.bradley_terry import BradleyTerry
 from rlhf_flow.objective.rated_preference import RatedPreference
 from rlhf_flow.types import PairLogps
-from tests.objective.pairs import SEEDS, quick
-from tests.objective.rewards import losses, random_pairs, read, swapped
+from tests.support.pairs import SEEDS, quick
+from tests.support.rewards import losses, random_pairs, read, swapped
 
 
 def of_strength(m: float) -> float:

@@ -7,7 +7,7 @@ import pytest
 from rlhf_flow.objective.selm import SELM
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import draw_pairs
-from tests.objective.pairs import metric
+from tests.support.pairs import metric
 
 
 def test_the_metrics_have_the_log_ratio_of_the_third_response() -> None:

@@ -9,7 +9,7 @@ import torch
 from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.types import Needs, PairLogps, Sides, TokenLogps
 from rlhf_flow.verify.pairs import OnePair, draw_pairs
-from tests.objective.pairs import CYCLE, START, agrees, metric, normalised
+from tests.support.pairs import CYCLE, START, agrees, metric, normalised
 
 
 def test_both_responses_rise_where_both_win_more_than_half() -> None:

@@ -9,7 +9,7 @@ from rlhf_flow.objective.squared_anchor import SquaredAnchor
 from rlhf_flow.types import Needs
 from rlhf_flow.verify import formulas
 from rlhf_flow.verify.pairs import draw_pairs
-from tests.objective.pairs import CYCLE, START, metric, normalised, slope_at
+from tests.support.pairs import CYCLE, START, metric, normalised, slope_at
 
 BEFORE = np.array([0.2, 0.5, 0.3])
 ETA, TAU = 0.4, 0.1

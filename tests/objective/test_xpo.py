@@ -9,7 +9,7 @@ import pytest
 from rlhf_flow.objective.xpo import XPO
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import draw_pairs, gradients, tensors
-from tests.objective.pairs import metric
+from tests.support.pairs import metric
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])

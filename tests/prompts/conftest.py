@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from tests.tokenizer import tokenizer as make_tokenizer
+from tests.support.tokenizer import tokenizer as make_tokenizer
 
 Write = Callable[..., str]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_flow.prompts.facts import changed, origin
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.parse import Columns
+from rlhf_flow.storage.data_origin import changed, origin
 from tests.prompts.conftest import Write, numbered
 
 PAIR = Columns(candidates={"first": "chosen", "second": "rejected"})

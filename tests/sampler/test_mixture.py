@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_flow.sampler.mixture import MixtureSampler
 from rlhf_flow.types import Mixture
-from tests.sampler.echo import POLICIES, PROMPTS, Echo, ids
+from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.125, 1.0])

@@ -7,7 +7,7 @@ import pytest
 from rlhf_flow.sampler import PARTS
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.types import Draw
-from tests.sampler.echo import POLICIES, PROMPTS, Echo, ids
+from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
 
 def test_draws_are_concatenated_in_order() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from rlhf_flow.sampler.policy_and_reference import PolicyAndReference
 from rlhf_flow.types import Draw
-from tests.sampler.echo import POLICIES, PROMPTS, Echo, ids
+from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
 
 def test_the_policy_answers_first_and_the_reference_then() -> None:

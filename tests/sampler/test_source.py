@@ -8,7 +8,7 @@ import pytest
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.seeds import derive
 from rlhf_flow.types import Candidate, Prompt
-from tests.sampler.echo import POLICIES, PROMPTS, Echo
+from tests.support.echo import POLICIES, PROMPTS, Echo
 
 GOLD = Source("teacher", n=1, who="dataset", candidate="gold")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts
-from tests.tokenizer import tokenizer
+from tests.support.tokenizer import tokenizer
 
 Checkpoint = Callable[..., str]
 

@@ -21,22 +21,22 @@ from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts
 from rlhf_flow.weights.offload import StepsAside
 from tests.scorer.conftest import Checkpoint, rollouts
-from tests.scorer.stub_endpoint import Said, Stub, says
-from tests.served import pooling, scores_of, serving
+from tests.support.served import pooling, scores_of, serving
+from tests.support.stub_endpoint import Said, Stub, says
 
 OVER = Term("rlhf_flow.scorer.shipped.length", weight=0.5, name="over", arguments={"most": 3})
 FIELDS: dict[str, dict[str, Any]] = {
-    "rule": {"function": "tests.scorer.rules.length"},
-    "rules": {"terms": [Term("tests.scorer.rules.length"), OVER]},
+    "rule": {"function": "tests.support.rules.length"},
+    "rules": {"terms": [Term("tests.support.rules.length"), OVER]},
     "gpm": {},
     "ensemble": {"combine": "pessimistic"},
     "cached": {},
     "recorded": {"ratings": {"policy": "level"}},
     "judge": {"model": "m"},
     "rubric": {"model": "m", "criteria": {"good": 1.0}},
-    "simulated": {"of": Rule("tests.scorer.rules.length"), "position_bias": 0.5, "flips": 0.1},
+    "simulated": {"of": Rule("tests.support.rules.length"), "position_bias": 0.5, "flips": 0.1},
     "reward_model": {},
-    "comparison": {"function": "tests.scorer.comparisons.longer"},
+    "comparison": {"function": "tests.support.comparisons.longer"},
     "preference_model": {"template": "{conversation}|{first}|{second}|"},
 }
 ANSWERS = [
@@ -58,7 +58,7 @@ def spec(
     if name == "remote":
         pytest.importorskip("fastapi")
         folder = tmp_path_factory.mktemp("served")
-        with serving("scorer=rule", "scorer.function=tests.scorer.rules.length", folder=folder) as served:
+        with serving("scorer=rule", "scorer.function=tests.support.rules.length", folder=folder) as served:
             yield PARTS[name](urls=[served.url()])
         return
     if name in ("judge", "rubric"):
@@ -69,7 +69,7 @@ def spec(
             yield PARTS[name](**FIELDS[name], **reached)
         return
     if name == "human":
-        fields = {"deadline": 0.0, "of": Rule("tests.scorer.rules.length")}
+        fields = {"deadline": 0.0, "of": Rule("tests.support.rules.length")}
         yield PARTS[name](folder=str(tmp_path_factory.mktemp("labels")), **fields)
         return
     if name == "pooled":

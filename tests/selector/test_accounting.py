@@ -14,7 +14,7 @@ from rlhf_flow.selector import PARTS
 from rlhf_flow.selector.length_penalty import penalised
 from rlhf_flow.selector.pairing import BUCKETS, REASONS
 from rlhf_flow.types import Pair, Response, Scored
-from tests.selector.worlds import worlds
+from tests.support.worlds import worlds
 
 DRAWS = st.sampled_from([None, "policy", "reference"])
 ALONE = {"extra", "not_selected", "truncated", "too_long"}  # what only a response can be

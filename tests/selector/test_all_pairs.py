@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from rlhf_flow.selector.all_pairs import AllPairs
-from tests.selector.worlds import one, response, scored, sides
+from tests.support.worlds import one, response, scored, sides
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])

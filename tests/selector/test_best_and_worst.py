@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.types import Scored
-from tests.selector.worlds import one, response, scored, sides
+from tests.support.worlds import one, response, scored, sides
 
 
 def chosen(world: Scored, **fields: object) -> list[tuple[int, int, float]]:

@@ -5,7 +5,7 @@ import pytest
 
 from rlhf_flow.selector.cross import Cross
 from rlhf_flow.types import Scored
-from tests.selector.worlds import response, scored, sides
+from tests.support.worlds import response, scored, sides
 
 
 def world(policy: int, reference: int, *, others: int = 0, **changed: object) -> Scored:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_flow.selector.label import Label, coin, labelled
-from tests.selector.worlds import response
+from tests.support.worlds import response
 
 A, B = response(0), response(1)
 SAME = response(1, tokens=[10])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.selector.margin import Margin
 from rlhf_flow.types import Scored
-from tests.selector.worlds import one, response, scored, sides
+from tests.support.worlds import one, response, scored, sides
 
 WORTH = st.lists(st.integers(0, 6), min_size=2, max_size=6)
 

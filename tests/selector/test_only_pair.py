@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_flow.selector.only_pair import OnlyPair
-from tests.selector.worlds import one, response, scored
+from tests.support.worlds import one, response, scored
 
 
 def test_the_better_of_two_comes_first() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from rlhf_flow.selector.random import Random
 from rlhf_flow.types import Rollouts, Scored
-from tests.selector.worlds import response, scored, sides
+from tests.support.worlds import response, scored, sides
 
 
 def world(seed: int = 0) -> Scored:

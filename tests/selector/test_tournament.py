@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.selector.tournament import Tournament
-from tests.selector.worlds import one, response, scored, sides
+from tests.support.worlds import one, response, scored, sides
 
 
 @given(worth=st.integers(1, 4).flatmap(lambda rounds: st.permutations(range(2**rounds))), label=st.booleans())

@@ -1,0 +1,1 @@
+"""What `scripts/bench/gpu_learner.py` is made of."""

@@ -1,0 +1,211 @@
+"""How fast the learner is on one GPU, how much of the GPU it uses, and whether `rlhf-flow plan` told its memory right.
+
+    python scripts/bench/gpu_learner.py                  the largest of 8b, 3b and 1b that fits here, within 10 minutes
+    python scripts/bench/gpu_learner.py --size 1b --offload none
+    python scripts/bench/gpu_learner.py --device cpu --size tiny     the whole path, without a GPU
+
+Nothing is downloaded: a random Llama learns from random pairs by online DPO, in bfloat16 under ZeRO-3 with gradient
+checkpointing, optimizer and weights on the host. It is rlhf_flow's own learner, opened, started, asked for the
+anchor's log-probs, for optimizer steps, and to publish. Each step is timed on its own, after one that is not.
+
+Tokens are those that are read, without padding. Utilisation is the arithmetic that the model asks for, over the
+seconds and what the GPU could do: forward and backward take 6 N a token, where N are the weights in matrices (those of
+the output layer for answers alone, as nothing else is read of it), and attention 12 L d T; a forward pass for the
+anchor takes a third of that. What gradient checkpointing computes again is not counted. The prediction is that of
+`rlhf-flow plan`, on the host besides what the process had before it opened the learner; it is that of any round, and
+the first one has no moments before its first step. What is taken from the machine counts everybody on it: measure where
+nobody else is. Progress goes to stderr, and the page for the README to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpu.machine import Machine
+from gpu.models import OFFLOAD, SIZES, Asked, Size, random_pairs, write_weights, written
+from gpu.page import Speed, flops, peaks, phases
+from gpu.planned import Planned, planned, way_out
+
+
+def main() -> int:
+    options = parsed()
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("There is no GPU that torch can use here. Try --device cpu --size tiny.", file=sys.stderr)
+        return 2
+    machine = Machine(options.device)
+    asked = Asked(options.batch, options.micro_batch, options.prompt, options.answer, options.repeats, options.offload)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary)
+        left, disk = machine.left(), shutil.disk_usage(folder).free
+        try:
+            wanted = sizes(options).items()
+            plans = [planned(name, size, folder / name, asked, on_gpu=machine.gpu) for name, size in wanted]
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+        fitting = [each for each in plans if not each.lacks(left, disk)]
+        chosen = plans[0] if options.size else next(iter(fitting), plans[-1])
+        # The kernel kills who takes too much of the host, without a word; a GPU says so, and the plan may be wrong.
+        if any("the GPU" not in lack for lack in chosen.lacks(left, disk)) or not (options.size or fitting):
+            print(". ".join([*chosen.lacks(left, disk), way_out(fitting)]), file=sys.stderr)
+            return 2
+        try:
+            print("\n".join(measured(chosen, asked, machine, folder, options)))
+        except RuntimeError as error:
+            if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+                raise
+            smaller = [each for each in fitting if each.shape.parameters < chosen.shape.parameters]
+            print(f"{chosen.name} ran out of memory: {error}\n{way_out(smaller)}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--size", choices=SIZES, help="default: the largest that fits, by plan; tiny without a GPU")
+    for name in ("layers", "hidden", "heads", "vocab"):
+        parser.add_argument(f"--{name}", type=positive, help="instead of what --size has (default of --size then: 1b)")
+    parser.add_argument("--offload", default="all", choices=OFFLOAD, help="what leaves the GPU (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=32, help="pairs of a step (default: %(default)s)")
+    parser.add_argument("--micro-batch", type=positive, default=8, help="pairs of a pass (default: %(default)s)")
+    parser.add_argument("--prompt", type=positive, default=256, help="tokens of each (default: %(default)s)")
+    parser.add_argument("--answer", type=positive, default=512, help="most tokens; half at least (default %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=5, help="timings of each, at most (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=7, help="after which none begins (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: %(default)s")
+    parser.add_argument("--peak-tflops", type=float, help="of the device, dense bfloat16; default: a table of GPUs")
+    parser.add_argument("--folder", type=Path, help="on a disk with room for the weights (default: where temporary)")
+    options = parser.parse_args()
+    if options.device == "cpu":
+        options.size = options.size or "tiny"
+    return options
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return int(text)
+
+
+def sizes(options: argparse.Namespace) -> dict[str, Size]:
+    """The one that is asked for first, and the others by their size; of a GPU the tiny one only where asked for."""
+    changes = {"layers": options.layers, "hidden": options.hidden, "heads": options.heads, "vocabulary": options.vocab}
+    others = {name: size for name, size in SIZES.items() if name != "tiny" or options.device == "cpu"}
+    if any(changes.values()):
+        options.size = options.size or "1b"
+        return {"yours": SIZES[options.size].changed(**changes), **others}
+    return {options.size: SIZES[options.size], **others} if options.size else others
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------
+
+
+def measured(
+    chosen: Planned, asked: Asked, machine: Machine, folder: Path, options: argparse.Namespace
+) -> Iterator[str]:
+    """The lines of a page."""
+    start = time.perf_counter()
+    write_weights(folder / chosen.name, machine.device)
+    if machine.gpu:
+        import torch
+
+        torch.cuda.empty_cache()
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed  # noqa: F401  # before `libraries` is read
+
+    libraries = machine.resident()
+    until = start + 60 * options.minutes
+    anchors, steps = learns(chosen, asked, machine, folder, threads=options.threads, until=until)
+    peak = machine.peak_flops() if options.peak_tflops is None else 1e12 * options.peak_tflops
+    yield ""
+    yield (
+        f"Online DPO of a random Llama of {chosen.shape.parameters / 1e9:.3g} B weights ({chosen.name}), bfloat16, "
+        f"ZeRO-3, offload: {asked.offload}; {asked.batch} pairs a step, {asked.micro_batch} a pass, prompts of "
+        f"{asked.prompt} tokens, answers of {(asked.answer + 1) // 2} to {asked.answer}."
+    )
+    yield from machine.describe()
+    yield ""
+    yield from ["| measured | median | range |", "|---|--:|--:|"]
+    yield from steps.lines("`update`", peak)
+    yield from anchors.lines("`logps` of the anchor", peak)
+    for name, words in (("open", "`open`"), ("start", "`start`: weights of a file"), ("publish", "`publish`")):
+        yield f"| {words}, s | {machine.found[name].seconds:.1f} | once |"
+    yield ""
+    yield from peaks(chosen, machine, libraries)
+    yield ""
+    yield from phases(chosen, machine, libraries)
+
+
+def learns(
+    chosen: Planned, asked: Asked, machine: Machine, folder: Path, *, threads: int, until: float
+) -> tuple[Speed, Speed]:
+    """The forward passes of the anchor, and the optimizer steps."""
+    from rlhf_flow.specs import Place
+    from rlhf_flow.storage.tables import Lesson
+    from rlhf_flow.types import Policy
+    from rlhf_flow.weights.source import Checkpoint
+
+    config, shape = chosen.config, chosen.shape
+    tables, lengths = random_pairs(folder, chosen.size, asked)
+    tokens, forward = sum(map(sum, lengths)), flops(shape, lengths)
+    policy = Policy("policy", 0, "the start", Checkpoint(Path(config.model.path)))
+    with machine.phase("open"):
+        learner = config.learner.open(config.model, Place(device=machine.device, threads=threads))
+    try:
+        with machine.phase("start"):
+            learner.start(policy)
+        wanted = tables.responses.read(["response"])["response"].to_pylist()
+        logps = learner.logps([tables.responses], wanted, policy)
+
+        def anchor() -> None:
+            with machine.phase("anchors"):
+                learner.logps([tables.responses], wanted, policy)
+
+        anchors = Speed(tokens, forward, repeated(anchor, machine, "anchors", asked.repeats, until))
+        lesson = Lesson(
+            round=1,
+            rounds=1,
+            seed=0,
+            tables=(tables,),
+            anchors=written(logps, folder / "anchors.parquet"),
+            roles=dict.fromkeys(config.objective.needs.anchors, policy.sha256),
+            objective=config.objective,
+        )
+        steps = iter(range(1 + asked.repeats))
+
+        def step() -> None:
+            number = next(steps)
+            with machine.phase("learn"):
+                learner.update(lesson, number, number + 1)
+
+        step()
+        updates = Speed(tokens, 3 * forward, repeated(step, machine, "learn", asked.repeats, until))
+        with machine.phase("publish"):
+            learner.publish("policy", 1)
+    finally:
+        learner.close()
+    return anchors, updates
+
+
+def repeated(call: Callable[[], None], machine: Machine, phase: str, repeats: int, until: float) -> list[float]:
+    """The seconds of each call; at least of one."""
+    seconds: list[float] = []
+    while len(seconds) < repeats and (not seconds or time.perf_counter() + seconds[-1] < until):
+        call()
+        seconds.append(machine.found[phase].seconds)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""How much of vLLM's speed a rollout keeps: the project's sample stage against a bare `vllm.LLM.generate`.
+
+    python scripts/bench/rollout_throughput.py [--model FOLDER --prompts FILE.jsonl]
+
+One engine, the same prompts, seeds, threads, log-probs and cache settings, and in the end the same tokens (checked).
+The rollout draws through the sampler and ends with a parquet file, as a piece of a round does; the bare call ends with
+vLLM's own objects. They alternate (A B A B ...), each after the prefix cache was emptied. Two bare calls are timed: one
+that returns tokens and log-probs only, and vLLM's default, which also makes the text (as the rollout does, too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlhf_flow.engine.requests import first_seed
+from rlhf_flow.engine.vllm.engine import VLLMEngine
+from rlhf_flow.engine.vllm.spec import VLLM
+from rlhf_flow.prompts.jsonl import Jsonl
+from rlhf_flow.sampler.policy import PolicySampler
+from rlhf_flow.sandbox.world import locate
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.storage import parquet as rows
+from rlhf_flow.storage.store import FolderShelf
+from rlhf_flow.types import Draw, Policy, Prompt
+from rlhf_flow.weights.source import Checkpoint
+
+ROUND, SEED = 1, 1
+Tokens = list[list[int]]
+
+
+def rollout(engine: VLLMEngine, prompts: Sequence[Prompt], policy: Policy, draw: Draw, folder: Path) -> Tokens:
+    """What a round does with a piece of its prompts."""
+    rollouts = PolicySampler([draw]).sample(engine, prompts, {"policy": policy}, round=ROUND, seed=SEED)
+    FolderShelf(folder).table("responses/00000", rows.from_rollouts(rollouts))
+    return [response.tokens.tolist() for group in rollouts.responses for response in group]
+
+
+def bare(engine: VLLMEngine, prompts: Sequence[Prompt], draw: Draw, *, text: bool) -> Tokens:
+    """vLLM alone."""
+    from vllm import SamplingParams
+
+    params = [
+        SamplingParams(
+            n=draw.n,
+            seed=first_seed(SEED, ROUND, prompt, draw),
+            temperature=draw.temperature,
+            max_tokens=draw.max_tokens,
+            logprobs=0,
+            detokenize=text,
+        )
+        for prompt in prompts
+    ]
+    outputs = engine.llm.generate([{"prompt_token_ids": list(p.tokens)} for p in prompts], params, use_tqdm=False)
+    return [list(one.token_ids) for output in outputs for one in output.outputs]
+
+
+def timed(engine: VLLMEngine, call: Callable[[], Tokens]) -> tuple[float, Tokens]:
+    """Tokens per second, and the tokens."""
+    assert engine.llm.reset_prefix_cache()
+    start = time.perf_counter()
+    tokens = call()
+    return sum(map(len, tokens)) / (time.perf_counter() - start), tokens
+
+
+def main() -> None:
+    world = locate()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=world.policy, help="checkpoint (default: the embedded world's)")
+    parser.add_argument("--prompts", type=Path, default=world.prompts, help="JSONL with a column `prompt`")
+    parser.add_argument("--batch", type=int, default=64, help="prompts in a call (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=4, help="answers to each (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of vLLM (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each (default: %(default)s)")
+    options = parser.parse_args()
+    if not options.model.is_dir():
+        parser.error(f"no checkpoint at {options.model}; `python -m rlhf_flow.sandbox` builds the embedded world")
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    prompts = Jsonl(path=str(options.prompts), batch=options.batch).open(tokenizer, SEED).batch(1)
+    draw = Draw(n=options.n, max_tokens=options.max_tokens)
+    policy = Policy("start", 0, "as opened", Checkpoint(options.model))
+    engine = VLLM().open(Model(str(options.model), dtype=options.dtype), Place(threads=options.threads))
+
+    with tempfile.TemporaryDirectory() as folder:
+        kinds: dict[str, Callable[[], Tokens]] = {
+            "rollout": lambda: rollout(engine, prompts, policy, draw, Path(folder)),
+            "bare": lambda: bare(engine, prompts, draw, text=False),
+            "bare with text": lambda: bare(engine, prompts, draw, text=True),
+        }
+        tokens = [timed(engine, call)[1] for call in kinds.values()]  # warm-up
+        assert options.dtype != "float32" or tokens[0] == tokens[1] == tokens[2], "they drew different tokens"
+        speeds: dict[str, list[float]] = {name: [] for name in kinds}
+        for _ in range(options.repeats):
+            for name, call in kinds.items():
+                speeds[name].append(timed(engine, call)[0])
+
+    print(f"{len(prompts)} prompts x {draw.n} answers, {sum(map(len, tokens[0]))} tokens, {options.repeats} repeats")
+    for name, found in speeds.items():
+        print(f"{name:>15}: {statistics.median(found):8.0f} tokens/s (from {min(found):.0f} to {max(found):.0f})")
+    for name in ("bare", "bare with text"):
+        paired = [ours / theirs for ours, theirs in zip(speeds["rollout"], speeds[name], strict=True)]
+        print(f"rollout / {name}: {statistics.median(paired):.3f} (from {min(paired):.3f} to {max(paired):.3f})")
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()

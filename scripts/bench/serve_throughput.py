@@ -1,0 +1,138 @@
+"""How much of a scorer's speed is left when it is served: `scorer=remote` against the same scorer in this process.
+
+    python scripts/bench/serve_throughput.py [--path FOLDER] [--piece N] [--vllm URL]
+
+One reward model, the same answers, the same threads, and in the end the same scores (checked, bit for bit where a call
+is one request: another batch may round otherwise). One server in a process of its own, on this machine; the two
+alternate (A B A B ...). With --vllm the third is `scorer=pooled`, of a server that was started before:
+
+    vllm serve FOLDER --runner pooling --dtype float32
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_flow.prompts.jsonl import Jsonl
+from rlhf_flow.protocols import Scorer
+from rlhf_flow.sandbox.world import locate
+from rlhf_flow.scorer.models.reward_model import RewardModel
+from rlhf_flow.scorer.models.vllm_pooling import Pooled
+from rlhf_flow.scorer.remote.remote import Remote
+from rlhf_flow.specs import Place
+from rlhf_flow.types import Draw, Response, Rollouts
+
+ROUNDING = 1e-5  # of a score, between batches of different lengths
+
+
+@contextmanager
+def served(path: Path, threads: int) -> Iterator[str]:
+    """The address of a server of the reward model, which ends with the block."""
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_flow",
+        "serve",
+        f"scorer.path={path}",
+        f"threads={threads}",
+        "port=0",
+        "token=none",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            assert line.startswith("serving "), "the server ended; what it said stands above"
+            yield line.split()[-1]
+        finally:
+            server.terminate()
+
+
+def answers(path: Path, prompts: Path, *, batch: int, n: int, length: int) -> Rollouts:
+    """Answers of `length` random tokens each to `batch` prompts: a scorer does not mind."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    asked = Jsonl(path=str(prompts), batch=batch).open(tokenizer, 0).batch(1)
+    drawn = np.random.default_rng(0).integers(len(tokenizer), size=(batch, n, length))
+    responses = tuple(
+        tuple(
+            Response(
+                id=f"1/policy/{k}/{prompt.id}",
+                tokens=tokens.astype(np.int32),
+                text=str(tokenizer.decode(tokens, skip_special_tokens=True)),
+                logps=None,
+                truncated=True,
+                draw=Draw(n=n),
+                seed=0,
+                policy="",
+            )
+            for k, tokens in enumerate(group)
+        )
+        for prompt, group in zip(asked, drawn, strict=True)
+    )
+    return Rollouts(round=1, prompts=asked, responses=responses)
+
+
+def timed(scorer: Scorer, rollouts: Rollouts) -> tuple[float, np.ndarray]:
+    """Answers per second, and their worth."""
+    start = time.perf_counter()
+    utility = scorer.score(rollouts).utility
+    return utility.size / (time.perf_counter() - start), utility
+
+
+def main() -> None:
+    world = locate()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", type=Path, default=world.reward_model, help="reward model (default: the sandbox's)")
+    parser.add_argument("--prompts", type=Path, default=world.prompts, help="JSONL with a column `prompt`")
+    parser.add_argument("--batch", type=int, default=64, help="prompts in a call (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=4, help="answers to each (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=48, help="tokens of an answer (default: %(default)s)")
+    parser.add_argument("--piece", type=int, default=64, help="prompts in a request (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the model (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="timings of each (default: %(default)s)")
+    parser.add_argument("--vllm", metavar="URL", help="of vLLM that serves the same reward model")
+    options = parser.parse_args()
+    if not options.path.is_dir():
+        parser.error(f"no checkpoint at {options.path}; `python -m rlhf_flow.sandbox` builds the embedded world")
+
+    rollouts = answers(options.path, options.prompts, batch=options.batch, n=options.n, length=options.length)
+    with served(options.path, options.threads) as url:
+        scorers: dict[str, Scorer] = {
+            "in process": RewardModel(path=str(options.path)).open(Place(threads=options.threads)),
+            "served": Remote(urls=[url], piece=options.piece).open(Place()),
+        }
+        if options.vllm:
+            scorers["pooled"] = Pooled(str(options.path), [options.vllm], piece=options.piece * options.n).open(Place())
+        itself, *others = (timed(scorer, rollouts)[1] for scorer in scorers.values())  # warm-up
+        for name, utility in zip(list(scorers)[1:], others, strict=True):
+            apart = float(np.abs(itself - utility).max())
+            exact = name == "served" and options.piece >= options.batch
+            assert apart <= (0 if exact else ROUNDING), f"{name} gave different scores, by {apart}"
+        speeds: dict[str, list[float]] = {name: [] for name in scorers}
+        for _ in range(options.repeats):
+            for name, scorer in scorers.items():
+                speeds[name].append(timed(scorer, rollouts)[0])
+
+    print(f"{options.batch} prompts x {options.n} answers, {options.piece} a request, {options.repeats} repeats")
+    for name, found in speeds.items():
+        print(f"{name:>10}: {statistics.median(found):8.0f} answers/s (from {min(found):.0f} to {max(found):.0f})")
+    for name in list(speeds)[1:]:
+        paired = [one / other for one, other in zip(speeds[name], speeds["in process"], strict=True)]
+        print(f"{name} / in process: {statistics.median(paired):.3f} (from {min(paired):.3f} to {max(paired):.3f})")
+    for scorer in scorers.values():
+        scorer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `scripts/bench/transfers.py` is made of."""

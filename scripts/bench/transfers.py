@@ -1,0 +1,164 @@
+"""How fast weights get from two ZeRO-3 ranks to an engine, by every transport, and what that takes in memory.
+
+    python scripts/bench/transfers.py                               256 MiB of random weights, in buckets of 32 MiB
+    python scripts/bench/transfers.py --mib 64 --engines huggingface --transports disk
+
+Each figure is the median of the repetitions, with the lowest and the highest. `copy` is a plain copy of the same bytes
+in this process, by one thread, as workers have, into memory that was touched before; shares are of the copy made in
+the same repetition. `publish` is what the driver waits for: `gather` (from the ranks into a bucket), `hash` (the
+identity of the policy), `put` (the bucket out of the process), `probe` (a forward pass), and what is left, `other`
+(calls, and waiting for a core). `load` is what the engine takes until its weights are replaced, of several the slowest.
+`put+get` is put and load: the way between the processes. The first publishes go into pages of the store that are fresh
+to the learner's process, and are told apart: a run goes on in pages that it has written to before. A bucket costs some
+milliseconds of Ray's calls besides its copies: those of a run are larger than these, `cluster.transfer.bucket_mib=256`.
+
+By nccl and cuda_ipc, here gloo and memory of the host, the engine is asked for a policy of which nothing is kept: what
+it holds then came from the learner. `put+get` is the load alone there, in which the ranks `gather` once more, and `pass
+on` what they gathered.
+
+Memory is what rank processes hold for themselves (RssAnon of /proc/self/status) at most until the last bucket has left,
+above what they held before, the first time, which is not timed; the probe, a forward pass like any other, is not in it,
+nor is the room of one bucket that learner and engine share by cuda_ipc. Exit status 1: what an engine holds is not what
+was published, or a rank took more than a bucket and the largest layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transfer.engine import Received, ReportingSpec
+from transfer.learner import RanksSpec, Told
+from transfer.meters import Spent
+from transfer.models import make_model
+from transfer.page import Figures, memory, table
+
+from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.ray import Ray, RayEngine, RayLearner
+from rlhf_flow.cluster.weight_sync.object_store import Stored
+from rlhf_flow.cluster.weight_sync.transport import WAYS, Transfer
+from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.engine.huggingface import HuggingFace
+from rlhf_flow.engine.vllm.spec import VLLM
+from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.specs import Model
+from rlhf_flow.types import Draw, Message, Policy, Prompt
+from rlhf_flow.weights.buckets import MIB
+from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+
+ENGINES = {"huggingface": HuggingFace(), "vllm": VLLM()}
+PAGE = 4096  # bytes
+FRESH = 8  # publishes at most into pages of the store that the learner has not written to
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mib", type=int, default=256)
+    parser.add_argument("--bucket-mib", type=int, default=32)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--replicas", type=int, default=1, help="engines that get the weights (default: %(default)s)")
+    parser.add_argument("--transports", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = make_model(Path(folder), asked.mib)
+        good = [measure(model, transport, engine, asked) for transport in asked.transports for engine in asked.engines]
+    sys.exit(0 if all(good) else 1)
+
+
+def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace) -> bool:
+    """Print a table of one way. Whether everything arrived, and nobody took too much memory."""
+    path = Path(model.path)
+    start = Policy("policy", 0, checkpoint_fingerprint(path), Checkpoint(path))
+    index = start.weights.index()
+    size, largest = sum(entry.size for entry in index), max(entry.size for entry in index)
+    transfer = Transfer(by=transport, bucket_mib=asked.bucket_mib)
+    spec = Ray(
+        layout="colocated" if transfer.shares else "disaggregated",
+        object_store_mib=3 * size // MIB + 80,
+        engines=asked.replicas,
+        piece=1,
+        patience=Patience(start_seconds=900, silence_seconds=600),
+        transfer=transfer,
+    )
+    cluster: Any = spec.open()
+    try:
+        learner = cluster.learner(RanksSpec(DeepSpeed(ranks=2, zero_stage=3)), model)
+        engines = cluster.engine(ReportingSpec(ENGINES[engine]), model)
+        cluster.ready()
+        learner.start(start)
+        watched, runs = once(learner, engines, 1, size, watched=True), list[Figures]()
+        while sum(not one.fresh for one in runs) < asked.repeat and len(runs) < asked.repeat + FRESH:
+            runs.append(once(learner, engines, 2 + len(runs), size))
+    finally:
+        cluster.close()
+    print(f"\n{transport} to {engine}: {size / MIB:.0f} MiB in buckets of {asked.bucket_mib} MiB")
+    print("\n".join(table(runs, size)))
+    allowed = asked.bucket_mib * MIB + largest
+    print("\n".join(memory(watched, allowed)))
+    arrived = all(one.arrived for one in (watched, *runs))
+    print(f"  what the engine holds is what was published: {'yes' if arrived else 'NO'}", flush=True)
+    return arrived and all(taken <= allowed for taken in (*watched.published, *watched.gave))
+
+
+def once(learner: RayLearner, engine: RayEngine, number: int, size: int, *, watched: bool = False) -> Figures:
+    """One publish and one load."""
+    learner.turn.take()
+    learner.crew.ask("nudge", 1e-3 * number, watched)
+    copied = copy(size)
+    began = time.perf_counter()
+    policy = learner.publish("policy", number)
+    published = time.perf_counter() - began
+    publishing: list[Told] = said(learner.crew)
+    spent = publishing[0].spent
+    asked = policy if engine.express is None else hollow(policy)
+    prompts = [Prompt(f"p{i}", (Message("user", "w3"),), (3,)) for i in range(len(engine.pool.crews))]
+    engine.generate(prompts, asked, Draw(max_tokens=1), round=number, seed=0)  # the probe was right, or this raises
+    loads: list[Received] = [told for crew in engine.pool.crews for told in said(crew)]
+    giving: list[Told] = said(learner.crew)
+    again = giving[0].spent
+    return Figures(
+        copy=copied,
+        publish=published,
+        **{key: spent[key].seconds for key in ("gather", "hash", "put", "probe")},
+        load=max(each.load.seconds for each in loads),
+        regather=again.get("gather", Spent()).seconds,
+        pass_on=again.get("pass on", Spent()).seconds,
+        fresh=spent["put"].faults * PAGE > size / 10,
+        published=[each.taken for each in publishing],
+        gave=[each.taken if again else 0 for each in giving],
+        arrived=all(each.sha256 == policy.sha256 for each in loads),
+    )
+
+
+def hollow(policy: Policy) -> Policy:
+    """The same, of which nothing is kept."""
+    assert isinstance(policy.weights, Stored)
+    return replace(policy, weights=Stored(policy.weights.groups, ()))
+
+
+def said(crew: Crew) -> Any:  # noqa: ANN401
+    """What each of its processes has to report."""
+    import ray
+
+    return ray.get(crew.send("report"), timeout=60)
+
+
+def copy(size: int) -> float:
+    """Seconds of a plain copy of so many bytes by one thread, as workers have, into memory that was touched before."""
+    import torch
+
+    torch.set_num_threads(1)
+    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    began = time.perf_counter()
+    target.copy_(source)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

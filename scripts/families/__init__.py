@@ -1,1 +1,0 @@
-"""Tiny random models of many architectures, for `scripts/checkpoints.py` and the tests of published checkpoints."""

@@ -1,1 +1,0 @@
-"""What `scripts/gpu_learner.py` is made of."""

@@ -1,0 +1,1 @@
+"""What `scripts/proofs/mutants.py` is made of."""

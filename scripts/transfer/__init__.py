@@ -1,1 +1,0 @@
-"""What `scripts/transfers.py` is made of."""

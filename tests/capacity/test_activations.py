@@ -1,0 +1,95 @@
+"""The bytes that a pass keeps, against what torch's own hooks see it keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlhf_flow.capacity.activations import KEPT, activations, logits, of_layer
+from rlhf_flow.capacity.model_shape import shape_of
+from rlhf_flow.learner.logits import token_logps
+from rlhf_flow.learner.policy_model import ResponseLogps
+from tests.support.configured import LLAMA_8B
+
+ROWS, LENGTH = 3, 32
+
+
+def llama(*, kv_heads: int, layers: int) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "vocab_size": 97}
+    return LlamaForCausalLM(
+        LlamaConfig(**sizes, num_key_value_heads=kv_heads, num_hidden_layers=layers, tie_word_embeddings=False)
+    )
+
+
+def saved(lm: LlamaForCausalLM, numeric: str) -> int:
+    """Bytes that autograd keeps of a forward pass, weights and their casts left out."""
+    lm = lm.to(torch.bfloat16) if numeric == "bfloat16" else lm
+    weights = {p.untyped_storage().data_ptr() for p in lm.parameters()}
+    shapes = {tuple(p.shape) for p in lm.parameters()} | {tuple(p.T.shape) for p in lm.parameters() if p.dim() == 2}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tuple(tensor.shape) not in shapes:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+    casts = torch.autocast("cpu", dtype=torch.bfloat16, enabled=numeric == "autocast")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), casts:
+        kept = lm.base_model(input_ids=ids, use_cache=False)  # held, or its graph would go and its memory come again
+        assert kept.last_hidden_state.requires_grad
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("numeric", KEPT)
+def test_a_layer_keeps_what_torch_keeps_of_it(numeric: str, kv_heads: int, tmp_path: Path) -> None:
+    llama(kv_heads=kv_heads, layers=1).config.save_pretrained(tmp_path)
+    two, three = (saved(llama(kv_heads=kv_heads, layers=layers), numeric) for layers in (2, 3))
+    assert (three - two) / (ROWS * LENGTH) == of_layer(shape_of(str(tmp_path)), numeric)
+
+
+def test_the_logits_of_a_chunk_are_the_bytes_of_its_float32_tensors() -> None:
+    """The widest moment of the output layer's backward pass, as torch's allocator hooks count live tensors."""
+    lm = llama(kv_heads=4, layers=1)
+    model = ResponseLogps(lm, chunk=8)
+    hidden = torch.randn(64, 64, requires_grad=True)
+    live: list[int] = []
+
+    def read(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        live.append(values.numel() * values.element_size())
+        return token_logps(values, targets)
+
+    model.head(hidden, torch.zeros(64, dtype=torch.long), read).sum().backward()
+    shape = replace(LLAMA_8B, vocabulary=97)
+    assert set(live) == {8 * 97 * 4}  # each chunk, forward and again in the backward pass
+    assert len(live) == 2 * 64 // 8
+    assert logits(shape, 64, chunk=8) == 3 * live[0]
+
+
+@given(
+    st.sampled_from(sorted(KEPT)),
+    st.integers(1, 10**5),
+    st.integers(1, 10**5),
+    st.booleans(),
+)
+def test_more_tokens_keep_more_and_checkpointing_never_more(numeric: str, few: int, more: int, gated: bool) -> None:
+    shape = replace(LLAMA_8B, gated=gated)
+    fewer, most = sorted((few, few + more))
+    whole = activations(shape, most, numeric, checkpointing=False)
+    assert activations(shape, fewer, numeric, checkpointing=False) < whole
+    assert activations(shape, most, numeric, checkpointing=True) < whole
+
+
+@given(st.integers(1, 10**5), st.integers(1, 10**4), st.integers(1, 10**4))
+def test_a_larger_chunk_never_takes_less(tokens: int, chunk: int, more: int) -> None:
+    assert logits(LLAMA_8B, tokens, chunk) <= logits(LLAMA_8B, tokens, chunk + more)
+    assert logits(LLAMA_8B, tokens, max(chunk, tokens)) == logits(LLAMA_8B, tokens, tokens)

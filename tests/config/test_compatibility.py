@@ -1,0 +1,209 @@
+"""Parts that each make sense and together do not, and parts that work while a reader should know something."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pytest
+
+from rlhf_flow.cluster.ray import LAYOUTS
+from rlhf_flow.config import compose as config
+from rlhf_flow.config.compatibility import check, warnings
+from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.types import Needs
+from tests.config.test_compose import LOCAL
+
+
+@dataclass(frozen=True)
+class Demanding:
+    @property
+    def needs(self) -> Needs:
+        return Needs(anchors=frozenset({"reference", "slow"}))
+
+
+@cache  # a configuration is frozen, and Hydra takes its time
+def composed(*overrides: str) -> RunConfig:
+    return config.compose(*LOCAL, *overrides)
+
+
+def test_an_objective_whose_anchors_nobody_provides_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"needs the log-probs of slow, but schedule=fixed names only reference, previous\. Try"
+    ):
+        check(replace(composed(), objective=Demanding()))
+
+
+def test_a_selector_is_told_how_many_responses_there_are() -> None:
+    with pytest.raises(ValueError, match=r"selector=only_pair needs exactly 2 responses per prompt.* draws 5"):
+        composed("selector=only_pair", "sampler.draws.0.n=5")
+    composed("selector=only_pair", "sampler.draws.0.n=2")
+
+
+def test_several_ranks_need_a_cluster_that_has_them() -> None:
+    with pytest.raises(
+        ValueError, match=r"cluster=local runs one learner rank .* Try cluster=ray, or learner\.ranks=1"
+    ):
+        composed("learner=deepspeed", "learner.ranks=2")
+
+
+def test_an_engine_that_shares_its_process_with_nobody_needs_one() -> None:
+    with pytest.raises(
+        ValueError, match=r"engine=vllm needs a process of its own, .*cluster=local.* Try cluster=ray, or engine=hugg"
+    ):
+        composed("engine=vllm")
+
+
+def test_an_engine_of_several_gpus_cannot_share_them_with_other_roles() -> None:
+    several = ("engine=vllm", "cluster=ray", "engine.tensor_parallel=2")
+    with pytest.raises(ValueError, match=r"colocated needs engines of one GPU.* takes 2: .*cluster\.engines.*disaggr"):
+        composed(*several, "cluster.layout=colocated")
+    composed(*several)
+
+
+@pytest.mark.parametrize("key", ["gpu_share=0.5", "resources.engine.big=1"])
+def test_what_tells_roles_apart_is_refused_where_they_are_together(key: str) -> None:
+    with pytest.raises(ValueError, match=r"must be left alone with cluster\.layout=colocated.*Try|Take it out"):
+        composed("cluster=ray", "cluster.layout=colocated", f"+cluster.{key}" if "big" in key else f"cluster.{key}")
+    with pytest.raises(ValueError, match=r"cluster\.layout must be one of disaggregated, colocated, got apart"):
+        composed("cluster=ray", "cluster.layout=apart")
+
+
+def test_engines_and_learner_work_at_the_same_time_only_where_each_has_its_own() -> None:
+    apart = {layout: composed("cluster=ray", f"cluster.layout={layout}").cluster.apart for layout in LAYOUTS}
+    assert apart == {"disaggregated": True, "colocated": False}
+    assert not composed().cluster.apart
+
+
+def test_a_greedy_draw_has_no_second_answer() -> None:
+    with pytest.raises(
+        ValueError, match=r"draw 'policy': n must be 1 at temperature 0, where answers repeat \(or raise it\), got 8"
+    ):
+        composed("sampler.draws.0.temperature=0")
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.dtype must be float32 or bfloat16, got fp8"):
+        composed("model.dtype=fp8")
+
+
+def test_nothing_is_said_of_draws_from_the_policy_itself() -> None:
+    assert warnings(composed()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "sampler.draws.0.temperature=0.7",
+            r"sampler\.draws\.0 decodes with temperature=0\.7: .* another distribution than",
+        ),
+        (
+            "sampler.draws=[{name: a, n: 2}, {name: b, top_k: 5, top_p: 0.9}]",
+            r"draws\.1 decodes with top_p=0\.9, top_k=5:",
+        ),
+        ("evaluate.draw.temperature=0", r"evaluate\.draw decodes with temperature=0\.0: .* eval/kl"),
+    ],
+)
+def test_draws_from_another_distribution_are_flagged(override: str, told: str) -> None:
+    (warning,) = warnings(composed(override))
+    assert re.search(told, warning)
+
+
+# -- objectives, and what they ask of the parts around them ----------------------------------------------------------
+
+XPO = ("objective=xpo", "selector=cross", "memory=all")
+
+
+def test_exploration_needs_answers_of_the_reference() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"objective=xpo needs answers from the reference, but sampler=policy draws only from the policy\. "
+        r"Try sampler=policy_and_reference",
+    ):
+        composed(*XPO, "selector=random", "selector.extra=policy")
+
+
+def test_a_third_answer_must_be_named_and_of_the_right_kind() -> None:
+    both = (*XPO, "sampler=policy_and_reference")
+    with pytest.raises(ValueError, match=r"third answer .*from the reference, .* null\. Try selector\.extra=ref"):
+        composed(*both)
+    with pytest.raises(ValueError, match=r"selector\.extra is policy\. Try selector\.extra=reference"):
+        composed(*both, "selector.extra=policy")
+    with pytest.raises(ValueError, match=r"selector\.extra must be .* draw \(policy, reference\), got 'gold'"):
+        composed(*both, "selector.extra=gold")
+    composed(*both, "selector.extra=reference")
+
+
+def test_tau_must_leave_room_for_a_step() -> None:
+    with pytest.raises(ValueError, match=r"objective\.tau must .*eta"):
+        composed("objective=inpo", "objective.eta=0.1", "objective.tau=0.1")
+
+
+GAME = ("objective=nash_md", "sampler=plan", "selector=cross", "selector.second=mixture", "selector.label=soft")
+DRAWS = "sampler.draws=[{name: policy, n: 1}, {name: mixture, n: 1, weight: 0.125}]"
+
+
+def test_a_game_needs_a_judge_of_preferences_or_an_explicit_word() -> None:
+    with pytest.raises(ValueError, match=r"objective=nash_md plays a game .* objective\.scalar_judge=allow"):
+        composed(*GAME, DRAWS)
+    composed(*GAME, DRAWS, "objective.scalar_judge=allow")
+
+
+def test_a_policy_gradient_needs_its_own_answer_first() -> None:
+    with pytest.raises(ValueError, match=r"must be the policy's own whoever won, .* selector\.keep_order=true"):
+        composed(*GAME, DRAWS, "objective.scalar_judge=allow", "selector.keep_order=false")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An engine that has one set of weights."""
+
+    alone: bool = False
+    can_mix: bool = False
+
+
+def test_a_mixture_needs_an_engine_that_can() -> None:
+    made = composed("sampler=mixture", "selector=only_pair")
+    check(made)
+    with pytest.raises(ValueError, match=r"sampler=mixture draws from a mixture .* cannot\. Try engine="):
+        check(replace(made, engine=Plain()))
+
+
+def test_a_fixed_point_of_the_policy_itself_is_said_to_move_with_other_decoding() -> None:
+    (warning,) = warnings(composed("objective=ipo", "sampler.draws.0.top_p=0.9"))
+    assert "The fixed point of objective=ipo is that of answers of the policy itself" in warning
+    (warning,) = warnings(composed("sampler.draws.0.top_p=0.9"))
+    assert "fixed point" not in warning
+
+
+def test_half_steps_end_on_a_whole_one() -> None:
+    with pytest.raises(ValueError, match=r"rounds must be even under schedule=half_steps.* Try rounds=4"):
+        composed("schedule=half_steps", "rounds=3")
+
+
+def test_who_needs_answers_of_the_policy_itself_cannot_be_a_round_behind() -> None:
+    composed("lag=1", "algorithm=online_dpo")
+    with pytest.raises(
+        ValueError, match=r"lag=1 learns from answers of the policy before.* objective=ipo .* Try lag=0"
+    ):
+        composed("lag=1", "algorithm=online_ipo")
+    with pytest.raises(ValueError, match=r"lag must be 0 or 1, got 2"):
+        composed("lag=2")
+
+
+def test_a_gate_that_lets_nothing_through_is_refused() -> None:
+    composed("lag=1", "gate.max_staleness=1")
+    composed("gate.max_staleness=0")
+    for exceeding in ("stop", "drop"):
+        with pytest.raises(ValueError, match=r"gate\.max_staleness is 0, .* lag=1 learns from .* 1 rounds old"):
+            composed("lag=1", "gate.max_staleness=0", f"gate.exceeding={exceeding}")
+    with pytest.raises(ValueError, match=r"gate\.exceeding must be drop or stop, got 'warn'"):
+        composed("gate.exceeding=warn")
+
+
+def test_a_lag_that_gains_nothing_is_said() -> None:
+    assert any("nothing is gained" in line for line in warnings(composed("lag=1")))
+    apart = config.compose("model.path=x", "prompts.path=y", "scorer.path=z", "lag=1")
+    assert not any("nothing is gained" in line for line in warnings(apart))

@@ -1,0 +1,110 @@
+"""A learner gathers its weights in buckets; their size changes neither a policy's name nor its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.torch import Torch
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.storage.tables import Lesson
+from rlhf_flow.types import Policy
+from rlhf_flow.weights.source import Checkpoint, fingerprint
+from tests.support import jobs
+from tests.support.classroom import SGD, make_lesson, make_model, make_tables, policy_of
+from tests.support.ranks import Ranks
+
+SIZES = (1, 20_000, 1 << 30)  # bytes: every tensor alone, several buckets, one bucket
+
+
+@dataclass(frozen=True)
+class World:
+    tied: bool
+    model: Model
+    start: Policy
+    lesson: Lesson
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    model = make_model(folder / "model", tied=request.param)
+    start, tables = policy_of(model), make_tables(folder / "round")
+    return World(
+        request.param, model, start, make_lesson(folder, [tables], Torch(training=SGD).open(model, Place()), start)
+    )
+
+
+def learned(world: World, bucket: int, folder: Path) -> jobs.Saved:
+    return jobs.learn_and_save(Place(), bucket, Torch(training=SGD), world.model, world.start, world.lesson, folder)
+
+
+def test_a_policy_has_one_name_whatever_the_size_of_buckets(world: World, tmp_path: Path) -> None:
+    saved = [learned(world, bucket, tmp_path / str(bucket)) for bucket in SIZES]
+    names = {one.policy.sha256 for one in saved} | {one.state for one in saved}
+    assert names == {fingerprint(one.policy.weights.load()) for one in saved} != {world.start.sha256}
+    assert len(names) == 1
+    assert {fingerprint(Checkpoint(tmp_path / str(bucket) / "policy").load()) for bucket in SIZES} == names
+
+
+def test_several_buckets_are_the_shards_of_a_checkpoint(world: World, tmp_path: Path) -> None:
+    policy = learned(world, SIZES[1], tmp_path).policy
+    files = sorted(path.name for path in (tmp_path / "policy").glob("*.safetensors"))
+    assert files == [f"model-{n:05d}-of-{len(files):05d}.safetensors" for n in range(1, len(files) + 1)]
+    index = json.loads((tmp_path / "policy/model.safetensors.index.json").read_text())
+    where = {name: file for file in files for name in load_file(tmp_path / "policy" / file)}
+    assert index["weight_map"] == where
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes for file in files for tensor in load_file(tmp_path / "policy" / file).values()
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    assert fingerprint(loaded.state_dict()) == policy.sha256
+
+
+def test_one_bucket_is_the_file_that_a_small_model_always_had(world: World, tmp_path: Path) -> None:
+    learned(world, SIZES[-1], tmp_path)
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
+    lm.save_pretrained(tmp_path / "theirs")
+    (ours,) = (tmp_path / "policy").glob("*.safetensors*")
+    theirs = tmp_path / "theirs/model.safetensors"
+    assert ours.name == theirs.name
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_an_average_is_the_same_in_any_buckets(world: World, tmp_path: Path) -> None:
+    names = set()
+    for bucket in SIZES:
+        learner = Torch(training=SGD).open(world.model, Place(bucket=bucket))
+        learner.start(world.start)
+        learner.update(world.lesson, 0, 2)
+        policy = learner.publish("policy", 1)
+        mean = learner.average("ema", 1, [(world.start, 0.25), (policy, 0.75)])
+        states = world.start.weights.load(), policy.weights.load(), mean.weights.load()
+        for name, tensor in states[2].items():
+            torch.testing.assert_close(tensor, 0.25 * states[0][name] + 0.75 * states[1][name])
+        names |= {mean.sha256, fingerprint(states[2])}
+        learner.save_policy(tmp_path / str(bucket), mean)
+        names.add(fingerprint(Checkpoint(tmp_path / str(bucket)).load()))
+    assert len(names) == 1
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_ranks_gather_the_same_in_any_buckets(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
+    spec, names = DeepSpeed(ranks=2, zero_stage=stage, training=SGD), set()
+    for bucket in SIZES:
+        folder = tmp_path / str(bucket)
+        asked = (bucket, spec, world.model, world.start, world.lesson, folder)
+        first, second = two.run(jobs.learn_and_save, *asked)
+        assert second.policy.weights.load() == {}  # the whole model is on no other rank
+        assert first.policy.sha256 == second.policy.sha256 == first.state == second.state
+        names |= {first.policy.sha256, fingerprint(first.policy.weights.load())}
+        names.add(fingerprint(Checkpoint(folder / "policy").load()))
+    assert len(names) == 1

@@ -1,0 +1,292 @@
+"""Alarms: when they trip, when they do not, and what a run does then."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import alarms as planted
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_flow.cli.main import main
+from rlhf_flow.metrics.alarms import (
+    THRESHOLDS,
+    AlarmError,
+    Alarms,
+    SilentJudgeError,
+    check_silence,
+    heed,
+    of_judge,
+    raised,
+    tripped,
+)
+from rlhf_flow.system.machine import gpus
+from rlhf_flow.types import RoundRecord
+from tests.support import toy
+
+START = {
+    "eval/win_rate_low": 0.5,
+    "eval/win_rate_high": 0.5,
+    "eval/proxy_gap_low": 0.0,
+    "eval/length_drift_low": 1.0,
+    "eval/length_drift_high": 1.0,
+    "eval/topk_entropy": 1.0,
+    "eval/topk_mass": 0.9,
+    "eval/truncated": 0.1,
+    "eval/distinct": 1.0,
+    "eval/repetition": 0.05,
+    "eval/kl": 0.0,
+    "eval/length": 30.0,
+}
+TELLING = {  # of each alarm, what does not trip it yet and what does
+    "proxy_gap": ({"eval/proxy_gap_low": 0.1}, {"eval/proxy_gap_low": 0.11}),
+    "length_drift": ({"eval/length_drift_low": 1.5}, {"eval/length_drift_low": 1.51}),
+    "win_rate_drop": ({"eval/win_rate_high": 0.45}, {"eval/win_rate_high": 0.44}),
+    "entropy_fall": ({"eval/topk_entropy": 0.5}, {"eval/topk_entropy": 0.49}),
+    "mass_fall": ({"eval/topk_mass": 0.86}, {"eval/topk_mass": 0.84}),
+    "truncated_rise": ({"eval/truncated": 0.29}, {"eval/truncated": 0.31}),
+    "distinct_fall": ({"eval/distinct": 0.5}, {"eval/distinct": 0.49}),
+    "repetition_rise": ({"eval/repetition": 0.24}, {"eval/repetition": 0.26}),
+    "kl": ({"eval/kl": 15.0}, {"eval/kl": 15.1}),
+}
+measures = st.dictionaries(st.sampled_from(sorted(START)), st.floats(0, 3) | st.just(math.nan))
+histories = st.lists(measures, max_size=6)
+limits = st.none() | st.floats(1, 3)
+
+
+def names(history: list[dict[str, float]], thresholds: Alarms | None = None) -> list[str]:
+    return [alarm.name for alarm in tripped(history, thresholds or Alarms())]
+
+
+def record(round: int = 1, **metrics: float) -> RoundRecord:
+    return RoundRecord(round, "", {}, {f"alarm/{name}": value for name, value in metrics.items()}, {}, {})
+
+
+# -- what trips -------------------------------------------------------------------------------------------------------
+
+
+def test_every_threshold_has_its_alarm() -> None:
+    assert sorted(TELLING) == sorted(THRESHOLDS)
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_an_alarm_trips_beyond_its_threshold_and_nothing_else_does(name: str) -> None:
+    quiet, loud = TELLING[name]
+    assert names([START, START | quiet]) == []
+    assert names([START, START | loud]) == [name]
+    assert names([START, START | loud], Alarms(**{name: None})) == []
+
+
+def test_answers_that_become_too_short_are_a_drift_too() -> None:
+    assert names([START, START | {"eval/length_drift_high": 0.66}]) == ["length_drift"]
+    assert names([START, START | {"eval/length_drift_high": 0.67}]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        ("win_rate_drop", {"eval/win_rate_low": 0.6, "eval/win_rate_high": 0.7}),
+        ("entropy_fall", {"eval/topk_entropy": 1.1}),
+        ("mass_fall", {"eval/topk_mass": 0.93}),
+    ],
+)
+def test_a_fall_is_measured_from_the_best_round_so_far(name: str, best: dict[str, float]) -> None:
+    between, quiet = START | {"eval/win_rate_high": 0.65}, START | TELLING[name][0]
+    assert names([START, between, quiet]) == []
+    assert names([START, START | best, between, quiet]) == [name]
+
+
+@pytest.mark.parametrize(("start", "tripping"), [(0.89, ["truncated_rise"]), (0.79, []), (0.81, ["truncated_rise"])])
+def test_a_start_whose_answers_are_nearly_all_cut_leaves_no_room_to_rise_and_trips_at_once(
+    start: float, tripping: list[str]
+) -> None:
+    assert names([START | {"eval/truncated": start}]) == tripping
+    assert names([START | {"eval/truncated": start}] * 2) == tripping
+
+
+def test_a_reward_that_likes_one_phrase_again_and_again_is_noticed() -> None:
+    """28 nats in 48 tokens, a win rate of 1 and answers that differ by a word: only these two alarms see it."""
+    hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8, "eval/win_rate_low": 1.0}
+    assert names([START, START | hacked | {"eval/win_rate_high": 1.0}]) == ["repetition_rise", "kl"]
+
+
+@pytest.mark.parametrize(("kl", "length"), [(4.9, 29.6), (9.8, 30.0), (2.1, 3.0), (40.0, 500.0)])
+def test_the_distance_of_a_run_that_goes_well_is_silent(kl: float, length: float) -> None:
+    assert names([START, START | {"eval/kl": kl, "eval/length": length}]) == []
+
+
+@pytest.mark.parametrize(("name", "better"), [("truncated_rise", 0.0), ("distinct_fall", 2.0)])
+def test_others_are_measured_from_the_start(name: str, better: float) -> None:
+    key, quiet = next(iter(TELLING[name][0])), START | TELLING[name][0]
+    assert names([START, START | {key: better}, quiet]) == []
+    assert names([START | {key: better}, quiet]) == [name]
+
+
+@given(histories)
+def test_without_thresholds_nothing_trips(history: list[dict[str, float]]) -> None:
+    assert tripped(history, Alarms(**dict.fromkeys(THRESHOLDS))) == []
+
+
+@given(histories, st.fixed_dictionaries(dict.fromkeys(THRESHOLDS, limits)))
+def test_what_was_not_measured_changes_nothing(
+    history: list[dict[str, float]], thresholds: dict[str, float | None]
+) -> None:
+    alarms = Alarms(**thresholds)
+    absent = [{key: value for key, value in metrics.items() if not math.isnan(value)} for metrics in history]
+    assert names(absent, alarms) == names(history, alarms)
+    assert names([{}, *history], alarms) == names(history, alarms)
+    assert names([*history, {"train/loss": 1.0}], alarms) == []
+
+
+@given(histories, st.sampled_from(THRESHOLDS), st.floats(1, 3), st.floats(0, 2))
+def test_a_looser_threshold_trips_less(history: list[dict[str, float]], name: str, limit: float, more: float) -> None:
+    strict, loose = Alarms(**{name: limit}), Alarms(**{name: limit + more})
+    assert set(names(history, loose)) <= set(names(history, strict))
+
+
+@given(histories)
+def test_each_alarm_is_read_back_from_the_metrics_with_its_reason(history: list[dict[str, float]]) -> None:
+    if history:
+        alarms = tripped(history, Alarms())
+        assert raised(history[-1] | {f"alarm/{alarm.name}": 1 for alarm in alarms}) == alarms
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("action", "shout", r"alarms.action must be warn or stop, got 'shout'"),
+        ("length_drift", 0.9, r"alarms.length_drift must be a number >= 1, got 0.9. Use null"),
+        ("proxy_gap", -0.1, r"alarms.proxy_gap must be a number >= 0, got -0.1"),
+        ("mass_fall", math.nan, r"alarms.mass_fall must be a number"),
+    ],
+)
+def test_a_mistake_is_named(key: str, value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Alarms(**{key: value})
+
+
+# -- what it is for ---------------------------------------------------------------------------------------------------
+# The same for ten seeds each: scripts/proofs/alarms.py.
+
+
+@pytest.mark.heavy
+def test_a_judge_that_is_pleased_by_length_trips_an_alarm_and_the_run_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = planted.overrides("hackable", tmp_path, seed=10)
+    assert main(["run", *overrides, "alarms.action=stop"]) == 1
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert planted.NOTICED & {alarm.name for alarm in raised(lines[-1])}
+    last = lines[-1]["round"]
+    assert 0 < last < planted.ROUNDS
+    assert f"an alarm stopped the run after round {last}" in told.err and "alarms.action=warn" in told.err
+    assert "Traceback" not in told.err
+    assert f"in round {last}: " in told.out and "report: " in told.out
+    assert (tmp_path / f"run/rounds/{last:05d}/policy/config.json").exists()
+    assert main(["run", *overrides, "alarms.action=warn", f"rounds={last + 1}"]) == 0
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == last + 2
+    starts = json.loads((tmp_path / "run/manifest.json").read_text())["starts"]
+    assert [start["round"] for start in starts] == [0, last + 1], "the round with which each start goes on"
+    assert all(start["started"][:2] == "20" and start["cores"] >= 1 and start["gpus"] == gpus() for start in starts)
+    assert starts[0]["choices"]["algorithm"] == "online_dpo"
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"round {last + 1}</b> the run was started again" in page and str(tmp_path) not in page
+
+
+@pytest.mark.heavy
+def test_a_judge_that_only_errs_trips_none(tmp_path: Path) -> None:
+    metrics = planted.run(tmp_path, planted.overrides("clean", tmp_path, seed=10))
+    assert metrics[-1]["eval/win_rate_low"] > 0.5
+    assert planted.alarms_of(metrics) == {}
+
+
+# -- what a run does --------------------------------------------------------------------------------------------------
+
+
+def test_a_round_that_trips_is_committed_with_its_policy_and_the_run_ends_there(tmp_path: Path) -> None:
+    stopping = Alarms(action="stop", distinct_fall=0.0)
+    toy.run(tmp_path, alarms=stopping, rounds=8, every=100)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-1]["round"]
+    assert 0 < last < 8
+    assert [line["round"] for line in lines if "alarm/distinct_fall" in line] == [last]
+    assert (tmp_path / f"rounds/{last:05d}/policy/logits.json").exists()
+    assert not (tmp_path / "final.json").exists()
+
+
+def test_the_same_command_goes_on_and_ends_in_the_same_weights(tmp_path: Path) -> None:
+    stopping = Alarms(action="stop", distinct_fall=0.0)
+    straight = toy.run(tmp_path / "straight", rounds=3)
+    for _ in range(4):
+        stopped = toy.run(tmp_path / "stopped", rounds=3, alarms=stopping)
+    assert any("alarm/distinct_fall" in one.metrics for one in stopped.ledger.records[:-1])
+    assert [one.policy for one in stopped.ledger.records] == [one.policy for one in straight.ledger.records]
+    assert (tmp_path / "stopped/final.json").exists()
+
+
+def test_a_warning_stops_nothing(tmp_path: Path) -> None:
+    records = toy.run(tmp_path, alarms=Alarms(distinct_fall=0.0), rounds=3).ledger.records
+    assert len(records) == 4
+    assert any("alarm/distinct_fall" in one.metrics for one in records[:-1])
+
+
+def test_a_stop_says_what_tripped_and_how_to_go_on() -> None:
+    heed(record(truncated_rise=1), Alarms())
+    heed(record(), Alarms(action="stop"))
+    tripping = RoundRecord(3, "", {}, {"alarm/truncated_rise": 1, "eval/truncated": 0.4}, {}, {})
+    with pytest.raises(AlarmError, match=r"after round 3, .*alarms.truncated_rise: .* 40.0%.*alarms.action=warn"):
+        heed(tripping, Alarms(action="stop"))
+
+
+# -- judges -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "fix"),
+    [
+        ({"asked": 8, "verdicts": 0, "cut": 8}, r"8 cut.*raise scorer\.max_tokens .*scorer\.thinking=false"),
+        ({"asked": 72, "verdicts": 3, "unclear": 60, "cut": 9}, r"3 verdicts on 72 .*scorer\.structured=auto"),
+        ({"asked": 20, "verdicts": 1, "failed": 19}, r"look at scorer\.endpoint"),
+        ({"asked": 9, "verdicts": 0, "empty": 9}, r"9 empty"),
+        ({"asked": 20, "verdicts": 0, "inconsistent": 20}, r"scorer\.inconsistent=average"),
+        ({"asked": 8, "verdicts": 0}, r"no cause is told"),
+    ],
+)
+def test_a_judge_that_gives_almost_no_verdicts_stops_the_run_with_the_key_that_helps(
+    counts: dict[str, int], fix: str
+) -> None:
+    with pytest.raises(SilentJudgeError, match=rf"alarms\.silent_judge=0\.1: scorer gave .*{fix}"):
+        check_silence({f"judge/{key}": number for key, number in counts.items()}, 0.1, slot="scorer")
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit"),
+    [
+        ({"asked": 72, "verdicts": 8}, 0.1),
+        ({"asked": 7, "verdicts": 0}, 0.1),
+        ({"asked": 15, "verdicts": 1}, 0.1),
+        ({"asked": 0, "verdicts": 0}, 0.1),
+        ({"queries": 50, "abstained": 50}, 0.1),
+        ({"asked": 50, "verdicts": 0, "capped": 50}, 0.1),
+        ({"asked": 50, "verdicts": 0}, None),
+    ],
+    ids=["enough", "few", "one of few", "none asked", "does not count", "beyond the cap", "off"],
+)
+def test_what_may_be_chance_or_is_wanted_stops_nothing(counts: dict[str, int], limit: float | None) -> None:
+    check_silence({f"judge/{key}": number for key, number in counts.items()}, limit, slot="scorer")
+
+
+@pytest.mark.parametrize("prefix", ["judge", "eval/judge"])
+def test_a_judge_whose_verdicts_turn_with_the_order_is_an_alarm(prefix: str) -> None:
+    """72 of 72 comparisons, each with a mean of 1/2: a win rate near 0.5 that means nothing."""
+    metrics = {f"{prefix}/asked": 72, f"{prefix}/inconsistent": 72, "eval/win_rate": 0.496}
+    (alarm,) = of_judge(metrics, Alarms())
+    assert alarm.name == "inconsistent_judge" and "100% of the judge's verdicts" in alarm.reason
+    assert raised(metrics | {"alarm/inconsistent_judge": 1}) == [alarm]
+    assert of_judge(metrics | {f"{prefix}/inconsistent": 36}, Alarms()) == []
+    assert of_judge(metrics, Alarms(inconsistent_judge=None)) == []
+    assert of_judge({f"{prefix}/asked": 7, f"{prefix}/inconsistent": 7}, Alarms()) == []

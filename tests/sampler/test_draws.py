@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from rlhf_flow.sampler.draws import PlanSampler
+from rlhf_flow.sampler.source import Source
+from rlhf_flow.types import Draw, Mixture
+from tests.support.echo import POLICIES, PROMPTS, Echo, ids
+
+SAMPLER = PlanSampler(
+    [
+        Source("own", n=2, temperature=0.7),
+        Source("mixed", n=1, who="opponent", weight=0.25),
+        Source("teacher", n=1, who="dataset", candidate="gold"),
+        Source("reference", n=1, who="reference"),
+    ]
+)
+
+
+def test_each_draw_comes_from_its_own_source() -> None:
+    engine = Echo()
+    rollouts = SAMPLER.sample(engine, PROMPTS, POLICIES, round=4, seed=1)
+    mixture = Mixture(POLICIES["opponent"], POLICIES["reference"], 0.25)
+    assert engine.asked == [
+        (POLICIES["policy"], Draw("own", n=2, temperature=0.7)),
+        (mixture, Draw("mixed", n=1)),
+        (POLICIES["reference"], Draw("reference", n=1)),
+    ]
+    assert all(type(draw) is Draw for _, draw in engine.asked)
+    assert ids(rollouts)[1] == ["4/own/0/b", "4/own/1/b", "4/mixed/0/b", "4/teacher/0/b", "4/reference/0/b"]
+    for group in rollouts.responses:
+        assert [one.source for one in group] == ["policy", "policy", "mixture", "dataset", "reference"]
+
+
+def test_it_says_what_it_draws() -> None:
+    assert list(SAMPLER.drawn) == [f"sampler.draws.{at}" for at in range(4)]
+    assert SAMPLER.drawn["sampler.draws.0"] == Source("own", n=2, temperature=0.7)
+    assert SAMPLER.sources == {
+        "own": "policy",
+        "mixed": "mixture",
+        "teacher": "dataset",
+        "reference": "reference",
+    }
+    assert SAMPLER.roles == {"policy", "opponent", "reference"} and SAMPLER.mixes
+    assert PlanSampler().roles == {"policy"} and not PlanSampler().mixes
+    assert PlanSampler([Source("d", n=1, who="dataset", candidate="gold")]).roles == frozenset()
+
+
+def test_names_are_checked_as_everywhere() -> None:
+    with pytest.raises(ValueError, match=r"sampler\.draws must have different names, got x more than once"):
+        PlanSampler([Source("x"), Source("x", who="reference")])
