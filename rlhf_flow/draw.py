@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingParams:
     """How responses are decoded. `altered` has the settings that sample from another policy than the one scored.
 
     A text of `stop` ends an answer as its end token does: the tokens up to the one that completes the text are the

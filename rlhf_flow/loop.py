@@ -10,23 +10,23 @@ import time
 
 from rlhf_flow.stages.close_round import close, finish, settle
 from rlhf_flow.stages.collect import collect, select
-from rlhf_flow.stages.context import Parts
+from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.evaluate import evaluate
 from rlhf_flow.stages.late_labels import late
 from rlhf_flow.stages.learn import anchor, learn
 from rlhf_flow.stages.off_policy import mismatch
-from rlhf_flow.stages.policies import Library
+from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.stages.prefetch import looking_ahead
 from rlhf_flow.stages.update_reward import refresh
 
 
-def run(parts: Parts) -> None:
+def run(parts: RunContext) -> None:
     """Rounds 1..`parts.rounds`, from the first one without a record; fewer where an alarm stops the run.
 
     Round 0 evaluates the start.
     """
     settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
-    library = Library(parts)
+    library = PolicyRegistry(parts)
     first = len(parts.ledger.records)
     begun = {r for r in (first, first + 1) if not parts.ledger.untouched(r)}  # by an earlier start of the run
     for r in range(first, parts.rounds + 1):

@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.storage.tables import Lesson, Table
+from rlhf_flow.storage.tables import Table, TrainingRound
 from rlhf_flow.types import (
-    Draw,
     Loss,
     Mixture,
     Needs,
     PairLogps,
-    Plan,
     Policy,
     Prompt,
     Rollouts,
+    RoundPlan,
     RoundRecord,
+    SamplingParams,
     Scored,
     Selection,
 )
@@ -88,7 +88,7 @@ class Sampler(Protocol):
         ...
 
     @property
-    def drawn(self) -> Mapping[str, Draw]:
+    def drawn(self) -> Mapping[str, SamplingParams]:
         """Its draws, by the key of the configuration that each is set with."""
         ...
 
@@ -160,7 +160,7 @@ class Schedule(Protocol):
         """Raise ValueError where a run of so many rounds would not end on a policy that anyone would use."""
         ...
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan: ...
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan: ...
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ class Engine(Protocol):
     """Generation."""
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """Draw `draw.n` responses per prompt from exactly `policy`: other weights are fetched first, and probed.
 
@@ -218,11 +218,11 @@ class Learner(Protocol):
         """
         ...
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         """The number of optimizer steps in the lesson: 0 where it holds no pairs."""
         ...
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         """Take optimizer steps first..last-1 of the lesson; return their metrics.
 
         Those are weighted means over the pairs that the steps saw, and `pairs`, the total weight of these.

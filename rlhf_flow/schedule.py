@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlhf_flow.types import Plan, RoundRecord
+from rlhf_flow.types import RoundPlan, RoundRecord
 
 if TYPE_CHECKING:
     from rlhf_flow.protocols import Schedule
@@ -24,7 +24,7 @@ class Fixed:
     def check(self, rounds: int) -> None:
         """Any number of rounds will do."""
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         return _going_on(round, reference=0)
 
 
@@ -44,7 +44,7 @@ class EveryK:
     def check(self, rounds: int) -> None:
         """Any number of rounds will do."""
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         return _going_on(round, reference=_newest_multiple(self.k, round))
 
 
@@ -65,10 +65,10 @@ class HalfSteps:
                 f"Try rounds={rounds + 1}."
             )
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         half = round % 2 == 1
         full = round - 1 if half else round - 2
-        return Plan(
+        return RoundPlan(
             round,
             init=full,
             samplers={"policy": round - 1, "reference": 0},
@@ -97,7 +97,7 @@ class Averaged:
     def check(self, rounds: int) -> None:
         """Any number of rounds will do."""
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         plan = _going_on(round, reference=0)
         samplers = {**plan.samplers, "ema": round - 1}
         return replace(plan, samplers=samplers, averages={"ema": self.decay})
@@ -129,8 +129,8 @@ class Versions:
     def check(self, rounds: int) -> None:
         """Any number of rounds will do."""
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
-        return Plan(
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
+        return RoundPlan(
             round,
             init=_version(self.init, round),
             samplers={"policy": _version(self.policy, round), "reference": _version(self.reference_sampler, round)},
@@ -157,15 +157,15 @@ class Lagged:
                 "has half steps, whose second half is made with answers of the first. Try lag=0, or another schedule."
             )
 
-    def at(self, round: int, records: Sequence[RoundRecord]) -> Plan:
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         earlier = max(1, round - self.lag)
         samplers = self.of.at(earlier, records[:earlier]).samplers
         return replace(self.of.at(round, records), samplers=samplers)
 
 
-def _going_on(round: int, *, reference: int) -> Plan:
+def _going_on(round: int, *, reference: int) -> RoundPlan:
     last = round - 1
-    return Plan(
+    return RoundPlan(
         round,
         init=last,
         samplers={"policy": last, "reference": reference},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.draw import Draw as Draw
+from rlhf_flow.draw import SamplingParams as SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +104,7 @@ class Response:
     text: str
     logps: np.ndarray | None  # float32 [T], raw log-probs at T=1 under the policy that drew it
     truncated: bool  # cut by max_tokens: no EOS
-    draw: Draw
+    draw: SamplingParams
     seed: int
     policy: str  # sha256 of the policy that drew it
     source: str = "policy"  # policy, reference, mixture or dataset
@@ -200,7 +200,7 @@ class Needs:
     worth: bool = False  # win rates of both sides
     utility: bool = False  # where it needs the worth of both sides: that of the judge, not a win rate
     reads: str = "logps"  # of each response: logps, a policy's; or of a judge's head a number, or an embedding
-    itself: bool = False  # its fixed point is that of samples from the policy itself: `Draw.is_policy_itself`
+    itself: bool = False  # its fixed point is that of samples from the policy itself: `SamplingParams.is_policy_itself`
     ordered: bool = False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
     preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
 
@@ -225,7 +225,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RoundPlan:
     """Which version of which policy a round uses: three different questions (pi_t, pi_0, pi_ref), never one.
 
     A role with the name of an average is played by that average, as of its version.
@@ -239,7 +239,7 @@ class Plan:
     averages: Mapping[str, float] = field(default_factory=dict)  # published beside it: name -> decay of the average
     evaluated: bool = True  # whether what the round publishes is a policy that anyone would use
 
-    def only(self, *, samplers: Collection[str], anchors: Collection[str]) -> Plan:
+    def only(self, *, samplers: Collection[str], anchors: Collection[str]) -> RoundPlan:
         """The plan without the roles that nobody plays. Raises KeyError for one that it has no version for."""
         return replace(
             self,

@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_flow import loop
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.storage.tables import Lesson
+from rlhf_flow.storage.tables import TrainingRound
 from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
 from tests.support import toy
 
@@ -90,7 +90,7 @@ def test_a_round_without_useful_pairs_publishes_the_same_weights_and_says_so(tmp
 
 
 class Diverging(toy.Learner):
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         raise FloatingPointError("the loss of pair 1/policy/0/p2, 1/policy/1/p2 is nan")
 
 

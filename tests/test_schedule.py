@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Schedule
 from rlhf_flow.schedule import PARTS, Averaged, EveryK, Fixed, HalfSteps, Lagged, Versions
-from rlhf_flow.types import Plan
+from rlhf_flow.types import RoundPlan
 
 WORDS = st.one_of(st.sampled_from(["start", "last"]), st.integers(1, 20).map("every_{}".format))
 VERSIONS = st.builds(Versions, init=WORDS, policy=WORDS, reference_sampler=WORDS, reference=WORDS, previous=WORDS)
 SCHEDULES = st.one_of(st.just(Fixed()), st.integers(1, 20).map(EveryK), st.just(HalfSteps()), VERSIONS)
 
 
-def plans(schedule: Schedule, rounds: int) -> list[Plan]:
+def plans(schedule: Schedule, rounds: int) -> list[RoundPlan]:
     return [schedule.at(round, ()) for round in range(1, rounds + 1)]
 
 
@@ -52,7 +52,7 @@ def test_most_schedules_take_any_number_of_rounds(name: str) -> None:
 
 
 def test_fixed_goes_on_from_the_round_before_and_keeps_the_start_as_reference() -> None:
-    assert Fixed().at(3, ()) == Plan(
+    assert Fixed().at(3, ()) == RoundPlan(
         3, init=2, samplers={"policy": 2, "reference": 0}, anchors={"reference": 0, "previous": 2}
     )
 
@@ -84,7 +84,7 @@ def test_a_reference_cannot_be_renewed_every_0_rounds() -> None:
 
 def test_a_full_step_starts_where_its_half_step_started_and_answers_with_the_half() -> None:
     half, full = plans(HalfSteps(), 4)[2:]
-    assert half == Plan(
+    assert half == RoundPlan(
         3,
         init=2,
         samplers={"policy": 2, "reference": 0},
@@ -92,7 +92,7 @@ def test_a_full_step_starts_where_its_half_step_started_and_answers_with_the_hal
         publish_as="half",
         evaluated=False,
     )
-    assert full == Plan(4, init=2, samplers={"policy": 3, "reference": 0}, anchors={"reference": 0, "previous": 2})
+    assert full == RoundPlan(4, init=2, samplers={"policy": 3, "reference": 0}, anchors={"reference": 0, "previous": 2})
 
 
 @given(step=st.integers(1, 100))
@@ -114,7 +114,7 @@ def test_a_run_does_not_end_on_half_a_step() -> None:
 
 
 def test_an_average_answers_beside_the_policy() -> None:
-    assert Averaged().at(3, ()) == Plan(
+    assert Averaged().at(3, ()) == RoundPlan(
         3,
         init=2,
         samplers={"policy": 2, "reference": 0, "ema": 2},
@@ -138,7 +138,7 @@ def test_every_version_is_chosen_on_its_own() -> None:
     schedule = Versions(
         init="start", policy="every_2", reference_sampler="every_3", reference="last", previous="every_4"
     )
-    assert schedule.at(6, ()) == Plan(
+    assert schedule.at(6, ()) == RoundPlan(
         6, init=0, samplers={"policy": 4, "reference": 3}, anchors={"reference": 5, "previous": 4}
     )
 

@@ -10,7 +10,7 @@ from rlhf_flow.capacity.workload import Work
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.scorer.llm.judge import Judge
 from rlhf_flow.scorer.llm.rubric import Rubric
-from rlhf_flow.scorer.pair_schedule import Economy
+from rlhf_flow.scorer.pair_schedule import PairSchedule
 
 QUESTION = 200  # tokens of a question besides conversation and answers
 
@@ -39,7 +39,7 @@ def calls(config: RunConfig, work: Work) -> list[Calls]:
     return found
 
 
-def matches(spec: Economy, answers: int) -> int:
+def matches(spec: PairSchedule, answers: int) -> int:
     """Of one prompt, between answers that all differ. `rlhf_flow.scorer.pair_schedule` says who meets whom."""
     every = answers * (answers - 1) // 2
     if spec.pairs == "all" or answers < 2:

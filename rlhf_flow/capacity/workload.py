@@ -10,7 +10,7 @@ import numpy as np
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.protocols import PromptSource
 from rlhf_flow.sampler.source import Source
-from rlhf_flow.types import Draw, Prompt, Response, Rollouts, Scored
+from rlhf_flow.types import Prompt, Response, Rollouts, SamplingParams, Scored
 
 TRIALS = 8  # rounds of random verdicts that one prompt is played through the selector
 
@@ -105,12 +105,12 @@ def steps_of(config: RunConfig, work: Work) -> tuple[int, int]:
     return config.learner.training.epochs * steps, work.pairs_learned - (steps - 1) * batch if steps else 0
 
 
-def _longest(draw: Draw, prompts: PromptSource) -> int:
+def _longest(draw: SamplingParams, prompts: PromptSource) -> int:
     named = draw.candidate if isinstance(draw, Source) else None
     return draw.max_tokens if named is None else prompts.candidates.get(named, draw.max_tokens)
 
 
-def _of_data(draw: Draw) -> bool:
+def _of_data(draw: SamplingParams) -> bool:
     return isinstance(draw, Source) and draw.candidate is not None
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from rlhf_flow.scorer.wrappers.judgement_cache import UNKNOWN, Judgements, path_of
+from rlhf_flow.scorer.wrappers.judgement_cache import UNKNOWN, JudgementCache, path_of
 
 DAY = 86_400  # seconds
 ROWS = f"""SELECT judgements.key, reply, coalesce(source, '{UNKNOWN}') AS source, coalesce(kept, 0) AS kept
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     path = path_of(given.cache)
     if not path.is_file():
         raise ValueError(f"--cache={path}: there is no such file. Fix: name the file of scorer.budget.cache.")
-    judgements = Judgements(path, key="--cache")
+    judgements = JudgementCache(path, key="--cache")
     try:
         before = None if given.older_than is None else time.time() - given.older_than * DAY
         if given.what == "prune":
@@ -56,7 +56,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _list(judgements: Judgements, path: Path) -> None:
+def _list(judgements: JudgementCache, path: Path) -> None:
     with judgements.reading() as file:
         told = file.execute(
             f"SELECT source, count(*), sum(length(reply)), min(kept), max(kept) FROM ({ROWS}) "
@@ -81,7 +81,7 @@ def _chosen(before: float | None, source: str | None) -> tuple[str, dict[str, ob
     return f"FROM ({ROWS}) WHERE {where}", {"before": before, "source": source}
 
 
-def _prune(judgements: Judgements, before: float | None, source: str | None) -> int:
+def _prune(judgements: JudgementCache, before: float | None, source: str | None) -> int:
     chosen, values = _chosen(before, source)
     with judgements.transaction() as file:
         keys = file.execute(f"SELECT key {chosen}", values).fetchall()
@@ -90,7 +90,7 @@ def _prune(judgements: Judgements, before: float | None, source: str | None) -> 
     return len(keys)
 
 
-def _export(judgements: Judgements, before: float | None, source: str | None) -> None:
+def _export(judgements: JudgementCache, before: float | None, source: str | None) -> None:
     """One JSON object a line, to stdout."""
     chosen, values = _chosen(before, source)
     with judgements.reading() as file:

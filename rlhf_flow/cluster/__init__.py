@@ -1,5 +1,5 @@
 from rlhf_flow.cluster.local import Local
 from rlhf_flow.cluster.ray import Ray
-from rlhf_flow.cluster.ray_persistent import Kept
+from rlhf_flow.cluster.ray_persistent import PersistentRay
 
-PARTS: dict[str, type] = {"kept": Kept, "local": Local, "ray": Ray}
+PARTS: dict[str, type] = {"kept": PersistentRay, "local": Local, "ray": Ray}

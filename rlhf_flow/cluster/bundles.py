@@ -12,7 +12,7 @@ SHARE = 1 / 16  # of a bundle, for Ray's books: more processes than a run has ro
 
 
 @dataclass
-class Bundles:
+class SharedPlacement:
     """Of one GPU each, or of a CPU where there is no GPU. Who is started again comes back to its bundle."""
 
     gpus: float  # of the whole cluster; 0: it has CPUs alone

@@ -8,19 +8,19 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow.cluster.gpu_sharing import Turn
-from rlhf_flow.cluster.replay_log import Journal, clear
+from rlhf_flow.cluster.gpu_sharing import GpuSlot
+from rlhf_flow.cluster.replay_log import CallLog, clear
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
-from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Call, Pool
 from rlhf_flow.scorer.chunking import in_pieces
-from rlhf_flow.storage.tables import Lesson, Table
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts, Scored
+from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams, Scored
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rlhf_flow.cluster.weight_sync.direct import Express
+    from rlhf_flow.cluster.weight_sync.direct import DirectWeightSync
 
 SHARE = 2  # what is left is handed out as if there were so many times as many engines: the pieces get smaller
 
@@ -31,10 +31,10 @@ class RayEngine:
 
     pool: Pool
     piece: int  # prompts that are handed out at once, at least
-    express: Express | None = None  # for weights that a learner still holds
+    express: DirectWeightSync | None = None  # for weights that a learner still holds
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """As of one engine: seeds belong to prompts, so that the answers do not depend on who drew them."""
         if self.express is not None and isinstance(policy, Policy):
@@ -80,10 +80,10 @@ class RayScorer:
 class RayLearner:
     """The ranks of a learner. When one of them dies all are started again, and told again what they were told."""
 
-    crew: Crew
-    turn: Turn
+    crew: WorkerGroup
+    turn: GpuSlot
     supervisor: Supervisor
-    journal: Journal = field(default_factory=Journal)
+    journal: CallLog = field(default_factory=CallLog)
     busy: Lock = field(default_factory=Lock)  # while it is asked
 
     def start(self, policy: Policy) -> None:
@@ -95,10 +95,10 @@ class RayLearner:
     def spread(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
         return self._ask("spread", responses, wanted, policy)
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         return self._ask("steps", lesson)
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         return self._ask("update", lesson, first, last)
 
     def publish(self, name: str, round: int) -> Policy:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Patience:
+class FaultTolerance:
     """What a run puts up with before it gives up."""
 
     start_seconds: float = 300.0  # longest wait for all nodes to have joined, and again for all workers to be up

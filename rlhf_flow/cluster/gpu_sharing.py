@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
-from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.cluster.worker_group import WorkerGroup
 
 
 @dataclass
-class Turns:
+class GpuScheduler:
     """Nobody takes turns where each has GPUs of its own."""
 
     shared: bool
     supervisor: Supervisor
-    at_work: Turn | None = None
+    at_work: GpuSlot | None = None
 
-    def give(self, turn: Turn) -> None:
+    def give(self, turn: GpuSlot) -> None:
         """Let whoever worked step aside, and then these work. Who died on the way comes back when it is asked."""
         if not self.shared or self.at_work is turn:
             return
@@ -25,7 +25,7 @@ class Turns:
         self.at_work = turn
         self._tell(turn, "come_back")
 
-    def _tell(self, turn: Turn, method: str) -> None:
+    def _tell(self, turn: GpuSlot, method: str) -> None:
         sent = [(crew, crew.send(method)) for crew in turn.crews]  # of a crew without processes nothing is asked
         for crew, calls in sent:
             try:
@@ -36,14 +36,14 @@ class Turns:
 
 
 @dataclass(eq=False)
-class Turn:
+class GpuSlot:
     """Of all that work at the same time: the replicas of one engine or scorer, or the ranks of one learner.
 
     Whoever is started in it has its weights on the GPU from the beginning; so nobody is started out of turn.
     """
 
-    turns: Turns
-    crews: list[Crew] = field(default_factory=list)
+    turns: GpuScheduler
+    crews: list[WorkerGroup] = field(default_factory=list)
 
     @property
     def is_mine(self) -> bool:

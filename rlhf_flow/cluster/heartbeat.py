@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 1.0
 
 
-class Pulse:
+class HeartbeatMonitor:
     """Hears the beats of all workers, in a process of its own on the driver's node."""
 
     def __init__(self) -> None:

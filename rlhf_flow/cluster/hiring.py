@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rlhf_flow.cluster.bundles import SHARE, Bundles
+from rlhf_flow.cluster.bundles import SHARE, SharedPlacement
 from rlhf_flow.cluster.worker import Worker
 from rlhf_flow.specs import Place
 
@@ -19,7 +19,7 @@ Opener: TypeAlias = Callable[[Place], Any]
 
 
 @dataclass
-class Hiring:
+class ActorLauncher:
     """How the processes of one worker are started, at first and whenever one of them died."""
 
     title: str  # of its processes: engine_0, learner_1
@@ -32,7 +32,7 @@ class Hiring:
     pulse: ActorHandle
     seconds: float  # longest wait for a place
     bucket: int  # bytes of weights that a rank gathers at once
-    bundles: Bundles | None = None  # that it shares with other roles; None: it has places of its own
+    bundles: SharedPlacement | None = None  # that it shares with other roles; None: it has places of its own
     group: PlacementGroup | None = field(default=None)
 
     def __call__(self, names: list[str]) -> list[ActorHandle]:

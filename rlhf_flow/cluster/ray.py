@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rlhf_flow.cluster.bundles import SHARE, Bundles
+from rlhf_flow.cluster.bundles import SHARE, SharedPlacement
 from rlhf_flow.cluster.clients import RayEngine, RayLearner, RayScorer
-from rlhf_flow.cluster.fault_tolerance import Patience
-from rlhf_flow.cluster.gpu_sharing import Turn, Turns
-from rlhf_flow.cluster.heartbeat import Pulse
-from rlhf_flow.cluster.hiring import Hiring, Opener
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
+from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
+from rlhf_flow.cluster.heartbeat import HeartbeatMonitor
+from rlhf_flow.cluster.hiring import ActorLauncher, Opener
 from rlhf_flow.cluster.joining import alive, join
 from rlhf_flow.cluster.starting import start
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
-from rlhf_flow.cluster.weight_sync.direct import Express
+from rlhf_flow.cluster.weight_sync.direct import DirectWeightSync
 from rlhf_flow.cluster.weight_sync.transport import Transfer, Transport
-from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Pool
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
@@ -52,7 +52,7 @@ class Ray:
     resources: dict[str, dict[str, float]] = field(default_factory=dict)  # engine, scorer, learner -> of your own, each
     piece: int = 16  # prompts that an engine is handed at once, at least; scorers get exactly four times as many
     transfer: Transfer = field(default_factory=Transfer)  # of weights
-    patience: Patience = field(default_factory=Patience)  # with nodes and workers
+    patience: FaultTolerance = field(default_factory=FaultTolerance)  # with nodes and workers
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -110,10 +110,10 @@ class Ray:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        pulse = ray.remote(Pulse).options(num_cpus=0, scheduling_strategy=here).remote()
+        pulse = ray.remote(HeartbeatMonitor).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = sum(node["Resources"].get("GPU", 0.0) for node in alive())
         supervisor = Supervisor(self.patience.deaths)
-        express = Express(
+        express = DirectWeightSync(
             supervisor,
             seconds=self.patience.silence_seconds,
             on_gpus=gpus > 0,
@@ -126,8 +126,8 @@ class Ray:
             gpus=gpus,
             pulse=pulse,
             supervisor=supervisor,
-            turns=Turns(not self.apart, supervisor),
-            bundles=None if self.apart else Bundles(gpus, self.patience.start_seconds),
+            turns=GpuScheduler(not self.apart, supervisor),
+            bundles=None if self.apart else SharedPlacement(gpus, self.patience.start_seconds),
             transport=self.transfer.open(),
             express=express if self.transfer.express else None,
         )
@@ -140,11 +140,11 @@ class RayCluster:
     gpus: float  # 0 on a cluster of CPUs
     pulse: ActorHandle
     supervisor: Supervisor
-    turns: Turns
-    bundles: Bundles | None  # that all roles share
+    turns: GpuScheduler
+    bundles: SharedPlacement | None  # that all roles share
     transport: Transport
-    express: Express | None  # how engines get new weights, where not as everybody does
-    hired: list[tuple[Crew, Hiring, Turn]] = field(default_factory=list)
+    express: DirectWeightSync | None  # how engines get new weights, where not as everybody does
+    hired: list[tuple[WorkerGroup, ActorLauncher, GpuSlot]] = field(default_factory=list)
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
         opener = partial(_opened, spec, model, mixes)
@@ -155,12 +155,12 @@ class RayCluster:
         if not spec.loads_model:
             return spec.open(Place())
         if (inner := _inner(spec)) is not None:  # what asks it stays with the driver, with its files and its lines
-            here: ScorerSpec = replace(spec, of=Elsewhere(inner, self.scorer(inner)))  # type: ignore[type-var]
+            here: ScorerSpec = replace(spec, of=OpenedScorer(inner, self.scorer(inner)))  # type: ignore[type-var]
             return here.open(Place())
         return RayScorer(self._pool("scorer", self.spec.scorers, spec.open), 4 * self.spec.piece)
 
     def learner(self, spec: LearnerSpec, model: Model) -> Learner:
-        turn = Turn(self.turns)
+        turn = GpuSlot(self.turns)
         crew = self._crew("learner", "learner", spec.ranks, partial(spec.open, model), turn)
         learner = RayLearner(crew, turn, self.supervisor)
         if self.express is not None:
@@ -198,18 +198,18 @@ class RayCluster:
         self.transport.close()
 
     def _pool(self, role: str, replicas: int, opener: Opener, *, gpus: int = 1) -> Pool:
-        turn = Turn(self.turns)
+        turn = GpuSlot(self.turns)
         for number in range(replicas):
             name = role if replicas == 1 else f"{role} {number}"
             self._crew(role, name, 1, opener, turn, gpus=gpus, number=number)
         return Pool(turn, self.supervisor)
 
     def _crew(
-        self, role: str, name: str, size: int, opener: Opener, turn: Turn, *, gpus: int = 1, number: int = 0
-    ) -> Crew:
+        self, role: str, name: str, size: int, opener: Opener, turn: GpuSlot, *, gpus: int = 1, number: int = 0
+    ) -> WorkerGroup:
         """`size` processes, each of which opens the worker. `gpus` is what one of them could use alone."""
         share = self._share(name, size, gpus)
-        hiring = Hiring(
+        hiring = ActorLauncher(
             title=role,
             first=number,
             opener=opener,
@@ -222,7 +222,7 @@ class RayCluster:
             bucket=self.spec.transfer.bucket,
             bundles=self.bundles,
         )
-        crew = Crew(
+        crew = WorkerGroup(
             name,
             hiring,
             size,
@@ -255,7 +255,7 @@ class RayCluster:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class OpenedScorer:
     """The specification of a scorer that is open already, for the one that holds it."""
 
     spec: ScorerSpec

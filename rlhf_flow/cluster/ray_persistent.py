@@ -15,11 +15,11 @@ from rlhf_flow.cluster.ray import Ray, RayLearner, RayScorer
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, ScorerSpec
 
-UP: list[tuple[Kept, KeptCluster]] = []  # at most one
+UP: list[tuple[PersistentRay, KeptCluster]] = []  # at most one
 
 
 @dataclass(frozen=True)
-class Kept(Ray):
+class PersistentRay(Ray):
     """As `cluster=ray`, but workers stay for the next run of this process. After a run that failed, none does."""
 
     def open(self) -> Cluster:

@@ -11,7 +11,7 @@ from rlhf_flow.types import Policy
 
 
 @dataclass
-class Journal:
+class CallLog:
     """The calls that changed what the learner holds. Told again to a fresh learner, they make it what it was.
 
     A learner that is told the same steps of the same lesson ends in the same weights, so nothing of it has to be saved.

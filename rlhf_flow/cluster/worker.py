@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.broadcast import send
-from rlhf_flow.cluster.weight_sync.channels import Line
+from rlhf_flow.cluster.weight_sync.channels import Channel
 from rlhf_flow.cluster.weight_sync.transport import Receives, Streams, Transport, told
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import Index
-from rlhf_flow.weights.offload import StepsAside
+from rlhf_flow.weights.offload import Offloadable
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 
-class Whereabouts(NamedTuple):
+class ProcessInfo(NamedTuple):
     """Where a process is, and what its machine had seen when it was up."""
 
     node: str  # Ray's id of its node
@@ -46,15 +46,15 @@ class Worker:
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
-    def whereabouts(self) -> Whereabouts:
+    def whereabouts(self) -> ProcessInfo:
         import ray
 
-        return Whereabouts(ray.get_runtime_context().get_node_id(), os.getpid(), oom_kills())
+        return ProcessInfo(ray.get_runtime_context().get_node_id(), os.getpid(), oom_kills())
 
     def open(self, opener: Any, place: Place) -> None:
         try:
             self.worker = opener(place)
-            if place.shared and not isinstance(self.worker, StepsAside):
+            if place.shared and not isinstance(self.worker, Offloadable):
                 raise ValueError(
                     f"cluster.layout=colocated needs workers that can leave their GPU to others, and "
                     f"{type(self.worker).__name__} has no step_aside and come_back. Try cluster.layout=disaggregated."
@@ -85,7 +85,7 @@ class Worker:
         self.ready()
         return isinstance(self.worker, Receives) and not self.worker.has(policy)
 
-    def give(self, sha256: str, groups: Sequence[Index], lines: Sequence[Line], device: str) -> None:
+    def give(self, sha256: str, groups: Sequence[Index], lines: Sequence[Channel], device: str) -> None:
         """Pass on the weights that the learner holds, by these lines."""
         self.ready()
         assert isinstance(self.worker, Streams), "whatever publishes bucket by bucket"

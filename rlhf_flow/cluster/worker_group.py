@@ -15,7 +15,7 @@ from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
 from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
 from rlhf_flow.cluster.weight_sync.transport import Transport, received
-from rlhf_flow.cluster.worker import Whereabouts
+from rlhf_flow.cluster.worker import ProcessInfo
 from rlhf_flow.weights.buckets import BUCKET
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Rank(NamedTuple):
     beats_as: str
 
 
-class Hire(Protocol):
+class Launch(Protocol):
     """How the processes of a crew come and go."""
 
     def __call__(self, names: list[str]) -> list[ActorHandle]:
@@ -46,11 +46,11 @@ class Hire(Protocol):
 
 
 @dataclass
-class Crew:
+class WorkerGroup:
     """The processes that together are one worker: all get the same calls, the first one's answer counts."""
 
     name: str
-    hire: Hire
+    hire: Launch
     size: int
     pulse: ActorHandle
     start_seconds: float  # longest wait for a process to be up
@@ -59,7 +59,7 @@ class Crew:
     bucket: int = BUCKET  # bytes
     started: float = 0.0  # time.monotonic()
     ranks: list[Rank] = field(default_factory=list)  # none once it was dismissed
-    where: list[Whereabouts] = field(default_factory=list)  # once they are up
+    where: list[ProcessInfo] = field(default_factory=list)  # once they are up
 
     def start(self) -> None:
         """Start the processes; what they open, they open while others work."""
@@ -222,7 +222,7 @@ def silence(pulse: ActorHandle) -> Mapping[str, float]:
     return heard
 
 
-def end(place: Whereabouts) -> None:
+def end(place: ProcessInfo) -> None:
     """Kill a process on whichever node it is. A process that was stopped does not hear what Ray tells it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow.cluster.gpu_sharing import Turn
+from rlhf_flow.cluster.gpu_sharing import GpuSlot
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
-from rlhf_flow.cluster.worker_group import Crew, silence
+from rlhf_flow.cluster.worker_group import WorkerGroup, silence
 from rlhf_flow.system.cancellation import heed
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Call:
 class Pool:
     """Crews of one process each that hold the same."""
 
-    turn: Turn
+    turn: GpuSlot
     supervisor: Supervisor
 
     def ask(self, calls: Sequence[Call]) -> list[Any]:
@@ -41,7 +41,7 @@ class Pool:
         """
         self.turn.take()
         waiting, idle, answers = deque(range(len(calls))), deque(self.crews), dict[int, Any]()
-        running: dict[ObjectRef, tuple[Crew, int]] = {}
+        running: dict[ObjectRef, tuple[WorkerGroup, int]] = {}
         while len(answers) < len(calls):
             heed()
             while waiting and idle:
@@ -65,7 +65,7 @@ class Pool:
         return [answers[number] for number in range(len(calls))]
 
     @property
-    def crews(self) -> list[Crew]:
+    def crews(self) -> list[WorkerGroup]:
         return self.turn.crews
 
     def dismiss(self) -> None:
@@ -77,7 +77,7 @@ class Pool:
         return not any(crew.ranks for crew in self.crews)
 
     def _done(
-        self, running: dict[ObjectRef, tuple[Crew, int]], waiting: deque[int], idle: deque[Crew]
+        self, running: dict[ObjectRef, tuple[WorkerGroup, int]], waiting: deque[int], idle: deque[WorkerGroup]
     ) -> list[ObjectRef]:
         """Calls that ended, all of them at once; those of replicas that hang go back."""
         import ray
@@ -98,7 +98,7 @@ class Pool:
                     self._gone(crew, death)
         return done
 
-    def _there(self, crew: Crew) -> bool:
+    def _there(self, crew: WorkerGroup) -> bool:
         """Whether it can be asked: one that is gone is started again."""
         try:
             if not crew.ranks:
@@ -107,6 +107,6 @@ class Pool:
             self._gone(crew, death)
         return bool(crew.ranks)
 
-    def _gone(self, crew: Crew, death: DeadWorkerError) -> None:
+    def _gone(self, crew: WorkerGroup, death: DeadWorkerError) -> None:
         self.supervisor.survive(death)
         crew.dismiss()

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
 
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Answers:
     def __post_init__(self) -> None:
         given = {key: value for key, value in vars(self).items() if value is not None and key != "n"}
         try:
-            Draw(name="answers", n=1, **given)
+            SamplingParams(name="answers", n=1, **given)
         except ValueError as error:
             raise ValueError(str(error).replace("draw 'answers': ", "answers.")) from error
         if self.n is not None and self.n < 1:
@@ -73,7 +73,7 @@ def _draws(key: str, node: object) -> Iterator[tuple[str, DictConfig]]:
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
     kind = OmegaConf.get_type(node)
-    if isinstance(node, DictConfig) and isinstance(kind, type) and issubclass(kind, Draw):
+    if isinstance(node, DictConfig) and isinstance(kind, type) and issubclass(kind, SamplingParams):
         yield key, node
         return
     names: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))

@@ -20,7 +20,7 @@ from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.chat_template import takes_system
 from rlhf_flow.tokenization.end_tokens import end_tokens
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 from rlhf_flow.weights.model_sizes import read_sizes
 from rlhf_flow.weights.start_checkpoint import faults
 
@@ -167,13 +167,13 @@ def longest_sequence(config: RunConfig, model: Model, prompts: PromptSource) -> 
     return longest if positions is None else min(longest, positions)
 
 
-def _longest_answer(draw: Draw, there: Mapping[str, int]) -> int:
+def _longest_answer(draw: SamplingParams, there: Mapping[str, int]) -> int:
     """The most tokens that an answer can have: of a data set, as many as the longest has."""
     name = draw.candidate if isinstance(draw, Source) else None
     return draw.max_tokens if name is None else there.get(name, draw.max_tokens)
 
 
-def _check_candidates(drawn: Mapping[str, Draw], there: Mapping[str, int]) -> None:
+def _check_candidates(drawn: Mapping[str, SamplingParams], there: Mapping[str, int]) -> None:
     """Refuse to draw an answer of the data set that some prompt has not, or that is longer than answers may be."""
     for key, draw in drawn.items():
         name = draw.candidate if isinstance(draw, Source) else None

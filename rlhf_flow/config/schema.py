@@ -16,11 +16,11 @@ from rlhf_flow.config.answers import Answers
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.metrics.off_policy import Gate
+from rlhf_flow.metrics.off_policy import OffPolicy
 from rlhf_flow.observe import Observe
 from rlhf_flow.schedule import Lagged
 from rlhf_flow.specs import Model
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 
 GROUPS: dict[str, str] = {  # extension point -> what it decides; `rlhf_flow.<name>.PARTS` has what there is to choose
     "prompts": "what is asked",
@@ -60,7 +60,7 @@ class Evaluate:
     every: int = 1  # rounds; the last round is always evaluated
     scorer: Any = None  # any scorer; null: the one that training uses
     proxy: bool = True  # whether the judge of training, where it is another, judges the held-out answers too
-    draw: Draw = field(default_factory=lambda: Draw(name="held-out", n=1))
+    draw: SamplingParams = field(default_factory=lambda: SamplingParams(name="held-out", n=1))
 
     def __post_init__(self) -> None:
         if self.by not in ("answers", "agreement"):
@@ -79,7 +79,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Paging:
+class Resampling:
     """Whether a round whose prompts gave too few useful pairs asks further ones."""
 
     pairs: int | None = None  # useful pairs that are enough; null: a round has `prompts.batch` prompts, come what may
@@ -147,8 +147,8 @@ class RunConfig:
     answers: Answers = field(default_factory=Answers)
     evaluate: Evaluate = field(default_factory=Evaluate)
     alarms: Alarms = field(default_factory=Alarms)
-    gate: Gate = field(default_factory=Gate)
-    paging: Paging = field(default_factory=Paging)
+    gate: OffPolicy = field(default_factory=OffPolicy)
+    paging: Resampling = field(default_factory=Resampling)
     refresh: Refresh = field(default_factory=Refresh)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     observe: Observe = field(default_factory=Observe)

@@ -26,7 +26,7 @@ from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.scorer.models.preference_model import PreferenceModel
 from rlhf_flow.scorer.models.vllm_pooling import Pooled
 from rlhf_flow.scorer.remote.remote import Remote
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[
     yield from refused
     if refused:
         return
-    draws: list[Draw] = [*config.sampler.drawn.values(), config.evaluate.draw]
+    draws: list[SamplingParams] = [*config.sampler.drawn.values(), config.evaluate.draw]
     limit = config.engine.reads_at_most(policy.longest)
     answer = max(draw.max_tokens for draw in draws)
     if source.longest + answer > (limit or source.longest + answer):

@@ -22,7 +22,7 @@ from rlhf_flow.doctor.finding import Finding, ok, problem
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.chat_template import chat_text, chat_tokens, encode, plain_tokens
 from rlhf_flow.tokenization.end_tokens import named_ends
-from rlhf_flow.types import Draw, Message, Policy, Prompt, Response, Rollouts
+from rlhf_flow.types import Message, Policy, Prompt, Response, Rollouts, SamplingParams
 from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
@@ -181,7 +181,9 @@ def _engine(config: RunConfig, published: Path) -> dict[str, Any]:
         model = replace(config.model, path=folder)
         policy = _start(model)
         engine = config.engine.sized(len(prompt.tokens) + len(answer) + 1).open(model, Place())
-        drawn = engine.generate([prompt], policy, Draw("greedy", n=1, temperature=0.0, max_tokens=1), round=1, seed=0)
+        drawn = engine.generate(
+            [prompt], policy, SamplingParams("greedy", n=1, temperature=0.0, max_tokens=1), round=1, seed=0
+        )
         (logps,) = engine.logps(_rollouts(prompt, [answer]), policy)
         engine.close()
         found[name] = logps.tolist()
@@ -226,7 +228,7 @@ def _rollouts(prompt: Prompt, answers: list[list[int]]) -> Rollouts:
             text=ANSWERS[k],
             logps=None,
             truncated=False,
-            draw=Draw("example", n=len(answers), max_tokens=len(answer)),
+            draw=SamplingParams("example", n=len(answers), max_tokens=len(answer)),
             seed=k,
             policy="",
             source="policy",

@@ -1,11 +1,11 @@
 """Generation: engines draw answers from exactly the policy that is named."""
 
 from rlhf_flow.engine.huggingface import HuggingFace
-from rlhf_flow.engine.none import Idle
+from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.engine.vllm.spec import VLLM
 
 PARTS: dict[str, type] = {
     "huggingface": HuggingFace,
     "vllm": VLLM,
-    "idle": Idle,
+    "idle": NoEngine,
 }

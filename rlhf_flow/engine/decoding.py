@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers.cache_utils import DynamicCache
 
 
-class Reading:
+class DecodingBatch:
     """By one network, or by two whose geometric mixture says what comes next: each has a cache of its own."""
 
     def __init__(self, networks: Sequence[PreTrainedModel], weight: float, prompts: Sequence[tuple[int, ...]]) -> None:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.engine.decoding import Reading, measured
-from rlhf_flow.engine.loaded_policy import Holding, state_shapes
-from rlhf_flow.engine.lora_hooks import Beside
-from rlhf_flow.engine.mixture import Slots
+from rlhf_flow.engine.decoding import DecodingBatch, measured
+from rlhf_flow.engine.loaded_policy import LoadedPolicy, state_shapes
+from rlhf_flow.engine.lora_hooks import LoRAHooks
+from rlhf_flow.engine.mixture import PolicySlots
 from rlhf_flow.engine.requests import Sample, answered, check, first_seed
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.end_tokens import end_tokens
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
+from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.model_sizes import sizes_of
-from rlhf_flow.weights.offload import Aside
+from rlhf_flow.weights.offload import HostOffload
 from rlhf_flow.weights.source import Adapter
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class HuggingFaceEngine:
         *,
         max_model_len: int,
     ) -> None:
-        self._aside = Aside()
+        self._aside = HostOffload()
         self._batch = spec.batch
         self._networks = networks
         self._tokenizer = tokenizer
@@ -116,13 +116,13 @@ class HuggingFaceEngine:
         self._max_model_len = max_model_len
         shapes = state_shapes(networks[0])
         holdings = [
-            Holding(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
+            LoadedPolicy(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
         ]
-        self._adapters = [Beside(network) for network in networks]
-        self._slots = Slots(holdings, put=self._put, measure=self._measure, lay=self._lay)
+        self._adapters = [LoRAHooks(network) for network in networks]
+        self._slots = PolicySlots(holdings, put=self._put, measure=self._measure, lay=self._lay)
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """Draw `draw.n` answers per prompt from exactly `policy`.
 
@@ -193,7 +193,7 @@ class HuggingFaceEngine:
         return [network for network, share in zip(self._networks, shares, strict=False) if share > 0]
 
     def _draw(
-        self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], draw: Draw, weight: float
+        self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], draw: SamplingParams, weight: float
     ) -> list[Sample]:
         """One answer per row; rows that ended leave the batch when they are half of it."""
         import torch
@@ -205,7 +205,7 @@ class HuggingFaceEngine:
         tokens = torch.zeros((rows, draw.max_tokens), dtype=torch.int64, device=device)  # [R, T]
         logps = torch.zeros((rows, draw.max_tokens), device=device)  # [R, T]
         with torch.inference_mode():
-            reading = Reading(self._at_work(weight), weight, prompts)
+            reading = DecodingBatch(self._at_work(weight), weight, prompts)
             alive = torch.arange(rows, device=device)  # the rows of the answers still in the batch
             ended = torch.zeros(rows, dtype=torch.bool, device=device)
             lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # [R], of the answers that ended
@@ -230,7 +230,7 @@ class HuggingFaceEngine:
         drawn = zip(tokens.int().cpu().numpy(), logps.cpu().numpy(), lengths.tolist(), strict=True)
         return [_sample(*one) for one in drawn]
 
-    def _stops(self, tokens: Tensor, draw: Draw) -> Tensor:
+    def _stops(self, tokens: Tensor, draw: SamplingParams) -> Tensor:
         """bool [A]: whether the last of tokens [A, T] completes a text that stops. A token has one byte at least."""
         import torch
 
@@ -266,7 +266,7 @@ def penalised(logits: Tensor, seen: Tensor, penalty: float | None) -> Tensor:
     return logits.where(~seen, (logits / penalty).where(logits > 0, logits * penalty))
 
 
-def choose(logits: Tensor, uniforms: Tensor, draw: Draw) -> Tensor:
+def choose(logits: Tensor, uniforms: Tensor, draw: SamplingParams) -> Tensor:
     """Tokens [R] from logits [R, V] by a uniform number in [0, 1) each: temperature, then min_p, top_k and top_p."""
     import torch
 

@@ -41,7 +41,7 @@ def state_shapes(lm: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in lm.state_dict().items()}
 
 
-class Holding:
+class LoadedPolicy:
     """The policy inside one engine. Begins with the checkpoint that the engine was opened on."""
 
     def __init__(

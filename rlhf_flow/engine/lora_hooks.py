@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Beside:
+class LoRAHooks:
     """At most one adapter on a network. Without one, nothing is left of any."""
 
     def __init__(self, network: PreTrainedModel) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.engine.loaded_policy import Holding
+from rlhf_flow.engine.loaded_policy import LoadedPolicy
 from rlhf_flow.types import Mixture, Policy
 from rlhf_flow.weights.source import Adapter
 
@@ -25,10 +25,10 @@ Lay = Callable[[int, Adapter | None], None]  # lays an adapter beside the weight
 Measure = Callable[[int, Sequence[int], int], np.ndarray]  # (slot, tokens, first) -> log-probs of tokens[first:]
 
 
-class Slots:
+class PolicySlots:
     """The policies inside one engine."""
 
-    def __init__(self, holdings: Sequence[Holding], *, put: Put, measure: Measure, lay: Lay | None = None) -> None:
+    def __init__(self, holdings: Sequence[LoadedPolicy], *, put: Put, measure: Measure, lay: Lay | None = None) -> None:
         self._holdings = holdings  # one, or two where the engine mixes
         self._put = put
         self._measure = measure
@@ -38,7 +38,7 @@ class Slots:
         """Hold what `asked` is made of; return the weight of the reference slot that gives exactly `asked`.
 
         One policy is drawn from alone, at the speed of one model, wherever it is held already. Raises ValueError for a
-        mixture that cannot be drawn from, and whatever `Holding.fetch` raises.
+        mixture that cannot be drawn from, and whatever `LoadedPolicy.fetch` raises.
         """
         wanted = self._simplest(asked)
         if isinstance(wanted, Mixture):

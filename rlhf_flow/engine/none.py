@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
+from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 
 
 @dataclass(frozen=True)
-class Idle:
+class NoEngine:
     """No engine: for runs whose answers all come from a data set. It loads nothing and refuses to generate."""
 
     @property
@@ -28,7 +28,7 @@ class Idle:
     def reads_at_most(self, positions: int | None) -> int | None:
         return positions
 
-    def sized(self, longest: int) -> Idle:
+    def sized(self, longest: int) -> NoEngine:
         return self
 
     def check(self) -> None:
@@ -42,7 +42,7 @@ class IdleEngine:
     """Nobody at work."""
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """Raises ValueError, always."""
         raise ValueError(

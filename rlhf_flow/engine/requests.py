@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
+from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +24,7 @@ class Sample:
     truncated: bool
 
 
-def check(prompts: Sequence[Prompt], draw: Draw, max_model_len: int) -> None:
+def check(prompts: Sequence[Prompt], draw: SamplingParams, max_model_len: int) -> None:
     """Raise ValueError for prompts that do not fit: an engine would cut them without a word."""
     for prompt in prompts:
         if not prompt.tokens:
@@ -37,7 +37,7 @@ def check(prompts: Sequence[Prompt], draw: Draw, max_model_len: int) -> None:
             )
 
 
-def first_seed(seed: int, round: int, prompt: Prompt, draw: Draw) -> int:
+def first_seed(seed: int, round: int, prompt: Prompt, draw: SamplingParams) -> int:
     """The seed of answer k = 0; answer k has this plus k."""
     return derive(seed, round, prompt.id, draw.name)
 
@@ -46,7 +46,7 @@ def answered(
     prompts: Sequence[Prompt],
     samples: Sequence[Sequence[Sample]],  # [B][N]
     policy: Policy | Mixture,
-    draw: Draw,
+    draw: SamplingParams,
     tokenizer: PreTrainedTokenizerBase,
     *,
     round: int,

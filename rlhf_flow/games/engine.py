@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_flow.games.game import LOGITS, Board, mixed
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
+from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class TabularEngine:
     enumerates: bool = True
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         values = self.board.token_logps(_logits(policy, draw.temperature)).numpy()  # [A, T]
         groups = []

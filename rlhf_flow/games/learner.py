@@ -20,9 +20,9 @@ from rlhf_flow.games.game import LOGITS, Board
 from rlhf_flow.games.solvers import Method
 from rlhf_flow.learner.batching import named, read_anchors, read_pairs
 from rlhf_flow.learner.logits import spread
-from rlhf_flow.storage.tables import Lesson, Table
+from rlhf_flow.storage.tables import Table, TrainingRound
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
-from rlhf_flow.weights.source import Held, fingerprint
+from rlhf_flow.weights.source import InMemoryWeights, fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,10 +76,10 @@ class TabularLearner:
             }
         )
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         return int(any(tables.pairs.rows for tables in lesson.tables))
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         study = _study(self.board, lesson)
         self.logits = self.method.solve(self.board, self.logits, study.losses)
         if not self.logits.isfinite()[self.board.reference.isfinite()].all():
@@ -89,13 +89,13 @@ class TabularLearner:
     def publish(self, name: str, round: int) -> Policy:
         state = {LOGITS: self.logits.detach().clone()}
         self.published[round] = self.board.probabilities(state[LOGITS])
-        return Policy(name, round, fingerprint(state), Held(state), stateless=True)
+        return Policy(name, round, fingerprint(state), InMemoryWeights(state), stateless=True)
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
         free = self.board.reference.isfinite()
         parts = [coefficient * policy.weights.load()[LOGITS].where(free, 0.0) for policy, coefficient in terms]
         state = {LOGITS: torch.stack(parts).sum(0).where(free, -torch.inf)}
-        return Policy(name, round, fingerprint(state), Held(state), stateless=True)
+        return Policy(name, round, fingerprint(state), InMemoryWeights(state), stateless=True)
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
         folder.mkdir(parents=True)
@@ -116,7 +116,7 @@ class Study:
     """A lesson in tensors: which answers its pairs name, and all that the objective reads but the current log-probs."""
 
     board: Board
-    lesson: Lesson
+    lesson: TrainingRound
     places: list[Tensor]  # [P] each: of first, second and, where pairs have it, extra, among all games' answers
     pairs: PairLogps  # of which `current` is still to be filled in
     share: Tensor  # [P]: the pair's share of its game's weight
@@ -137,7 +137,7 @@ class Study:
         return [(place, mask[place]) for place in self.places]
 
 
-def _study(board: Board, lesson: Lesson) -> Study:
+def _study(board: Board, lesson: TrainingRound) -> Study:
     known = _places(board, [tables.responses for tables in lesson.tables])
     third = lesson.objective.needs.extra is not None
     pairs = [pair for tables in lesson.tables for pair in read_pairs(tables)]
@@ -165,7 +165,7 @@ def _study(board: Board, lesson: Lesson) -> Study:
 
 
 def _anchors(
-    board: Board, lesson: Lesson, ids: Sequence[tuple[str, ...]], places: Sequence[Tensor]
+    board: Board, lesson: TrainingRound, ids: Sequence[tuple[str, ...]], places: Sequence[Tensor]
 ) -> dict[str, Sides]:
     logps = read_anchors(lesson, {id for sides in ids for id in sides})
     mask = torch.from_numpy(board.paths[2])

@@ -19,7 +19,7 @@ from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
-from rlhf_flow.learner.reward_model import ResponseNumbers
+from rlhf_flow.learner.reward_model import RewardHeadModel
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Place
 
@@ -63,8 +63,8 @@ def _meeting(place: Place) -> dist.Store:
     )
 
 
-class Ranks:
-    def __init__(self, model: ResponseLogps | ResponseNumbers, training: Training, config: Json, place: Place) -> None:
+class DeepSpeedBackend:
+    def __init__(self, model: ResponseLogps | RewardHeadModel, training: Training, config: Json, place: Place) -> None:
         import deepspeed
 
         self.rank, self.size = place.rank, place.size

@@ -11,12 +11,12 @@ from rlhf_flow.learner.backend import Parameter, Part
 from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
-from rlhf_flow.learner.reward_model import ResponseNumbers
+from rlhf_flow.learner.reward_model import RewardHeadModel
 from rlhf_flow.learner.training import Training
 
 
-class SingleProcess:
-    def __init__(self, model: ResponseLogps | ResponseNumbers, training: Training, *, device: str) -> None:
+class TorchBackend:
+    def __init__(self, model: ResponseLogps | RewardHeadModel, training: Training, *, device: str) -> None:
         self.rank, self.size = 0, 1
         self.model = model.to(device)
         self.lm = model.lm

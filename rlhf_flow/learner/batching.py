@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlhf_flow.seeds import derive
-from rlhf_flow.storage.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
 from rlhf_flow.types import Pair
 
 
@@ -107,7 +107,7 @@ def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
     return rows
 
 
-def read_examples(lesson: Lesson) -> list[Example]:
+def read_examples(lesson: TrainingRound) -> list[Example]:
     """All pairs of the lesson with a positive weight, in the order of its tables.
 
     Raises KeyError naming the response and the policy where an anchor's log-probs are missing, and ValueError for a
@@ -139,7 +139,7 @@ def read_examples(lesson: Lesson) -> list[Example]:
     ]
 
 
-def count(lesson: Lesson) -> int:
+def count(lesson: TrainingRound) -> int:
     """The number of pairs of the lesson with a positive weight."""
     rounds = [tables for tables in lesson.tables if tables.pairs.rows]
     return sum(int((np.asarray(tables.read_pairs(["weight"])["weight"]) > 0).sum()) for tables in rounds)
@@ -181,7 +181,7 @@ def named(pair: Pair) -> tuple[str, ...]:
     return (pair.first, pair.second) if pair.extra is None else (pair.first, pair.second, pair.extra)
 
 
-def read_anchors(lesson: Lesson, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:
+def read_anchors(lesson: TrainingRound, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:
     """The log-probs [T] of these responses under every anchor, by (response, policy)."""
     needed = lesson.objective.needs.anchors
     absent = sorted(needed - set(lesson.roles))

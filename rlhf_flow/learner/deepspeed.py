@@ -53,7 +53,7 @@ class DeepSpeed:
         self.lora.check_installed()
 
     def open(self, model: Model, place: Place) -> Learner:
-        from rlhf_flow.learner.backend_deepspeed import Ranks, join
+        from rlhf_flow.learner.backend_deepspeed import DeepSpeedBackend, join
         from rlhf_flow.learner.deepspeed_config import engine_config
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
@@ -64,5 +64,5 @@ class DeepSpeed:
             self.training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
         )
         opened, reading, trained = open_model(model, self.training, self.head, self.lora)
-        backend = Ranks(opened, self.training, config, place)
+        backend = DeepSpeedBackend(opened, self.training, config, place)
         return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)

@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.trainable import Trained
-from rlhf_flow.weights.buckets import Entry, Index
+from rlhf_flow.learner.trainable import Trainable
+from rlhf_flow.weights.buckets import Index, TensorInfo
 
 
 class Gathered:
     """Good until the next forward pass. All ranks read the same tensors in the same order."""
 
-    def __init__(self, backend: Backend, trained: Trained, dtype: torch.dtype) -> None:
+    def __init__(self, backend: Backend, trained: Trainable, dtype: torch.dtype) -> None:
         self._backend, self._dtype = backend, dtype
         self._buffers, names = trained.buffers(), trained.names()
         self._parameters = {name: one for one in backend.parameters() for name in names[one.name]}
 
     def index(self) -> Index:
         dtype = str(self._dtype).removeprefix("torch.")
-        parameters = {name: Entry(name, dtype, one.shape) for name, one in self._parameters.items()}
-        found = parameters | {name: Entry.of(name, tensor) for name, tensor in self._buffers.items()}
+        parameters = {name: TensorInfo(name, dtype, one.shape) for name, one in self._parameters.items()}
+        found = parameters | {name: TensorInfo.of(name, tensor) for name, tensor in self._buffers.items()}
         return tuple(found[name] for name in sorted(found))
 
     def read(self, name: str, place: Tensor) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batching import Packed, Row, deal
-from rlhf_flow.learner.readout import Reading
+from rlhf_flow.learner.readout import Readout
 
 Forward: TypeAlias = Callable[[Packed], Tensor]
 
 
 @torch.no_grad()
 def read_all(
-    backend: Backend, reading: Reading, rows: Sequence[Row], forward: Forward, *, micro_batch: int, numbers: int
+    backend: Backend, reading: Readout, rows: Sequence[Row], forward: Forward, *, micro_batch: int, numbers: int
 ) -> list[np.ndarray]:
     """What `forward` reads of each row, float32 [W, numbers]; every rank gets all of it."""
     if not rows:

@@ -22,7 +22,7 @@ from rlhf_flow.weights.source import (
     PREFIX,
     Adapter,
     Checkpoint,
-    Held,
+    InMemoryWeights,
     Weights,
     adapter_fingerprint,
     checkpoint_fingerprint,
@@ -33,7 +33,7 @@ NAME = "default"  # peft's, of the one adapter in the model
 
 
 @dataclass(frozen=True)
-class AdapterAlone:
+class LoRAModel:
     """Keeps the promises of `trained.Trained` for the low-rank terms that `beside` has put into the model."""
 
     model: Model
@@ -54,7 +54,7 @@ class AdapterAlone:
 
     def of(self, policy: Policy) -> Weights:
         if self._is_base(policy):
-            return Held(self.fresh)
+            return InMemoryWeights(self.fresh)
         weights = policy.weights
         if not isinstance(weights, Adapter):
             raise ValueError(
@@ -96,7 +96,7 @@ class AdapterAlone:
     def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
         """In peft's format, with the tokenizer; in one piece, for that is all that peft reads."""
         tensors = {name: tensor.clone() for bucket in buckets for name, tensor in bucket.tensors()}
-        write_adapter(folder, self.weights(Held(tensors)))
+        write_adapter(folder, self.weights(InMemoryWeights(tensors)))
         source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
         AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
 
@@ -119,7 +119,7 @@ class AdapterAlone:
                 layer.enable_adapters(True)
 
 
-def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> AdapterAlone:
+def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> LoRAModel:
     """Freeze the model, and put an adapter beside its linear layers. Raises ValueError where it cannot have one.
 
     The base is rounded to what engines hold of it: nothing of it is trained, so nothing finer is needed.
@@ -137,7 +137,7 @@ def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> AdapterAlone:
         inject_adapter_in_model(settings, lm, adapter_name=NAME)
     parameters = dict(lm.named_parameters())
     fresh = {names[0]: parameters[name].detach().to(dtype, copy=True) for name, names in _names(lm).items()}
-    return AdapterAlone(model, lm, lora, checkpoint_fingerprint(Path(model.path)), fresh)
+    return LoRAModel(model, lm, lora, checkpoint_fingerprint(Path(model.path)), fresh)
 
 
 def linear_layers(lm: PreTrainedModel) -> tuple[list[str], list[str]]:

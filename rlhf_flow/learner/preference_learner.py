@@ -16,17 +16,17 @@ from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batching import Example, Row, count, global_batches, read_examples, read_rows
 from rlhf_flow.learner.gather import Gathered
 from rlhf_flow.learner.inference import Forward, read_all
-from rlhf_flow.learner.readout import Reading
+from rlhf_flow.learner.readout import Readout
 from rlhf_flow.learner.step import take_step
 from rlhf_flow.learner.stored import Stored
-from rlhf_flow.learner.trainable import Trained
+from rlhf_flow.learner.trainable import Trainable
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model
-from rlhf_flow.storage.tables import Lesson, Table
+from rlhf_flow.storage.tables import Table, TrainingRound
 from rlhf_flow.types import Policy, Probe
 from rlhf_flow.weights.buckets import Bucket, Index, fill, pack, reader
-from rlhf_flow.weights.offload import Aside
-from rlhf_flow.weights.publish import Apart, Publishing, held
+from rlhf_flow.weights.offload import HostOffload
+from rlhf_flow.weights.publish import DetachedWeights, Publishing, held
 from rlhf_flow.weights.source import Fingerprint, Weights
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Studied:
+class PreparedBatches:
     """A lesson that was read: its pairs, and which of them each optimizer step sees."""
 
-    lesson: Lesson
+    lesson: TrainingRound
     examples: list[Example]
     batches: list[np.ndarray]
 
@@ -46,7 +46,7 @@ class PreferenceLearner:
     """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
 
     def __init__(
-        self, model: Model, training: Training, backend: Backend, reading: Reading, trained: Trained, *, bucket: int
+        self, model: Model, training: Training, backend: Backend, reading: Readout, trained: Trainable, *, bucket: int
     ) -> None:
         self.model, self.training, self.backend = model, training, backend
         self.reading, self.trained = reading, trained
@@ -55,9 +55,9 @@ class PreferenceLearner:
         # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
         # moved they have none, and get their own where it is asked for.
         self.held: str | None = None
-        self._studied: Studied | None = None
+        self._studied: PreparedBatches | None = None
         self._probe: state.Context | None = None
-        self._aside = Aside()
+        self._aside = HostOffload()
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class PreferenceLearner:
         groups, buckets = self._gathered()
         yield from self._name(buckets)
         assert self.held is not None
-        return Policy(name, round, self.held, self.trained.weights(Apart(groups)), self._prove())
+        return Policy(name, round, self.held, self.trained.weights(DetachedWeights(groups)), self._prove())
 
     def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
         if sha256 != self.held:
@@ -97,7 +97,7 @@ class PreferenceLearner:
         mine = groups if self.backend.rank == 0 else ()
         sha256 = yield from self._hashed(fill(mine, reader(weights.stream())))
         probe = self._prove(Policy(name, round, sha256, self.trained.weights(weights)))
-        return Policy(name, round, sha256, self.trained.weights(Apart(groups)), probe)
+        return Policy(name, round, sha256, self.trained.weights(DetachedWeights(groups)), probe)
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
         weights = Gathered(self.backend, self.trained, self.dtype) if policy is None else self.trained.of(policy)
@@ -194,10 +194,10 @@ class PreferenceLearner:
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         return self.training.epochs * -(-count(lesson) // self.training.batch)
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         studied = self._study(lesson)
         pairs, sums = 0.0, dict[str, float]()
         for step in range(first, last):
@@ -220,7 +220,7 @@ class PreferenceLearner:
                 sums[name] = sums.get(name, 0.0) + value
         return {"pairs": pairs, **{name: value / pairs for name, value in sums.items()}} if sums else {}
 
-    def _study(self, lesson: Lesson) -> Studied:
+    def _study(self, lesson: TrainingRound) -> PreparedBatches:
         if self._studied is None or self._studied.lesson != lesson:
             examples = read_examples(lesson)
             batches = global_batches(
@@ -230,7 +230,7 @@ class PreferenceLearner:
                 seed=lesson.seed,
                 round=lesson.round,
             )
-            self._studied = Studied(lesson, examples, batches)
+            self._studied = PreparedBatches(lesson, examples, batches)
             if examples and self.reading.generates:
                 row = examples[0].rows[0]
                 self._probe = state.Context([*row.prompt.tolist(), *row.tokens.tolist()], len(row.prompt))

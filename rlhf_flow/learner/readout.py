@@ -18,7 +18,7 @@ from rlhf_flow.protocols import PromptSource
 from rlhf_flow.tokenization.chat_template import chat_tokens, encode, require_template
 from rlhf_flow.tokenization.end_tokens import end_of_answer
 from rlhf_flow.types import Message
-from rlhf_flow.weights.source import Checkpoint, Held, Weights
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CHATS = 32  # prompts whose answers are rendered to see how a scorer would read them
 
 
-class Reading(Protocol):
+class Readout(Protocol):
     """Which numbers a model gives of a response."""
 
     @property
@@ -49,7 +49,7 @@ class Reading(Protocol):
 
 
 @dataclass(frozen=True)
-class LogProbs:
+class PolicyReadout:
     """A policy: the log-prob of each token of the response."""
 
     @property
@@ -67,7 +67,7 @@ class LogProbs:
 
 
 @dataclass(frozen=True)
-class AtTheEnd:
+class RewardReadout:
     """A reward model: the outputs of its head at the last token of the conversation."""
 
     head: Head
@@ -98,7 +98,7 @@ class AtTheEnd:
         from rlhf_flow.learner.reward_model import load_classifier
 
         lm = load_classifier(str(weights.path), self.head, revision=None, trust_remote_code=self.trust_remote_code)
-        return Held(lm.state_dict())
+        return InMemoryWeights(lm.state_dict())
 
 
 def tail_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

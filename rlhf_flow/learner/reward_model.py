@@ -19,7 +19,7 @@ from rlhf_flow.learner.reward_head import Head
 TOLERANCE = 1e-3  # between our forward pass and the model's own in float32
 
 
-class ResponseNumbers(nn.Module):
+class RewardHeadModel(nn.Module):
     """The outputs [D] of a model's head at one position of each row, in float32."""
 
     def __init__(self, lm: PreTrainedModel) -> None:
@@ -77,7 +77,7 @@ def score_of(lm: PreTrainedModel) -> nn.Linear:
 
 
 @torch.no_grad()
-def verify(model: ResponseNumbers) -> None:
+def verify(model: RewardHeadModel) -> None:
     """Compare with the model's own output.
 
     Raises ValueError where it differs, or the forward pass sees to the right.

@@ -12,10 +12,10 @@ from rlhf_flow.learner import reward_model as rewards
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.lora_model import beside
 from rlhf_flow.learner.policy_model import ResponseLogps
-from rlhf_flow.learner.readout import AtTheEnd, LogProbs, Reading, tail_of
+from rlhf_flow.learner.readout import PolicyReadout, Readout, RewardReadout, tail_of
 from rlhf_flow.learner.reward_head import Head
-from rlhf_flow.learner.reward_model import ResponseNumbers
-from rlhf_flow.learner.trainable import Trained, WholeModel
+from rlhf_flow.learner.reward_model import RewardHeadModel
+from rlhf_flow.learner.trainable import FullModel, Trainable
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.end_tokens import end_of_answer
@@ -33,7 +33,7 @@ def be_deterministic(place: Place, *, threads: int | None) -> None:
 
 def open_model(
     model: Model, training: Training, head: Head, lora: LoRA
-) -> tuple[ResponseLogps | ResponseNumbers, Reading, Trained]:
+) -> tuple[ResponseLogps | RewardHeadModel, Readout, Trainable]:
     """The model in float32 on the CPU, how it reads responses, and what of it is trained.
 
     A policy without a head, a reward model with one.
@@ -51,13 +51,13 @@ def open_model(
         trust_remote_code=model.trust_remote_code,
         gradient_checkpointing=training.gradient_checkpointing,
     )
-    trained = beside(lm, lora, model) if lora.rank else WholeModel(model, lm, LogProbs())
+    trained = beside(lm, lora, model) if lora.rank else FullModel(model, lm, PolicyReadout())
     logps = ResponseLogps(lm, chunk=training.chunk)
     policies.verify(logps)
-    return logps, LogProbs(), trained
+    return logps, PolicyReadout(), trained
 
 
-def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[ResponseNumbers, Reading, Trained]:
+def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[RewardHeadModel, Readout, Trainable]:
     trust = model.trust_remote_code
     tokenizer = model.tokenizer()
     tail = tail_of(tokenizer)
@@ -65,7 +65,7 @@ def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[Re
     text, end = lm.config.get_text_config(), tail[-1] if tail else end_of_answer(tokenizer, chat=True)
     if text.pad_token_id == end:  # a classifier reads before its padding: it would pass over the end of every answer
         text.pad_token_id = None
-    numbers = ResponseNumbers(policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing))
+    numbers = RewardHeadModel(policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing))
     rewards.verify(numbers)
-    reading = AtTheEnd(head, tail, trust)
-    return numbers, reading, WholeModel(model, lm, reading)
+    reading = RewardReadout(head, tail, trust)
+    return numbers, reading, FullModel(model, lm, reading)

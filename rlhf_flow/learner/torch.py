@@ -36,11 +36,11 @@ class Torch:
         self.lora.check_installed()
 
     def open(self, model: Model, place: Place) -> Learner:
-        from rlhf_flow.learner.backend_torch import SingleProcess
+        from rlhf_flow.learner.backend_torch import TorchBackend
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
         be_deterministic(place, threads=self.training.threads)
         opened, reading, trained = open_model(model, self.training, self.head, self.lora)
-        backend = SingleProcess(opened, self.training, device=place.device)
+        backend = TorchBackend(opened, self.training, device=place.device)
         return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf_flow.learner.hf_checkpoint import write_checkpoint
-from rlhf_flow.learner.readout import Reading
+from rlhf_flow.learner.readout import Readout
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import Bucket, Index
@@ -22,7 +22,7 @@ from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.source import Weights
 
 
-class Trained(Protocol):
+class Trainable(Protocol):
     @property
     def base(self) -> str | None:
         """The hash of weights that stay as they are, below those that are trained; None: there are none."""
@@ -67,12 +67,12 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class WholeModel:
+class FullModel:
     """All weights of the model."""
 
     model: Model
     lm: PreTrainedModel
-    reading: Reading
+    reading: Readout
 
     @property
     def base(self) -> None:

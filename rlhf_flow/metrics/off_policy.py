@@ -22,7 +22,7 @@ class GateError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Gate:
+class OffPolicy:
     """The bounds, and what becomes of an answer beyond them."""
 
     max_staleness: int | None = None  # rounds; null: any

@@ -27,7 +27,7 @@ from rlhf_flow.config.identity import asking
 from rlhf_flow.config.identity import identity as must_match
 from rlhf_flow.config.learning_rate import parameters_of, rated
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.engine.none import Idle
+from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.metrics.alarms import heed
 from rlhf_flow.observe.events import Events
 from rlhf_flow.protocols import PromptSource, Scorer
@@ -35,7 +35,7 @@ from rlhf_flow.runner.model_card import Cards
 from rlhf_flow.runner.workers import Workers, proven
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.stages.close_round import settle
-from rlhf_flow.stages.context import Agreement, Evaluation, Keeping, Parts
+from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
 from rlhf_flow.system.files import sha256
@@ -110,12 +110,12 @@ class Prepared:
         ]
         try:
             longest = fits.longest_sequence(config, self.model, self.prompts)
-            draws = not (isinstance(config.engine, Idle) or together.outputs(config))
+            draws = not (isinstance(config.engine, NoEngine) or together.outputs(config))
             try:
                 workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
             except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
                 raise RefusedError(str(error)) from error
-            parts = Parts(
+            parts = RunContext(
                 seed=config.seed,
                 rounds=config.rounds,
                 piece=config.checkpoint.piece,
@@ -155,9 +155,9 @@ class Prepared:
             return Agreement(judge, every=evaluate.every)
         return Evaluation(judge, draw=evaluate.draw, every=evaluate.every, asks_proxy=evaluate.proxy)
 
-    def _keeping(self) -> Keeping:
+    def _keeping(self) -> CheckpointPolicy:
         checkpoint = self.config.checkpoint
-        return Keeping(every=checkpoint.every, steps=checkpoint.steps, keep=checkpoint.keep)
+        return CheckpointPolicy(every=checkpoint.every, steps=checkpoint.steps, keep=checkpoint.keep)
 
     @contextlib.contextmanager
     def _cluster(self) -> Iterator[Cluster]:

@@ -14,7 +14,7 @@ from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.protocols import Engine, Learner, PromptSource, Scorer
 from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.specs import Cluster, Model
-from rlhf_flow.stages.context import Refreshing
+from rlhf_flow.stages.context import RewardUpdates
 from rlhf_flow.stages.update_reward import RefreshedScorer, as_read
 from rlhf_flow.storage.in_memory import HeldShard
 from rlhf_flow.storage.store import Store
@@ -33,7 +33,7 @@ class Workers:
     learner: Learner
     scorer: Scorer
     judge: Scorer
-    refreshing: Refreshing | None
+    refreshing: RewardUpdates | None
 
     @classmethod
     def open(cls, config: RunConfig, model: Model, cluster: Cluster, store: Store, *, longest: int) -> Workers:
@@ -69,7 +69,7 @@ def _refreshed(config: RunConfig, cluster: Cluster, store: Store) -> Scorer:
     return RefreshedScorer(store, opened)
 
 
-def _refreshing(config: RunConfig, cluster: Cluster) -> Refreshing:
+def _refreshing(config: RunConfig, cluster: Cluster) -> RewardUpdates:
     spec, refresh = config.scorer, config.refresh
     assert refresh.every is not None
     trained = replace(config.learner, head=Head(outputs=spec.outputs), training=refresh.training)
@@ -85,7 +85,7 @@ def _refreshing(config: RunConfig, cluster: Cluster) -> Refreshing:
         cluster.ready()
         return opened
 
-    return Refreshing(
+    return RewardUpdates(
         every=refresh.every,
         prompts=refresh.prompts,
         labeller=cluster.scorer(refresh.scorer),

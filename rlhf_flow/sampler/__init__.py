@@ -1,6 +1,6 @@
 """Who answers: which policies a round's responses are drawn from."""
 
-from rlhf_flow.sampler.draws import PlanSampler
+from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.mixture import MixtureSampler
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sampler.policy_and_reference import PolicyAndReference
@@ -9,5 +9,5 @@ PARTS: dict[str, type] = {
     "policy": PolicySampler,
     "policy_and_reference": PolicyAndReference,
     "mixture": MixtureSampler,
-    "plan": PlanSampler,
+    "plan": DrawsSampler,
 }

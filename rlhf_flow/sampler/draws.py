@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from rlhf_flow.protocols import Engine
 from rlhf_flow.sampler.source import Source, check_names, side_by_side
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 
 
 @dataclass(frozen=True)
-class PlanSampler:
+class DrawsSampler:
     """Draws that stand side by side: N is the sum of their n. `rlhf_flow.sampler.source` says what each may be."""
 
     draws: list[Source] = field(default_factory=lambda: [Source()])  # each from a source of its own, side by side
@@ -24,7 +24,7 @@ class PlanSampler:
         return {source.name: source.source for source in self.draws}
 
     @property
-    def drawn(self) -> Mapping[str, Draw]:
+    def drawn(self) -> Mapping[str, SamplingParams]:
         return {f"sampler.draws.{at}": source for at, source in enumerate(self.draws)}
 
     @property

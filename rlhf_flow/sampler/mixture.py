@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from rlhf_flow.protocols import Engine
 from rlhf_flow.sampler.source import check_names, side_by_side, sourced
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 
 
 @dataclass(frozen=True)
 class MixtureSampler:
     """One draw from pi^(1 - weight) * pi_ref^weight, normalised at every token."""
 
-    draw: Draw = field(default_factory=lambda: Draw(name="mixture", n=2))  # of the mixture
+    draw: SamplingParams = field(default_factory=lambda: SamplingParams(name="mixture", n=2))  # of the mixture
     weight: float = 0.125  # of the reference: 0 is the policy itself, 1 the reference
     decaying: bool = False  # 2 / (t + 2) in round t instead, as Nash-MD's theorem has it; weight is not read
 
@@ -34,7 +34,7 @@ class MixtureSampler:
         return {self.draw.name: "mixture"}
 
     @property
-    def drawn(self) -> Mapping[str, Draw]:
+    def drawn(self) -> Mapping[str, SamplingParams]:
         return {"sampler.draw": self.draw}
 
     @property

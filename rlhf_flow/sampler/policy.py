@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from rlhf_flow.protocols import Engine
 from rlhf_flow.sampler.source import check_names, side_by_side, sourced
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 
 
 @dataclass(frozen=True)
 class PolicySampler:
     """Draws from one policy. Several draws (temperatures, say) stand side by side: N is the sum of their n."""
 
-    draws: list[Draw] = field(default_factory=lambda: [Draw(n=8)])  # of the policy, side by side
+    draws: list[SamplingParams] = field(default_factory=lambda: [SamplingParams(n=8)])  # of the policy, side by side
 
     def __post_init__(self) -> None:
         check_names("sampler.draws", self.draws)
@@ -24,7 +24,7 @@ class PolicySampler:
         return {draw.name: "policy" for draw in self.draws}
 
     @property
-    def drawn(self) -> Mapping[str, Draw]:
+    def drawn(self) -> Mapping[str, SamplingParams]:
         return {f"sampler.draws.{at}": draw for at, draw in enumerate(self.draws)}
 
     @property

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from rlhf_flow.protocols import Engine
 from rlhf_flow.sampler.source import check_names, side_by_side, sourced
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 
 
 @dataclass(frozen=True)
 class PolicyAndReference:
     """One draw from each: the policy's answers first."""
 
-    policy: Draw = field(default_factory=lambda: Draw(name="policy", n=1))  # of the policy
-    reference: Draw = field(default_factory=lambda: Draw(name="reference", n=1))  # of the reference
+    policy: SamplingParams = field(default_factory=lambda: SamplingParams(name="policy", n=1))  # of the policy
+    reference: SamplingParams = field(default_factory=lambda: SamplingParams(name="reference", n=1))  # of the reference
 
     def __post_init__(self) -> None:
         check_names("sampler.policy and sampler.reference", [self.policy, self.reference])
@@ -25,7 +25,7 @@ class PolicyAndReference:
         return {self.policy.name: "policy", self.reference.name: "reference"}
 
     @property
-    def drawn(self) -> Mapping[str, Draw]:
+    def drawn(self) -> Mapping[str, SamplingParams]:
         return {"sampler.policy": self.policy, "sampler.reference": self.reference}
 
     @property

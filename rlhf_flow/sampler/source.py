@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_flow.protocols import Engine
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
+from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
 
 DATASET = "dataset"
 REFERENCE = "reference"
@@ -17,7 +17,7 @@ MIXTURE = "mixture"
 
 
 @dataclass(frozen=True)
-class Source(Draw):
+class Source(SamplingParams):
     """A draw, and who answers it: a policy, its mixture with the reference, or the data that the prompts came with.
 
     It is a draw with more keys, and holds none: OmegaConf does not merge frozen classes inside the items of a list.
@@ -62,9 +62,9 @@ class Source(Draw):
                 raise ValueError(f"draw {self.name!r}: {key} must be {rule}, got {value!r}")
 
     @property
-    def draw(self) -> Draw:
+    def draw(self) -> SamplingParams:
         """How it is decoded, alone: what an engine is asked for, and what its answers say of themselves."""
-        return Draw(**{field.name: vars(self)[field.name] for field in fields(Draw)})
+        return SamplingParams(**{field.name: vars(self)[field.name] for field in fields(SamplingParams)})
 
     @property
     def source(self) -> str:
@@ -120,12 +120,12 @@ class Source(Draw):
         )
 
 
-def sourced(draw: Draw, who: str = "policy", *, weight: float | None = None) -> Source:
+def sourced(draw: SamplingParams, who: str = "policy", *, weight: float | None = None) -> Source:
     """A draw that is answered by `who`, or by its mixture with the reference."""
     return Source(**vars(draw), who=who, weight=weight)
 
 
-def check_names(key: str, draws: Sequence[Draw]) -> None:
+def check_names(key: str, draws: Sequence[SamplingParams]) -> None:
     """Raise ValueError for draws that cannot be told apart by their names. `key`: where they are configured."""
     names = [draw.name for draw in draws]
     if not names:

@@ -26,7 +26,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Players:
+class DistinctAnswers:
     """The different texts that answer a prompt, in order: answers with the same text are judged as one, and tie."""
 
     b: int
@@ -63,7 +63,7 @@ def put(wins: np.ndarray, i: int, j: int, p: float) -> None:
     wins[j, i] = 1 - larger if p >= 0.5 else larger
 
 
-def players(rollouts: Rollouts) -> list[Players]:
+def players(rollouts: Rollouts) -> list[DistinctAnswers]:
     """Those of each prompt. Raises ValueError where prompts have different numbers of responses."""
     answers_each(rollouts)
     return [
@@ -96,7 +96,7 @@ def both_views(rollouts: Rollouts, beats: Sequence[float]) -> tuple[np.ndarray, 
 
 
 def of_responses(
-    rollouts: Rollouts, groups: Sequence[Players], tables: Sequence[np.ndarray], *, dtype: type = np.float32
+    rollouts: Rollouts, groups: Sequence[DistinctAnswers], tables: Sequence[np.ndarray], *, dtype: type = np.float32
 ) -> np.ndarray:
     """[B, N, N] of the responses, from a table [n, n] of each prompt's players."""
     n = answers_each(rollouts)
@@ -115,10 +115,10 @@ def mean_win(wins: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _players(b: int, prompt: Prompt, responses: Sequence[Response]) -> Players:
+def _players(b: int, prompt: Prompt, responses: Sequence[Response]) -> DistinctAnswers:
     by_text: dict[str, Response] = {}
     for response in responses:
         by_text.setdefault(response.text, response)
     texts = sorted(by_text)
     of = np.array([texts.index(response.text) for response in responses], dtype=np.int64)
-    return Players(b, prompt, tuple(by_text[text] for text in texts), of)
+    return DistinctAnswers(b, prompt, tuple(by_text[text] for text in texts), of)

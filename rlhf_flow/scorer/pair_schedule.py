@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rlhf_flow.scorer.matches import Match, Players, blank, mean_win, of_responses, players, put
+from rlhf_flow.scorer.matches import DistinctAnswers, Match, blank, mean_win, of_responses, players, put
 from rlhf_flow.types import Rollouts, Scored
 
 PAIRS = ("all", "swiss", "knockout")
@@ -24,14 +24,14 @@ ENOUGH = 1e-12  # nats
 
 
 @dataclass(frozen=True)
-class Said:
+class PairVerdict:
     """What a judge says of a match."""
 
     p: float  # P(first beats second); NaN: no verdict
     mark: str | None = None  # of `Scored.marks`: why there is no verdict, or no final one
 
 
-def settled(forth: float, back: float, *, inconsistent: str) -> Said:
+def settled(forth: float, back: float, *, inconsistent: str) -> PairVerdict:
     """Of P(the answer in the first place is better) where the first stands there, and where the second does.
 
     The mean of both; NaN without a verdict in one. They contradict where both prefer the same place, that is another
@@ -39,16 +39,16 @@ def settled(forth: float, back: float, *, inconsistent: str) -> Said:
     """
     contradict = (forth - 0.5) * (back - 0.5) > 0
     p = math.nan if contradict and inconsistent == "abstain" else (forth + 1 - back) / 2
-    return Said(p, "inconsistent" if contradict else None)
+    return PairVerdict(p, "inconsistent" if contradict else None)
 
 
 # asked of all prompts at once; the first list may be empty
-Ask: TypeAlias = Callable[[Sequence[Match]], Sequence[Said]]
+Ask: TypeAlias = Callable[[Sequence[Match]], Sequence[PairVerdict]]
 Pair: TypeAlias = tuple[int, int]  # players
 
 
 @dataclass(frozen=True, kw_only=True)
-class Economy:
+class PairSchedule:
     """The fields that all judges of pairs share.
 
     all       every two answers are compared: N (N - 1) / 2 matches
@@ -86,10 +86,10 @@ class Economy:
         a verdict and without one; and, unless all were asked about,
         `judge/spared`: those that were not. Raises ValueError where prompts have different numbers of responses.
         """
-        tables = [Meetings(one, marks) for one in players(rollouts)]
+        tables = [Bracket(one, marks) for one in players(rollouts)]
         plays = [self._play(one) for one in tables]
 
-        def turn() -> list[tuple[Meetings, Pair]]:
+        def turn() -> list[tuple[Bracket, Pair]]:
             return [(one, pair) for one, play in zip(tables, plays, strict=True) for pair in next(play, ())]
 
         matches = turn()
@@ -100,7 +100,7 @@ class Economy:
             if not (matches := turn()):
                 return self._scored(rollouts, tables, marks)
 
-    def _play(self, one: Meetings) -> Iterator[list[Pair]]:
+    def _play(self, one: Bracket) -> Iterator[list[Pair]]:
         """The rounds of a prompt, none of them empty."""
         if self.pairs == "all":
             rounds = iter([one.players.every_two])
@@ -108,7 +108,7 @@ class Economy:
             rounds = _ranked(one, _knockout(one) if self.pairs == "knockout" else _swiss(one, self.rounds))
         yield from filter(None, rounds)
 
-    def _scored(self, rollouts: Rollouts, tables: Sequence[Meetings], names: Collection[str]) -> Scored:
+    def _scored(self, rollouts: Rollouts, tables: Sequence[Bracket], names: Collection[str]) -> Scored:
         groups = [one.players for one in tables]
         wins = of_responses(rollouts, groups, [one.wins for one in tables])  # [B, N, N]
         marks = {
@@ -126,7 +126,7 @@ class Economy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BothOrders(Economy):
+class BothOrders(PairSchedule):
     """The fields that judges share who are asked about both orders of two answers."""
 
     inconsistent: str = "average"  # where both orders prefer the same place: their mean, or abstain. Both are counted
@@ -137,17 +137,17 @@ class BothOrders(Economy):
             raise ValueError(f"scorer.inconsistent must be one of {', '.join(INCONSISTENT)}, got {self.inconsistent!r}")
 
 
-class Meetings:
+class Bracket:
     """The players of a prompt, who of them has met whom, and what was said of it."""
 
-    def __init__(self, players: Players, marks: Collection[str]) -> None:
+    def __init__(self, players: DistinctAnswers, marks: Collection[str]) -> None:
         self.players = players
         self.wins = blank(players.n)
         self.met = np.eye(players.n, dtype=bool)
         self.marks = {name: np.zeros((players.n, players.n), dtype=bool) for name in marks}
         self.worth = np.full(players.n, 0.5, dtype=np.float32)  # by which they are ranked in the end
 
-    def record(self, pair: Pair, said: Said) -> None:
+    def record(self, pair: Pair, said: PairVerdict) -> None:
         """What was said of a match: its first is the player whose text comes first."""
         i, j = sorted(pair)
         put(self.wins, i, j, said.p)
@@ -198,13 +198,13 @@ def strengths(wins: np.ndarray) -> np.ndarray:
     return theta
 
 
-def _ranked(one: Meetings, rounds: Iterator[list[Pair]]) -> Iterator[list[Pair]]:
+def _ranked(one: Bracket, rounds: Iterator[list[Pair]]) -> Iterator[list[Pair]]:
     """The rounds, and behind them the final, which ranks nobody."""
     yield from rounds
     yield one.final()
 
 
-def _swiss(one: Meetings, rounds: int | None) -> Iterator[list[Pair]]:
+def _swiss(one: Bracket, rounds: int | None) -> Iterator[list[Pair]]:
     """From both ends of the standing to its middle, each meets the nearest whom it has not met, or sits out."""
     for _ in range((one.players.n - 1).bit_length() if rounds is None else rounds):
         waiting, pairs = one.standing(), []
@@ -218,7 +218,7 @@ def _swiss(one: Meetings, rounds: int | None) -> Iterator[list[Pair]]:
         yield pairs
 
 
-def _knockout(one: Meetings) -> Iterator[list[Pair]]:
+def _knockout(one: Bracket) -> Iterator[list[Pair]]:
     """Among all at first, then among the winners and among the losers, until one of each is left."""
     winners = losers = list(range(one.players.n))
     while len(winners) > 1 or len(losers) > 1:
@@ -226,7 +226,7 @@ def _knockout(one: Meetings) -> Iterator[list[Pair]]:
         (winners, _), (_, losers) = _outcome(one, winners), _outcome(one, losers)
 
 
-def _outcome(one: Meetings, left: Sequence[int]) -> tuple[list[int], list[int]]:
+def _outcome(one: Bracket, left: Sequence[int]) -> tuple[list[int], list[int]]:
     """Those who have won a match among those that are left, and those who have lost; an odd one is among both."""
     won = [(i, j) if not one.wins[i, j] < 0.5 else (j, i) for i, j in _paired(left)]
     odd = list(left[len(left) // 2 * 2 :])

@@ -6,14 +6,14 @@ import time
 
 from rlhf_flow.metrics.alarms import PREFIX, of_judge, without_pairs
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.stages.context import Keeping, Parts
-from rlhf_flow.stages.policies import Library, averaged
+from rlhf_flow.stages.context import CheckpointPolicy, RunContext
+from rlhf_flow.stages.policies import PolicyRegistry, averaged
 from rlhf_flow.stages.update_reward import judge_of
-from rlhf_flow.storage.store import STAGES, Entry, Facts, Shelf, Store
+from rlhf_flow.storage.store import STAGES, StageFacts, StageRecord, StageWriter, Store
 from rlhf_flow.types import RoundRecord
 
 
-def close(parts: Parts, round: int, library: Library, *, began: float | None) -> None:
+def close(parts: RunContext, round: int, library: PolicyRegistry, *, began: float | None) -> None:
     """Commit the record of a round whose stages are all committed, and tell the observers.
 
     `began`: time.perf_counter() at the beginning of the round; None where an earlier start of the run did a part of it.
@@ -54,11 +54,11 @@ def close(parts: Parts, round: int, library: Library, *, began: float | None) ->
         observer.round(record)
 
 
-def finish(parts: Parts, library: Library) -> None:
+def finish(parts: RunContext, library: PolicyRegistry) -> None:
     """The last round always leaves its policy: written now where the run was to go on when that round was learned."""
     last = parts.ledger.records[-1].round
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         library.begin(last)
         parts.save_policy(shelf, last)
         parts.learner.save_state(shelf.folder("learner"))
@@ -69,7 +69,7 @@ def finish(parts: Parts, library: Library) -> None:
         settle(parts.ledger, parts.schedule, parts.keeping, rounds=parts.rounds)
 
 
-def settle(ledger: Store, schedule: Schedule, keeping: Keeping, *, rounds: int) -> None:
+def settle(ledger: Store, schedule: Schedule, keeping: CheckpointPolicy, *, rounds: int) -> None:
     """Bring what is derived from the records up to date: best.json, final.json, which checkpoints stay.
 
     Also called when a run starts, for a run that was killed between a record and what follows from it.
@@ -100,7 +100,7 @@ def _named(ledger: Store, schedule: Schedule) -> tuple[set[int], set[int]]:
     return {version for version in named | begun if version < done}, {version for version in begun if version < done}
 
 
-def _metrics(entries: dict[str, Entry]) -> dict[str, float]:
+def _metrics(entries: dict[str, StageRecord]) -> dict[str, float]:
     """The flat metrics of a round. What was not measured is absent."""
     facts: dict[str, object] = {}
     for name in STAGES:
@@ -130,7 +130,7 @@ def _merit(record: RoundRecord) -> float:
     return measured[0] if measured else float("-inf")
 
 
-def _pointer(ledger: Store, record: RoundRecord) -> Facts:
+def _pointer(ledger: Store, record: RoundRecord) -> StageFacts:
     folder = ledger.folder(record.round).relative_to(ledger.root) / "policy"
     return {
         "round": record.round,
@@ -140,7 +140,7 @@ def _pointer(ledger: Store, record: RoundRecord) -> Facts:
     }
 
 
-def _under(stage: str, facts: Facts) -> Facts:
+def _under(stage: str, facts: StageFacts) -> StageFacts:
     """The facts of the stages that train, which say the same of different learners, under names of their own."""
     prefix = {"learn": "train/", "refresh": "refresh/"}.get(stage, "")
     return {f"{prefix}{key}": value for key, value in facts.items()}

@@ -17,19 +17,19 @@ from rlhf_flow.metrics.alarms import check_silence
 from rlhf_flow.metrics.intransitivity import measure
 from rlhf_flow.stages import off_policy as mismatch
 from rlhf_flow.stages import read_scores as judged
-from rlhf_flow.stages.context import Parts
-from rlhf_flow.stages.policies import Library
+from rlhf_flow.stages.context import RunContext
+from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.store import Entry, Facts, Shelf
-from rlhf_flow.types import Plan, Rollouts
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
+from rlhf_flow.types import Rollouts, RoundPlan
 
 
-def collect(parts: Parts, plan: Plan, library: Library) -> None:
+def collect(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> None:
     """Sample and score the round's prompts, page by page of them, until the selector finds enough useful pairs."""
     if parts.ledger.entry(plan.round, "score") is not None:
         return
-    sampled: list[Entry] = []
-    scored: list[Entry] = []
+    sampled: list[StageRecord] = []
+    scored: list[StageRecord] = []
     useful = 0
     for page in range(parts.pages):
         at = len(sampled)
@@ -45,7 +45,7 @@ def collect(parts: Parts, plan: Plan, library: Library) -> None:
     parts.ledger.gather(plan.round, "score", lambda: scored)
 
 
-def sample(parts: Parts, plan: Plan, library: Library, page: int, at: int) -> list[Entry]:
+def sample(parts: RunContext, plan: RoundPlan, library: PolicyRegistry, page: int, at: int) -> list[StageRecord]:
     """Responses of a page of prompts, drawn as the sampler says from the policies that the plan names.
 
     `at`: the number of its first piece.
@@ -53,7 +53,7 @@ def sample(parts: Parts, plan: Plan, library: Library, page: int, at: int) -> li
     prompts = parts.prompts.batch(plan.round, page)
     pieces = [prompts[start : start + parts.piece] for start in range(0, len(prompts), parts.piece)]
 
-    def write(shelf: Shelf, index: int) -> Facts:
+    def write(shelf: StageWriter, index: int) -> StageFacts:
         policies = {role: library.playing(plan, role) for role in plan.samplers}
         drawn = parts.sampler.sample(parts.engine, pieces[index], policies, round=plan.round, seed=parts.seed)
         rollouts = _dated(drawn, plan)
@@ -67,7 +67,7 @@ def sample(parts: Parts, plan: Plan, library: Library, page: int, at: int) -> li
     return _in_pieces(parts, plan.round, "sample", at, [len(piece) for piece in pieces], write, unit="prompts")
 
 
-def _dated(rollouts: Rollouts, plan: Plan) -> Rollouts:
+def _dated(rollouts: Rollouts, plan: RoundPlan) -> Rollouts:
     """With the staleness of each answer that the policy drew, alone or in a mixture."""
     if "policy" not in plan.samplers:
         return rollouts
@@ -81,13 +81,13 @@ def _dated(rollouts: Rollouts, plan: Plan) -> Rollouts:
     )
 
 
-def score(parts: Parts, plan: Plan, sampled: list[Entry], at: int) -> list[Entry]:
+def score(parts: RunContext, plan: RoundPlan, sampled: list[StageRecord], at: int) -> list[StageRecord]:
     """The judge's view of every response of a page, in the same pieces."""
     tables = [parts.ledger.table(plan.round, entry) for entry in sampled]
 
     counts, counted = Counter[str](), 0  # what the judge has counted, in the first `counted` pieces of the round
 
-    def write(shelf: Shelf, index: int) -> Facts:
+    def write(shelf: StageWriter, index: int) -> StageFacts:
         nonlocal counted
         for piece in range(counted, at + index):
             counts.update(_counts(parts.ledger.entry(plan.round, f"score.{piece:05d}")))
@@ -101,19 +101,19 @@ def score(parts: Parts, plan: Plan, sampled: list[Entry], at: int) -> list[Entry
     return _in_pieces(parts, plan.round, "score", at, [table.rows for table in tables], write, unit="answers")
 
 
-def _counts(entry: Entry | None) -> dict[str, int]:
+def _counts(entry: StageRecord | None) -> dict[str, int]:
     """What the judge has counted in a piece."""
     facts = {} if entry is None else entry.facts
     return {key: fact for key, fact in facts.items() if key.startswith("judge/") and isinstance(fact, int)}
 
 
-def select(parts: Parts, plan: Plan) -> Entry:
+def select(parts: RunContext, plan: RoundPlan) -> StageRecord:
     """The pairs the learner will see; each response in one bucket, each considered pair in one.
 
     Behind them the pairs of earlier rounds whose labels arrived in this one.
     """
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         responses: dict[str, int] = {}
         pairs: dict[str, int] = {}
         off = mismatch.known(parts, plan.round)
@@ -140,7 +140,7 @@ def select(parts: Parts, plan: Plan) -> Entry:
     return entry
 
 
-def _late_pairs(parts: Parts, round: int, shelf: Shelf) -> Facts:
+def _late_pairs(parts: RunContext, round: int, shelf: StageWriter) -> StageFacts:
     """Their answers have had their bucket: in the round that sampled them."""
     late = judged.late_in(parts, round)
     number = 0
@@ -154,8 +154,15 @@ def _late_pairs(parts: Parts, round: int, shelf: Shelf) -> Facts:
 
 
 def _in_pieces(
-    parts: Parts, round: int, stage: str, at: int, sizes: Sequence[int], write: Callable[..., Facts], *, unit: str
-) -> list[Entry]:
+    parts: RunContext,
+    round: int,
+    stage: str,
+    at: int,
+    sizes: Sequence[int],
+    write: Callable[..., StageFacts],
+    *,
+    unit: str,
+) -> list[StageRecord]:
     """Commit a page of a stage piece by piece; `write(shelf, index=...)` makes one, of `sizes[index]` units."""
     entries = []
     for index in range(len(sizes)):

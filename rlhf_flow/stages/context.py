@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.metrics.off_policy import Gate
+from rlhf_flow.metrics.off_policy import OffPolicy
 from rlhf_flow.observe.settings import Observer
 from rlhf_flow.protocols import (
     Engine,
@@ -19,8 +19,8 @@ from rlhf_flow.protocols import (
     Scorer,
     Selector,
 )
-from rlhf_flow.storage.store import Shelf, Store
-from rlhf_flow.types import Draw, Plan, Policy, Rollouts
+from rlhf_flow.storage.store import StageWriter, Store
+from rlhf_flow.types import Policy, Rollouts, RoundPlan, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class Evaluation:
     """How a policy is judged: by which judge, on which draw of the held-out prompts, and how often."""
 
     judge: Scorer
-    draw: Draw
+    draw: SamplingParams
     every: int
     asks_proxy: bool = True  # whether the judge of training, where it is another, judges the held-out answers too
 
@@ -49,7 +49,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Refreshing:
+class RewardUpdates:
     """How the judge is trained while the policy is: on whose labels, of how many prompts of a round, and how often."""
 
     every: int  # rounds
@@ -62,7 +62,7 @@ class Refreshing:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointPolicy:
     """Which rounds leave a checkpoint, and which checkpoints stay."""
 
     every: int  # rounds between checkpoints
@@ -71,7 +71,7 @@ class Keeping:
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunContext:
     """One part per extension point: an algorithm, and the world it runs in."""
 
     seed: int
@@ -89,26 +89,26 @@ class Parts:
     schedule: Schedule
     learner: Learner
     evaluation: Evaluation | Agreement
-    keeping: Keeping
+    keeping: CheckpointPolicy
     ledger: Store
     observers: Sequence[Observer]
     can_cycle: bool = False  # whether the scorer's preferences can: then it is measured whether they do
     enough: int | None = None  # useful pairs, until which a round asks further pages of prompts; None: it asks one
     pages: int = 1  # at most
-    refreshing: Refreshing | None = None  # None: the judge stays as it is
+    refreshing: RewardUpdates | None = None  # None: the judge stays as it is
     alarms: Alarms = field(default_factory=Alarms)
     lag: int = 0  # rounds that answers are drawn ahead of what is learned
     apart: bool = False  # whether engines and learner can work at the same time
-    gate: Gate = field(default_factory=lambda: Gate(measured=0))
+    gate: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
     card: Card | None = None  # the model card of a round's policy, from the win rates known; None: none is written
 
-    def plan(self, round: int) -> Plan:
+    def plan(self, round: int) -> RoundPlan:
         """What the schedule says of a round, as far as the sampler and the objective ask."""
         records = self.ledger.records if len(self.ledger.records) == round else self.ledger.records[:round]
         roles, anchors = self.sampler.roles, self.objective.at(round).needs.anchors
         return self.schedule.at(round, records).only(samplers=roles, anchors=anchors)
 
-    def save_policy(self, shelf: Shelf, round: int) -> None:
+    def save_policy(self, shelf: StageWriter, round: int) -> None:
         """Write the policy that the learner holds, with its card."""
         self.learner.save_policy(shelf.folder("policy"))
         if self.card is not None:

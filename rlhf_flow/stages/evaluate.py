@@ -22,10 +22,10 @@ from rlhf_flow.prompts.pairwise import row_of
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.models.gpm import log_odds
 from rlhf_flow.seeds import derive
-from rlhf_flow.stages.context import Agreement, Evaluation, Parts
-from rlhf_flow.stages.policies import Library
+from rlhf_flow.stages.context import Agreement, Evaluation, RunContext
+from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.store import Entry, Facts, Shelf
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.storage.tables import Shard, Table
 from rlhf_flow.types import Message, Response, Rollouts, Scored
 
@@ -33,7 +33,7 @@ STEPS = 4  # of an evaluation, for the terminal: answer, judge, ask the judge of
 GRAM = 4  # tokens that must follow each other again to count as repeated
 
 
-def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
+def evaluate(parts: RunContext, round: int, library: PolicyRegistry) -> StageRecord | None:
     """Commit `evaluate` of a round: answers, comparison with the start, KL. None where this round is not evaluated.
 
     A policy whose weights are the start's has the start's answers: its win rate is that of equal answers.
@@ -65,7 +65,7 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     if not due or not parts.prompts.held_out():
         return None
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         if isinstance(parts.evaluation, Agreement):
             return _agreement(parts, parts.evaluation.judge, round, library, shelf)
         return _better(parts, parts.evaluation, round, library, shelf)
@@ -76,7 +76,9 @@ def evaluate(parts: Parts, round: int, library: Library) -> Entry | None:
     return entry
 
 
-def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, shelf: Shelf) -> Facts:
+def _better(
+    parts: RunContext, evaluation: Evaluation, round: int, library: PolicyRegistry, shelf: StageWriter
+) -> StageFacts:
     policy, judge, draw = library[round], evaluation.judge, evaluation.draw
     seed = derive(parts.seed, "evaluate")  # held-out answers share no seed with the round's own
     start = _answers(parts, 0) if round > 0 else None
@@ -105,7 +107,7 @@ def _better(parts: Parts, evaluation: Evaluation, round: int, library: Library, 
     return metrics | {f"{PREFIX}{alarm.name}": 1 for alarm in tripped(history, parts.alarms)}
 
 
-def _agreement(parts: Parts, judge: Scorer, round: int, library: Library, shelf: Shelf) -> Facts:
+def _agreement(parts: RunContext, judge: Scorer, round: int, library: PolicyRegistry, shelf: StageWriter) -> StageFacts:
     """What the reward model of a round says of the held-out answers, against the labels."""
     seed = derive(parts.seed, "evaluate")
     answers = parts.sampler.sample(parts.engine, parts.prompts.held_out(), {}, round=round, seed=seed)
@@ -144,7 +146,7 @@ def _verdicts(judged: Scored, numbers: np.ndarray) -> Verdicts:
     return Verdicts(np.array(odds), np.array(label), lengths, answers, np.array(prompts), np.array(asked))
 
 
-def _answers(parts: Parts, round: int) -> Rollouts:
+def _answers(parts: RunContext, round: int) -> Rollouts:
     entry = parts.ledger.entry(round, "evaluate")
     assert entry is not None, f"round {round} was not evaluated"
     answers, _ = parts.ledger.table(round, entry).shards  # in the order of their names: answers, compared
@@ -243,7 +245,9 @@ def _compared(judged: Scored) -> pa.Table:
     return pa.Table.from_pylist([row(b, *both) for b, both in enumerate(judged.rollouts.responses)])
 
 
-def _policy_metrics(parts: Parts, round: int, library: Library, answers: Shard, *, own: bool) -> dict[str, float]:
+def _policy_metrics(
+    parts: RunContext, round: int, library: PolicyRegistry, answers: Shard, *, own: bool
+) -> dict[str, float]:
     """What the learner says of the held-out answers, at T=1; the KL to the start only of the policy's `own` ones.
 
     KL: mean over the answers of sum_t (log pi - log pi_0). May be negative.

@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 
 from rlhf_flow.stages import read_scores as judged
-from rlhf_flow.stages.context import Parts
+from rlhf_flow.stages.context import RunContext
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.store import Entry, Facts, Shelf
-from rlhf_flow.types import Plan, Rollouts, Scored
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
+from rlhf_flow.types import Rollouts, RoundPlan, Scored
 
 OVERDUE = "overdue"  # the mark of a verdict that a round went on without
 
 
-def late(parts: Parts, plan: Plan) -> Entry | None:
+def late(parts: RunContext, plan: RoundPlan) -> StageRecord | None:
     """Ask the judge again for what earlier rounds went on without; None where there is no such thing.
 
     Committed as scores of those rounds' answers in which nothing is known but what arrived, and `overdue` marks what
@@ -27,7 +27,7 @@ def late(parts: Parts, plan: Plan) -> Entry | None:
     if not (waiting := _waiting(parts, plan.round)):
         return None
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         open_after, labels = [], 0
         for origin in waiting:
             for index, then in enumerate(_last_seen(parts, plan.round, origin)):
@@ -44,7 +44,7 @@ def late(parts: Parts, plan: Plan) -> Entry | None:
     return entry
 
 
-def _waiting(parts: Parts, round: int) -> list[int]:
+def _waiting(parts: RunContext, round: int) -> list[int]:
     """The earlier rounds whose verdicts are not all there yet."""
     before, scored = (parts.ledger.entry(round - 1, stage) for stage in ("late", "score"))
     still = [] if before is None else before.facts["waiting"]
@@ -52,7 +52,7 @@ def _waiting(parts: Parts, round: int) -> list[int]:
     return [*still, round - 1] if scored is not None and scored.facts.get(f"judge/{OVERDUE}") else still
 
 
-def _last_seen(parts: Parts, round: int, origin: int) -> list[Scored]:
+def _last_seen(parts: RunContext, round: int, origin: int) -> list[Scored]:
     """What was known of a round's answers when the round before this one was over."""
     if origin == round - 1:
         return [_marked(scored) for scored in judged.in_round(parts, origin)]
@@ -64,7 +64,7 @@ def _marked(scored: Scored) -> Scored:
     return replace(scored, marks={OVERDUE: scored.marks.get(OVERDUE, np.zeros_like(scored.wins, dtype=bool))})
 
 
-def _asked_again(parts: Parts, then: Scored) -> Scored:
+def _asked_again(parts: RunContext, then: Scored) -> Scored:
     """What arrived since `then`, and what is overdue still; everything else is unknown."""
     overdue = then.marks[OVERDUE]  # [B, N, N]
     asked = np.flatnonzero(overdue.any((1, 2)))

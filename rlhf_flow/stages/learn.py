@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 
-from rlhf_flow.stages.context import Parts
-from rlhf_flow.stages.policies import Library, averaged, facts_of, lesson_of
+from rlhf_flow.stages.context import RunContext
+from rlhf_flow.stages.policies import PolicyRegistry, averaged, facts_of, lesson_of
 from rlhf_flow.storage.parquet import SIDES
-from rlhf_flow.storage.store import Entry, Facts, Shelf
-from rlhf_flow.storage.tables import Lesson
-from rlhf_flow.types import Plan
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
+from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.types import RoundPlan
 
 
-def anchor(parts: Parts, plan: Plan, library: Library) -> Entry:
+def anchor(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> StageRecord:
     """Log-probs under every anchor of the responses the learner will see: once, for every epoch and later round."""
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         lesson = lesson_of(parts, plan, library)
         known = lesson.anchors.read(["response", "policy"]).to_pylist() if lesson.anchors.shards else []
         have = {(row["response"], row["policy"]) for row in known}
@@ -41,7 +41,7 @@ def anchor(parts: Parts, plan: Plan, library: Library) -> Entry:
     return entry
 
 
-def learn(parts: Parts, plan: Plan, library: Library) -> Entry:
+def learn(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> StageRecord:
     """Teach the learner the round's lesson and publish what comes out. Two commits: `learn`, `publish`."""
     round, ledger, learner = plan.round, parts.ledger, parts.learner
     published = ledger.entry(round, "publish")
@@ -51,13 +51,13 @@ def learn(parts: Parts, plan: Plan, library: Library) -> Entry:
     steps = learner.steps(lesson)  # 0 where the round has no useful pairs: the same weights are published
     leaves_checkpoint = round % parts.keeping.every == 0 or round == parts.rounds
 
-    def taught(shelf: Shelf) -> Facts:
+    def taught(shelf: StageWriter) -> StageFacts:
         metrics = _teach(parts, plan, library, lesson, steps=steps)
         if leaves_checkpoint:
             learner.save_state(shelf.folder("learner"))
         return metrics
 
-    def publish(shelf: Shelf) -> Facts:
+    def publish(shelf: StageWriter) -> StageFacts:
         policy = library.publish(plan, changed=steps > 0)
         averages = {name: library.average(name, round, decay) for name, decay in plan.averages.items()}
         if leaves_checkpoint:
@@ -83,13 +83,15 @@ def learn(parts: Parts, plan: Plan, library: Library) -> Entry:
     return published
 
 
-def _teach(parts: Parts, plan: Plan, library: Library, lesson: Lesson, *, steps: int) -> Facts:
+def _teach(
+    parts: RunContext, plan: RoundPlan, library: PolicyRegistry, lesson: TrainingRound, *, steps: int
+) -> StageFacts:
     """All steps of the lesson, with commits inside it where `checkpoint.steps` asks for them."""
     learner = parts.learner
     library.begin(plan.init)
     library.held = None  # from the first step on, what the learner holds has no name
     stride = parts.keeping.steps or _progress_stride(steps)
-    metrics: list[Facts] = []
+    metrics: list[StageFacts] = []
     for first in range(0, steps, stride):
         last = min(first + stride, steps)
         parts.progress(plan.round, "learn", first, steps, "steps", _latest(metrics))
@@ -101,10 +103,10 @@ def _teach(parts: Parts, plan: Plan, library: Library, lesson: Lesson, *, steps:
     return {"steps": steps, **_mean(metrics)}
 
 
-def _committed_steps(parts: Parts, round: int, lesson: Lesson, first: int, last: int) -> Entry:
+def _committed_steps(parts: RunContext, round: int, lesson: TrainingRound, first: int, last: int) -> StageRecord:
     name, folder = f"learn.step{last:06d}", f"learner.step{last:06d}"
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         metrics = parts.learner.update(lesson, first, last)
         parts.learner.save_state(shelf.folder(folder))
         return metrics
@@ -123,13 +125,13 @@ def _progress_stride(steps: int) -> int:
     return max(1, math.ceil(steps / 10))
 
 
-def _latest(metrics: list[Facts]) -> str:
+def _latest(metrics: list[StageFacts]) -> str:
     """The loss of the latest steps, for the terminal."""
     loss = metrics[-1].get("loss") if metrics else None
     return f"loss {loss:.4f}" if isinstance(loss, int | float) else ""
 
 
-def _mean(metrics: list[Facts]) -> dict[str, float]:
+def _mean(metrics: list[StageFacts]) -> dict[str, float]:
     """Means over all pairs, from means over some pairs each; of `pairs`, their total weight, the sum."""
     sums: dict[str, float] = {}
     for facts in metrics:
@@ -141,7 +143,7 @@ def _mean(metrics: list[Facts]) -> dict[str, float]:
     return {key: value if key == "pairs" else value / sums["pairs"] for key, value in sums.items()}
 
 
-def _responses_in_pairs(lesson: Lesson) -> list[str]:
+def _responses_in_pairs(lesson: TrainingRound) -> list[str]:
     ids: dict[str, None] = {}
     for tables in lesson.tables:
         pairs = tables.read_pairs(list(SIDES))

@@ -11,17 +11,17 @@ import pyarrow as pa
 
 from rlhf_flow.metrics.off_policy import GateError, distance, measures
 from rlhf_flow.seeds import derive
-from rlhf_flow.stages.context import Parts
-from rlhf_flow.stages.policies import Library
-from rlhf_flow.storage.store import Entry, Facts, Shelf
+from rlhf_flow.stages.context import RunContext
+from rlhf_flow.stages.policies import PolicyRegistry
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.storage.tables import Table
-from rlhf_flow.types import Plan, Scored
+from rlhf_flow.types import RoundPlan, Scored
 
 SHARE = 8  # of so many answers one is measured, FEW at least: it costs a forward pass, and a mean needs no more
 FEW, USUAL = 16, 64
 
 
-def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
+def mismatch(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> StageRecord | None:
     """Measure the mismatch of some of the round's answers, or of all; None where nobody wants to know.
 
     Raises GateError where one is beyond a bound that is to stop the run.
@@ -30,7 +30,7 @@ def mismatch(parts: Parts, plan: Plan, library: Library) -> Entry | None:
     if parts.gate.measured == 0 and not everything:
         return None
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         drawn = _drawn_by_the_policy(parts, plan.round)
         ids = list(drawn)
         most = _most(parts.gate.measured, len(ids))
@@ -63,7 +63,7 @@ def _most(asked: int, answers: int) -> int:
     return asked if asked > USUAL else min(asked, max(FEW, math.ceil(answers / SHARE)))
 
 
-def barred(parts: Parts, round: int, scored: Scored, *, known: Mapping[str, float]) -> Scored:
+def barred(parts: RunContext, round: int, scored: Scored, *, known: Mapping[str, float]) -> Scored:
     """What was said of answers of `scored.rollouts.round`, for a round that learns from them: without those beyond.
 
     `known`: the mismatch of answers, where it was measured.
@@ -78,7 +78,7 @@ def barred(parts: Parts, round: int, scored: Scored, *, known: Mapping[str, floa
     return replace(scored, barred=out) if out else scored
 
 
-def known(parts: Parts, round: int) -> dict[str, float]:
+def known(parts: RunContext, round: int) -> dict[str, float]:
     """The mismatch of the answers of a round, as far as it was measured."""
     entry = parts.ledger.entry(round, "mismatch")
     if entry is None:
@@ -87,14 +87,14 @@ def known(parts: Parts, round: int) -> dict[str, float]:
     return dict(zip(rows["response"].to_pylist(), rows["mismatch"].to_pylist(), strict=True))
 
 
-def _drawn_by_the_policy(parts: Parts, round: int) -> dict[str, np.ndarray]:
+def _drawn_by_the_policy(parts: RunContext, round: int) -> dict[str, np.ndarray]:
     """The log-probs [T] that answers were drawn with. Of others it is no mismatch that the policy gives them others."""
     columns = _sampled(parts, round).read(["response", "source", "logps"])
     rows = zip(*(columns[name].to_pylist() for name in ("response", "source", "logps")), strict=True)
     return {id: np.asarray(logps, np.float32) for id, source, logps in rows if source == "policy" and logps}
 
 
-def _learned(parts: Parts, plan: Plan, library: Library, ids: list[str]) -> dict[str, np.ndarray]:
+def _learned(parts: RunContext, plan: RoundPlan, library: PolicyRegistry, ids: list[str]) -> dict[str, np.ndarray]:
     """Log-probs [T] of the answers, under what the round starts from."""
     if not ids:
         return {}
@@ -103,13 +103,13 @@ def _learned(parts: Parts, plan: Plan, library: Library, ids: list[str]) -> dict
     return {id: np.asarray(logps) for id, logps in zip(ids, table["logps"].to_pylist(), strict=True)}
 
 
-def _sampled(parts: Parts, round: int) -> Table:
+def _sampled(parts: RunContext, round: int) -> Table:
     sampled = parts.ledger.entry(round, "sample")
     assert sampled is not None, f"round {round} has no responses"
     return parts.ledger.table(round, sampled)
 
 
-def _refuse(parts: Parts, plan: Plan, found: Mapping[str, float]) -> None:
+def _refuse(parts: RunContext, plan: RoundPlan, found: Mapping[str, float]) -> None:
     beyond = {id: off for id, off in found.items() if parts.gate.bucket(None, off) is not None}
     if parts.gate.exceeding == "drop" or not beyond:
         return

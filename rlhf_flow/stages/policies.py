@@ -14,17 +14,17 @@ import numpy as np
 
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages import read_scores as judged
-from rlhf_flow.stages.context import Parts
-from rlhf_flow.storage.store import Entry, Facts
-from rlhf_flow.storage.tables import Lesson, RoundTables, Shard, Table
-from rlhf_flow.types import Plan, Policy, Probe
+from rlhf_flow.stages.context import RunContext
+from rlhf_flow.storage.store import StageFacts, StageRecord
+from rlhf_flow.storage.tables import RoundTables, Shard, Table, TrainingRound
+from rlhf_flow.types import Policy, Probe, RoundPlan
 from rlhf_flow.weights.source import published
 
 
-class Library:
+class PolicyRegistry:
     """The policies of a run, by the round that published them: from memory, from disk, or learned once more."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: RunContext) -> None:
         self.parts = parts
         self.policies: dict[int, Policy] = {0: parts.start}
         self.averages: dict[tuple[str, int], Policy] = {}
@@ -34,7 +34,7 @@ class Library:
         """The identity of a published policy; its weights need not be at hand."""
         return self.parts.start.sha256 if round == 0 else str(self._published(round).facts["sha256"])
 
-    def identity(self, plan: Plan, role: str) -> str:
+    def identity(self, plan: RoundPlan, role: str) -> str:
         """The identity of who plays a sampler's role in a round."""
         version = plan.samplers[role]
         if role not in plan.averages or version == 0:
@@ -48,7 +48,7 @@ class Library:
             self.policies[round] = self._from_disk(round) or self._learned_again(round)
         return self.policies[round]
 
-    def playing(self, plan: Plan, role: str) -> Policy:
+    def playing(self, plan: RoundPlan, role: str) -> Policy:
         """Who plays a sampler's role in a round."""
         version = plan.samplers[role]
         return self.average(role, version, plan.averages[role]) if role in plan.averages else self[version]
@@ -73,7 +73,7 @@ class Library:
         self.parts.learner.start(policy)
         self.held = round
 
-    def publish(self, plan: Plan, *, changed: bool) -> Policy:
+    def publish(self, plan: RoundPlan, *, changed: bool) -> Policy:
         """Take what the learner holds as the round's policy: the very one it started from where nothing was learned."""
         if changed:
             policy = self.parts.learner.publish(plan.publish_as, plan.round)
@@ -98,7 +98,7 @@ class Library:
         self.policies = {round: policy for round, policy in self.policies.items() if round in rounds | {0}}
         self.averages = {key: policy for key, policy in self.averages.items() if key[1] in rounds}
 
-    def _published(self, round: int) -> Entry:
+    def _published(self, round: int) -> StageRecord:
         entry = self.parts.ledger.entry(round, "publish")
         assert entry is not None, f"round {round} has published nothing yet"
         return entry
@@ -150,7 +150,7 @@ class Library:
         return policy
 
 
-def lesson_of(parts: Parts, plan: Plan, library: Library) -> Lesson:
+def lesson_of(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> TrainingRound:
     """What the round teaches: the pairs of the rounds in memory, with the log-probs of the round's anchors."""
     tables, anchors = [], Table(())
     present = _pairs(parts, plan.round).rows
@@ -163,7 +163,7 @@ def lesson_of(parts: Parts, plan: Plan, library: Library) -> Lesson:
         anchored = parts.ledger.entry(past, "anchor")
         if anchored is not None:
             anchors = Table((*anchors.shards, *parts.ledger.table(past, anchored).shards))
-    return Lesson(
+    return TrainingRound(
         round=plan.round,
         rounds=parts.rounds,
         seed=parts.seed,
@@ -174,7 +174,7 @@ def lesson_of(parts: Parts, plan: Plan, library: Library) -> Lesson:
     )
 
 
-def _responses(parts: Parts, round: int) -> Table:
+def _responses(parts: RunContext, round: int) -> Table:
     """Of the round, and of the earlier ones whose labels arrived in it."""
     late = parts.ledger.entry(round, "late")
     shards: list[Shard] = []
@@ -185,7 +185,7 @@ def _responses(parts: Parts, round: int) -> Table:
     return Table(tuple(shards))
 
 
-def _pairs(parts: Parts, round: int) -> Table:
+def _pairs(parts: RunContext, round: int) -> Table:
     selected = parts.ledger.entry(round, "select")
     assert selected is not None, f"round {round} has no pairs"
     return parts.ledger.table(round, selected)
@@ -203,7 +203,7 @@ def averaged(name: str) -> str:
     return f"average-{name}"
 
 
-def facts_of(policy: Policy) -> Facts:
+def facts_of(policy: Policy) -> StageFacts:
     return {"sha256": policy.sha256, "probe": None if policy.probe is None else asdict(policy.probe)}
 
 

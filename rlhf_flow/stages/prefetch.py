@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from functools import partial
 
 from rlhf_flow.stages.collect import collect
-from rlhf_flow.stages.context import Parts
-from rlhf_flow.stages.policies import Library
+from rlhf_flow.stages.context import RunContext
+from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.system.cancellation import stoppable
 
 PATIENCE = 30.0  # seconds that the other work may take to notice that nobody waits for it any more
 
 
 @contextmanager
-def looking_ahead(parts: Parts, library: Library, round: int) -> Iterator[None]:
+def looking_ahead(parts: RunContext, library: PolicyRegistry, round: int) -> Iterator[None]:
     """While the block learns, collect a coming round; both are done when it ends. Nothing under lag=0.
 
     Raises what the block raised, else what collecting did.

@@ -16,17 +16,17 @@ import pyarrow as pa
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.stages import read_scores as judged
-from rlhf_flow.stages.context import Parts, Refreshing
+from rlhf_flow.stages.context import RewardUpdates, RunContext
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.store import Facts, Shelf, Store
-from rlhf_flow.storage.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.store import StageFacts, StageWriter, Store
+from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
 from rlhf_flow.types import Rollouts, Scored
 
 FOLDER = "scorer"  # of a round's folder: the checkpoint of the judge that was trained at its end
 PAIRS = AllPairs(label="soft", truncated="keep")  # a judge of whole answers has to judge cut ones too
 
 
-def refresh(parts: Parts, round: int) -> None:
+def refresh(parts: RunContext, round: int) -> None:
     """Two stages at the end of a round: `label`, and `refresh` where it is due. None where judges stay as they are."""
     refreshing = parts.refreshing
     if refreshing is None or round == 0:
@@ -43,7 +43,7 @@ def newest(store: Store, before: int) -> int:
     return next((past for past in range(before - 1, 0, -1) if store.entry(past, "refresh") is not None), 0)
 
 
-def judge_of(refreshing: Refreshing, store: Store, round: int) -> str:
+def judge_of(refreshing: RewardUpdates, store: Store, round: int) -> str:
     """The identity of the judge that scored a round: sha256 of its weights."""
     trained = newest(store, round)
     entry = store.entry(trained, "refresh") if trained else None
@@ -76,10 +76,10 @@ class RefreshedScorer:
         return self._store.folder(self._round) / FOLDER if self._round else None
 
 
-def _label(parts: Parts, refreshing: Refreshing, round: int) -> None:
+def _label(parts: RunContext, refreshing: RewardUpdates, round: int) -> None:
     """Labels of the first prompts of the round: its prompts are in an order drawn for it."""
 
-    def write(shelf: Shelf) -> Facts:
+    def write(shelf: StageWriter) -> StageFacts:
         rollouts, thought = _first(judged.in_round(parts, round), refreshing.prompts)
         labels = refreshing.labeller.score(rollouts)
         shelf.table("labels/answers", refreshing.read(rollouts))
@@ -93,8 +93,8 @@ def _label(parts: Parts, refreshing: Refreshing, round: int) -> None:
     parts.progress(round, "label", 1, 1, "rounds")
 
 
-def _retrain(parts: Parts, refreshing: Refreshing, round: int) -> None:
-    def write(shelf: Shelf) -> Facts:
+def _retrain(parts: RunContext, refreshing: RewardUpdates, round: int) -> None:
+    def write(shelf: StageWriter) -> StageFacts:
         lesson = _lesson(parts, refreshing, round)
         learner = refreshing.learner()
         try:
@@ -111,7 +111,7 @@ def _retrain(parts: Parts, refreshing: Refreshing, round: int) -> None:
     parts.progress(round, "refresh", 1, 1, "rounds")
 
 
-def _lesson(parts: Parts, refreshing: Refreshing, round: int) -> Lesson:
+def _lesson(parts: RunContext, refreshing: RewardUpdates, round: int) -> TrainingRound:
     """The labels of all rounds so far."""
     tables = []
     for past in range(1, round + 1):
@@ -119,7 +119,7 @@ def _lesson(parts: Parts, refreshing: Refreshing, round: int) -> Lesson:
         if labelled is not None:  # the rounds before a run was told to label have none
             answers, pairs, _ = parts.ledger.table(past, labelled).shards  # in the order of their names
             tables.append(RoundTables(past, Table((answers,)), Table((pairs,))))
-    return Lesson(
+    return TrainingRound(
         round=round,
         rounds=parts.rounds,
         seed=parts.seed,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rlhf_flow.storage.store import Entry, Facts, Shelf, summed
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter, summed
 from rlhf_flow.storage.tables import Shard, Table
 from rlhf_flow.types import RoundRecord
 
@@ -52,7 +52,7 @@ class InMemory:
     """Keeps what `storage.ledger.Ledger` keeps, for as long as the process lives, and only what is read again."""
 
     records: list[RoundRecord] = field(default_factory=list)
-    _entries: dict[int, dict[str, Entry]] = field(default_factory=dict)
+    _entries: dict[int, dict[str, StageRecord]] = field(default_factory=dict)
     _tables: dict[int, dict[str, HeldShard]] = field(default_factory=dict)
     _aside: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
@@ -67,13 +67,13 @@ class InMemory:
     def folder(self, round: int) -> Path:
         return self.root / f"{round:05d}"
 
-    def entry(self, round: int, name: str) -> Entry | None:
+    def entry(self, round: int, name: str) -> StageRecord | None:
         return self._entries.get(round, {}).get(name)
 
     def untouched(self, round: int) -> bool:
         return round not in self._entries
 
-    def commit(self, round: int, name: str, write: Callable[[Shelf], Facts]) -> Entry:
+    def commit(self, round: int, name: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
         committed = self.entry(round, name)
         if committed is not None:
             return committed
@@ -83,18 +83,18 @@ class InMemory:
         seconds = time.perf_counter() - began
         self._tables.setdefault(round, {}).update(shelf.tables)
         rows = {path: shard.rows for path, shard in shelf.tables.items()}
-        return self._keep(round, Entry(name=name, files={}, rows=rows, facts=facts, seconds=seconds))
+        return self._keep(round, StageRecord(name=name, files={}, rows=rows, facts=facts, seconds=seconds))
 
-    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[Entry]]) -> Entry:
+    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
         committed = self.entry(round, name)
         if committed is not None:
             return committed
         parts = pieces()
         rows = {path: rows for part in parts for path, rows in part.rows.items()}
         seconds = sum(part.seconds for part in parts)
-        return self._keep(round, Entry(name=name, files={}, rows=rows, facts=summed(parts), seconds=seconds))
+        return self._keep(round, StageRecord(name=name, files={}, rows=rows, facts=summed(parts), seconds=seconds))
 
-    def table(self, round: int, entry: Entry) -> Table:
+    def table(self, round: int, entry: StageRecord) -> Table:
         return Table(tuple(self._tables[round][path] for path in sorted(entry.rows)))
 
     def close_round(self, record: RoundRecord) -> None:
@@ -105,7 +105,7 @@ class InMemory:
         for round in [round for round in self._tables if 0 < round < before]:
             del self._tables[round]
 
-    def point(self, name: str, facts: Facts) -> None:
+    def point(self, name: str, facts: StageFacts) -> None:
         """There is nothing on disk to point to."""
 
     def prune(self, round: int, folders: Iterable[str]) -> None:
@@ -118,6 +118,6 @@ class InMemory:
     def close(self) -> None:
         self._aside.cleanup()
 
-    def _keep(self, round: int, entry: Entry) -> Entry:
+    def _keep(self, round: int, entry: StageRecord) -> StageRecord:
         self._entries.setdefault(round, {})[entry.name] = entry
         return entry

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from rlhf_flow.storage.data_origin import changed
-from rlhf_flow.storage.store import Entry, Facts, FolderShelf, Shelf, summed
+from rlhf_flow.storage.store import FolderStageWriter, StageFacts, StageRecord, StageWriter, summed
 from rlhf_flow.storage.tables import FileShard, Table
 from rlhf_flow.system.cancellation import heed
 from rlhf_flow.system.files import check, flush, lock, read_json, seal, write_json, write_text
@@ -42,7 +42,7 @@ class Ledger:
         *,
         config: str,
         identity: Mapping[str, object],
-        manifest: Facts,
+        manifest: StageFacts,
         until_verdicts: Callable[[str], bool] = lambda key: False,
         rounds: int | None = None,
     ) -> Ledger:
@@ -67,12 +67,12 @@ class Ledger:
         self,
         config: str,
         identity: dict[str, object],
-        manifest: Facts,
+        manifest: StageFacts,
         until_verdicts: Callable[[str], bool],
         rounds: int | None,
     ) -> None:
         known = self.root / "identity.json"
-        starts: list[Facts] = []
+        starts: list[StageFacts] = []
         if known.exists():
             old, free = read_json(known), set[str]()
             if not self._holds_verdicts():
@@ -105,16 +105,16 @@ class Ledger:
     def folder(self, round: int) -> Path:
         return self.root / "rounds" / f"{round:05d}"
 
-    def entry(self, round: int, name: str) -> Entry | None:
+    def entry(self, round: int, name: str) -> StageRecord | None:
         """The committed stage (or piece) of this name, None where it was not committed."""
         path = self._entry_path(round, name)
-        return Entry(**read_json(path)) if path.exists() else None
+        return StageRecord(**read_json(path)) if path.exists() else None
 
     def untouched(self, round: int) -> bool:
         """Whether no stage of the round was ever committed."""
         return not any(self.folder(round).glob("stages/*.json"))
 
-    def commit(self, round: int, name: str, write: Callable[[Shelf], Facts]) -> Entry:
+    def commit(self, round: int, name: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
         """The stage's entry: as it was committed, or made now by `write(shelf)` and committed atomically.
 
         `write` puts what the stage makes on the shelf it is given, laid out as under the round's folder.
@@ -127,7 +127,7 @@ class Ledger:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         began = time.perf_counter()
-        facts = write(FolderShelf(aside))
+        facts = write(FolderStageWriter(aside))
         seconds = time.perf_counter() - began
         paths = sorted(path for path in aside.rglob("*") if path.is_file())
         files = {str(path.relative_to(aside)): seal(path) for path in paths}
@@ -139,18 +139,18 @@ class Ledger:
         for parent in {(self.folder(round) / relative).parent for relative in files}:
             flush(parent)
         shutil.rmtree(aside)
-        entry = Entry(name=name, files=files, rows=rows, facts=facts, seconds=seconds)
+        entry = StageRecord(name=name, files=files, rows=rows, facts=facts, seconds=seconds)
         self._entry_path(round, name).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._entry_path(round, name), asdict(entry))
         return entry
 
-    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[Entry]]) -> Entry:
+    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
         """The stage that is committed in pieces: one entry with the files of all; their facts are summed."""
         committed = self.entry(round, name)
         if committed is not None:
             return committed
         parts = pieces()
-        entry = Entry(
+        entry = StageRecord(
             name=name,
             files={path: sha for part in parts for path, sha in part.files.items()},
             rows={path: rows for part in parts for path, rows in part.rows.items()},
@@ -160,7 +160,7 @@ class Ledger:
         write_json(self._entry_path(round, name), asdict(entry))
         return entry
 
-    def table(self, round: int, entry: Entry) -> Table:
+    def table(self, round: int, entry: StageRecord) -> Table:
         """The parquet files of a committed stage."""
         return Table(
             tuple(
@@ -185,7 +185,7 @@ class Ledger:
     def release(self, *, before: int) -> None:
         """No later lesson reads the tables of rounds before this one. On disk they stay: they are the record."""
 
-    def point(self, name: str, facts: Facts) -> None:
+    def point(self, name: str, facts: StageFacts) -> None:
         """Write `final.json` or `best.json`."""
         write_json(self.root / f"{name}.json", facts)
 
@@ -213,7 +213,7 @@ class Ledger:
     def _holds_verdicts(self) -> bool:
         """Whether a judge's verdict is committed. Scores of an earlier version, which did not count them, hold some."""
         for path in self.root.glob("rounds/*/stages/*.json"):
-            entry = Entry(**read_json(path))
+            entry = StageRecord(**read_json(path))
             counts = [entry.facts[key] for key in ("judge/verdicts", "eval/judge/verdicts") if key in entry.facts]
             if any(counts) or (not counts and entry.name.startswith(("score", "label"))):
                 return True
@@ -233,7 +233,7 @@ class Ledger:
             pruned = tuple(f"{name}/" for name in self._pruned(int(folder.name)))
             seen: set[str] = set()
             for path in sorted(folder.glob("stages/*.json")):
-                for relative, expected in Entry(**read_json(path)).files.items():
+                for relative, expected in StageRecord(**read_json(path)).files.items():
                     if relative not in seen and not relative.startswith(pruned):
                         check(folder / relative, expected)
                     seen.add(relative)
@@ -245,7 +245,9 @@ def _told(identity: Mapping[str, object], key: str) -> object:
     return None if value == {} else value
 
 
-def _same_run(old: Mapping[str, object], new: Mapping[str, object], root: Path, first: Facts, now: Facts) -> None:
+def _same_run(
+    old: Mapping[str, object], new: Mapping[str, object], root: Path, first: StageFacts, now: StageFacts
+) -> None:
     """Raises ValueError if identity keys differ. `first`, `now`: the manifests of the first start and of this one."""
     differing = [key for key in sorted({*old, *new}) if _told(old, key) != _told(new, key)]
     if differing == ["prompts.sha256"]:  # two hashes say nothing to a reader

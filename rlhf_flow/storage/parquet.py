@@ -13,7 +13,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored, Selection
+from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams, Scored, Selection
 
 TOKENS = pa.list_(pa.int32())
 LOGPS = pa.list_(pa.float32())
@@ -91,7 +91,7 @@ def to_rollouts(table: pa.Table) -> Rollouts:
     """The inverse of `from_rollouts`, but for the candidates that were not drawn."""
     prompts: dict[str, Prompt] = {}
     responses: dict[str, list[Response]] = {}
-    draws: dict[str, Draw] = {}
+    draws: dict[str, SamplingParams] = {}
     rows = table.to_pylist()
     for row in rows:
         if row["prompt"] not in prompts:
@@ -104,7 +104,7 @@ def to_rollouts(table: pa.Table) -> Rollouts:
             )
             responses[row["prompt"]] = []
         if row["draw"] not in draws:
-            draws[row["draw"]] = Draw(**json.loads(row["draw"]))
+            draws[row["draw"]] = SamplingParams(**json.loads(row["draw"]))
         responses[row["prompt"]].append(
             Response(
                 id=row["response"],

@@ -16,24 +16,24 @@ import pyarrow.parquet as pq
 from rlhf_flow.storage.tables import FileShard, Shard, Table
 from rlhf_flow.types import RoundRecord
 
-Facts = Mapping[str, object]  # of plain JSON values
+StageFacts = Mapping[str, object]  # of plain JSON values
 STAGES = (  # in the order of a round
     "sample", "score", "late", "mismatch", "select", "anchor", "learn", "publish", "evaluate", "label", "refresh",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Entry:
+class StageRecord:
     """A committed stage, or a committed piece of one."""
 
     name: str
     files: Mapping[str, str]  # path under the round's folder -> sha256
     rows: Mapping[str, int]  # path of a parquet file -> rows
-    facts: Facts  # what the stage has to say: metrics, hashes, counts
+    facts: StageFacts  # what the stage has to say: metrics, hashes, counts
     seconds: float
 
 
-class Shelf(Protocol):
+class StageWriter(Protocol):
     """Where a stage puts what it makes. Nothing on it exists for others before the stage is committed."""
 
     def table(self, name: str, rows: pa.Table) -> Shard:
@@ -62,21 +62,21 @@ class Store(Protocol):
 
     def folder(self, round: int) -> Path: ...
 
-    def entry(self, round: int, name: str) -> Entry | None: ...
+    def entry(self, round: int, name: str) -> StageRecord | None: ...
 
     def untouched(self, round: int) -> bool: ...
 
-    def commit(self, round: int, name: str, write: Callable[[Shelf], Facts]) -> Entry: ...
+    def commit(self, round: int, name: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord: ...
 
-    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[Entry]]) -> Entry: ...
+    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord: ...
 
-    def table(self, round: int, entry: Entry) -> Table: ...
+    def table(self, round: int, entry: StageRecord) -> Table: ...
 
     def close_round(self, record: RoundRecord) -> None: ...
 
     def release(self, *, before: int) -> None: ...
 
-    def point(self, name: str, facts: Facts) -> None: ...
+    def point(self, name: str, facts: StageFacts) -> None: ...
 
     def prune(self, round: int, folders: Iterable[str]) -> None: ...
 
@@ -86,7 +86,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class FolderShelf:
+class FolderStageWriter:
     """A shelf that is a folder aside."""
 
     root: Path
@@ -109,7 +109,7 @@ class FolderShelf:
         return path
 
 
-def summed(parts: Sequence[Entry]) -> Facts:
+def summed(parts: Sequence[StageRecord]) -> StageFacts:
     """The facts of a stage that was committed in pieces."""
     facts: dict[str, object] = {}
     for part in parts:

@@ -75,7 +75,7 @@ class RoundTables:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingRound:
     """What the learner is taught in one round. A pure function of committed files, so it can be replayed."""
 
     round: int

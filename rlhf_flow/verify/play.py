@@ -17,10 +17,10 @@ from rlhf_flow.metrics.alarms import Alarms
 from rlhf_flow.protocols import Memory, Objective, Sampler, Schedule, Selector
 from rlhf_flow.replay import Window
 from rlhf_flow.schedule import Fixed
-from rlhf_flow.stages.context import Evaluation, Keeping, Parts
+from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage.in_memory import InMemory
-from rlhf_flow.types import Draw, Policy, Prompt
-from rlhf_flow.weights.source import Held, fingerprint
+from rlhf_flow.types import Policy, Prompt, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights, fingerprint
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def play(
     judge = MatrixScorer(board)
     store = InMemory()
     asked = prompts or board.prompts(copies)
-    parts = Parts(
+    parts = RunContext(
         seed=seed,
         rounds=rounds,
         piece=len(asked),
-        start=Policy("policy", 0, fingerprint(state), Held(state), stateless=True),
+        start=Policy("policy", 0, fingerprint(state), InMemoryWeights(state), stateless=True),
         trust_remote_code=False,
         prompts=Rounds(asked),
         sampler=sampler,
@@ -114,8 +114,8 @@ def play(
         memory=memory or Window(),
         schedule=schedule or Fixed(),
         learner=learner,
-        evaluation=Evaluation(judge=judge, draw=Draw(name="held-out", n=1), every=rounds),
-        keeping=Keeping(every=rounds + 1, steps=None, keep=1),
+        evaluation=Evaluation(judge=judge, draw=SamplingParams(name="held-out", n=1), every=rounds),
+        keeping=CheckpointPolicy(every=rounds + 1, steps=None, keep=1),
         ledger=store,
         observers=(),
         alarms=Alarms(no_pairs=None),  # a few sampled answers may all be equal

@@ -19,7 +19,7 @@ BUCKET = 256 * MIB  # bytes, where nobody says otherwise
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorInfo:
     """What is known of a tensor without having it."""
 
     name: str
@@ -27,7 +27,7 @@ class Entry:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: str, tensor: Tensor) -> Entry:
+    def of(cls, name: str, tensor: Tensor) -> TensorInfo:
         return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
 
     @property
@@ -46,16 +46,16 @@ class Entry:
         return size
 
 
-Index: TypeAlias = tuple[Entry, ...]  # in the order of names
+Index: TypeAlias = tuple[TensorInfo, ...]  # in the order of names
 
 
 def index_of(state: Mapping[str, Tensor]) -> Index:
-    return tuple(Entry.of(name, state[name]) for name in sorted(state))
+    return tuple(TensorInfo.of(name, state[name]) for name in sorted(state))
 
 
-def pack(index: Iterable[Entry], limit: int) -> list[Index]:
+def pack(index: Iterable[TensorInfo], limit: int) -> list[Index]:
     """The entries in their order, in groups of at most `limit` bytes; a larger tensor is a group of its own."""
-    groups: list[list[Entry]] = []
+    groups: list[list[TensorInfo]] = []
     left = 0
     for entry in index:
         if not groups or entry.size > left:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rlhf_flow.weights.buckets import Entry, Index
+from rlhf_flow.weights.buckets import Index, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,4 +130,4 @@ def _reverted(skeleton: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[st
 
 
 def _entries(state: Mapping[str, Tensor]) -> Index:
-    return tuple(Entry.of(name, tensor) for name, tensor in state.items())
+    return tuple(TensorInfo.of(name, tensor) for name, tensor in state.items())

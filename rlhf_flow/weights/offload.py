@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class StepsAside(Protocol):
+class Offloadable(Protocol):
     """A worker that can share its GPUs with others. Between the two calls it is asked nothing else."""
 
     def step_aside(self) -> None:
@@ -26,7 +26,7 @@ class StepsAside(Protocol):
 
 
 @dataclass
-class Aside:
+class HostOffload:
     """Storages that are empty for now, and on the host what belongs into them.
 
     A storage keeps its identity, so that tensors which share it still do: tied weights, parameters that are views of

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import Bucket, Index, fill, pack, reader
-from rlhf_flow.weights.source import Adapter, Held, Weights
+from rlhf_flow.weights.source import Adapter, InMemoryWeights, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Yields buckets, each good until the next one is asked for; returns the policy, whose weights are `Apart`.
+# Yields buckets, each good until the next one is asked for; returns the policy, whose weights are `DetachedWeights`.
 Publishing: TypeAlias = Generator[Bucket, None, Policy]
 
 
 @dataclass(frozen=True)
-class Apart:
+class DetachedWeights:
     """Weights that travel beside their policy."""
 
     groups: tuple[Index, ...]  # what is in each bucket
@@ -38,7 +38,7 @@ def in_buckets(policy: Policy, limit: int) -> Publishing:
     tensors = tensors_of(policy.weights)
     groups = tuple(pack(tensors.index(), limit))
     yield from fill(groups, reader(tensors.stream()))
-    return moved(policy, Apart(groups))
+    return moved(policy, DetachedWeights(groups))
 
 
 def held(publishing: Publishing) -> Policy:
@@ -48,7 +48,7 @@ def held(publishing: Publishing) -> Policy:
         try:
             bucket = next(publishing)
         except StopIteration as end:
-            return moved(end.value, Held(state))
+            return moved(end.value, InMemoryWeights(state))
         state |= {name: tensor.clone() for name, tensor in bucket.tensors()}
 
 

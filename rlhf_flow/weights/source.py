@@ -141,7 +141,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Held:
+class InMemoryWeights:
     """Weights in the memory of this process."""
 
     state: Mapping[str, Tensor] = field(repr=False, compare=False)
@@ -166,7 +166,7 @@ class File:
         return index_of(self.load())
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        return Held(self.load()).stream()
+        return InMemoryWeights(self.load()).stream()
 
     def load(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file

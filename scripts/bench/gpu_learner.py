@@ -152,7 +152,7 @@ def learns(
 ) -> tuple[Speed, Speed]:
     """The forward passes of the anchor, and the optimizer steps."""
     from rlhf_flow.specs import Place
-    from rlhf_flow.storage.tables import Lesson
+    from rlhf_flow.storage.tables import TrainingRound
     from rlhf_flow.types import Policy
     from rlhf_flow.weights.source import Checkpoint
 
@@ -173,7 +173,7 @@ def learns(
                 learner.logps([tables.responses], wanted, policy)
 
         anchors = Speed(tokens, forward, repeated(anchor, machine, "anchors", asked.repeats, until))
-        lesson = Lesson(
+        lesson = TrainingRound(
             round=1,
             rounds=1,
             seed=0,

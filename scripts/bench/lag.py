@@ -25,8 +25,8 @@ from rlhf_flow.config.compose import compose
 from rlhf_flow.protocols import Engine, Learner
 from rlhf_flow.runner import prepare as build
 from rlhf_flow.specs import EngineSpec, LearnerSpec, Model, Place
-from rlhf_flow.storage.tables import Lesson
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
+from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 
 SMALL = (
     "experiment=sandbox",
@@ -61,7 +61,7 @@ class SlowEngine(Around):
     seconds: float
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         began = time.monotonic()
         rollouts = self.inner.generate(prompts, policy, draw, round=round, seed=seed)
@@ -74,7 +74,7 @@ class SlowLearner(Around):
     inner: Learner
     seconds: float
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         began, share = time.monotonic(), (last - first) / self.inner.steps(lesson)
         metrics = self.inner.update(lesson, first, last)
         _until(began + share * self.seconds)

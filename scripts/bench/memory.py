@@ -228,9 +228,9 @@ def written(table: Any, path: Path) -> Any:  # noqa: ANN401
 
 
 def lesson_of(asked: Any, round: int, responses: Any, pairs: Any, anchors: Any, start: Any) -> Any:  # noqa: ANN401
-    from rlhf_flow.storage.tables import Lesson, RoundTables
+    from rlhf_flow.storage.tables import RoundTables, TrainingRound
 
-    return Lesson(
+    return TrainingRound(
         round=round,
         rounds=2,
         seed=0,

@@ -34,8 +34,8 @@ from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response
-from rlhf_flow.weights.source import Checkpoint, Held, fingerprint
+from rlhf_flow.types import Mixture, Policy, Prompt, Response, SamplingParams
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +142,7 @@ def exactness(samples: int, weight: float, threads: int) -> bool:
         save_small_tokenizer(folder)
         state = networks[0].state_dict()
         mixture = Mixture(
-            Policy("policy", 1, fingerprint(state), Held(state)),
+            Policy("policy", 1, fingerprint(state), InMemoryWeights(state)),
             Policy("start", 0, "as opened", Checkpoint(folder)),
             weight,
         )
@@ -153,7 +153,7 @@ def exactness(samples: int, weight: float, threads: int) -> bool:
         a_call = 10_000  # answers
         prompts = [Prompt(f"{part}", (), CONTEXT) for part in range(10)]  # other ids, other seeds
         for round in range(1, max(1, samples // a_call) + 1):
-            draw = Draw(n=a_call // len(prompts), max_tokens=LENGTH)
+            draw = SamplingParams(n=a_call // len(prompts), max_tokens=LENGTH)
             drawn = engine.generate(prompts, mixture, draw, round=round, seed=SEED)
             answers = [(prompts[0], response) for group in drawn.responses for response in group]
             counts += np.bincount([index[tuple(one.tokens.tolist())] for _, one in answers], minlength=len(due))
@@ -194,7 +194,9 @@ class Blending:
         return (1 - self.weight) * scores.log_softmax(-1) + self.weight * logits.float().log_softmax(-1)
 
 
-def baseline(networks: Sequence[PreTrainedModel], weight: float, prompts: Sequence[Prompt], draw: Draw) -> int:
+def baseline(
+    networks: Sequence[PreTrainedModel], weight: float, prompts: Sequence[Prompt], draw: SamplingParams
+) -> int:
     """The number of tokens drawn by `generate`, with keys and values of the policy cached."""
     import torch
     from transformers import LogitsProcessorList
@@ -220,7 +222,7 @@ def baseline(networks: Sequence[PreTrainedModel], weight: float, prompts: Sequen
 
 
 def drawing(
-    engine: VLLMEngine | HuggingFaceEngine, prompts: Sequence[Prompt], asked: Policy | Mixture, draw: Draw
+    engine: VLLMEngine | HuggingFaceEngine, prompts: Sequence[Prompt], asked: Policy | Mixture, draw: SamplingParams
 ) -> int:
     drawn = engine.generate(prompts, asked, draw, round=1, seed=SEED)
     return sum(len(response.tokens) for group in drawn.responses for response in group)
@@ -241,11 +243,14 @@ def speed(options: argparse.Namespace) -> bool:
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     prompts = Jsonl(path=str(options.prompts), batch=options.batch).open(tokenizer, SEED).batch(1)
-    draw = Draw(n=options.n, max_tokens=options.max_tokens)
+    draw = SamplingParams(n=options.n, max_tokens=options.max_tokens)
     model, place = Model(str(options.model), dtype=options.dtype), Place(threads=options.threads)
     checkpoint = Checkpoint(options.model)
     state = nudged(checkpoint.load())
-    policy, start = Policy("policy", 1, fingerprint(state), Held(state)), Policy("start", 0, "as opened", checkpoint)
+    policy, start = (
+        Policy("policy", 1, fingerprint(state), InMemoryWeights(state)),
+        Policy("start", 0, "as opened", checkpoint),
+    )
     mixture = Mixture(policy, start, options.weight)
     plain, mixing = VLLM().open(model, place), VLLM().open(model, place, mixes=True)
     slow = HuggingFace(batch=len(prompts) * draw.n).open(model, place, mixes=True)

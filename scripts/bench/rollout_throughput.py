@@ -25,22 +25,24 @@ from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.store import FolderShelf
-from rlhf_flow.types import Draw, Policy, Prompt
+from rlhf_flow.storage.store import FolderStageWriter
+from rlhf_flow.types import Policy, Prompt, SamplingParams
 from rlhf_flow.weights.source import Checkpoint
 
 ROUND, SEED = 1, 1
 Tokens = list[list[int]]
 
 
-def rollout(engine: VLLMEngine, prompts: Sequence[Prompt], policy: Policy, draw: Draw, folder: Path) -> Tokens:
+def rollout(
+    engine: VLLMEngine, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, folder: Path
+) -> Tokens:
     """What a round does with a piece of its prompts."""
     rollouts = PolicySampler([draw]).sample(engine, prompts, {"policy": policy}, round=ROUND, seed=SEED)
-    FolderShelf(folder).table("responses/00000", rows.from_rollouts(rollouts))
+    FolderStageWriter(folder).table("responses/00000", rows.from_rollouts(rollouts))
     return [response.tokens.tolist() for group in rollouts.responses for response in group]
 
 
-def bare(engine: VLLMEngine, prompts: Sequence[Prompt], draw: Draw, *, text: bool) -> Tokens:
+def bare(engine: VLLMEngine, prompts: Sequence[Prompt], draw: SamplingParams, *, text: bool) -> Tokens:
     """vLLM alone."""
     from vllm import SamplingParams
 
@@ -86,7 +88,7 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     prompts = Jsonl(path=str(options.prompts), batch=options.batch).open(tokenizer, SEED).batch(1)
-    draw = Draw(n=options.n, max_tokens=options.max_tokens)
+    draw = SamplingParams(n=options.n, max_tokens=options.max_tokens)
     policy = Policy("start", 0, "as opened", Checkpoint(options.model))
     engine = VLLM().open(Model(str(options.model), dtype=options.dtype), Place(threads=options.threads))
 

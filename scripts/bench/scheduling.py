@@ -14,26 +14,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_flow.cluster.clients import RayEngine
-from rlhf_flow.cluster.gpu_sharing import Turn, Turns
-from rlhf_flow.cluster.heartbeat import Pulse
+from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
+from rlhf_flow.cluster.heartbeat import HeartbeatMonitor
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.cluster.supervisor import Supervisor
-from rlhf_flow.cluster.worker_group import Crew, Rank
+from rlhf_flow.cluster.worker_group import Rank, WorkerGroup
 from rlhf_flow.cluster.worker_pool import Call, Pool
-from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Message, Policy, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-DRAW = Draw(n=1)
-POLICY = Policy("policy", 0, "0", Held({}))
+DRAW = SamplingParams(n=1)
+POLICY = Policy("policy", 0, "0", InMemoryWeights({}))
 
 
 class Engines:
     """Many engines in one process: each call waits in a thread of its own."""
 
-    def call(self, method: str, arguments: tuple[Sequence[Prompt], Policy, Draw], named: dict[str, int]) -> object:
+    def call(
+        self, method: str, arguments: tuple[Sequence[Prompt], Policy, SamplingParams], named: dict[str, int]
+    ) -> object:
         prompts = arguments[0]
         time.sleep(sum(float(str(prompt.meta["seconds"])) for prompt in prompts))
         return Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts))
@@ -56,18 +58,18 @@ def pool(engines: int) -> Pool:
     """So many engines, in as many processes as make 64 threads each."""
     import ray
 
-    pulse = ray.remote(Pulse).options(num_cpus=0).remote()
+    pulse = ray.remote(HeartbeatMonitor).options(num_cpus=0).remote()
     processes = [ray.remote(Engines).options(num_cpus=0, max_concurrency=64).remote() for _ in range(-(-engines // 64))]
     crews = []
     for number in range(engines):
-        crew = Crew(f"engine {number}", There(), 1, pulse=pulse, start_seconds=600, silence_seconds=600)
+        crew = WorkerGroup(f"engine {number}", There(), 1, pulse=pulse, start_seconds=600, silence_seconds=600)
         crew.ranks = [Rank(processes[number // 64], str(number))]
         crew.started = time.monotonic()
         crew.where = [None]  # type: ignore[list-item]  # nobody will look for it
         crews.append(crew)
     ray.get([process.whereabouts.remote() for process in processes])
     supervisor = Supervisor(0)
-    return Pool(Turn(Turns(shared=False, supervisor=supervisor), crews), supervisor)
+    return Pool(GpuSlot(GpuScheduler(shared=False, supervisor=supervisor), crews), supervisor)
 
 
 def prompts(number: int, *, longest: float, uneven: bool) -> list[Prompt]:

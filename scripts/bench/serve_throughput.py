@@ -29,7 +29,7 @@ from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.scorer.models.vllm_pooling import Pooled
 from rlhf_flow.scorer.remote.remote import Remote
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Draw, Response, Rollouts
+from rlhf_flow.types import Response, Rollouts, SamplingParams
 
 ROUNDING = 1e-5  # of a score, between batches of different lengths
 
@@ -72,7 +72,7 @@ def answers(path: Path, prompts: Path, *, batch: int, n: int, length: int) -> Ro
                 text=str(tokenizer.decode(tokens, skip_special_tokens=True)),
                 logps=None,
                 truncated=True,
-                draw=Draw(n=n),
+                draw=SamplingParams(n=n),
                 seed=0,
                 policy="",
             )

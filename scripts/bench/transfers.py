@@ -38,16 +38,16 @@ from transfer.meters import Spent
 from transfer.models import make_model
 from transfer.page import Figures, memory, table
 
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayEngine, RayLearner
 from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.cluster.weight_sync.transport import WAYS, Transfer
-from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.specs import Model
-from rlhf_flow.types import Draw, Message, Policy, Prompt
+from rlhf_flow.types import Message, Policy, Prompt, SamplingParams
 from rlhf_flow.weights.buckets import MIB
 from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
@@ -83,7 +83,7 @@ def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace
         object_store_mib=3 * size // MIB + 80,
         engines=asked.replicas,
         piece=1,
-        patience=Patience(start_seconds=900, silence_seconds=600),
+        patience=FaultTolerance(start_seconds=900, silence_seconds=600),
         transfer=transfer,
     )
     cluster: Any = spec.open()
@@ -118,7 +118,9 @@ def once(learner: RayLearner, engine: RayEngine, number: int, size: int, *, watc
     spent = publishing[0].spent
     asked = policy if engine.express is None else hollow(policy)
     prompts = [Prompt(f"p{i}", (Message("user", "w3"),), (3,)) for i in range(len(engine.pool.crews))]
-    engine.generate(prompts, asked, Draw(max_tokens=1), round=number, seed=0)  # the probe was right, or this raises
+    engine.generate(
+        prompts, asked, SamplingParams(max_tokens=1), round=number, seed=0
+    )  # the probe was right, or this raises
     loads: list[Received] = [told for crew in engine.pool.crews for told in said(crew)]
     giving: list[Told] = said(learner.crew)
     again = giving[0].spent
@@ -142,7 +144,7 @@ def hollow(policy: Policy) -> Policy:
     return replace(policy, weights=Stored(policy.weights.groups, ()))
 
 
-def said(crew: Crew) -> Any:  # noqa: ANN401
+def said(crew: WorkerGroup) -> Any:  # noqa: ANN401
     """What each of its processes has to report."""
     import ray
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rlhf_flow.capacity.api_calls import calls, matches
 from rlhf_flow.capacity.workload import pairs_of_a_prompt, steps_of
 from rlhf_flow.learner.batching import global_batches
-from rlhf_flow.scorer.pair_schedule import Economy, Said
-from rlhf_flow.types import Draw, Prompt, Response, Rollouts
+from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
+from rlhf_flow.types import Prompt, Response, Rollouts, SamplingParams
 from tests.support.configured import WORK, configured, training
 
 
@@ -40,7 +40,7 @@ def test_steps_are_those_that_the_learner_takes(pairs: int, batch: int, epochs: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counting(Economy):
+class Counting(PairSchedule):
     """Says who wins by the text, and counts how often it is asked."""
 
 
@@ -49,13 +49,13 @@ class Counting(Economy):
 def test_no_judge_is_asked_about_more_matches_than_are_planned(pairs: str, answers: int) -> None:
     asked = 0
 
-    def ask(some: object) -> list[Said]:
+    def ask(some: object) -> list[PairVerdict]:
         nonlocal asked
         asked += len(some)  # type: ignore[arg-type]
-        return [Said(0.9) for _ in some]  # type: ignore[attr-defined]
+        return [PairVerdict(0.9) for _ in some]  # type: ignore[attr-defined]
 
     responses = tuple(
-        Response(f"1/policy/{k}/p", np.array([k]), f"answer {k}", None, False, Draw(n=answers), k, "")
+        Response(f"1/policy/{k}/p", np.array([k]), f"answer {k}", None, False, SamplingParams(n=answers), k, "")
         for k in range(answers)
     )
     judge = Counting(pairs=pairs)

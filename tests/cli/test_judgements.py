@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_flow.cli.main import main
 from rlhf_flow.scorer.llm.budget import Budget
-from rlhf_flow.scorer.wrappers.judgement_cache import Judgements
+from rlhf_flow.scorer.wrappers.judgement_cache import JudgementCache
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def cache(tmp_path: Path) -> Path:
         kept = {key: json.dumps({"text": "A", "begins": []})}
         held.settle(held.reserve(tokens=9, cost=9), kept, tokens=5, cost=5, source="m at http://127.0.0.1:1/v1")
     held.close()
-    judgements = Judgements(path, key="--cache")
+    judgements = JudgementCache(path, key="--cache")
     judgements.keep({"d": json.dumps({"utility": 1.0, "aspects": {}})}, source="rule")
     judgements.close()
     with sqlite3.connect(path) as file:

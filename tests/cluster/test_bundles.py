@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.specs import Model, Place
@@ -55,7 +55,7 @@ def cluster() -> Iterator[RayCluster]:
         nodes = Cluster(initialize_head=True, head_node_args=HEAD)
         nodes.add_node(**NODE)
         nodes.wait_for_nodes()
-        patience = Patience(start_seconds=120, deaths=100)
+        patience = FaultTolerance(start_seconds=120, deaths=100)
         spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, patience=patience)
         opened = spec.open()
         assert isinstance(opened, RayCluster)

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.stages.context import Evaluation
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 from tests.support import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
 METHODS = ("generate", "score", "start", "logps", "steps", "update", "publish", "save_policy", "save_state")
-PATIENCE = Patience(start_seconds=120, deaths=100)
+PATIENCE = FaultTolerance(start_seconds=120, deaths=100)
 SPEC = Ray(layout="colocated", engines=2, scorers=2, piece=1, object_store_mib=100, patience=PATIENCE)
 
 
@@ -111,7 +111,7 @@ def run(cluster: RayCluster, root: Path, **dies_at: tuple[str, int]) -> list[dic
     guests |= {role: replace(guests[role], dies_at=at) for role, at in dies_at.items()}
     engine, learner = cluster.engine(guests["engine"], MODEL), cluster.learner(guests["learner"], MODEL)
     scorer, judge = cluster.scorer(guests["scorer"]), cluster.scorer(guests["judge"])
-    evaluation = Evaluation(judge=judge, draw=Draw(), every=1)
+    evaluation = Evaluation(judge=judge, draw=SamplingParams(), every=1)
     made = None
     try:
         cluster.ready()
@@ -179,7 +179,7 @@ def test_who_is_killed_while_others_work_is_there_again_when_it_is_asked(cluster
         with log.open("a") as file:
             file.write(json.dumps({"role": "engine", "who": f"process {victim.where[0].pid}", "event": "dead"}) + "\n")
         before = len(cluster.supervisor.deaths)
-        assert len(engine.generate(prompts, toy.start(), Draw(n=1), round=1, seed=0).prompts) == len(prompts)
+        assert len(engine.generate(prompts, toy.start(), SamplingParams(n=1), round=1, seed=0).prompts) == len(prompts)
         assert len(cluster.supervisor.deaths) == before + 1
         os.kill(rank.where[1].pid, signal.SIGKILL)
         assert learner.publish("policy", 1).sha256 == toy.start().sha256

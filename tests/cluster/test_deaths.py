@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.cluster.supervisor import WorkerError
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.stages.context import Keeping, Parts
-from rlhf_flow.storage.tables import Lesson
-from rlhf_flow.types import Draw
+from rlhf_flow.stages.context import CheckpointPolicy, RunContext
+from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.types import SamplingParams
 from tests.support import toy
 
 pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
-PATIENCE = Patience(start_seconds=120, silence_seconds=10, deaths=100)
+PATIENCE = FaultTolerance(start_seconds=120, silence_seconds=10, deaths=100)
 NODE = {"num_cpus": 8, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
 HEAD = NODE | {"num_cpus": 0, "include_dashboard": False}  # the driver is there, and no worker
 SETTINGS = {"rounds": 3, "every": 2}
@@ -122,7 +122,7 @@ def cluster() -> Iterator[RayCluster]:
     opened.close()
 
 
-def parts(cluster: RayCluster, root: Path, *victims: Victim, **settings: object) -> Parts:
+def parts(cluster: RayCluster, root: Path, *victims: Victim, **settings: object) -> RunContext:
     specs = {part: Victim(part) for part in (toy.Engine, toy.HigherIsBetter, toy.Learner)}
     specs |= {victim.part: victim for victim in victims}
     engine, learner = cluster.engine(specs[toy.Engine], MODEL), cluster.learner(specs[toy.Learner], MODEL)
@@ -131,7 +131,7 @@ def parts(cluster: RayCluster, root: Path, *victims: Victim, **settings: object)
     return toy.parts(root, **(SETTINGS | settings), engine=engine, learner=learner, scorer=scorer)
 
 
-def run(made: Parts) -> str:
+def run(made: RunContext) -> str:
     try:
         loop.run(made)
     finally:
@@ -141,7 +141,7 @@ def run(made: Parts) -> str:
     return final(made)
 
 
-def final(made: Parts) -> str:
+def final(made: RunContext) -> str:
     return str(json.loads((made.ledger.root / "final.json").read_text())["sha256"])
 
 
@@ -181,7 +181,7 @@ def test_a_rank_that_fails_because_another_one_is_dying_is_not_taken_for_the_cau
 def test_a_learner_may_die_long_after_the_checkpoint_it_started_from_is_gone(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    keeping = Keeping(every=1, steps=None, keep=1)
+    keeping = CheckpointPolicy(every=1, steps=None, keep=1)
     whole = toy.run(tmp_path / "whole", rounds=6, keeping=keeping)
     toy.run(tmp_path / "run", rounds=2, keeping=keeping)
     marker = tmp_path / "killed"
@@ -194,7 +194,7 @@ def test_a_learner_may_die_long_after_the_checkpoint_it_started_from_is_gone(
 class Stumbling(toy.Learner):
     """Fails at its last step of the first round, behind two that are committed."""
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         if first == 2:
             raise FloatingPointError("the loss is not finite")
         return super().update(lesson, first, last)
@@ -255,7 +255,7 @@ def test_a_run_gives_up_after_as_many_deaths_as_it_was_told(cluster: RayCluster)
     cluster.supervisor.limit = len(cluster.supervisor.deaths) + 2
     try:
         with pytest.raises(WorkerError, match=r"engine \d died: it was killed.*cluster.patience.deaths=.*same command"):
-            engine.generate(toy.Prompts().all, toy.start(), Draw(n=1), round=1, seed=0)
+            engine.generate(toy.Prompts().all, toy.start(), SamplingParams(n=1), round=1, seed=0)
     finally:
         engine.close()
         cluster.supervisor.limit = 100

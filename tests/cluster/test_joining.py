@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rlhf_flow.cli.main import main
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.cluster.starting import environment
 from rlhf_flow.config import compose as config
@@ -64,7 +64,7 @@ def test_fewer_nodes_than_one_are_refused(nodes: int) -> None:
 )
 def test_no_patience_at_all_is_refused(keys: dict[str, float], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Patience(**keys)
+        FaultTolerance(**keys)
 
 
 @needs_ray
@@ -73,7 +73,7 @@ def test_the_keys_of_nodes_and_patience_reach_every_layout(layout: str, monkeypa
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     asked = ("cluster.nodes=3", "cluster.patience.start_seconds=7", "cluster.patience.deaths=0")
     made = config.compose(*LOCAL, f"cluster={layout}", *asked).cluster
-    assert (made.nodes, made.patience) == (3, Patience(start_seconds=7.0, deaths=0))
+    assert (made.nodes, made.patience) == (3, FaultTolerance(start_seconds=7.0, deaths=0))
 
 
 @needs_ray
@@ -109,7 +109,7 @@ def test_nodes_that_never_join_end_the_wait_with_the_way_out_and_the_driver_is_f
     with head() as cluster:
         import ray
 
-        short = Ray(address=cluster.address, nodes=3, patience=Patience(start_seconds=1))
+        short = Ray(address=cluster.address, nodes=3, patience=FaultTolerance(start_seconds=1))
         with pytest.raises(ValueError, match=r"cluster.nodes .*start_seconds=1, got 3: 1 of 3 nodes has joined.*Start"):
             short.open()
         assert not ray.is_initialized()

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import WorkerError
 from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.types import Draw, Mixture, Policy, Rollouts, Scored
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Mixture, Policy, Rollouts, SamplingParams, Scored
+from rlhf_flow.weights.source import InMemoryWeights
 from tests.support import toy
 
 pytestmark = pytest.mark.heavy
@@ -40,7 +40,7 @@ class EngineSpec:
 class Telling:
     """Stands for an engine that mixes: says which weights reached it."""
 
-    def generate(self, prompts: object, policy: Mixture, draw: Draw, *, round: int, seed: int) -> list[str]:
+    def generate(self, prompts: object, policy: Mixture, draw: SamplingParams, *, round: int, seed: int) -> list[str]:
         return [float(each.weights.load()["w"]) for each in (policy.policy, policy.reference)]
 
 
@@ -53,7 +53,7 @@ class Publishing:
         return self
 
     def publish(self, name: str, round: int) -> Policy:
-        return Policy(name, round, "hash", Held({"w": torch.tensor(float(round))}))
+        return Policy(name, round, "hash", InMemoryWeights({"w": torch.tensor(float(round))}))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class FailingScorer:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     before = set(os.environ)
-    opened = Ray(object_store_mib=100, patience=Patience(start_seconds=120, deaths=0)).open()
+    opened = Ray(object_store_mib=100, patience=FaultTolerance(start_seconds=120, deaths=0)).open()
     # Ray leaves its own there; but a node that is started from here later must be free to join others.
     assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"} & (set(os.environ) - before)
     yield opened
@@ -122,7 +122,7 @@ def test_the_weights_of_both_policies_of_a_mixture_reach_the_engine(cluster: Ray
     cluster.ready()
     mixture = Mixture(learner.publish("policy", 2), learner.publish("policy", 1), 0.3)
     assert isinstance(mixture.policy.weights, Stored)
-    assert engine.generate((), mixture, Draw(), round=3, seed=0) == [2.0, 1.0]
+    assert engine.generate((), mixture, SamplingParams(), round=3, seed=0) == [2.0, 1.0]
 
 
 def test_what_a_worker_raises_reaches_the_caller_as_it_was_raised(cluster: RayCluster) -> None:
@@ -162,7 +162,7 @@ def test_a_rule_stays_in_the_drivers_process(cluster: RayCluster) -> None:
         def open(self, place: Place) -> toy.HigherIsBetter:
             return toy.HigherIsBetter()
 
-    rollouts = toy.Engine().generate(toy.Prompts().all, toy.start(), Draw(n=2), round=1, seed=0)
+    rollouts = toy.Engine().generate(toy.Prompts().all, toy.start(), SamplingParams(n=2), round=1, seed=0)
     assert cluster.scorer(Rule()).score(rollouts).utility.shape == (toy.PROMPTS, 2)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_flow.cluster import ray_persistent as kept
 from rlhf_flow.cluster.ray import Ray
-from rlhf_flow.cluster.ray_persistent import Kept, KeptCluster
+from rlhf_flow.cluster.ray_persistent import KeptCluster, PersistentRay
 from rlhf_flow.specs import Model
 
 MODEL = Model(path="toy")
@@ -86,9 +86,9 @@ def test_a_process_has_one_such_cluster_and_a_run_that_fails_leaves_none(monkeyp
         return opened[-1]
 
     monkeypatch.setattr(Ray, "open", opens)
-    one = Kept().open()
-    assert Kept().open() is one
-    other = Kept(object_store_mib=100).open()
+    one = PersistentRay().open()
+    assert PersistentRay().open() is one
+    other = PersistentRay(object_store_mib=100).open()
     assert other is not one and opened[0].closed
     with pytest.raises(RuntimeError, match="no answer"):
         try:
@@ -96,6 +96,6 @@ def test_a_process_has_one_such_cluster_and_a_run_that_fails_leaves_none(monkeyp
         finally:
             other.close()
     assert opened[1].closed and not kept.UP
-    assert Kept().open() is not other
+    assert PersistentRay().open() is not other
     kept.end()
     assert [cluster.closed for cluster in opened] == [True] * 3

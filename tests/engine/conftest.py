@@ -19,8 +19,8 @@ from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.protocols import Engine
 from rlhf_flow.specs import EngineSpec, Model, Place
-from rlhf_flow.types import Draw, Mixture, Policy, Probe, Prompt, Rollouts
-from rlhf_flow.weights.source import Checkpoint, Held, fingerprint
+from rlhf_flow.types import Mixture, Policy, Probe, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class World:
         state = self.state(seed)
         tokens = (0, *(token % self.vocabulary for token in range(20, 40)))
         logps = self.logps(seed if probed_as is None else probed_as, tokens, 3)
-        return Policy(name, 1, fingerprint(state), Held(state), Probe(tokens, 3, tuple(logps.tolist())))
+        return Policy(name, 1, fingerprint(state), InMemoryWeights(state), Probe(tokens, 3, tuple(logps.tolist())))
 
     def mixture(self, of: Mixed) -> Mixture:
         policy, reference = (self.start if seed == 0 else self.policy(seed) for seed in (of.policy, of.reference))
@@ -164,7 +164,7 @@ class Served:
     handle: object
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         return self.server.ask("generate", self.handle, prompts, policy, draw, round=round, seed=seed)
 

@@ -11,8 +11,8 @@ import pytest
 
 from rlhf_flow.protocols import Engine
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Draw, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Policy, Prompt, Response, Rollouts, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     State = dict[str, Tensor]
 
-DRAW = Draw("warm", n=4, max_tokens=40)
+DRAW = SamplingParams("warm", n=4, max_tokens=40)
 TOLERANCE = 1e-4  # nats, largest difference of one log-prob in float32
 
 
@@ -42,7 +42,7 @@ def test_sampled_logps_are_those_of_a_plain_float32_forward(
 
 
 def test_logps_stay_raw_when_the_draw_is_not(engine: Engine, world: World, prompts: list[Prompt]) -> None:
-    draw = Draw("cold", n=2, temperature=0.5, top_p=0.8, top_k=20, max_tokens=8)
+    draw = SamplingParams("cold", n=2, temperature=0.5, top_p=0.8, top_k=20, max_tokens=8)
     rollouts = engine.generate(prompts, world.start, draw, round=1, seed=7)
     assert world.worst_error(0, rollouts, [response.logps for response in flat(rollouts)]) < TOLERANCE
 
@@ -68,8 +68,12 @@ def test_a_text_that_stops_ends_an_answer_as_its_end_token_does(
 
 
 def test_min_p_leaves_out_what_is_much_less_likely(engine: Engine, world: World, prompts: list[Prompt]) -> None:
-    strict = flat(engine.generate(prompts, world.start, Draw("one", n=1, min_p=1.0, max_tokens=8), round=1, seed=7))
-    greedy = flat(engine.generate(prompts, world.start, Draw("one", n=1, temperature=0, max_tokens=8), round=1, seed=7))
+    strict = flat(
+        engine.generate(prompts, world.start, SamplingParams("one", n=1, min_p=1.0, max_tokens=8), round=1, seed=7)
+    )
+    greedy = flat(
+        engine.generate(prompts, world.start, SamplingParams("one", n=1, temperature=0, max_tokens=8), round=1, seed=7)
+    )
     assert [one.tokens.tolist() for one in strict] == [one.tokens.tolist() for one in greedy]
 
 
@@ -155,7 +159,7 @@ def test_no_prompts_give_no_answers(engine: Engine, world: World) -> None:
 # -- distributions ----------------------------------------------------------------------------------------------------
 
 
-def expected(logps: np.ndarray, draw: Draw) -> np.ndarray:
+def expected(logps: np.ndarray, draw: SamplingParams) -> np.ndarray:
     """The exact distribution of one token: temperature, the top_k likeliest, the fewest that reach top_p."""
     weights = np.exp(logps.astype(np.float64) / draw.temperature)
     probs = np.zeros_like(weights)
@@ -174,16 +178,16 @@ def least_certain(world: World, prompts: Sequence[Prompt]) -> Prompt:
 @pytest.mark.parametrize(
     "draw",
     [
-        Draw("plain", n=4000, max_tokens=1),
-        Draw("cold", n=4000, temperature=0.6, max_tokens=1),
-        Draw("few", n=4000, top_k=7, max_tokens=1),
-        Draw("nucleus", n=4000, top_p=0.7, max_tokens=1),
-        Draw("all", n=4000, temperature=1.5, top_k=30, top_p=0.8, max_tokens=1),
+        SamplingParams("plain", n=4000, max_tokens=1),
+        SamplingParams("cold", n=4000, temperature=0.6, max_tokens=1),
+        SamplingParams("few", n=4000, top_k=7, max_tokens=1),
+        SamplingParams("nucleus", n=4000, top_p=0.7, max_tokens=1),
+        SamplingParams("all", n=4000, temperature=1.5, top_k=30, top_p=0.8, max_tokens=1),
     ],
     ids=lambda draw: draw.name,
 )
 def test_first_tokens_follow_the_exact_distribution(
-    engine: Engine, world: World, prompts: list[Prompt], draw: Draw
+    engine: Engine, world: World, prompts: list[Prompt], draw: SamplingParams
 ) -> None:
     prompt = least_certain(world, prompts)
     probs = expected(world.distributions(0, prompt.tokens)[-1], draw)
@@ -203,7 +207,7 @@ def test_first_tokens_follow_the_exact_distribution(
 def test_the_chi_square_bound_would_see_a_wrong_temperature(
     engine: Engine, world: World, prompts: list[Prompt]
 ) -> None:
-    prompt, draw = least_certain(world, prompts), Draw("cold", n=4000, temperature=0.6, max_tokens=1)
+    prompt, draw = least_certain(world, prompts), SamplingParams("cold", n=4000, temperature=0.6, max_tokens=1)
     drawn = flat(engine.generate([prompt], world.start, draw, round=1, seed=11))
     counts = np.bincount([int(response.tokens[0]) for response in drawn], minlength=128)
     wrong = expected(world.distributions(0, prompt.tokens)[-1], replace(draw, temperature=0.7)) * draw.n
@@ -216,7 +220,9 @@ def test_the_chi_square_bound_would_see_a_wrong_temperature(
 def test_a_greedy_answer_takes_the_likeliest_token_each_time(
     engine: Engine, world: World, prompts: list[Prompt]
 ) -> None:
-    rollouts = engine.generate(prompts[:6], world.start, Draw(n=1, temperature=0, max_tokens=12), round=1, seed=7)
+    rollouts = engine.generate(
+        prompts[:6], world.start, SamplingParams(n=1, temperature=0, max_tokens=12), round=1, seed=7
+    )
     for prompt, (response,) in zip(prompts[:6], rollouts.responses, strict=True):
         tokens = [*prompt.tokens, *response.tokens.tolist()]
         best = world.distributions(0, tokens)[len(prompt.tokens) - 1 : -1].argmax(-1)
@@ -228,10 +234,10 @@ def test_a_greedy_answer_takes_the_likeliest_token_each_time(
 
 def test_a_prompt_that_does_not_fit_is_refused_by_name(engine: Engine, world: World) -> None:
     prompt = Prompt("long", (), tuple([0] + [5] * 99))
-    exact = engine.generate([prompt], world.start, Draw(n=1, max_tokens=28), round=1, seed=7)
+    exact = engine.generate([prompt], world.start, SamplingParams(n=1, max_tokens=28), round=1, seed=7)
     assert len(exact.responses[0]) == 1
     with pytest.raises(ValueError, match=r"'long' has 100 tokens.*max_tokens=29.*max_model_len=128"):
-        engine.generate([prompt], world.start, Draw(n=1, max_tokens=29), round=1, seed=7)
+        engine.generate([prompt], world.start, SamplingParams(n=1, max_tokens=29), round=1, seed=7)
 
 
 def test_an_empty_prompt_is_refused_by_name(engine: Engine, world: World, prompts: list[Prompt]) -> None:
@@ -273,7 +279,7 @@ def damaged(change: Callable[[State], None]) -> Callable[[Policy], Policy]:
     def damage(policy: Policy) -> Policy:
         state = policy.weights.load()
         change(state)
-        return replace(policy, sha256="0" * 64, weights=Held(state))
+        return replace(policy, sha256="0" * 64, weights=InMemoryWeights(state))
 
     return damage
 
@@ -306,7 +312,7 @@ def test_a_wrong_state_dict_is_refused_before_anything_changes(
     before = engine.generate(prompts, held, DRAW, round=1, seed=7)
     with pytest.raises(ValueError, match=says):
         engine.generate(prompts, damaged(change)(world.policy(2)), DRAW, round=1, seed=7)
-    unloadable = replace(held, weights=Held({}))  # answers only if the engine still holds it
+    unloadable = replace(held, weights=InMemoryWeights({}))  # answers only if the engine still holds it
     assert same_answers(flat(before), flat(engine.generate(prompts, unloadable, DRAW, round=1, seed=7)))
     assert world.worst_error(1, before, engine.logps(before, unloadable)) < TOLERANCE
 
@@ -319,4 +325,4 @@ def test_a_tied_head_must_be_named(opener: Opener, worlds: Mapping[str, World], 
     state = policy.weights.load()
     del state["lm_head.weight"]
     with pytest.raises(ValueError, match=r"lacks lm_head\.weight"):
-        engine.generate(prompts, replace(policy, weights=Held(state)), DRAW, round=1, seed=7)
+        engine.generate(prompts, replace(policy, weights=InMemoryWeights(state)), DRAW, round=1, seed=7)

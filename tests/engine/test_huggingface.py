@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rlhf_flow.engine.huggingface import HuggingFace, choose, penalised
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Draw, Prompt
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Prompt, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights
 
 if TYPE_CHECKING:
     from tests.engine.conftest import World
@@ -34,7 +34,7 @@ def test_more_positions_than_the_model_has_are_refused(world: World) -> None:
 
 
 def test_the_batch_size_changes_no_answer(world: World, prompts: list[Prompt]) -> None:
-    draw = Draw(n=3, max_tokens=24)
+    draw = SamplingParams(n=3, max_tokens=24)
     answers = [
         [
             response.tokens.tolist()
@@ -52,9 +52,9 @@ def test_the_batch_size_changes_no_answer(world: World, prompts: list[Prompt]) -
 def test_nan_weights_raise(world: World, prompts: list[Prompt]) -> None:
     engine = HuggingFace().open(world.model, Place())
     state = {name: tensor * float("nan") for name, tensor in world.state(1).items()}
-    broken = replace(world.policy(1), sha256="f" * 64, weights=Held(state), probe=None)
+    broken = replace(world.policy(1), sha256="f" * 64, weights=InMemoryWeights(state), probe=None)
     with pytest.raises(RuntimeError, match="logits are NaN"):
-        engine.generate(prompts, broken, Draw(n=2, max_tokens=8), round=1, seed=7)
+        engine.generate(prompts, broken, SamplingParams(n=2, max_tokens=8), round=1, seed=7)
 
 
 probabilities = st.lists(st.floats(0.01, 1.0), min_size=2, max_size=12).map(lambda raw: np.array(raw) / sum(raw))
@@ -68,7 +68,7 @@ def test_a_grid_of_uniforms_reproduces_the_exact_distribution(
     grid = 2000
     uniforms = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
     logits = torch.tensor(np.log(probs), dtype=torch.float32).expand(grid, -1)
-    draw = Draw(temperature=temperature, top_k=top_k, top_p=top_p)
+    draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
     seen = np.bincount(choose(logits, uniforms, draw).numpy(), minlength=len(probs))
 
     weights = np.exp(logits[0].double().numpy() / temperature)
@@ -84,16 +84,20 @@ def test_a_grid_of_uniforms_reproduces_the_exact_distribution(
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0], [2.0, 1.0, 0.0]])
-    assert choose(logits, torch.tensor([0.99, 0.99], dtype=torch.float64), Draw(n=1, temperature=0)).tolist() == [1, 0]
+    assert choose(
+        logits, torch.tensor([0.99, 0.99], dtype=torch.float64), SamplingParams(n=1, temperature=0)
+    ).tolist() == [1, 0]
 
 
 def test_min_p_keeps_the_tokens_within_a_share_of_the_likeliest() -> None:
     grid = 1000
     uniforms = (torch.arange(grid, dtype=torch.float64) + 0.5) / grid
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).expand(grid, -1)
-    seen = np.bincount(choose(logits, uniforms, Draw(min_p=0.25)).numpy(), minlength=4)
+    seen = np.bincount(choose(logits, uniforms, SamplingParams(min_p=0.25)).numpy(), minlength=4)
     assert np.abs(seen - grid * np.array([0.5, 0.3, 0.15, 0.0]) / 0.95).max() <= 1
-    both = np.bincount(choose(logits, uniforms, Draw(min_p=0.25, top_p=0.5)).numpy(), minlength=4)  # 0.5 / 0.95 > 0.5
+    both = np.bincount(
+        choose(logits, uniforms, SamplingParams(min_p=0.25, top_p=0.5)).numpy(), minlength=4
+    )  # 0.5 / 0.95 > 0.5
     assert both.tolist() == [grid, 0, 0, 0]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_flow.engine.loaded_policy import Holding
+from rlhf_flow.engine.loaded_policy import LoadedPolicy
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy, Probe
-from rlhf_flow.weights.source import Checkpoint, Held
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights
 
 
 class Worker:
@@ -22,7 +22,7 @@ class Worker:
     def __init__(self, *, dtype: str = "float32", tolerance: float | None = None, max_model_len: int = 16) -> None:
         self.value, self.loads, self.measured = 0.0, 0, 0
         model = Model("models/start", dtype=dtype)
-        self.holding = Holding(model, {"w": (1,)}, max_model_len=max_model_len, tolerance=tolerance)
+        self.holding = LoadedPolicy(model, {"w": (1,)}, max_model_len=max_model_len, tolerance=tolerance)
 
     def fetch(self, policy: Policy) -> None:
         self.holding.fetch(policy, self.put, self.measure)
@@ -40,14 +40,14 @@ class Worker:
 
 def policy(name: str, value: float, *, claims: float | None = None, length: int = 8) -> Policy:
     probe = Probe(tuple(range(length)), 2, (value if claims is None else claims,) * (length - 2))
-    return Policy(name, 3, f"hash of {name}", Held({"w": torch.tensor([value])}), probe)
+    return Policy(name, 3, f"hash of {name}", InMemoryWeights({"w": torch.tensor([value])}), probe)
 
 
 def start(path: str) -> Policy:
     return Policy("start", 0, "hash of start", Checkpoint(Path(path)))
 
 
-def stands_for(weights: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+def stands_for(weights: InMemoryWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever checkpoint is read, it holds these."""
     monkeypatch.setattr(Checkpoint, "index", lambda self: weights.index())
     monkeypatch.setattr(Checkpoint, "stream", lambda self: weights.stream())
@@ -81,7 +81,7 @@ def test_an_engine_that_reads_other_weights_from_the_checkpoint_is_refused_each_
 
 
 def test_the_opened_checkpoint_is_loaded_once_something_else_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    stands_for(Held({"w": torch.tensor([-1.0])}), monkeypatch)
+    stands_for(InMemoryWeights({"w": torch.tensor([-1.0])}), monkeypatch)
     worker = Worker()
     worker.fetch(start("models/start"))
     worker.fetch(policy("a", -2.0))
@@ -90,7 +90,7 @@ def test_the_opened_checkpoint_is_loaded_once_something_else_was(monkeypatch: py
 
 
 def test_another_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    stands_for(Held({"w": torch.tensor([-1.0])}), monkeypatch)
+    stands_for(InMemoryWeights({"w": torch.tensor([-1.0])}), monkeypatch)
     worker = Worker()
     worker.fetch(start("models/other"))
     assert worker.loads == 1
@@ -130,7 +130,7 @@ def test_to_take_what_does_not_fit_changes_nothing() -> None:
     worker = Worker()
     worker.fetch(policy("a", -2.0))
     with pytest.raises(ValueError, match="has unknown v"):
-        worker.take(Policy("b", 3, "hash of b", Held({"v": torch.tensor([1.0])})))
+        worker.take(Policy("b", 3, "hash of b", InMemoryWeights({"v": torch.tensor([1.0])})))
     worker.fetch(policy("a", -2.0))
     assert worker.loads == 1
 
@@ -188,7 +188,7 @@ def test_a_probe_longer_than_the_engine_is_cut() -> None:
 
 def test_a_wrong_state_dict_reaches_no_engine() -> None:
     worker = Worker()
-    wrong = Policy("a", 3, "hash", Held({"v": torch.zeros(1)}))
+    wrong = Policy("a", 3, "hash", InMemoryWeights({"v": torch.zeros(1)}))
     with pytest.raises(ValueError, match=r"lacks w \(1 in all\); has unknown v \(1 in all\)"):
         worker.fetch(wrong)
     assert worker.loads == 0

@@ -13,8 +13,8 @@ import pytest
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Draw, Mixture, Policy, Probe, Prompt, Rollouts
-from rlhf_flow.weights.source import PREFIX, Adapter, Held, adapter_fingerprint, fingerprint
+from rlhf_flow.types import Mixture, Policy, Probe, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.source import PREFIX, Adapter, InMemoryWeights, adapter_fingerprint, fingerprint
 from tests.engine.conftest import Opener
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlhf_flow.protocols import Engine
     from tests.engine.conftest import Server, World
 
-DRAW = Draw(n=2, max_tokens=12)
+DRAW = SamplingParams(n=2, max_tokens=12)
 TOKENS = (0, *range(20, 40))
 LAYERS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 
@@ -38,7 +38,7 @@ def adapter(world: World, seed: int, *, rank: int = 4, probe: bool = True) -> Po
         out, into = state[f"{layer}.weight"].shape
         tensors[f"{PREFIX}{layer}.lora_A.weight"] = torch.randn(rank, into, generator=random) / into**0.5
         tensors[f"{PREFIX}{layer}.lora_B.weight"] = torch.randn(out, rank, generator=random) / 4
-    weights = Adapter(world.start.weights, world.start.sha256, rank, 2.0 * rank, Held(tensors))
+    weights = Adapter(world.start.weights, world.start.sha256, rank, 2.0 * rank, InMemoryWeights(tensors))
     sha256 = adapter_fingerprint(world.start.sha256, fingerprint(tensors), scale=weights.scale)
     proof = Probe(TOKENS, 3, tuple(logps(world, weights, TOKENS, 3).tolist())) if probe else None
     return Policy("adapted", seed, sha256, weights, proof)
@@ -163,7 +163,7 @@ def test_an_adapter_for_another_architecture_is_refused(world: World, prompts: l
         {**tensors, name: tensors[name][:5]},
         {k.replace("layers.1", "layers.7"): v for k, v in tensors.items()},
     ):
-        odd = replace(policy, sha256="x", weights=replace(policy.weights, tensors=Held(wrong)))
+        odd = replace(policy, sha256="x", weights=replace(policy.weights, tensors=InMemoryWeights(wrong)))
         with pytest.raises(ValueError, match=r"its adapter is not for .* of model\.layers\.[07]\.\w+\.\w+ it is"):
             engine.generate(prompts[:1], odd, DRAW, round=1, seed=7)
 

@@ -14,14 +14,14 @@ from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.protocols import Engine
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Response, Rollouts
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights
 from tests.engine.conftest import Mixed, World
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Opener, Server
 
-DRAW = Draw("warm", n=3, max_tokens=20)
+DRAW = SamplingParams("warm", n=3, max_tokens=20)
 TOLERANCE = 1e-4  # nats, largest difference of one log-prob in float32
 MIXED = Mixed(policy=1, reference=0, weight=0.3)
 
@@ -34,7 +34,7 @@ def tokens(rollouts: Rollouts) -> list[list[int]]:
     return [response.tokens.tolist() for response in flat(rollouts)]
 
 
-def draw(engine: Engine, world: World, prompts: list[Prompt], of: int | Mixed, how: Draw = DRAW) -> Rollouts:
+def draw(engine: Engine, world: World, prompts: list[Prompt], of: int | Mixed, how: SamplingParams = DRAW) -> Rollouts:
     """From weights of a seed or from a mixture; the log-probs that come with the answers are checked."""
     asked = world.mixture(of) if isinstance(of, Mixed) else world.start if of == 0 else world.policy(of)
     rollouts = engine.generate(prompts, asked, how, round=1, seed=7)
@@ -61,8 +61,8 @@ def test_logps_are_those_of_the_mixture_of_two_plain_forwards(
 
 
 def test_a_draw_shapes_the_mixture_and_its_logps_stay_raw(mixer: Engine, world: World, prompts: list[Prompt]) -> None:
-    draw(mixer, world, prompts, MIXED, Draw("cold", n=2, temperature=0.5, top_p=0.8, top_k=20, max_tokens=8))
-    greedy = draw(mixer, world, prompts[:6], MIXED, Draw(n=1, temperature=0, max_tokens=12))
+    draw(mixer, world, prompts, MIXED, SamplingParams("cold", n=2, temperature=0.5, top_p=0.8, top_k=20, max_tokens=8))
+    greedy = draw(mixer, world, prompts[:6], MIXED, SamplingParams(n=1, temperature=0, max_tokens=12))
     for prompt, (response,) in zip(prompts[:6], greedy.responses, strict=True):
         read = [*prompt.tokens, *response.tokens.tolist()]
         best = world.distributions(MIXED, read)[len(prompt.tokens) - 1 : -1].argmax(-1)
@@ -133,7 +133,7 @@ def test_whole_answers_are_as_frequent_as_the_mixture_says(
     deviations up; that of the mixture whose weight is off by 0.05 lies beyond it.
     """
     prompts, length = [Prompt(f"x{i}", (), (0, 3, 4, 5, 3)) for i in range(4)], 3
-    how = Draw(n=5000, max_tokens=length)
+    how = SamplingParams(n=5000, max_tokens=length)
     if "huggingface" in request.node.name:  # 24 answers at a time would take long
         mixer = HuggingFace(batch=4000).open(small.model, Place(), mixes=True)
     else:
@@ -172,7 +172,7 @@ def test_nothing_stale_is_drawn_from(
     """The same long prompts each time, so that keys and values of other weights would be found in a prefix cache."""
     seen: dict[int | Mixed, list[list[int]]] = {}
     for of in scene:
-        answers = tokens(draw(mixers[kind], worlds[kind], prompts[::4], of, Draw(n=2, max_tokens=8)))
+        answers = tokens(draw(mixers[kind], worlds[kind], prompts[::4], of, SamplingParams(n=2, max_tokens=8)))
         assert seen.setdefault(of, answers) == answers
     assert all(left != right for left, right in itertools.combinations(seen.values(), 2))
 
@@ -200,7 +200,7 @@ def test_a_wrong_state_dict_in_a_mixture_is_refused(
     before = draw(mixer, world, prompts, MIXED)
     state = world.state(2)
     del state["lm_head.weight"]
-    wrong = replace(world.mixture(MIXED), **{damaged: replace(world.policy(2), weights=Held(state))})
+    wrong = replace(world.mixture(MIXED), **{damaged: replace(world.policy(2), weights=InMemoryWeights(state))})
     with pytest.raises(ValueError, match=r"lacks lm_head\.weight"):
         mixer.generate(prompts, wrong, DRAW, round=1, seed=7)
     assert tokens(before) == tokens(draw(mixer, world, prompts, MIXED))
@@ -208,7 +208,7 @@ def test_a_wrong_state_dict_in_a_mixture_is_refused(
 
 def unloadable(policy: Policy) -> Policy:
     """Answers only where an engine holds it already."""
-    return replace(policy, weights=Held({}))
+    return replace(policy, weights=InMemoryWeights({}))
 
 
 def test_a_policy_in_either_slot_is_drawn_from_where_it_is(mixer: Engine, world: World, prompts: list[Prompt]) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_flow.engine.loaded_policy import Holding
-from rlhf_flow.engine.mixture import Slots, blend
+from rlhf_flow.engine.loaded_policy import LoadedPolicy
+from rlhf_flow.engine.mixture import PolicySlots, blend
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Mixture, Policy, Probe
-from rlhf_flow.weights.source import Held
+from rlhf_flow.weights.source import InMemoryWeights
 
 
 class Worker:
@@ -20,8 +20,8 @@ class Worker:
 
     def __init__(self, *, slots: int = 2) -> None:
         self.values, self.loads = [0.0] * slots, 0
-        holdings = [Holding(Model("m"), {"w": (1,)}, max_model_len=16, tolerance=None) for _ in range(slots)]
-        self.slots = Slots(holdings, put=self.put, measure=self.measure)
+        holdings = [LoadedPolicy(Model("m"), {"w": (1,)}, max_model_len=16, tolerance=None) for _ in range(slots)]
+        self.slots = PolicySlots(holdings, put=self.put, measure=self.measure)
 
     def put(self, slot: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.values[slot], self.loads = float(dict(tensors)["w"]), self.loads + 1
@@ -37,7 +37,7 @@ class Worker:
 
 def policy(value: float) -> Policy:
     probe = Probe(tuple(range(8)), 2, (value,) * 6)
-    return Policy("p", 1, f"hash of {value}", Held({"w": torch.tensor([value])}), probe)
+    return Policy("p", 1, f"hash of {value}", InMemoryWeights({"w": torch.tensor([value])}), probe)
 
 
 A, B, C = policy(-1.0), policy(-2.0), policy(-4.0)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_flow.engine.none import Idle
+from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.types import Draw, Policy
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Policy, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights
 
 
 def test_it_takes_nothing_and_refuses_to_generate() -> None:
-    spec = Idle()
+    spec = NoEngine()
     spec.check()
     assert (spec.gpus, spec.alone, spec.can_mix, spec.reads_at_most(7)) == (0, False, False, 7)
     engine = spec.open(Model("nowhere"), Place())
     with pytest.raises(ValueError, match=r"engine=idle draws no answers, and draw 'policy' asks for some.*engine=vllm"):
-        engine.generate([], Policy("policy", 0, "", Held({})), Draw(), round=1, seed=0)
+        engine.generate([], Policy("policy", 0, "", InMemoryWeights({})), SamplingParams(), round=1, seed=0)
     engine.close()

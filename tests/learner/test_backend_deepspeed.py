@@ -15,7 +15,7 @@ from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import Lesson, RoundTables
+from rlhf_flow.storage.tables import RoundTables, TrainingRound
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.support import jobs
@@ -33,7 +33,7 @@ class World:
     model: Model
     start: Policy
     tables: RoundTables
-    lesson: Lesson
+    lesson: TrainingRound
 
     def torch(self, training: Training, steps: int) -> Trained:
         return jobs.train(Place(), Torch(training=training), self.model, self.start, self.lesson, steps)

@@ -19,9 +19,9 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Checkpoint, Held, fingerprint
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
 from tests.support import jobs
 from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write
 
@@ -31,7 +31,7 @@ class World:
     model: Model
     start: Policy
     tables: RoundTables
-    lesson: Lesson
+    lesson: TrainingRound
 
     def open(self, training: Training = ADAMW) -> Learner:
         learner = Torch(training=training).open(self.model, Place())
@@ -226,7 +226,8 @@ def test_the_log_probs_of_a_policy_are_those_of_what_was_published(world: World)
     assert jobs.learn(learner, world.lesson, 2, 3) == jobs.learn(plain, world.lesson, 2, 3)
     # A start in float32 is sampled from in bfloat16, and saved so by a round without pairs.
     saved = replace(
-        world.start, weights=Held({name: tensor.bfloat16() for name, tensor in world.start.weights.load().items()})
+        world.start,
+        weights=InMemoryWeights({name: tensor.bfloat16() for name, tensor in world.start.weights.load().items()}),
     )
     start, other = rounded.open(), learner
     assert start.logps([world.tables.responses], wanted, world.start).equals(
@@ -260,12 +261,12 @@ def test_the_spread_is_that_of_the_models_own_logits(world: World) -> None:
 
 def test_weights_of_another_model_are_refused(world: World) -> None:
     learner = world.open()
-    wrong = replace(world.start, sha256="x", weights=Held({"model.norm.weight": torch.zeros(32)}))
+    wrong = replace(world.start, sha256="x", weights=InMemoryWeights({"model.norm.weight": torch.zeros(32)}))
     with pytest.raises(ValueError, match=r"these weights are not of .*missing \["):
         learner.start(wrong)
     shape = {name: tensor[:1] for name, tensor in world.start.weights.load().items()}
     with pytest.raises(ValueError, match=r"is \(1, 32\), not \(128, 32\)"):
-        learner.logps([world.tables.responses], ["1/policy/0/p0"], replace(wrong, weights=Held(shape)))
+        learner.logps([world.tables.responses], ["1/policy/0/p0"], replace(wrong, weights=InMemoryWeights(shape)))
     assert learner.publish("policy", 0).sha256 == world.start.sha256
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.learner.batching import Row, count, deal, global_batches, pack, pack_policy, read_examples, read_rows
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.storage.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
 from tests.support.classroom import PAIRS, RESPONSES, make_tables, write
 
 
@@ -77,10 +77,10 @@ def tables(folder: Path, pairs: list[dict[str, object]]) -> RoundTables:
     )
 
 
-def lesson(folder: Path, anchors: list[dict[str, object]], *, roles: dict[str, str] | None = None) -> Lesson:
+def lesson(folder: Path, anchors: list[dict[str, object]], *, roles: dict[str, str] | None = None) -> TrainingRound:
     pairs = [{"prompt": "p", "first": "a", "second": "b", "preference": 1.0, "weight": w} for w in (1.0, 0.0, 2.0)]
     schema = pa.schema([("response", pa.string()), ("policy", pa.string()), ("logps", pa.list_(pa.float32()))])
-    return Lesson(
+    return TrainingRound(
         round=1,
         rounds=1,
         seed=0,

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import Lesson
+from rlhf_flow.storage.tables import TrainingRound
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.support import jobs
@@ -29,7 +29,7 @@ class World:
     tied: bool
     model: Model
     start: Policy
-    lesson: Lesson
+    lesson: TrainingRound
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])

@@ -18,7 +18,7 @@ from rlhf_flow.games.learner import TabularLearner
 from rlhf_flow.games.solvers import Fit
 from rlhf_flow.learner.logits import TOP, spread
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Held
+from rlhf_flow.weights.source import InMemoryWeights
 from tests.support.classroom import write
 
 
@@ -73,7 +73,7 @@ def test_a_table_of_logits_tells_its_spread_too(tmp_path: Path) -> None:
     learner = TabularLearner(board, Fit())
     rows = [{"response": name, "prompt_tokens": [0], "tokens": tokens} for name, tokens in (("a", [0]), ("b", [1, 1]))]
     table = write(pa.Table.from_pylist(rows), tmp_path)
-    policy = Policy("policy", 0, "", Held({LOGITS: board.reference}))
+    policy = Policy("policy", 0, "", InMemoryWeights({LOGITS: board.reference}))
     found = learner.spread([table], ["b", "a"], policy)
     half = math.log(2)
     assert found["logps"].to_pylist() == [pytest.approx([-half, -half]), pytest.approx([-half])]

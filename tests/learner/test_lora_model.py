@@ -25,12 +25,12 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import Lesson, RoundTables
+from rlhf_flow.storage.tables import RoundTables, TrainingRound
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
 from rlhf_flow.weights.source import (
     Adapter,
     Checkpoint,
-    Held,
+    InMemoryWeights,
     adapter_fingerprint,
     checkpoint_fingerprint,
     fingerprint,
@@ -49,7 +49,7 @@ class World:
     model: Model
     start: Policy
     tables: RoundTables
-    lesson: Lesson
+    lesson: TrainingRound
 
     def spec(self, training: Training = ADAMW, lora: LoRA = LORA) -> Torch:
         return Torch(training=training, lora=lora)
@@ -224,7 +224,7 @@ def test_the_log_probs_of_another_adapter_leave_everything_as_it_was(world: Worl
 
 def test_what_is_no_adapter_for_this_model_is_refused(world: World, tmp_path: Path) -> None:
     learner = world.open()
-    foreign = replace(world.start, sha256="x", weights=Held(world.start.weights.load()))
+    foreign = replace(world.start, sha256="x", weights=InMemoryWeights(world.start.weights.load()))
     with pytest.raises(ValueError, match=r"has weights of its own.*learner\.lora\.rank=0"):
         learner.start(foreign)
     learner.update(world.lesson, 0, 1)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.learner.batching import Row, pack
-from rlhf_flow.learner.readout import AtTheEnd, LogProbs, check_view, tail_of
+from rlhf_flow.learner.readout import PolicyReadout, RewardReadout, check_view, tail_of
 from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.prompts.epochs import Dealt
 from rlhf_flow.tokenization.chat_template import chat_tokens
 from rlhf_flow.types import Candidate, Message, Prompt
-from rlhf_flow.weights.source import Held
+from rlhf_flow.weights.source import InMemoryWeights
 from tests.support.tokenizer import CHAT_WITH_BOS, tokenizer
 
 CHATML = (
@@ -38,7 +38,7 @@ def row(prompt: int, tokens: int) -> Row:
 )
 def test_a_head_reads_the_last_token_of_each_row(shapes: list[tuple[int, int]], outputs: int, tail: list[int]) -> None:
     rows = [row(*shape) for shape in shapes]
-    reading = AtTheEnd(Head(outputs), tuple(tail))
+    reading = RewardReadout(Head(outputs), tuple(tail))
     packed = reading.pack(rows)
     whole = [[*one.prompt, *one.tokens, *tail] for one in rows]
     assert packed.tokens.flatten()[packed.at].tolist() == [tokens[-1] for tokens in whole]
@@ -50,14 +50,14 @@ def test_a_head_reads_the_last_token_of_each_row(shapes: list[tuple[int, int]], 
 
 def test_a_policy_reads_every_token() -> None:
     rows = [row(2, 3), row(1, 5)]
-    np.testing.assert_array_equal(LogProbs().pack(rows).at, pack(rows).at)
-    assert [LogProbs().width(one) for one in rows] == [3, 5]
-    assert LogProbs().generates and not AtTheEnd(Head(1)).generates
+    np.testing.assert_array_equal(PolicyReadout().pack(rows).at, pack(rows).at)
+    assert [PolicyReadout().width(one) for one in rows] == [3, 5]
+    assert PolicyReadout().generates and not RewardReadout(Head(1)).generates
 
 
 def test_weights_in_memory_are_taken_as_they_are() -> None:
     state = {"score.weight": torch.ones(1, 2)}
-    assert AtTheEnd(Head(1)).weights(Held(state)).load() == state
+    assert RewardReadout(Head(1)).weights(InMemoryWeights(state)).load() == state
 
 
 @pytest.mark.parametrize(("template", "tail"), [(CHAT_WITH_BOS, ""), (CHATML, "\n"), (THINKING, ""), (None, "")])

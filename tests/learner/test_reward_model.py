@@ -17,14 +17,14 @@ from transformers import (
 )
 
 from rlhf_flow.learner.reward_head import Head
-from rlhf_flow.learner.reward_model import ResponseNumbers, load_classifier, verify
+from rlhf_flow.learner.reward_model import RewardHeadModel, load_classifier, verify
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.bradley_terry import BradleyTerry
 from rlhf_flow.objective.general_preference import GeneralPreference
 from rlhf_flow.protocols import Learner, Objective
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint
 from tests.support import jobs
@@ -41,8 +41,8 @@ class World:
     def ids(self) -> list[str]:
         return self.tables.responses.read(["response"])["response"].to_pylist()
 
-    def lesson(self, objective: Objective) -> Lesson:
-        return Lesson(1, 2, 7, (self.tables,), Table(()), {}, objective)
+    def lesson(self, objective: Objective) -> TrainingRound:
+        return TrainingRound(1, 2, 7, (self.tables,), Table(()), {}, objective)
 
     def open(self, outputs: int = 1, training: Training = ADAMW, *, seed: int = 0) -> Learner:
         learner = Torch(training=training, head=Head(outputs, seed)).open(self.model, Place())
@@ -153,8 +153,8 @@ def test_a_model_that_sees_to_the_right_is_refused(world: World) -> None:
     small = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = BertForSequenceClassification(BertConfig(**small, intermediate_size=32, num_labels=1))
     with pytest.raises(ValueError, match=r"BertForSequenceClassification has no linear layer `score`"):
-        verify(ResponseNumbers(bert.eval()))
+        verify(RewardHeadModel(bert.eval()))
     lm = load_classifier(world.model.path, Head(1), revision=None, trust_remote_code=False)
     lm.score.register_forward_hook(lambda module, inputs, output: output * (3 if output.dim() == 3 else 1))
     with pytest.raises(ValueError, match=r"differ from the model's own"):
-        verify(ResponseNumbers(lm.eval()))
+        verify(RewardHeadModel(lm.eval()))

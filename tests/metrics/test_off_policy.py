@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.metrics.off_policy import Gate, distance, measures
+from rlhf_flow.metrics.off_policy import OffPolicy, distance, measures
 
 LOGPS = st.lists(st.floats(-20, 0), min_size=1, max_size=12)
 
@@ -38,11 +38,11 @@ def test_the_divergence_of_many_answers_is_the_kl_from_the_sampler() -> None:
 
 
 def test_a_bucket_says_which_bound_an_answer_is_beyond() -> None:
-    gate = Gate(max_staleness=1, max_mismatch=0.5)
+    gate = OffPolicy(max_staleness=1, max_mismatch=0.5)
     assert [gate.bucket(1, 0.5), gate.bucket(None, None), gate.bucket(0, None)] == [None] * 3
     assert [gate.bucket(2, 0.1), gate.bucket(2, 0.6)] == ["stale"] * 2
     assert [gate.bucket(0, 0.51), gate.bucket(None, float("nan"))] == ["mismatched"] * 2
-    assert Gate().bucket(99, 99.0) is None
+    assert OffPolicy().bucket(99, 99.0) is None
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_a_bucket_says_which_bound_an_answer_is_beyond() -> None:
 )
 def test_bounds_that_make_no_sense_are_refused(fields: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Gate(**fields)
+        OffPolicy(**fields)

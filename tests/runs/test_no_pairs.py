@@ -110,7 +110,7 @@ def test_answers_that_are_all_cut_are_the_cause_that_is_told(tmp_path: Path) -> 
             cut = tuple(tuple(replace(one, truncated=True) for one in group) for group in drawn.responses)
             return replace(drawn, responses=cut)
 
-    made = toy.run(tmp_path, rounds=2, engine=Cutting(), selector=OnlyPair(), sampler=toy.Sampler(toy.Draw(n=2)))
+    made = toy.run(tmp_path, rounds=2, engine=Cutting(), selector=OnlyPair(), sampler=toy.Sampler(toy.SamplingParams(n=2)))
     with pytest.raises(AlarmError, match=r"of 8 answers \(8 answers cut\)"):
         heed(made.ledger.records[-1], Alarms())
 

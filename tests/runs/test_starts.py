@@ -92,14 +92,14 @@ def test_a_start_as_people_have_it_is_taken_and_answers(kind: str, tmp_path: Pat
 
     from rlhf_flow.learner.torch import Torch
     from rlhf_flow.specs import Place
-    from rlhf_flow.types import Draw
+    from rlhf_flow.types import SamplingParams
 
     start = saved_as(kind, tmp_path / "model")
     config = compose(*tiny.overrides(start, tiny.prompts(tmp_path / "prompts.jsonl"), tmp_path / "run"))
     prepared = build.prepare(config)
     prepared.ledger.close()
     engine = config.engine.sized(64).open(prepared.model, Place())
-    draw = Draw("policy", n=2, max_tokens=6)
+    draw = SamplingParams("policy", n=2, max_tokens=6)
     drawn = engine.generate(prepared.prompts.batch(1)[:2], prepared.start, draw, round=1, seed=0)
     learner = Torch().open(prepared.model, Place())
     learner.start(prepared.start)

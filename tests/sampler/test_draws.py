@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_flow.sampler.draws import PlanSampler
+from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.source import Source
-from rlhf_flow.types import Draw, Mixture
+from rlhf_flow.types import Mixture, SamplingParams
 from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
-SAMPLER = PlanSampler(
+SAMPLER = DrawsSampler(
     [
         Source("own", n=2, temperature=0.7),
         Source("mixed", n=1, who="opponent", weight=0.25),
@@ -22,11 +22,11 @@ def test_each_draw_comes_from_its_own_source() -> None:
     rollouts = SAMPLER.sample(engine, PROMPTS, POLICIES, round=4, seed=1)
     mixture = Mixture(POLICIES["opponent"], POLICIES["reference"], 0.25)
     assert engine.asked == [
-        (POLICIES["policy"], Draw("own", n=2, temperature=0.7)),
-        (mixture, Draw("mixed", n=1)),
-        (POLICIES["reference"], Draw("reference", n=1)),
+        (POLICIES["policy"], SamplingParams("own", n=2, temperature=0.7)),
+        (mixture, SamplingParams("mixed", n=1)),
+        (POLICIES["reference"], SamplingParams("reference", n=1)),
     ]
-    assert all(type(draw) is Draw for _, draw in engine.asked)
+    assert all(type(draw) is SamplingParams for _, draw in engine.asked)
     assert ids(rollouts)[1] == ["4/own/0/b", "4/own/1/b", "4/mixed/0/b", "4/teacher/0/b", "4/reference/0/b"]
     for group in rollouts.responses:
         assert [one.source for one in group] == ["policy", "policy", "mixture", "dataset", "reference"]
@@ -42,10 +42,10 @@ def test_it_says_what_it_draws() -> None:
         "reference": "reference",
     }
     assert SAMPLER.roles == {"policy", "opponent", "reference"} and SAMPLER.mixes
-    assert PlanSampler().roles == {"policy"} and not PlanSampler().mixes
-    assert PlanSampler([Source("d", n=1, who="dataset", candidate="gold")]).roles == frozenset()
+    assert DrawsSampler().roles == {"policy"} and not DrawsSampler().mixes
+    assert DrawsSampler([Source("d", n=1, who="dataset", candidate="gold")]).roles == frozenset()
 
 
 def test_names_are_checked_as_everywhere() -> None:
     with pytest.raises(ValueError, match=r"sampler\.draws must have different names, got x more than once"):
-        PlanSampler([Source("x"), Source("x", who="reference")])
+        DrawsSampler([Source("x"), Source("x", who="reference")])

@@ -6,12 +6,12 @@ import pytest
 
 from rlhf_flow.sampler import PARTS
 from rlhf_flow.sampler.policy import PolicySampler
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
 
 def test_draws_are_concatenated_in_order() -> None:
-    sampler = PolicySampler([Draw("warm", n=2), Draw("cold", n=1, temperature=0.5)])
+    sampler = PolicySampler([SamplingParams("warm", n=2), SamplingParams("cold", n=1, temperature=0.5)])
     rollouts = sampler.sample(Echo(), PROMPTS, POLICIES, round=5, seed=9)
     assert rollouts.round == 5
     assert rollouts.prompts == tuple(PROMPTS)
@@ -24,7 +24,7 @@ def test_draws_are_concatenated_in_order() -> None:
 
 
 def test_it_says_what_it_draws() -> None:
-    warm, cold = Draw("warm", n=2), Draw("cold", n=1)
+    warm, cold = SamplingParams("warm", n=2), SamplingParams("cold", n=1)
     sampler = PolicySampler([warm, cold])
     assert sampler.drawn == {"sampler.draws.0": warm, "sampler.draws.1": cold}
     assert sampler.sources == {"warm": "policy", "cold": "policy"}
@@ -39,10 +39,10 @@ def test_the_default_is_one_draw_of_eight() -> None:
     ("draws", "says"),
     [
         ([], "at least one draw"),
-        ([Draw("x"), Draw("y"), Draw("x")], "different names, got x more than once"),
-        ([Draw("x/y")], "must not hold '/'"),
+        ([SamplingParams("x"), SamplingParams("y"), SamplingParams("x")], "different names, got x more than once"),
+        ([SamplingParams("x/y")], "must not hold '/'"),
     ],
 )
-def test_draws_that_cannot_be_told_apart_are_refused(draws: list[Draw], says: str) -> None:
+def test_draws_that_cannot_be_told_apart_are_refused(draws: list[SamplingParams], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         PolicySampler(draws)

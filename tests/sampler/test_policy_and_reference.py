@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from rlhf_flow.sampler.policy_and_reference import PolicyAndReference
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
 
 def test_the_policy_answers_first_and_the_reference_then() -> None:
-    rollouts = PolicyAndReference(policy=Draw("mine", n=2)).sample(Echo(), PROMPTS, POLICIES, round=2, seed=0)
+    rollouts = PolicyAndReference(policy=SamplingParams("mine", n=2)).sample(Echo(), PROMPTS, POLICIES, round=2, seed=0)
     assert ids(rollouts)[0] == ["2/mine/0/a", "2/mine/1/a", "2/reference/0/a"]
     for group in rollouts.responses:
         assert [one.source for one in group] == ["policy", "policy", "reference"]
@@ -27,4 +27,4 @@ def test_it_says_what_it_draws() -> None:
 
 def test_one_name_for_both_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sampler\.policy and sampler\.reference must have different names, got x"):
-        PolicyAndReference(policy=Draw("x"), reference=Draw("x"))
+        PolicyAndReference(policy=SamplingParams("x"), reference=SamplingParams("x"))

@@ -26,7 +26,7 @@ from rlhf_flow.sandbox.request import word as worded
 from rlhf_flow.sandbox.styles import CYCLIC, OTHER, STYLES, TAU, TRANSITIVE, cyclic, measure, style, transitive
 from rlhf_flow.scorer.functions.comparison import Comparison
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts
+from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams
 
 ANSWERS = {  # one of each style
     "polite": "Thank you for asking. Please water the roses.",
@@ -47,7 +47,7 @@ START = {
 
 def side_by_side(*rows: tuple[str, Sequence[str]]) -> Rollouts:
     """A prompt that asks for a tone, and the answers to it; each row is one."""
-    draw = Draw(n=1)
+    draw = SamplingParams(n=1)
     prompts, responses = [], []
     for at, (tone, answers) in enumerate(rows):
         asked = worded(Request("advice", "garden", tone, 1, False), random.Random(at))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts
+from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams
 from tests.support.tokenizer import tokenizer
 
 Checkpoint = Callable[..., str]
@@ -28,7 +28,7 @@ def rollouts(*answers: Sequence[str], gold: str | None = None) -> Rollouts:
                 text=text,
                 logps=None,
                 truncated=False,
-                draw=Draw(n=len(texts)),
+                draw=SamplingParams(n=len(texts)),
                 seed=k,
                 policy="0" * 64,
             )

@@ -19,7 +19,7 @@ from rlhf_flow.scorer.llm.endpoint import Endpoint
 from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place, ScorerSpec
 from rlhf_flow.types import Rollouts
-from rlhf_flow.weights.offload import StepsAside
+from rlhf_flow.weights.offload import Offloadable
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.support.served import pooling, scores_of, serving
 from tests.support.stub_endpoint import Said, Stub, says
@@ -138,7 +138,7 @@ def test_equal_answers_tie_exactly(scorer: Scorer) -> None:
 def test_a_scorer_with_a_model_can_step_aside(spec: ScorerSpec, scorer: Scorer) -> None:
     if not spec.loads_model or "of" in vars(spec):  # who asks another one stays with the driver, and has no model
         return
-    assert isinstance(scorer, StepsAside)
+    assert isinstance(scorer, Offloadable)
     before = scorer.score(rollouts(*ANSWERS))
     for _ in range(2):
         scorer.step_aside()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.scorer.matches import Match
-from rlhf_flow.scorer.pair_schedule import Ask, Economy, Said, settled, strengths
+from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict, settled, strengths
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.tournament import Tournament
 from rlhf_flow.types import Rollouts, Scored
@@ -39,15 +39,15 @@ def soft(match: Match) -> float:
 
 
 def asking(verdict: Callable[[Match], float], turns: list[list[Match]] | None = None) -> Ask:
-    def ask(matches: Sequence[Match]) -> list[Said]:
+    def ask(matches: Sequence[Match]) -> list[PairVerdict]:
         if turns is not None:
             turns.append(list(matches))
-        return [Said(verdict(match)) for match in matches]
+        return [PairVerdict(verdict(match)) for match in matches]
 
     return ask
 
 
-def judged(economy: Economy, *answers: list[str], verdict: Callable[[Match], float] = sure) -> Scored:
+def judged(economy: PairSchedule, *answers: list[str], verdict: Callable[[Match], float] = sure) -> Scored:
     return economy.compare(rollouts(*answers), asking(verdict))
 
 
@@ -67,7 +67,7 @@ def test_of_a_judge_that_never_errs_the_best_and_the_worst_are_found(
     n: int, pairs: str, verdict: Callable[[Match], float]
 ) -> None:
     orders = [np.random.default_rng(seed).permutation(n).tolist() for seed in range(40)]
-    scored = judged(Economy(pairs=pairs), *map(texts, orders), verdict=verdict)
+    scored = judged(PairSchedule(pairs=pairs), *map(texts, orders), verdict=verdict)
     for b, order in enumerate(orders):
         best, worst = order.index(n - 1), order.index(0)
         assert scored.utility[b].argmax() == best and scored.utility[b].argmin() == worst
@@ -81,7 +81,7 @@ def test_of_a_judge_that_never_errs_the_best_and_the_worst_are_found(
 def test_every_order_of_four_and_any_number_of_answers_has_its_best_in_a_knockout() -> None:
     for n in (3, 4, 5):
         orders = [list(order) for order in permutations(range(n))]
-        scored = judged(Economy(pairs="knockout"), *map(texts, orders))
+        scored = judged(PairSchedule(pairs="knockout"), *map(texts, orders))
         assert scored.utility.argmax(-1).tolist() == [order.index(n - 1) for order in orders]
         assert scored.utility.argmin(-1).tolist() == [order.index(0) for order in orders]
 
@@ -90,7 +90,7 @@ def test_a_round_more_takes_more_matches_and_ranks_better() -> None:
     orders = [np.random.default_rng(seed).permutation(8).tolist() for seed in range(40)]
     correlation, matches = [], []
     for rounds in (1, 2, 3, 5):
-        scored = judged(Economy(pairs="swiss", rounds=rounds), *map(texts, orders))
+        scored = judged(PairSchedule(pairs="swiss", rounds=rounds), *map(texts, orders))
         correlation.append(np.mean([np.corrcoef(scored.utility[b], orders[b])[0, 1] for b in range(40)]))
         matches.append(sum(asked(scored)))
     assert correlation == sorted(correlation) and matches == sorted(matches)
@@ -101,7 +101,9 @@ def test_a_round_more_takes_more_matches_and_ranks_better() -> None:
 
 @pytest.mark.parametrize(("pairs", "n", "most"), [("swiss", 8, 12 + 1), ("knockout", 8, 7 + 3 + 1), ("swiss", 2, 1)])
 def test_so_many_are_asked_about_and_the_others_are_spared(pairs: str, n: int, most: int) -> None:
-    scored = judged(Economy(pairs=pairs), *(texts(np.random.default_rng(b).permutation(n).tolist()) for b in range(9)))
+    scored = judged(
+        PairSchedule(pairs=pairs), *(texts(np.random.default_rng(b).permutation(n).tolist()) for b in range(9))
+    )
     assert all(most - 1 <= number <= most for number in asked(scored)), "with a final, where the two had not met"
     made = sum(asked(scored))
     spared = 9 * n * (n - 1) // 2 - made
@@ -115,7 +117,7 @@ def test_so_many_are_asked_about_and_the_others_are_spared(pairs: str, n: int, m
 
 def test_all_are_asked_about_at_once() -> None:
     turns: list[list[Match]] = []
-    scored = Economy().compare(rollouts(["a", "b", "c"], ["d", "e", "d"]), asking(lambda match: 0.25, turns))
+    scored = PairSchedule().compare(rollouts(["a", "b", "c"], ["d", "e", "d"]), asking(lambda match: 0.25, turns))
     assert [(match.first.text, match.second.text) for match in turns[0]] == [
         ("a", "b"),
         ("a", "c"),
@@ -130,7 +132,7 @@ def test_all_are_asked_about_at_once() -> None:
 def test_a_round_is_asked_about_for_all_prompts_together_and_nobody_meets_twice(pairs: str) -> None:
     turns: list[list[Match]] = []
     answers = [texts(np.random.default_rng(b).permutation(8).tolist()) for b in range(20)]
-    Economy(pairs=pairs).compare(rollouts(*answers), asking(sure, turns))
+    PairSchedule(pairs=pairs).compare(rollouts(*answers), asking(sure, turns))
     assert len(turns) == 4, "three rounds, and the finals"
     assert all({match.b for match in turn} == set(range(20)) for turn in turns[:3])
     met = [(match.b, match.first.text, match.second.text) for turn in turns for match in turn]
@@ -139,7 +141,7 @@ def test_a_round_is_asked_about_for_all_prompts_together_and_nobody_meets_twice(
 
 def test_in_a_swiss_round_equals_meet() -> None:
     turns: list[list[Match]] = []
-    Economy(pairs="swiss").compare(rollouts(texts([5, 1, 7, 3, 2, 6, 0, 4])), asking(sure, turns))
+    PairSchedule(pairs="swiss").compare(rollouts(texts([5, 1, 7, 3, 2, 6, 0, 4])), asking(sure, turns))
     pairs = [{frozenset((worth(match.first.text), worth(match.second.text))) for match in turn} for turn in turns]
     assert pairs[0] == {frozenset(two) for two in ((5, 1), (7, 3), (2, 6), (0, 4))}
     assert pairs[1] == {frozenset(two) for two in ((5, 7), (6, 4), (1, 3), (2, 0))}  # those with a point, and without
@@ -161,7 +163,9 @@ ANSWERS = st.lists(st.lists(st.sampled_from(LETTERS), min_size=5, max_size=5), m
 def test_any_verdicts_give_a_ranking_whose_ends_have_been_asked_about(
     answers: list[list[str]], said: dict[str, float], pairs: str
 ) -> None:
-    scored = judged(Economy(pairs=pairs), *answers, verdict=lambda match: said[match.first.text + match.second.text])
+    scored = judged(
+        PairSchedule(pairs=pairs), *answers, verdict=lambda match: said[match.first.text + match.second.text]
+    )
     assert ((scored.utility > 0) & (scored.utility < 1)).all()
     spared = abstained = 0
     for b, texts in enumerate(answers):
@@ -189,7 +193,9 @@ def test_the_order_of_prompts_and_answers_changes_no_bit(
     answers: list[list[str]], said: dict[str, float], pairs: str
 ) -> None:
     def scored(asked: Rollouts) -> Scored:
-        return Economy(pairs=pairs).compare(asked, asking(lambda match: said[match.first.text + match.second.text]))
+        return PairSchedule(pairs=pairs).compare(
+            asked, asking(lambda match: said[match.first.text + match.second.text])
+        )
 
     here = rollouts(*answers)
     forth, back = (
@@ -228,7 +234,7 @@ def test_strengths_are_finite_whoever_wins() -> None:
 
 
 def test_the_utility_is_a_win_rate_over_all_answers() -> None:
-    scored = judged(Economy(pairs="swiss"), ["a:2", "b:1", "c:0", "a:2"], verdict=soft)
+    scored = judged(PairSchedule(pairs="swiss"), ["a:2", "b:1", "c:0", "a:2"], verdict=soft)
     assert scored.utility.sum() == pytest.approx(4 / 2, abs=1e-6)
     assert scored.utility[0, 0] == scored.utility[0, 3]
 
@@ -236,7 +242,9 @@ def test_the_utility_is_a_win_rate_over_all_answers() -> None:
 def test_a_cycle_ranks_nobody_and_is_a_tie() -> None:
     beats = {"ab": 1.0, "bc": 1.0, "ac": 0.0}
     scored = judged(
-        Economy(pairs="knockout"), ["a", "b", "c"], verdict=lambda match: beats[match.first.text + match.second.text]
+        PairSchedule(pairs="knockout"),
+        ["a", "b", "c"],
+        verdict=lambda match: beats[match.first.text + match.second.text],
     )
     np.testing.assert_allclose(scored.utility, 0.5, atol=1e-6)
 
@@ -257,7 +265,7 @@ def test_a_cycle_ranks_nobody_and_is_a_tie() -> None:
 def test_both_orders_are_averaged_and_contradict_where_they_prefer_one_place(
     forth: float, back: float, p: float, mark: str | None
 ) -> None:
-    assert settled(forth, back, inconsistent="average") == Said(pytest.approx(p), mark)
+    assert settled(forth, back, inconsistent="average") == PairVerdict(pytest.approx(p), mark)
     strict = settled(forth, back, inconsistent="abstain")
     assert math.isnan(strict.p) == (mark is not None) and strict.mark == mark
 
@@ -268,11 +276,11 @@ def test_without_a_verdict_in_one_order_nothing_contradicts() -> None:
 
 
 def test_a_mark_is_of_both_and_of_all_who_gave_the_same_answer() -> None:
-    def ask(matches: Sequence[Match]) -> list[Said]:
+    def ask(matches: Sequence[Match]) -> list[PairVerdict]:
         turned = {"ab": "inconsistent"}
-        return [Said(0.5, turned.get(match.first.text + match.second.text)) for match in matches]
+        return [PairVerdict(0.5, turned.get(match.first.text + match.second.text)) for match in matches]
 
-    scored = Economy().compare(rollouts(["a", "b", "c", "a"]), ask, marks=["inconsistent", "capped"])
+    scored = PairSchedule().compare(rollouts(["a", "b", "c", "a"]), ask, marks=["inconsistent", "capped"])
     expected = np.zeros((4, 4), dtype=bool)
     expected[[0, 1, 3, 1], [1, 0, 1, 3]] = True
     np.testing.assert_array_equal(scored.marks["inconsistent"], expected[None])
@@ -292,13 +300,13 @@ def test_a_mark_is_of_both_and_of_all_who_gave_the_same_answer() -> None:
 )
 def test_what_is_no_economy_is_refused(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Economy(**fields)
+        PairSchedule(**fields)
 
 
 @pytest.mark.parametrize("pairs", ["all", *FRUGAL])
 def test_nothing_to_compare_is_asked_about_once(pairs: str) -> None:
     for answers in ([], [["a"]], [["a", "a"]]):
         turns: list[list[Match]] = []
-        scored = Economy(pairs=pairs).compare(rollouts(*answers), asking(sure, turns))
+        scored = PairSchedule(pairs=pairs).compare(rollouts(*answers), asking(sure, turns))
         assert turns == [[]] and (scored.utility == 0.5).all()
         assert all(mark.dtype == bool for mark in scored.marks.values())

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_flow.scorer.recorded import Recorded
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Draw, Rollouts, Scored
+from rlhf_flow.types import Rollouts, SamplingParams, Scored
 from tests.scorer.conftest import rollouts
 
 DRAWS = ("first", "second", "third")
@@ -22,7 +22,7 @@ def compared(*metas: Mapping[str, object], answers: int = 2) -> Rollouts:
     asked = rollouts(*([f"answer {k}" for k in range(answers)] for _ in metas))
     prompts = tuple(replace(prompt, meta=meta) for prompt, meta in zip(asked.prompts, metas, strict=True))
     named = tuple(
-        tuple(replace(one, draw=Draw(name=name, n=1)) for one, name in zip(group, DRAWS, strict=False))
+        tuple(replace(one, draw=SamplingParams(name=name, n=1)) for one, name in zip(group, DRAWS, strict=False))
         for group in asked.responses
     )
     return replace(asked, prompts=prompts, responses=named)

@@ -13,10 +13,10 @@ import pytest
 
 from rlhf_flow.metrics.alarms import Alarms
 from rlhf_flow.stages.context import Evaluation
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts, Scored
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams, Scored
 from tests.support import toy
 
-ONE = Draw(name="mine", n=1)
+ONE = SamplingParams(name="mine", n=1)
 
 
 class Counting(toy.HigherIsBetter):
@@ -59,7 +59,7 @@ class OfPairs(toy.HigherIsBetter):
         )
 
 
-def evaluated(root: Path, *, draw: Draw = ONE, **others: object) -> dict[str, float]:
+def evaluated(root: Path, *, draw: SamplingParams = ONE, **others: object) -> dict[str, float]:
     """The metrics of the one round of a toy run."""
     toy.run(root, rounds=1, **{"evaluation": Evaluation(toy.HigherIsBetter(), draw, every=1), **others})
     return json.loads((root / "metrics.jsonl").read_text().splitlines()[1])
@@ -113,7 +113,9 @@ def test_the_judge_of_training_is_left_in_peace_where_that_is_asked_for(tmp_path
 class Stammering(toy.Engine):
     """After the start, it says two tokens four times over to held-out prompts; a round asks fewer."""
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
         said = super().generate(prompts, policy, draw, round=round, seed=seed)
         if round == 0 or len(prompts) < toy.PROMPTS:
             return said
@@ -210,6 +212,6 @@ def test_what_trips_is_a_metric_of_its_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cold", [{"temperature": 0.5}, {"top_p": 0.9}, {"top_k": 3}])
 def test_there_is_no_kl_where_the_answers_are_not_the_policy_s_own(tmp_path: Path, cold: dict[str, float]) -> None:
     assert "eval/kl" in evaluated(tmp_path / "own")
-    metrics = evaluated(tmp_path / "cold", draw=Draw(name="mine", n=1, **cold))
+    metrics = evaluated(tmp_path / "cold", draw=SamplingParams(name="mine", n=1, **cold))
     assert "eval/kl" not in metrics
     assert "eval/win_rate" in metrics

@@ -11,17 +11,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.metrics.off_policy import Gate, GateError
+from rlhf_flow.metrics.off_policy import GateError, OffPolicy
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.stages.off_policy import _most
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 from tests.support import toy
 
 
 class Rounding(toy.Engine):
     """Says of answer 0 that it was likelier than it is: by half a nat in round 2."""
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
         drawn = super().generate(prompts, policy, draw, round=round, seed=seed)
         if round != 2:
             return drawn
@@ -39,7 +41,7 @@ def buckets(root: Path, round: int) -> dict[str, dict[str, int]]:
 
 
 def test_what_the_engine_computes_otherwise_is_measured(tmp_path: Path) -> None:
-    records = toy.run(tmp_path, rounds=3, engine=Rounding(), gate=Gate(measured=1000)).ledger.records
+    records = toy.run(tmp_path, rounds=3, engine=Rounding(), gate=OffPolicy(measured=1000)).ledger.records
     off = [record.metrics["mismatch/max"] for record in records[1:]]
     assert off == pytest.approx([0, 0.5, 0], abs=1e-6)
     drawn = pq.read_table(tmp_path / "rounds/00002/responses")["tokens"].to_pylist()
@@ -51,7 +53,7 @@ def test_what_the_engine_computes_otherwise_is_measured(tmp_path: Path) -> None:
 
 
 def test_one_round_off_the_measure_is_of_what_was_learned_meanwhile(tmp_path: Path) -> None:
-    records = toy.run(tmp_path, rounds=2, lag=1, gate=Gate(measured=1000)).ledger.records
+    records = toy.run(tmp_path, rounds=2, lag=1, gate=OffPolicy(measured=1000)).ledger.records
     first = json.loads((tmp_path / "rounds/00001/policy/logits.json").read_text())
     start, learned = toy.log_softmax(np.zeros((toy.PROMPTS, toy.ANSWERS))), toy.log_softmax(np.asarray(first))
     drawn = pq.read_table(tmp_path / "rounds/00002/responses").to_pylist()
@@ -61,7 +63,7 @@ def test_one_round_off_the_measure_is_of_what_was_learned_meanwhile(tmp_path: Pa
 
 
 def test_answers_beyond_are_in_no_pair_and_counted(tmp_path: Path) -> None:
-    gate = Gate(max_mismatch=0.1)
+    gate = OffPolicy(max_mismatch=0.1)
     toy.run(tmp_path, rounds=3, engine=Rounding(), selector=AllPairs(), gate=gate)
     rows = pq.read_table(tmp_path / "rounds/00002/responses").to_pylist()
     beyond = {row["response"] for row in rows if row["tokens"] == [0]}
@@ -74,7 +76,7 @@ def test_answers_beyond_are_in_no_pair_and_counted(tmp_path: Path) -> None:
 
 
 def test_answers_that_are_too_old_are_in_no_pair_and_counted(tmp_path: Path) -> None:
-    toy.run(tmp_path, rounds=2, lag=1, selector=AllPairs(), gate=Gate(max_staleness=0))
+    toy.run(tmp_path, rounds=2, lag=1, selector=AllPairs(), gate=OffPolicy(max_staleness=0))
     assert "stale" not in buckets(tmp_path, 1)["responses"]
     answers = pq.read_table(tmp_path / "rounds/00002/responses").num_rows
     assert buckets(tmp_path, 2)["responses"] == {"stale": answers}
@@ -82,17 +84,17 @@ def test_answers_that_are_too_old_are_in_no_pair_and_counted(tmp_path: Path) -> 
 
 def test_a_gate_that_stops_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     with pytest.raises(GateError, match=r"answers of round 2 .* gate.max_mismatch=0.1 .* by 0.5\. The run stopped"):
-        toy.run(tmp_path / "run", rounds=3, engine=Rounding(), gate=Gate(max_mismatch=0.1, exceeding="stop"))
-    toy.run(tmp_path / "run", rounds=3, engine=Rounding(), gate=Gate(max_mismatch=0.6, exceeding="stop"))
-    toy.run(tmp_path / "calm", rounds=3, engine=Rounding(), gate=Gate(max_mismatch=0.6))
+        toy.run(tmp_path / "run", rounds=3, engine=Rounding(), gate=OffPolicy(max_mismatch=0.1, exceeding="stop"))
+    toy.run(tmp_path / "run", rounds=3, engine=Rounding(), gate=OffPolicy(max_mismatch=0.6, exceeding="stop"))
+    toy.run(tmp_path / "calm", rounds=3, engine=Rounding(), gate=OffPolicy(max_mismatch=0.6))
     finals = [json.loads((tmp_path / name / "final.json").read_text())["sha256"] for name in ("run", "calm")]
     assert finals[0] == finals[1]
 
 
 def test_some_answers_are_measured_where_nobody_asks_for_all(tmp_path: Path) -> None:
-    records = toy.run(tmp_path, rounds=2, gate=Gate(measured=5)).ledger.records
+    records = toy.run(tmp_path, rounds=2, gate=OffPolicy(measured=5)).ledger.records
     assert [record.metrics["mismatch/responses"] for record in records[1:]] == [5, 5]
-    silent = toy.run(tmp_path / "silent", rounds=2, gate=Gate(measured=0)).ledger
+    silent = toy.run(tmp_path / "silent", rounds=2, gate=OffPolicy(measured=0)).ledger
     assert not any("mismatch" in key for key in silent.records[1].metrics)
 
 

@@ -11,8 +11,8 @@ from threading import Event
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.storage.tables import Lesson
-from rlhf_flow.types import Draw, Policy, Prompt, Rollouts
+from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 from tests.support import toy
 
 WAIT = 30.0  # seconds until a meeting that does not happen has failed
@@ -64,7 +64,7 @@ class Waiting(toy.Learner):
         super().__init__()
         self.begun = begun
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         if lesson.round < lesson.rounds:
             assert self.begun[lesson.round + 1].wait(WAIT), f"nobody answers while round {lesson.round} is learned"
         return super().update(lesson, first, last)
@@ -76,7 +76,9 @@ class Telling(toy.Engine):
     def __init__(self, begun: list[Event]) -> None:
         self.begun = begun
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
         if draw == toy.Sampler().draw:
             self.begun[round].set()
         return super().generate(prompts, policy, draw, round=round, seed=seed)
@@ -92,7 +94,9 @@ def test_the_next_round_is_answered_while_this_one_is_learned(tmp_path: Path) ->
 class Failing(toy.Engine):
     """Fails in a round that is looked ahead at."""
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
         if round == 3 and draw == toy.Sampler().draw:
             raise ArithmeticError("no answer")
         return super().generate(prompts, policy, draw, round=round, seed=seed)
@@ -114,7 +118,7 @@ class Broken(toy.Learner):
         super().__init__()
         self.begun, self.failed = begun, failed
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         if lesson.round == 2:
             assert self.begun.wait(WAIT)
             self.failed.set()
@@ -128,7 +132,9 @@ class Slow(toy.Engine):
     def __init__(self, begun: Event, failed: Event) -> None:
         self.begun, self.failed = begun, failed
 
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
         if round == 3:
             self.begun.set()
             assert self.failed.wait(WAIT)

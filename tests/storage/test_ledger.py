@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.storage.ledger import Ledger
-from rlhf_flow.storage.store import Shelf
+from rlhf_flow.storage.store import StageWriter
 from tests.support import toy
 
 
@@ -78,7 +78,7 @@ def test_a_damaged_file_of_an_earlier_round_stops_the_run_with_its_name(
 def test_a_committed_stage_is_not_done_again(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
 
-    def write(shelf: Shelf) -> dict:
+    def write(shelf: StageWriter) -> dict:
         shelf.text("answer.json", "42")
         return {"answers": 1}
 
@@ -92,7 +92,7 @@ def test_a_committed_stage_is_not_done_again(tmp_path: Path) -> None:
 def test_a_stage_that_fails_leaves_no_entry_and_no_file(tmp_path: Path) -> None:
     ledger = opened(tmp_path)
 
-    def write(shelf: Shelf) -> dict:
+    def write(shelf: StageWriter) -> dict:
         shelf.text("half.json", "4")
         raise RuntimeError("the judge went away")
 

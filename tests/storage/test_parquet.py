@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.types import Draw, Scored
+from rlhf_flow.types import SamplingParams, Scored
 from tests.support import toy
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 4), named=st.sets(st.sampled_from(["overdue", "capped"])))
 def test_scores_come_back_as_they_were(seed: int, n: int, named: set[str]) -> None:
     engine, generator = toy.Engine(), np.random.default_rng(seed)
-    rollouts = engine.generate(toy.Prompts().all, toy.start(), Draw(n=n), round=1, seed=seed % 1000)
+    rollouts = engine.generate(toy.Prompts().all, toy.start(), SamplingParams(n=n), round=1, seed=seed % 1000)
     shape = (len(rollouts.prompts), n, n)
     wins = generator.random(shape)
     wins = np.where(generator.random(shape) < 0.3, np.nan, wins)
@@ -38,7 +38,7 @@ def test_scores_come_back_as_they_were(seed: int, n: int, named: set[str]) -> No
 
 
 def test_scores_of_other_responses_are_refused() -> None:
-    rollouts = toy.Engine().generate(toy.Prompts().all, toy.start(), Draw(n=2), round=1, seed=0)
+    rollouts = toy.Engine().generate(toy.Prompts().all, toy.start(), SamplingParams(n=2), round=1, seed=0)
     table = rows.from_scored(toy.HigherIsBetter().score(rollouts))
     other = replace(rollouts, prompts=rollouts.prompts[:1], responses=rollouts.responses[:1])
     try:

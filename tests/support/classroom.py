@@ -20,7 +20,7 @@ from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.tables import FileShard, Lesson, RoundTables, Table
+from rlhf_flow.storage.tables import FileShard, RoundTables, Table, TrainingRound
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, fingerprint
 
@@ -114,11 +114,11 @@ def make_lesson(
     *,
     beta: float = 0.5,
     rounds: int = 2,
-) -> Lesson:
+) -> TrainingRound:
     """A lesson whose reference log-probs are the learner's own."""
     responses = [table.responses for table in tables]
     wanted = sorted({id for table in responses for id in table.read(["response"])["response"].to_pylist()})
-    return Lesson(
+    return TrainingRound(
         round=tables[-1].round,
         rounds=rounds,
         seed=7,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_flow.types import Candidate, Draw, Mixture, Policy, Prompt, Response, Rollouts
+from rlhf_flow.types import Candidate, Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
 from rlhf_flow.weights.source import Checkpoint
 
 PROMPTS = [
@@ -21,10 +21,10 @@ POLICIES = {
 
 class Echo:
     def __init__(self) -> None:
-        self.asked: list[tuple[Policy | Mixture, Draw]] = []
+        self.asked: list[tuple[Policy | Mixture, SamplingParams]] = []
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         self.asked.append((policy, draw))
 

@@ -25,8 +25,8 @@ from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.preference_learner import PreferenceLearner
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import Lesson
-from rlhf_flow.types import Draw, Message, Policy, Prompt, Rollouts
+from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.types import Message, Policy, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint, fingerprint
 from tests.support.classroom import RESPONSES, SGD, make_lesson, make_model, make_tables, write
 
@@ -54,7 +54,7 @@ class TellingSpec(HuggingFace):
 class World:
     model: Model
     start: Policy
-    lesson: Lesson
+    lesson: TrainingRound
     folder: Path
 
 
@@ -79,7 +79,7 @@ class Occupied(PreferenceLearner):
 
     busy: Path
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         self.busy.with_suffix(".began").touch()
         wait(lambda: not self.busy.exists())
         return super().steps(lesson)
@@ -139,7 +139,7 @@ def learn(learner: RayLearner, world: World, round: int) -> Policy:
 
 
 def told(engine: RayEngine, policy: Policy) -> str:
-    return engine.generate(PROMPTS[:1], policy, Draw(max_tokens=2), round=1, seed=0)
+    return engine.generate(PROMPTS[:1], policy, SamplingParams(max_tokens=2), round=1, seed=0)
 
 
 def hollow(policy: Policy) -> Policy:
@@ -162,7 +162,7 @@ def drawn_from_the_learner_alone(cluster: RayCluster, learner: RayLearner, world
     cluster.ready()
     for round in (1, 2):
         policy = learn(learner, world, round)
-        drawn = engine.generate(PROMPTS, hollow(policy), Draw(n=2, max_tokens=8), round=round, seed=0)
+        drawn = engine.generate(PROMPTS, hollow(policy), SamplingParams(n=2, max_tokens=8), round=round, seed=0)
         answers = {
             one.id: (prompt, one) for prompt, group in zip(drawn.prompts, drawn.responses, strict=True) for one in group
         }

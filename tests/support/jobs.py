@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import LearnerSpec, Model, Place
-from rlhf_flow.storage.tables import Lesson, Table
+from rlhf_flow.storage.tables import Table, TrainingRound
 from rlhf_flow.types import Policy
 
 
@@ -35,12 +35,12 @@ class Trained:
         return [metrics["loss"] for metrics in self.metrics]
 
 
-def learn(learner: Learner, lesson: Lesson, first: int, last: int) -> Trained:
+def learn(learner: Learner, lesson: TrainingRound, first: int, last: int) -> Trained:
     metrics = [learner.update(lesson, step, step + 1) for step in range(first, last)]
     return Trained(metrics, learner.publish("policy", lesson.round))
 
 
-def train(place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, steps: int) -> Trained:
+def train(place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: TrainingRound, steps: int) -> Trained:
     learner = spec.open(model, place)
     learner.start(start)
     trained = learn(learner, lesson, 0, steps)
@@ -49,7 +49,14 @@ def train(place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: 
 
 
 def train_and_save(
-    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, middle: int, steps: int, folder: Path
+    place: Place,
+    spec: LearnerSpec,
+    model: Model,
+    start: Policy,
+    lesson: TrainingRound,
+    middle: int,
+    steps: int,
+    folder: Path,
 ) -> Trained:
     """As `train`, with the state written on the way."""
     learner = spec.open(model, place)
@@ -63,7 +70,14 @@ def train_and_save(
 
 
 def train_with_rests(
-    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, middle: int, steps: int, folder: Path
+    place: Place,
+    spec: LearnerSpec,
+    model: Model,
+    start: Policy,
+    lesson: TrainingRound,
+    middle: int,
+    steps: int,
+    folder: Path,
 ) -> tuple[Trained, int]:
     """As `train_and_save`, stepping aside between all calls; and the bytes that it held all the same."""
     before = live()
@@ -101,7 +115,7 @@ def live() -> int:
 
 
 def load_and_train(
-    place: Place, spec: LearnerSpec, model: Model, lesson: Lesson, middle: int, steps: int, folder: Path
+    place: Place, spec: LearnerSpec, model: Model, lesson: TrainingRound, middle: int, steps: int, folder: Path
 ) -> Trained:
     learner = spec.open(model, place)
     learner.load_state(folder)
@@ -111,7 +125,7 @@ def load_and_train(
 
 
 def train_and_listen(
-    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: TrainingRound
 ) -> tuple[Trained, set[str]]:
     """As `train`, with the addresses on which the process listens in the end."""
     trained = train(place, spec, model, start, lesson, 1)
@@ -138,7 +152,7 @@ def score(
     other: Policy,
     responses: Sequence[Table],
     wanted: Sequence[str],
-    lesson: Lesson,
+    lesson: TrainingRound,
 ) -> Scored:
     learner = spec.open(model, place)
     learner.start(start)
@@ -152,7 +166,7 @@ def score(
 
 
 def stumble(
-    place: Place, spec: LearnerSpec, model: Model, start: Policy, broken: Lesson, good: Lesson
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, broken: TrainingRound, good: TrainingRound
 ) -> tuple[str, str, Trained]:
     """A lesson whose loss is not finite: what is said, which weights are left, and a good lesson after it."""
     learner = spec.open(model, place)
@@ -169,7 +183,7 @@ def stumble(
 
 
 def rounds(
-    place: Place, spec: LearnerSpec, model: Model, start: Policy, lessons: Sequence[Lesson], folder: Path
+    place: Place, spec: LearnerSpec, model: Model, start: Policy, lessons: Sequence[TrainingRound], folder: Path
 ) -> list[Policy]:
     """Round after round in one process, each published with its state and its checkpoint."""
     learner = spec.open(model, place)
@@ -192,7 +206,7 @@ class Saved:
 
 
 def learn_and_save(
-    place: Place, bucket: int, spec: LearnerSpec, model: Model, start: Policy, lesson: Lesson, folder: Path
+    place: Place, bucket: int, spec: LearnerSpec, model: Model, start: Policy, lesson: TrainingRound, folder: Path
 ) -> Saved:
     """Two steps, and all that is written of them, with weights gathered in buckets of that size."""
     learner = spec.open(model, replace(place, bucket=bucket))

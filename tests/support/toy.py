@@ -16,16 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from rlhf_flow import loop
-from rlhf_flow.metrics.off_policy import Gate
+from rlhf_flow.metrics.off_policy import OffPolicy
 from rlhf_flow.replay import Window
 from rlhf_flow.schedule import EveryK, Fixed, Lagged
 from rlhf_flow.seeds import derive
-from rlhf_flow.stages.context import Evaluation, Keeping, Parts
+from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.ledger import Ledger
-from rlhf_flow.storage.tables import Lesson, Table
+from rlhf_flow.storage.tables import Table, TrainingRound
 from rlhf_flow.types import (
-    Draw,
     Loss,
     Message,
     Needs,
@@ -35,6 +34,7 @@ from rlhf_flow.types import (
     Prompt,
     Response,
     Rollouts,
+    SamplingParams,
     Scored,
     Selection,
 )
@@ -88,7 +88,9 @@ class Prompts:
 
 
 class Engine:
-    def generate(self, prompts: Sequence[Prompt], policy: Policy, draw: Draw, *, round: int, seed: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
         logps = log_softmax(logits_of(policy))
         groups = []
         for prompt in prompts:
@@ -117,7 +119,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Sampler:
-    draw: Draw = field(default_factory=lambda: Draw(n=3))
+    draw: SamplingParams = field(default_factory=lambda: SamplingParams(n=3))
     roles: frozenset[str] = frozenset({"policy"})
 
     def sample(
@@ -208,10 +210,10 @@ class Learner:
         entropy = [[float(-(np.exp(logps[x]) * logps[x]).sum())] for x in prompts]
         return table.append_column("entropy", pa.array(entropy)).append_column("mass", pa.array([[1.0]] * len(wanted)))
 
-    def steps(self, lesson: Lesson) -> int:
+    def steps(self, lesson: TrainingRound) -> int:
         return 3 if sum(tables.pairs.rows for tables in lesson.tables) else 0
 
-    def update(self, lesson: Lesson, first: int, last: int) -> Mapping[str, float]:
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         sides = {}
         pairs = []
         for tables in lesson.tables:
@@ -287,7 +289,7 @@ class Recorder:
 
 def parts(
     root: Path, *, rounds: int = 4, every: int = 1, steps: int | None = None, k: int = 0, lag: int = 0, **others: object
-) -> Parts:
+) -> RunContext:
     """A toy run in `root`: `every` and `steps` of its checkpoints, reference renewed every `k` rounds (0: never)."""
     ledger = Ledger.open(root, config="toy: true\n", identity={"toy": True, "k": k}, manifest={"toy": True})
     values = {
@@ -306,17 +308,17 @@ def parts(
         "schedule": Lagged(EveryK(k) if k else Fixed(), lag),
         "lag": lag,
         "apart": True,
-        "gate": Gate(measured=2),
+        "gate": OffPolicy(measured=2),
         "learner": Learner(),
-        "evaluation": Evaluation(judge=HigherIsBetter(), draw=Draw(), every=1),
-        "keeping": Keeping(every=every, steps=steps, keep=2),
+        "evaluation": Evaluation(judge=HigherIsBetter(), draw=SamplingParams(), every=1),
+        "keeping": CheckpointPolicy(every=every, steps=steps, keep=2),
         "ledger": ledger,
         "observers": [Recorder()],
     }
-    return Parts(**(values | others))
+    return RunContext(**(values | others))
 
 
-def run(root: Path, **settings: object) -> Parts:
+def run(root: Path, **settings: object) -> RunContext:
     """Run (or resume) the toy to its end."""
     made = parts(root, **settings)
     try:

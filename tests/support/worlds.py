@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored, Selection
+from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams, Scored, Selection
 
 MARKS = ("inconsistent", "overdue", "capped", "unasked", "of no name")
 
@@ -31,7 +31,7 @@ def response(
         text=text,
         logps=None,
         truncated=truncated,
-        draw=Draw(draw),
+        draw=SamplingParams(draw),
         seed=seed + k,
         policy="0" * 64,
         source=source,

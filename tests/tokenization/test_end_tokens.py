@@ -121,7 +121,7 @@ def test_answers_of_a_model_whose_config_alone_names_the_end_are_whole(
 
     from rlhf_flow.engine import HuggingFace
     from rlhf_flow.specs import Model, Place
-    from rlhf_flow.types import Draw, Policy, Prompt
+    from rlhf_flow.types import Policy, Prompt, SamplingParams
     from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
     model = tiny.policy(tmp_path / "model")
@@ -134,5 +134,7 @@ def test_answers_of_a_model_whose_config_alone_names_the_end_are_whole(
     (model / "config.json").write_text(json.dumps({**about, "eos_token_id": list(range(len(words)))}))
     policy = Policy("policy", 0, checkpoint_fingerprint(model), Checkpoint(model))
     engine = HuggingFace().open(Model(str(model)), Place())
-    drawn = engine.generate([Prompt("q", (), (1, 5, 6))], policy, Draw("policy", n=4, max_tokens=8), round=1, seed=0)
+    drawn = engine.generate(
+        [Prompt("q", (), (1, 5, 6))], policy, SamplingParams("policy", n=4, max_tokens=8), round=1, seed=0
+    )
     assert [(len(one.tokens), one.truncated) for one in drawn.responses[0]] == [(1, False)] * 4

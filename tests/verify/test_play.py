@@ -10,16 +10,16 @@ from rlhf_flow.games.engine import TabularEngine
 from rlhf_flow.games.game import LOGITS, Board, Game, mixed
 from rlhf_flow.games.solvers import Choice, Descent, Fit
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.types import Draw, Mixture, Policy
+from rlhf_flow.types import Mixture, Policy, SamplingParams
 from rlhf_flow.verify import bradley_terry, play
 from rlhf_flow.verify.games import CYCLE, LONGER, NUMBERS
 from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
-from rlhf_flow.weights.source import Held, fingerprint
+from rlhf_flow.weights.source import InMemoryWeights, fingerprint
 
 
 def policy_of(board: Board, *policies: np.ndarray) -> Policy:
     state = {LOGITS: board.logits(policies)}
-    return Policy("policy", 0, fingerprint(state), Held(state))
+    return Policy("policy", 0, fingerprint(state), InMemoryWeights(state))
 
 
 @pytest.mark.parametrize("game", [CYCLE, LONGER])
@@ -33,7 +33,9 @@ def test_a_table_holds_any_policy_over_the_answers(game: Game) -> None:
 def test_an_engine_that_enumerates_gives_every_answer_its_mass() -> None:
     board = Board((CYCLE, LONGER))
     policies = (np.array([0.2, 0.3, 0.5]), np.array([0.6, 0.1, 0.3]))
-    drawn = TabularEngine(board).generate(board.prompts(), policy_of(board, *policies), Draw(), round=1, seed=0)
+    drawn = TabularEngine(board).generate(
+        board.prompts(), policy_of(board, *policies), SamplingParams(), round=1, seed=0
+    )
     for group, policy in zip(drawn.responses, policies, strict=True):
         assert [one.mass for one in group] == pytest.approx(policy)
         assert [float(np.sum(one.logps)) for one in group] == pytest.approx(np.log(policy), abs=1e-6)
@@ -46,8 +48,8 @@ def test_samples_follow_the_policy_and_do_not_depend_on_the_batch() -> None:
     engine = TabularEngine(board, enumerates=False)
     prompts = board.prompts(copies=50)
     held = policy_of(board, policy)
-    drawn = engine.generate(prompts, held, Draw(n=200), round=3, seed=1)
-    alone = engine.generate(prompts[7:8], held, Draw(n=200), round=3, seed=1)
+    drawn = engine.generate(prompts, held, SamplingParams(n=200), round=3, seed=1)
+    alone = engine.generate(prompts[7:8], held, SamplingParams(n=200), round=3, seed=1)
     texts = [[one.text for one in group] for group in drawn.responses]
     assert texts[7] == [one.text for one in alone.responses[0]]
     flat = [text for group in texts for text in group]
@@ -59,7 +61,7 @@ def test_a_mixture_is_normalised_at_every_token() -> None:
     board = Board((LONGER,))
     one, other = np.array([0.2, 0.3, 0.5]), np.array([0.6, 0.1, 0.3])
     mixture = Mixture(policy_of(board, one), policy_of(board, other), 0.25)
-    drawn = TabularEngine(board).generate(board.prompts(), mixture, Draw(), round=1, seed=0)
+    drawn = TabularEngine(board).generate(board.prompts(), mixture, SamplingParams(), round=1, seed=0)
 
     # by hand: the first token, 0 or 1, and behind a 1 the second
     def blend(a: np.ndarray, b: np.ndarray) -> np.ndarray:

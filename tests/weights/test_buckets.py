@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import CODES, Entry, fill, grouped, index_of, layout, pack, reader
+from rlhf_flow.weights.buckets import CODES, TensorInfo, fill, grouped, index_of, layout, pack, reader
 from rlhf_flow.weights.publish import held, in_buckets
-from rlhf_flow.weights.source import Fingerprint, Held, fingerprint
+from rlhf_flow.weights.source import Fingerprint, InMemoryWeights, fingerprint
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
 ENTRIES = st.builds(
-    Entry,
+    TensorInfo,
     st.text("abc.", min_size=1, max_size=5),
     st.sampled_from(sorted(CODES)),
     st.lists(st.integers(0, 5), max_size=3).map(tuple),
@@ -50,7 +50,7 @@ def equal(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -
 @given(INDICES, st.integers(1, 400))
 @settings(deadline=None)
 def test_every_tensor_is_in_one_bucket_and_only_one_that_is_too_large_is_alone_in_a_larger_one(
-    index: tuple[Entry, ...], limit: int
+    index: tuple[TensorInfo, ...], limit: int
 ) -> None:
     groups = pack(index, limit)
     assert tuple(entry for group in groups for entry in group) == index
@@ -63,7 +63,7 @@ def test_every_tensor_is_in_one_bucket_and_only_one_that_is_too_large_is_alone_i
 
 @given(INDICES)
 @settings(deadline=None)
-def test_tensors_lie_in_a_bucket_without_gaps_each_at_a_multiple_of_its_element(index: tuple[Entry, ...]) -> None:
+def test_tensors_lie_in_a_bucket_without_gaps_each_at_a_multiple_of_its_element(index: tuple[TensorInfo, ...]) -> None:
     starts = layout(index)
     assert all(starts[entry.name] % entry.torch_dtype.itemsize == 0 for entry in index)
     at = 0
@@ -87,7 +87,7 @@ def test_what_is_filled_into_buckets_comes_out_of_them(state: dict[str, torch.Te
 @given(states(), st.integers(1, 400))
 @settings(deadline=None)
 def test_a_policy_that_left_in_buckets_has_the_weights_it_had(state: dict[str, torch.Tensor], limit: int) -> None:
-    policy = held(in_buckets(Policy("policy", 1, "hash", Held(state)), limit))
+    policy = held(in_buckets(Policy("policy", 1, "hash", InMemoryWeights(state)), limit))
     assert equal(policy.weights.load(), state)
 
 

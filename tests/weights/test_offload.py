@@ -13,8 +13,8 @@ from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.types import Draw, Message, Prompt, Rollouts
-from rlhf_flow.weights.offload import Aside, StepsAside, tensors
+from rlhf_flow.types import Message, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.offload import HostOffload, Offloadable, tensors
 from tests.support.classroom import ADAMW, make_lesson, make_model, make_tables, policy_of
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def test_tensors_that_shared_their_storage_still_do() -> None:
     views, layer = [flat[:5], flat[5:].view(7, 1)], nn.Linear(2, 2)
     layer.weight.data = flat[2:6].view(2, 2)
     before = [each.clone() for each in (flat, *views, layer.weight)]
-    aside = Aside()
+    aside = HostOffload()
     aside.leave(CPU, {"flat": flat, "views": views}, layer)
     assert aside.bytes == flat.nbytes + layer.bias.nbytes
     assert held(flat, layer) == 0
@@ -42,7 +42,7 @@ def test_tensors_that_shared_their_storage_still_do() -> None:
 
 
 def test_what_is_on_another_device_stays() -> None:
-    aside = Aside()
+    aside = HostOffload()
     aside.leave(torch.device("meta"), {"of the host": torch.arange(4)})
     assert aside.bytes == 0
 
@@ -52,14 +52,14 @@ def test_gradients_and_moments_leave_with_their_parameters() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(3)).sum().backward()
     optimizer.step()
-    aside = Aside()
+    aside = HostOffload()
     aside.leave(CPU, layer, optimizer)
     assert aside.bytes == 4 * layer.weight.nbytes + 4  # and the count of steps
     assert held(layer, optimizer) == 0
 
 
 def test_leaving_twice_is_leaving_once_and_who_is_there_comes_back_unchanged() -> None:
-    tensor, aside = torch.arange(3), Aside()
+    tensor, aside = torch.arange(3), HostOffload()
     aside.come_back()
     aside.leave(CPU, [tensor])
     aside.leave(CPU, [tensor])
@@ -76,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def rest(worker: object) -> None:
-    assert isinstance(worker, StepsAside)
+    assert isinstance(worker, Offloadable)
     worker.step_aside()
     worker.step_aside()
     worker.come_back()
@@ -132,7 +132,7 @@ def test_an_engine_that_steps_aside_draws_the_same_answers(model: Model) -> None
     prompts = [Prompt(id=f"p{i}", messages=(Message("user", "w5"),), tokens=(0, 5 + i)) for i in range(4)]
 
     def drawn() -> Rollouts:
-        return engine.generate(prompts, policy_of(model), Draw(n=2, max_tokens=8), round=1, seed=3)
+        return engine.generate(prompts, policy_of(model), SamplingParams(n=2, max_tokens=8), round=1, seed=3)
 
     before = drawn()
     rest(engine)

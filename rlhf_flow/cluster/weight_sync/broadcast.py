@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_flow.cluster.weight_sync.channels import Line, PassOn
+from rlhf_flow.cluster.weight_sync.channels import Channel, PassOn
 from rlhf_flow.weights.buckets import Bucket, Index, views
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Incoming:
+class StreamedWeights:
     """Weights that an engine gets from a learner: they can be streamed once, and only while they are sent."""
 
     groups: tuple[Index, ...]  # what is in each bucket
-    line: Line
+    line: Channel
 
     def index(self) -> Index:
         return tuple(entry for group in self.groups for entry in group)
@@ -44,7 +44,7 @@ class Incoming:
         return dict(self.stream())
 
 
-def send(buckets: Iterable[Bucket], groups: Sequence[Index], lines: Sequence[Line]) -> None:
+def send(buckets: Iterable[Bucket], groups: Sequence[Index], lines: Sequence[Channel]) -> None:
     """Pass on each bucket by one line after the other; the second may pass on what the first one brought here.
 
     A line that fails ends with those after it, and the buckets are gathered to the end all the same, for other ranks
@@ -69,7 +69,7 @@ def send(buckets: Iterable[Bucket], groups: Sequence[Index], lines: Sequence[Lin
         raise failure
 
 
-def _opened(lines: Sequence[Line], stack: ExitStack) -> tuple[list[PassOn], RuntimeError | None]:
+def _opened(lines: Sequence[Channel], stack: ExitStack) -> tuple[list[PassOn], RuntimeError | None]:
     """Those that could be opened, up to the first that could not, and why."""
     opened: list[PassOn] = []
     for line in lines:

@@ -28,7 +28,7 @@ TAKEN = b"taken"
 PassOn: TypeAlias = "Callable[[Tensor], None]"  # from the first to all others, uint8 [bytes], as many for all
 
 
-class Line(Protocol):
+class Channel(Protocol):
     """One end of it."""
 
     @property
@@ -42,7 +42,7 @@ class Line(Protocol):
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroupChannel:
     """A process group beside those of DeepSpeed and vLLM: NCCL where there are GPUs (not measured), else gloo."""
 
     address: str  # of the first one's node
@@ -94,7 +94,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedMemoryChannel:
     """Memory that two processes of one machine see: of the GPU that both are on (not measured), or of the host.
 
     One puts a stretch there, and the other takes it before the next one comes.

@@ -15,10 +15,10 @@ from uuid import uuid4
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
 from rlhf_flow.cluster.hiring import LOOPBACK
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
-from rlhf_flow.cluster.weight_sync.broadcast import Incoming
-from rlhf_flow.cluster.weight_sync.channels import FIRST, Group, Line, Shared
+from rlhf_flow.cluster.weight_sync.broadcast import StreamedWeights
+from rlhf_flow.cluster.weight_sync.channels import FIRST, Channel, ProcessGroupChannel, SharedMemoryChannel
 from rlhf_flow.cluster.weight_sync.object_store import Stored
-from rlhf_flow.cluster.worker_group import Crew
+from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Pool
 from rlhf_flow.types import Policy
 
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
     from rlhf_flow.cluster.clients import RayLearner
 
-Ends: TypeAlias = tuple[list[list[Line]], list[tuple[Crew, Line]]]  # of each rank of the learner; of each engine
+Ends: TypeAlias = tuple[
+    list[list[Channel]], list[tuple[WorkerGroup, Channel]]
+]  # of each rank of the learner; of each engine
 
 
 @dataclass
-class Express:
+class DirectWeightSync:
     """Of a run: who learns in it, and how its ranks reach engines."""
 
     supervisor: Supervisor
@@ -59,7 +61,7 @@ class Express:
             finally:
                 learner.busy.release()
 
-    def _lacking(self, policy: Policy, pool: Pool) -> dict[int, Crew]:
+    def _lacking(self, policy: Policy, pool: Pool) -> dict[int, WorkerGroup]:
         """The engines that are up and would have to load it, by number."""
         up = {number: crew for number, crew in enumerate(pool.crews) if crew.where and crew.ranks}
         asked = {number: crew.ranks[0].handle.lacks.remote(policy) for number, crew in up.items()}
@@ -69,7 +71,7 @@ class Express:
             if self._failure(up[number], answer) is None and up[number].get(answer, 0)
         }
 
-    def _give(self, policy: Policy, kept: Stored, learner: Crew, engines: dict[int, Crew]) -> None:
+    def _give(self, policy: Policy, kept: Stored, learner: WorkerGroup, engines: dict[int, WorkerGroup]) -> None:
         """Let all begin, and wait until all have ended. An engine that failed is started again: vLLM is lost then."""
         import ray
 
@@ -79,7 +81,8 @@ class Express:
             return
         of_ranks, of_engines = ends
         loading = [
-            (crew, crew.send("take", replace(policy, weights=Incoming(kept.groups, line)))) for crew, line in of_engines
+            (crew, crew.send("take", replace(policy, weights=StreamedWeights(kept.groups, line))))
+            for crew, line in of_engines
         ]
         device = self._device
         sending = [
@@ -100,14 +103,14 @@ class Express:
             why = "somebody died." if self.works else f"{failed[0]}. So will all later ones."
             print(f"warning: engines load the policy of round {policy.round} from where it is kept: {why}", flush=True)
 
-    def _all(self, learner: Crew, engines: Sequence[Crew]) -> Ends | None:
+    def _all(self, learner: WorkerGroup, engines: Sequence[WorkerGroup]) -> Ends | None:
         """The first rank to all engines."""
         lines = self._group(learner, 1 + len(engines)) if engines else None
         if lines is None:
             return None
         return [[lines[0]], *([] for _ in learner.ranks[1:])], list(zip(engines, lines[1:], strict=True))
 
-    def _pairs(self, kept: Stored, learner: Crew, engines: dict[int, Crew]) -> Ends | None:
+    def _pairs(self, kept: Stored, learner: WorkerGroup, engines: dict[int, WorkerGroup]) -> Ends | None:
         """The first rank to those that are where an engine is, and each of these to that engine."""
         size = len(learner.ranks)
         beside = {
@@ -119,32 +122,34 @@ class Express:
         among = self._group(learner, len(inner)) if len(inner) > 1 else []
         if not beside or among is None:
             return None
-        of_ranks: list[list[Line]] = [[] for _ in learner.ranks]
+        of_ranks: list[list[Channel]] = [[] for _ in learner.ranks]
         for rank, line in zip(inner, among, strict=False):  # one alone has none
             of_ranks[rank].append(line)
         room = max(sum(entry.size for entry in group) for group in kept.groups)
-        of_engines: list[tuple[Crew, Line]] = []
+        of_engines: list[tuple[WorkerGroup, Channel]] = []
         for rank, crew in beside.items():
             meeting = Path("/tmp") / f"rlhf-flow-{uuid4().hex}"  # short: a socket's path has at most 107 bytes
-            first, other = (Shared(meeting, first, self._device, room, self.seconds) for first in (True, False))
+            first, other = (
+                SharedMemoryChannel(meeting, first, self._device, room, self.seconds) for first in (True, False)
+            )
             of_ranks[rank].append(first)
             of_engines.append((crew, other))
         return of_ranks, of_engines
 
-    def _group(self, learner: Crew, size: int) -> list[Line] | None:
+    def _group(self, learner: WorkerGroup, size: int) -> list[Channel] | None:
         """The ends of one that begins with the first rank; None where that is gone."""
         meeting = learner.ranks[0].handle.meeting_point.remote()
         if self._failure(learner, meeting) is not None:
             return None
         found, port = learner.get(meeting, 0)
         address = LOOPBACK if self.local else found
-        return [Group(address, port, rank, size, self._device, self.seconds) for rank in range(size)]
+        return [ProcessGroupChannel(address, port, rank, size, self._device, self.seconds) for rank in range(size)]
 
     @property
     def _device(self) -> str:
         return "cuda" if self.on_gpus else "cpu"
 
-    def _failure(self, crew: Crew, *calls: ObjectRef) -> Exception | None:
+    def _failure(self, crew: WorkerGroup, *calls: ObjectRef) -> Exception | None:
         """What ended the calls, once they have ended; None: the answers. Whoever died is started again when asked."""
         try:
             crew.wait(calls)

@@ -17,8 +17,8 @@ from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
 from rlhf_flow.cluster.weight_sync.shared_disk import SharedDisk
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import MIB, Bucket, Index
-from rlhf_flow.weights.publish import Apart, Publishing, in_buckets, moved, tensors_of
-from rlhf_flow.weights.source import Held, Weights
+from rlhf_flow.weights.publish import DetachedWeights, Publishing, in_buckets, moved, tensors_of
+from rlhf_flow.weights.source import InMemoryWeights, Weights
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -145,7 +145,7 @@ def told(worker: object, method: str, arguments: Sequence[Any], *, transport: Tr
         streamed = worker.publishing if method == "publish" else worker.averaging
         return (yield from _sent(streamed(*arguments), transport))
     answer = getattr(worker, method)(*arguments)
-    if isinstance(answer, Policy) and isinstance(tensors_of(answer.weights), Held):
+    if isinstance(answer, Policy) and isinstance(tensors_of(answer.weights), InMemoryWeights):
         return (yield from _sent(in_buckets(answer, bucket), transport))
     return answer
 
@@ -164,6 +164,6 @@ def _sent(publishing: Publishing, transport: Transport) -> Telling:
 
 def received(answer: object, sent: Sequence[ObjectRef], transport: Transport) -> object:
     """The answer of a worker; a policy with its weights where they were sent to."""
-    if isinstance(answer, Policy) and isinstance(apart := tensors_of(answer.weights), Apart):
+    if isinstance(answer, Policy) and isinstance(apart := tensors_of(answer.weights), DetachedWeights):
         return moved(answer, transport.receive(apart.groups, sent))
     return answer

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_flow.engine.loaded_policy import Holding
-from rlhf_flow.engine.mixture import Slots
+from rlhf_flow.engine.loaded_policy import LoadedPolicy
+from rlhf_flow.engine.mixture import PolicySlots
 from rlhf_flow.engine.requests import Sample, answered, check, first_seed
 from rlhf_flow.engine.vllm.adapters import Adapters
 from rlhf_flow.engine.vllm.request import sampling
 from rlhf_flow.engine.vllm.weights import Weights
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.end_tokens import end_tokens
-from rlhf_flow.types import Draw, Mixture, Policy, Prompt, Rollouts
+from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.source import Adapter
 
 if TYPE_CHECKING:
+    import vllm
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-    from vllm import LLM, RequestOutput, SamplingParams
 
     from rlhf_flow.engine.vllm.spec import VLLM
 
@@ -36,7 +36,7 @@ class VLLMEngine:
         self,
         spec: VLLM,
         model: Model,
-        llm: LLM,
+        llm: vllm.LLM,
         tokenizer: PreTrainedTokenizerBase,
         shapes: Mapping[str, tuple[int, ...]],
         layout: Layout,
@@ -50,9 +50,9 @@ class VLLMEngine:
         self._layout = layout
         self._weights = Weights(llm, mixes=mixes, processes=spec.tensor_parallel > 1)
         self._adapters = Adapters(llm, rank=spec.lora_rank)
-        self._slots = Slots(
+        self._slots = PolicySlots(
             [
-                Holding(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+                LoadedPolicy(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
                 for _ in range(2 if mixes else 1)
             ],
             put=self._put,
@@ -62,7 +62,7 @@ class VLLMEngine:
         self._lost = ""  # what vLLM was doing when it failed
 
     def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: Draw, *, round: int, seed: int
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """Draw `draw.n` answers per prompt from exactly `policy`.
 
@@ -154,10 +154,12 @@ class VLLMEngine:
 
     def _measure(self, weight: float, sequences: Sequence[tuple[Sequence[int], int]]) -> list[np.ndarray]:
         """Log-probs of tokens[first:] of each (tokens, first)."""
-        from vllm import SamplingParams
+        import vllm
 
         self._mix(weight)
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        params = vllm.SamplingParams(
+            temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
         outputs = self._run("measuring log-probs", [tokens for tokens, _ in sequences], [params] * len(sequences))
         return [
             _flat(output.prompt_logprobs)[first - 1 :]  # the first token has none
@@ -165,8 +167,8 @@ class VLLMEngine:
         ]
 
     def _run(
-        self, what: str, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
-    ) -> list[RequestOutput]:
+        self, what: str, prompts: Sequence[Sequence[int]], params: Sequence[vllm.SamplingParams]
+    ) -> list[vllm.RequestOutput]:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    import vllm
 
 
-def sampling(draw: Draw, *, seed: int, ends: Sequence[int]) -> SamplingParams:
+def sampling(draw: SamplingParams, *, seed: int, ends: Sequence[int]) -> vllm.SamplingParams:
     """`seed`: of answer 0; vLLM gives answer k this plus k. `ends`: the tokens that end an answer, and nothing else."""
-    from vllm import SamplingParams
+    import vllm
 
-    return SamplingParams(
+    return vllm.SamplingParams(
         n=draw.n,
         seed=seed,
         temperature=draw.temperature,

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, source_hash, told
 from rlhf_flow.scorer.matches import Match
-from rlhf_flow.scorer.pair_schedule import Economy, Said
+from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Response, Rollouts, Scored
 
@@ -19,7 +19,7 @@ WITHIN = 1e-6  # of 1: P(first beats second) + P(second beats first)
 
 
 @dataclass(frozen=True)
-class Comparison(Economy):
+class Comparison(PairSchedule):
     """A function `(prompt: tuple[Message, ...], first: str, second: str, meta) -> float`: P(first beats second).
 
     It is asked in both orders, and the two answers must add up to 1; None or NaN, in either order, is an abstention.
@@ -83,10 +83,10 @@ class ComparisonJudge:
         """
         queries = 0
 
-        def ask(matches: Sequence[Match]) -> list[Said]:
+        def ask(matches: Sequence[Match]) -> list[PairVerdict]:
             nonlocal queries
             queries += len(matches)
-            return [Said(self._beats(match)) for match in matches]
+            return [PairVerdict(self._beats(match)) for match in matches]
 
         scored = self.spec.compare(rollouts, ask)
         return replace(scored, counts={"judge/queries": queries, **scored.counts}, measures=self._measured(rollouts))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_flow.scorer.wrappers.judgement_cache import Judgements, path_of, tell
+from rlhf_flow.scorer.wrappers.judgement_cache import JudgementCache, path_of, tell
 
 MICRO = 1_000_000  # money is counted in millionths of the unit that prices are given in
 
@@ -73,9 +73,9 @@ class Budget:
         """In micro-units, rounded up: a price per million tokens is one of micro-units per token."""
         return math.ceil(self.price_per_million_in * tokens_in + self.price_per_million_out * tokens_out)
 
-    def open(self) -> Purse:
+    def open(self) -> SpendLedger:
         """Raises ValueError where the cache cannot be opened."""
-        return Purse(self)
+        return SpendLedger(self)
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,12 @@ class Reservation:
     cost: int  # at most, in micro-units
 
 
-class Purse:
+class SpendLedger:
     """A budget at work. Many threads may use one, many processes one file."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
-        self._judgements = Judgements(budget.path, ACCOUNTS, UNSETTLED, key="scorer.budget.cache")
+        self._judgements = JudgementCache(budget.path, ACCOUNTS, UNSETTLED, key="scorer.budget.cache")
         with self._judgements.transaction() as file:
             file.execute("INSERT OR IGNORE INTO accounts VALUES (?, 0, 0, 0)", [budget.account])
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from rlhf_flow.scorer.llm.budget import Budget, CapReached, Purse
-from rlhf_flow.scorer.llm.endpoint import SHOWN, Endpoint, Line, Unanswered
+from rlhf_flow.scorer.llm.budget import Budget, CapReached, SpendLedger
+from rlhf_flow.scorer.llm.endpoint import SHOWN, Endpoint, Line, RequestFailed
 from rlhf_flow.scorer.llm.parse_reply import Reply
 from rlhf_flow.scorer.llm.request import Chat, digest
 from rlhf_flow.scorer.llm.visible import visible
@@ -62,7 +62,7 @@ class Replies:
         return {"judge/calls": self.calls, "judge/tokens": self.tokens, **cost}
 
 
-class Asker:
+class ChatClient:
     """A model at work: it looks up what is known, and sends the rest within the budget."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Asker:
         missing = {question: key for question, key in keys.items() if question not in replies.known}
         if missing:
             try:
-                asyncio.run(Errand(work, replies).run(missing))
+                asyncio.run(_Batch(work, replies).run(missing))
             except CapReached:
                 if self._at_cap == "stop":
                     raise
@@ -123,7 +123,7 @@ class Work:
     chat: Chat
     endpoint: Endpoint
     budget: Budget
-    purse: Purse
+    purse: SpendLedger
     reads: Callable[[Reply], bool]
     plain: bool = False  # the endpoint refused the schema
     warned: set[str] = field(default_factory=set)  # causes of abstentions
@@ -151,7 +151,7 @@ class Work:
             print(f"warning: a reply of the judge {told}. Such replies count as abstentions.", flush=True)
 
 
-class Errand:
+class _Batch:
     """The way of some questions to the endpoint and back, a few at a time."""
 
     def __init__(self, work: Work, replies: Replies) -> None:
@@ -191,7 +191,7 @@ class Errand:
                 self._replies.known[question] = await self._tried(line, question, key)
                 self._heard = time.monotonic()
                 return
-            except Unanswered as error:
+            except RequestFailed as error:
                 failed = error
             if failed.status in (400, 422) and self._with.chat.asked_structured == "auto" and not self._with.plain:
                 self._with.plain = True  # it may refuse the schema alone
@@ -216,7 +216,7 @@ class Errand:
         most = self._purse.reserve(tokens=asked + replied, cost=work.budget.cost(asked, replied))
         try:
             answer = await line.send(work.chat.body(question, plain=work.plain))
-        except Unanswered as error:
+        except RequestFailed as error:
             if error.charged:
                 self._replies.count(question, most.tokens, most.cost)
             else:
@@ -234,7 +234,7 @@ class Errand:
             work.warn(cause_of(answer.reply), answer.reply)
         return answer.reply
 
-    async def _waited(self, failed: Unanswered, attempt: int) -> bool:
+    async def _waited(self, failed: RequestFailed, attempt: int) -> bool:
         """Wait twice as long as before, or as long as the endpoint asks if that is longer.
 
         False if the run was stopped meanwhile. Raises EndpointError instead if patience ends before.
@@ -254,7 +254,7 @@ class Errand:
                 f"scorer.endpoint.patience_seconds={self._endpoint.patience_seconds:g} allows no more."
             )
 
-    def _for_all(self, failed: Unanswered) -> str:
+    def _for_all(self, failed: RequestFailed) -> str:
         if failed.status in (401, 403, 404, 405):
             return (
                 f"{failed}. Look at scorer.endpoint.base_url, at scorer.model, and at the key in "

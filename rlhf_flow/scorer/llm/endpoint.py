@@ -125,7 +125,7 @@ class Endpoint:
         return key or None
 
 
-class Unanswered(Exception):  # noqa: N818  # the caller may well get an answer at the next try
+class RequestFailed(Exception):  # noqa: N818  # the caller may well get an answer at the next try
     """A request that brought no answer."""
 
     def __init__(
@@ -177,7 +177,7 @@ class Line:
             return answer_of(completion)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             shown = self._shown(written)
-            raise Unanswered(f"it said what is no chat completion: {shown!r}", charged=True, again=True) from None
+            raise RequestFailed(f"it said what is no chat completion: {shown!r}", charged=True, again=True) from None
 
     async def _post(self, body: Mapping[str, Any]) -> tuple[int, str, Mapping[str, str]]:
         """Status, body and headers of the response. Errors of httpx are not chained: they hold all that was sent."""
@@ -188,14 +188,14 @@ class Line:
                 response = await self._client.post(self._url, json=body)
                 return response.status_code, self._without_key(response.text), response.headers
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
-            raise Unanswered(f"no answer within {self._seconds:g} seconds", charged=True, again=True) from None
+            raise RequestFailed(f"no answer within {self._seconds:g} seconds", charged=True, again=True) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
             raise self._unreached(error) from None
         except httpx.HTTPError as error:
             why = f"the connection broke ({type(error).__name__})"
-            raise Unanswered(why, charged=True, again=True) from None
+            raise RequestFailed(why, charged=True, again=True) from None
 
-    def _unreached(self, error: httpx.HTTPError) -> Unanswered:
+    def _unreached(self, error: httpx.HTTPError) -> RequestFailed:
         """A cause that no second try mends ends the run at once, unless the endpoint was there before."""
         why, lasting = "no server answers there", True
         for cause in _causes(error):
@@ -212,15 +212,15 @@ class Line:
                 why = f"the proxy of the environment ({', '.join(filter(os.environ.get, PROXIES))}) failed: {cause}"
             else:
                 continue
-            return Unanswered(why, charged=False, again=True, for_all=not self._reached)
-        return Unanswered(why, charged=False, again=lasting)
+            return RequestFailed(why, charged=False, again=True, for_all=not self._reached)
+        return RequestFailed(why, charged=False, again=lasting)
 
-    def _refused(self, status: int, written: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Unanswered:
+    def _refused(self, status: int, written: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> RequestFailed:
         why = f"it answered with status {status}: {self._shown(written)}"
         key = next((key for key in REFUSABLE if status in (400, 422) and key in body and key in written), None)
         if key is not None:
             why += f" Fix: {_remedy(key, body)}"
-        return Unanswered(
+        return RequestFailed(
             why,
             charged=status >= 500 and status not in FREE,
             again=status >= 500 or status in AGAIN,

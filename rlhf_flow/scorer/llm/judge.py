@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_flow.scorer.llm.budget import Budget
-from rlhf_flow.scorer.llm.client import AT_CAP, CAUSES, Asker, Replies
+from rlhf_flow.scorer.llm.client import AT_CAP, CAUSES, ChatClient, Replies
 from rlhf_flow.scorer.llm.endpoint import Endpoint
 from rlhf_flow.scorer.llm.parse_reply import preference
 from rlhf_flow.scorer.llm.request import MARK, Chat, digest, question, talk, template
 from rlhf_flow.scorer.matches import Match
-from rlhf_flow.scorer.pair_schedule import BothOrders, Said, settled
+from rlhf_flow.scorer.pair_schedule import BothOrders, PairVerdict, settled
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 
@@ -71,7 +71,7 @@ class Judge(BothOrders):
 
     def open(self, place: Place) -> PairJudge:
         """Raises ValueError where the template or the cache cannot be read."""
-        asker = Asker(
+        asker = ChatClient(
             self._chat(),
             self.endpoint,
             self.budget,
@@ -113,7 +113,7 @@ class PairJudge:
     """A judge of pairs at work."""
 
     spec: Judge
-    asker: Asker
+    asker: ChatClient
     template: str
 
     def score(self, rollouts: Rollouts) -> Scored:
@@ -126,7 +126,7 @@ class PairJudge:
         """
         counts = Counter[str]()
 
-        def ask(matches: Sequence[Match]) -> list[Said]:
+        def ask(matches: Sequence[Match]) -> list[PairVerdict]:
             return self._ask(matches, counts)
 
         scored = self.spec.compare(rollouts, ask, marks=["inconsistent", "capped"])
@@ -136,7 +136,7 @@ class PairJudge:
         """Close the cache."""
         self.asker.close()
 
-    def _ask(self, matches: Sequence[Match], counts: Counter[str]) -> list[Said]:
+    def _ask(self, matches: Sequence[Match], counts: Counter[str]) -> list[PairVerdict]:
         """What the judge says of matches. Adds to the counts."""
         orders = [(self._question(match), self._question(match, swapped=True)) for match in matches]
         replies = self.asker.ask(dict(one for both in orders for one in both))
@@ -158,9 +158,9 @@ class PairJudge:
         )
         return said
 
-    def _settled(self, replies: Replies, both: tuple[str, str]) -> Said:
+    def _settled(self, replies: Replies, both: tuple[str, str]) -> PairVerdict:
         if not replies.capped.isdisjoint(both):
-            return Said(math.nan, "capped")
+            return PairVerdict(math.nan, "capped")
         return settled(*(_said(replies, question) for question in both), inconsistent=self.spec.inconsistent)
 
     def _question(self, match: Match, *, swapped: bool = False) -> tuple[str, str]:

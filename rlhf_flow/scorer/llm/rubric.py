@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_flow.scorer.llm.budget import Budget
-from rlhf_flow.scorer.llm.client import CAUSES, Asker
+from rlhf_flow.scorer.llm.client import CAUSES, ChatClient
 from rlhf_flow.scorer.llm.endpoint import Endpoint
 from rlhf_flow.scorer.llm.marks import marks
 from rlhf_flow.scorer.llm.request import MARK, Chat, digest, question, talk, template
@@ -76,7 +76,9 @@ class Rubric:
 
     def open(self, place: Place) -> RubricJudge:
         """Raises ValueError where the template or the cache cannot be read."""
-        asker = Asker(self._chat(), self.endpoint, self.budget, reads=lambda reply: self.marks(reply.text) is not None)
+        asker = ChatClient(
+            self._chat(), self.endpoint, self.budget, reads=lambda reply: self.marks(reply.text) is not None
+        )
         return RubricJudge(self, asker, self._template())
 
     @property
@@ -109,7 +111,7 @@ class RubricJudge:
     """A rubric at work."""
 
     spec: Rubric
-    asker: Asker
+    asker: ChatClient
     template: str
 
     def score(self, rollouts: Rollouts) -> Scored:

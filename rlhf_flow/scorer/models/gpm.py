@@ -18,7 +18,7 @@ from rlhf_flow.scorer.models.classifier import Classifier, Reader
 from rlhf_flow.scorer.token_batches import Tokens, by_length, packed, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
-from rlhf_flow.weights.offload import Aside
+from rlhf_flow.weights.offload import HostOffload
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -67,7 +67,7 @@ class GPMJudge:
 
     def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int) -> None:
         self._model = model
-        self._aside = Aside()
+        self._aside = HostOffload()
         self._reader = reader
         self._batch_tokens = batch_tokens
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow.scorer.matches import Match
 from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, Source, at_work
-from rlhf_flow.scorer.pair_schedule import BothOrders, Said, settled
+from rlhf_flow.scorer.pair_schedule import BothOrders, PairVerdict, settled
 from rlhf_flow.scorer.token_batches import Tokens, by_length, packed, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import FORMATS, Templated
 from rlhf_flow.tokenization.pairwise_prompt import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.types import Rollouts, Scored
-from rlhf_flow.weights.offload import Aside
+from rlhf_flow.weights.offload import HostOffload
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -119,7 +119,7 @@ class PreferenceJudge:
     ) -> None:
         self._spec = spec
         self._model = model
-        self._aside = Aside()
+        self._aside = HostOffload()
         self._question = question
         self._words = words
         self._keeps = "logits_to_keep" in signature(model.forward).parameters  # not in all code from elsewhere
@@ -132,7 +132,7 @@ class PreferenceJudge:
         """
         counts = Counter[str]()
 
-        def ask(matches: Sequence[Match]) -> list[Said]:
+        def ask(matches: Sequence[Match]) -> list[PairVerdict]:
             return self._ask(matches, counts)
 
         scored = self._spec.compare(rollouts, ask, marks=["inconsistent"])
@@ -148,7 +148,7 @@ class PreferenceJudge:
         """Let go of the model, once and for all."""
         vars(self).pop("_model", None)
 
-    def _ask(self, asked: Sequence[Match], counts: Counter[str]) -> list[Said]:
+    def _ask(self, asked: Sequence[Match], counts: Counter[str]) -> list[PairVerdict]:
         """What the model says of matches. Adds to the counts."""
         views, truncated = [], 0
         for match in asked:
@@ -162,7 +162,7 @@ class PreferenceJudge:
             for tokens, margin in zip(batch, self._forward(batch), strict=True)
         }
         said = [
-            Said(math.nan) if both is None else self._settled(match, *(says[tokens] for tokens in both))
+            PairVerdict(math.nan) if both is None else self._settled(match, *(says[tokens] for tokens in both))
             for match, both in zip(asked, views, strict=True)
         ]
         counts.update(
@@ -182,7 +182,7 @@ class PreferenceJudge:
         except ValueError as error:
             raise ValueError(f"{match}: {error}") from error
 
-    def _settled(self, match: Match, forth: float, back: float) -> Said:
+    def _settled(self, match: Match, forth: float, back: float) -> PairVerdict:
         """Of the margins that the model gives where the first stands first, and where it stands second."""
         if not (math.isfinite(forth) and math.isfinite(back)):
             raise FloatingPointError(

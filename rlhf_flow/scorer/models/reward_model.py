@@ -16,7 +16,7 @@ from rlhf_flow.scorer.pairwise import bradley_terry, by_answer
 from rlhf_flow.scorer.token_batches import Tokens, by_length, packed, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
-from rlhf_flow.weights.offload import Aside
+from rlhf_flow.weights.offload import HostOffload
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -79,7 +79,7 @@ class RewardJudge:
     def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int, label: int | None = None) -> None:
         self._model = model
         self._label = label
-        self._aside = Aside()
+        self._aside = HostOffload()
         self._pad: int | None = model.config.get_text_config().pad_token_id
         self._reader = reader
         self._batch_tokens = batch_tokens

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rlhf_flow.types import Draw, Message, Prompt, Response, Rollouts, Scored
+from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams, Scored
 
 VERSION = 1
 LARGEST_TOKEN = 2**31 - 1
@@ -120,7 +120,7 @@ def _to_response(node: _Object) -> Response:
         text=node.get("text", str),
         tokens=np.array(node.tokens(), dtype=np.int32),
         truncated=node.get("truncated", bool, False),
-        draw=Draw(name=node.get("draw", str, "policy")),
+        draw=SamplingParams(name=node.get("draw", str, "policy")),
         source=node.get("source", str, "policy"),
         mass=node.number("mass", 1.0),
         logps=None,

@@ -13,9 +13,9 @@ import numpy as np
 
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.matches import Match
-from rlhf_flow.scorer.pair_schedule import Economy, Said
+from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
 from rlhf_flow.scorer.pairwise import bradley_terry, by_answer, by_comparison
-from rlhf_flow.scorer.wrappers.judgement_cache import Judgements, path_of
+from rlhf_flow.scorer.wrappers.judgement_cache import JudgementCache, path_of
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import ChatTemplate
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored
@@ -78,8 +78,8 @@ class Cached:
         self._check_judge()
         return CachedJudge(self, self.of.open(place), self._judgements(), identity(self.of), old_identity(self.of))
 
-    def _judgements(self) -> Judgements:
-        return Judgements(path_of(self.cache), key="scorer.cache")
+    def _judgements(self) -> JudgementCache:
+        return JudgementCache(path_of(self.cache), key="scorer.cache")
 
     def _check_judge(self) -> None:
         if self.of.kept_as is None:
@@ -107,7 +107,7 @@ class CachedJudge:
 
     spec: Cached
     judge: Scorer
-    judgements: Judgements
+    judgements: JudgementCache
     identity: str  # of the judge
     old_identity: str  # by which version 0.1 kept what it said
 
@@ -145,11 +145,14 @@ class CachedJudge:
         )
 
     def _compared(self, rollouts: Rollouts, asked: Asked) -> Scored:
-        def ask(matches: Sequence[Match]) -> list[Said]:
+        def ask(matches: Sequence[Match]) -> list[PairVerdict]:
             pairs = [(match.prompt, (match.first, match.second)) for match in matches]
-            return [Said(_number(one["p"]), one["mark"]) for one in self._said(pairs, asked, rollouts.round, _of_pair)]
+            return [
+                PairVerdict(_number(one["p"]), one["mark"])
+                for one in self._said(pairs, asked, rollouts.round, _of_pair)
+            ]
 
-        economy = self.spec.of if isinstance(self.spec.of, Economy) else Economy()
+        economy = self.spec.of if isinstance(self.spec.of, PairSchedule) else PairSchedule()
         return economy.compare(rollouts, ask, marks=MARKS)
 
     def _said(
@@ -209,7 +212,10 @@ def _bound(value: object, *, null: bool) -> object:
         return [_bound(inner, null=null) for inner in value]
     if not is_dataclass(value):
         return value
-    free = {*WHERE, *(one.name for one in fields(Economy) if isinstance(value, Economy))}  # who meets whom: likewise
+    free = {
+        *WHERE,
+        *(one.name for one in fields(PairSchedule) if isinstance(value, PairSchedule)),
+    }  # who meets whom: likewise
     held = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in free}
     if held.get("chat_template") == ChatTemplate():  # judgements from before there was a choice stay valid
         del held["chat_template"]

@@ -27,7 +27,7 @@ def path_of(cache: str | None) -> Path:
     return home / "judgements.sqlite" if cache is None else Path(cache).expanduser()
 
 
-class Judgements:
+class JudgementCache:
     """The file, opened. Many threads may use one of these, many processes one file."""
 
     def __init__(self, path: Path, *tables: str, key: str) -> None:

@@ -17,7 +17,7 @@ from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.selm import SELM
 from rlhf_flow.objective.xpo import XPO
 from rlhf_flow.replay import All
-from rlhf_flow.sampler.draws import PlanSampler
+from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.schedule import EveryK
 from rlhf_flow.selector.best_and_worst import BestAndWorst
@@ -119,7 +119,7 @@ def self_exploring(seed: int) -> Iterator[Finding]:
         played = play(
             *[game] * repeats,
             objective=SELM(beta=beta, alpha=alpha),
-            sampler=PlanSampler(
+            sampler=DrawsSampler(
                 draws=[
                     Source("policy", n=1),
                     Source("chosen", n=1, who="dataset", candidate="chosen"),

@@ -13,7 +13,7 @@ from rlhf_flow.games.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.selector.tournament import Tournament
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, LONGER
 from rlhf_flow.verify.play import Played, play
@@ -27,7 +27,7 @@ def mirror_step(seed: int) -> Iterator[Finding]:
     for name, game, sampler in (
         ("own pairs", CYCLE, SELF_PLAY),
         ("own pairs, answers of 1 to 3 tokens", LONGER, SELF_PLAY),
-        ("uniform pairs", CYCLE, PolicySampler(draws=[Draw("policy", n=2, temperature=1e9)])),
+        ("uniform pairs", CYCLE, PolicySampler(draws=[SamplingParams("policy", n=2, temperature=1e9)])),
     ):
         played = play(game, objective=INPO(eta=eta, tau=TAU), sampler=sampler, selector=EXACT, rounds=4, seed=seed)
         far = max(_from_closed_form(played, round, eta) for round in range(1, 5))
@@ -87,7 +87,7 @@ def tournaments(seed: int) -> Iterator[Finding]:
     played = play(
         CYCLE,
         objective=INPO(eta=0.5, tau=TAU),
-        sampler=PolicySampler(draws=[Draw("policy", n=8)]),
+        sampler=PolicySampler(draws=[SamplingParams("policy", n=8)]),
         selector=Tournament(label="hard"),
         rounds=20,
         exact=False,

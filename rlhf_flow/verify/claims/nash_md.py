@@ -19,7 +19,7 @@ from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.nash_md import NashMD
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
-from rlhf_flow.sampler.draws import PlanSampler
+from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.selector.cross import Cross
 from rlhf_flow.verify.claim import Claim, Finding, above, below, between, near
@@ -97,8 +97,8 @@ def policy_gradient(seed: int) -> Iterator[Finding]:
     )
 
 
-def against_mixture(weight: float, *, n: int) -> PlanSampler:
-    return PlanSampler(draws=[Source("policy", n=n), Source("mixture", n=n, weight=weight)])
+def against_mixture(weight: float, *, n: int) -> DrawsSampler:
+    return DrawsSampler(draws=[Source("policy", n=n), Source("mixture", n=n, weight=weight)])
 
 
 def _on_mixtures(weight: float, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from rlhf_flow.replay import All
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.schedule import EveryK
 from rlhf_flow.selector.best_and_worst import BestAndWorst
-from rlhf_flow.types import Draw
+from rlhf_flow.types import SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below, near
 from rlhf_flow.verify.games import CYCLE, NUMBERS, ROCK_PAPER_SCISSORS, TWO_ARMS
 from rlhf_flow.verify.play import Played, play
@@ -115,7 +115,7 @@ def best_and_worst(seed: int) -> Iterator[Finding]:
     played = play(
         game,
         objective=DPO(beta=beta),
-        sampler=PolicySampler(draws=[Draw("policy", n=8)]),
+        sampler=PolicySampler(draws=[SamplingParams("policy", n=8)]),
         selector=BestAndWorst(label="hard"),
         memory=All(),
         method=Fit(bound=1000.0, most=8),

@@ -12,12 +12,12 @@ import numpy as np
 from rlhf_flow.games.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.games.solvers import Descent
 from rlhf_flow.objective.ipo import IPO
-from rlhf_flow.sampler.draws import PlanSampler
+from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.selector.only_pair import OnlyPair
-from rlhf_flow.types import Candidate, Draw, Message, Prompt
+from rlhf_flow.types import Candidate, Message, Prompt, SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below, near
 from rlhf_flow.verify.games import CYCLE, LONGER
 from rlhf_flow.verify.play import play
@@ -74,7 +74,7 @@ def sampled(seed: int) -> Iterator[Finding]:
     played = play(
         CYCLE,
         objective=IPO(tau=TAU),
-        sampler=PolicySampler(draws=[Draw("policy", n=24)]),
+        sampler=PolicySampler(draws=[SamplingParams("policy", n=24)]),
         selector=AllPairs(label="sampled"),
         method=Descent(lr=0.3 * TAU / 4),
         rounds=rounds,
@@ -92,7 +92,7 @@ def offline(seed: int) -> Iterator[Finding]:
         played = play(
             CYCLE,
             objective=IPO(tau=TAU),
-            sampler=PlanSampler(draws=[_candidate("one"), _candidate("other")]),
+            sampler=DrawsSampler(draws=[_candidate("one"), _candidate("other")]),
             selector=OnlyPair(label="soft"),
             rounds=1,
             prompts=_data_set(data),

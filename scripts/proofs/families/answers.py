@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from rlhf_flow.protocols import Engine
-from rlhf_flow.types import Draw, Policy, Prompt
+from rlhf_flow.types import Policy, Prompt, SamplingParams
 
-GREEDY = Draw(n=1, temperature=0, max_tokens=10)
+GREEDY = SamplingParams(n=1, temperature=0, max_tokens=10)
 PROMPTS = (
     Prompt("short", (), (1, 40, 41)),
     Prompt("long", (), (1, *range(60, 90), 7, 9)),

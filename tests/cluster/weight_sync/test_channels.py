@@ -15,20 +15,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_flow.cluster.weight_sync.broadcast import Incoming, send
-from rlhf_flow.cluster.weight_sync.channels import PassOn, Shared
-from rlhf_flow.weights.buckets import Bucket, Entry, Index
+from rlhf_flow.cluster.weight_sync.broadcast import StreamedWeights, send
+from rlhf_flow.cluster.weight_sync.channels import PassOn, SharedMemoryChannel
+from rlhf_flow.weights.buckets import Bucket, Index, TensorInfo
 
 ROOM, SECONDS = 402, 60.0
 
 
-def ends(folder: Path, seconds: float = SECONDS) -> tuple[Shared, Shared]:
-    first, other = (Shared(folder / "meeting", first, "cpu", ROOM, seconds) for first in (True, False))
+def ends(folder: Path, seconds: float = SECONDS) -> tuple[SharedMemoryChannel, SharedMemoryChannel]:
+    first, other = (SharedMemoryChannel(folder / "meeting", first, "cpu", ROOM, seconds) for first in (True, False))
     return first, other
 
 
 def groups() -> list[Index]:
-    return [(Entry("a", "float32", (50, 2)), Entry("b", "bfloat16", ())), (Entry("c", "int64", (7,)),), ()]
+    return [
+        (TensorInfo("a", "float32", (50, 2)), TensorInfo("b", "bfloat16", ())),
+        (TensorInfo("c", "int64", (7,)),),
+        (),
+    ]
 
 
 def buckets(which: Sequence[Index]) -> list[Bucket]:
@@ -40,7 +44,7 @@ def buckets(which: Sequence[Index]) -> list[Bucket]:
     ]
 
 
-def take(end: Shared, number: int) -> None:
+def take(end: SharedMemoryChannel, number: int) -> None:
     """In a process of its own: takes so many stretches, and then it is lost."""
     with end.open() as pass_on:
         for _ in range(number):
@@ -51,7 +55,7 @@ def take(end: Shared, number: int) -> None:
 def test_an_engine_reads_in_shared_memory_what_a_learner_sends(tmp_path: Path) -> None:
     first, other = ends(tmp_path)
     sent = buckets(groups())
-    weights = Incoming(tuple(groups()), other)
+    weights = StreamedWeights(tuple(groups()), other)
     assert [entry.name for entry in weights.index()] == ["a", "b", "c"]
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(send, sent, groups(), [first])
@@ -67,7 +71,7 @@ def test_an_engine_reads_in_shared_memory_what_a_learner_sends(tmp_path: Path) -
 def test_the_one_who_comes_first_waits_for_the_other(tmp_path: Path) -> None:
     first, other = ends(tmp_path)
     with ThreadPoolExecutor() as pool:
-        taking = pool.submit(Incoming(tuple(groups()), other).load)
+        taking = pool.submit(StreamedWeights(tuple(groups()), other).load)
         time.sleep(0.3)
         send(buckets(groups()), groups(), [first])
         assert taking.result(SECONDS).keys() == {"a", "b", "c"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
 from rlhf_flow.cluster.weight_sync.transport import Transfer
 from tests.support.classroom import SGD
@@ -38,7 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     transfer = Transfer(by="nccl", bucket_mib=1)
-    opened = Ray(object_store_mib=100, patience=Patience(deaths=100), engines=2, piece=1, transfer=transfer).open()
+    opened = Ray(
+        object_store_mib=100, patience=FaultTolerance(deaths=100), engines=2, piece=1, transfer=transfer
+    ).open()
     yield opened
     opened.close()
 

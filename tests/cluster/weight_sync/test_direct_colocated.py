@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cluster.fault_tolerance import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster, RayLearner
 from rlhf_flow.cluster.weight_sync.transport import Transfer
 from tests.support.classroom import SGD
@@ -36,7 +36,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def cluster() -> Iterator[RayCluster]:
     transfer = Transfer(by="cuda_ipc", bucket_mib=1)
     opened = Ray(
-        layout="colocated", object_store_mib=100, patience=Patience(deaths=100), engines=2, piece=1, transfer=transfer
+        layout="colocated",
+        object_store_mib=100,
+        patience=FaultTolerance(deaths=100),
+        engines=2,
+        piece=1,
+        transfer=transfer,
     ).open()
     yield opened
     opened.close()

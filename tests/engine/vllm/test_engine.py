@@ -13,14 +13,14 @@ import pytest
 
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.specs import Model
-from rlhf_flow.types import Draw, Prompt
-from rlhf_flow.weights.source import Held
+from rlhf_flow.types import Prompt, SamplingParams
+from rlhf_flow.weights.source import InMemoryWeights
 from tests.engine.conftest import Mixed
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Opener, Server, World
 
-DRAW = Draw(n=4, max_tokens=24)
+DRAW = SamplingParams(n=4, max_tokens=24)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_nan_weights_raise_and_the_next_call_raises_instead_of_hanging(
 ) -> None:
     engine = server.open(VLLM(kv_cache_mib=16), world.model)
     state = {name: tensor * float("nan") for name, tensor in world.state(1).items()}
-    broken = replace(world.policy(1), sha256="f" * 64, weights=Held(state), probe=None)
+    broken = replace(world.policy(1), sha256="f" * 64, weights=InMemoryWeights(state), probe=None)
     with pytest.raises(RuntimeError, match="NaN"):
         engine.generate(prompts, broken, DRAW, round=1, seed=7)
     with pytest.raises(RuntimeError, match="failed while generating and does not recover"):

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.llm.budget import Budget, CapReached, Purse, Reservation, Spent
+from rlhf_flow.scorer.llm.budget import Budget, CapReached, Reservation, SpendLedger, Spent
 
 MANY = 16
 
 
-def purse(folder: Path, **fields: object) -> Purse:
+def purse(folder: Path, **fields: object) -> SpendLedger:
     return Budget(**{"account": "run", "cache": str(folder / "cache.sqlite"), **fields}).open()
 
 

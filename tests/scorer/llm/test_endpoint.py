@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.scorer.llm.completion import Answer
-from rlhf_flow.scorer.llm.endpoint import Endpoint, Unanswered
+from rlhf_flow.scorer.llm.endpoint import Endpoint, RequestFailed
 from rlhf_flow.scorer.llm.parse_reply import Reply
 from tests.support.stub_endpoint import Behaviour, Said, Stub, fails, in_turn, says
 
@@ -57,8 +57,8 @@ def sent(url: str, *, body: dict[str, object] = BODY, **fields: object) -> Answe
     return asyncio.run(one())
 
 
-def unanswered(behaviour: Behaviour | Said, **fields: object) -> Unanswered:
-    with pytest.raises(Unanswered) as raised:
+def unanswered(behaviour: Behaviour | Said, **fields: object) -> RequestFailed:
+    with pytest.raises(RequestFailed) as raised:
         send(behaviour, **fields)
     return raised.value
 
@@ -150,7 +150,7 @@ def test_log_probs_of_the_visible_reply_are_read_whatever_ends_it(end: str) -> N
 )
 def test_a_server_that_refuses_a_key_of_the_request_is_answered_with_the_override(key: str, remedy: str) -> None:
     said = Said(json.dumps({"error": {"message": f"Unsupported parameter: '{key}'", "code": None}}), status=400)
-    with Stub(in_turn(said)) as stub, pytest.raises(Unanswered, match=remedy) as raised:
+    with Stub(in_turn(said)) as stub, pytest.raises(RequestFailed, match=remedy) as raised:
         sent(stub.url, body={**BODY, "temperature": 0, "logprobs": True})
     assert raised.value.for_all and not raised.value.charged
 
@@ -172,7 +172,7 @@ def test_nothing_of_the_environment_is_sent_but_the_key(monkeypatch: pytest.Monk
 
 
 def test_a_server_whose_certificate_is_not_trusted_is_told_at_once(tls: Path) -> None:
-    with Stub(in_turn(says("A")), tls=tls) as stub, pytest.raises(Unanswered, match="SSL_CERT_FILE") as raised:
+    with Stub(in_turn(says("A")), tls=tls) as stub, pytest.raises(RequestFailed, match="SSL_CERT_FILE") as raised:
         sent(stub.url.replace("http:", "https:"))
     assert raised.value.for_all and not raised.value.charged
 
@@ -184,13 +184,13 @@ def test_a_certificate_that_is_named_is_trusted(tls: Path, monkeypatch: pytest.M
 
 
 def test_https_to_a_plain_server_is_told_at_once() -> None:
-    with Stub(in_turn(says("A"))) as stub, pytest.raises(Unanswered, match=r"it speaks no TLS.*http://") as raised:
+    with Stub(in_turn(says("A"))) as stub, pytest.raises(RequestFailed, match=r"it speaks no TLS.*http://") as raised:
         sent(stub.url.replace("http:", "https:"))
     assert raised.value.for_all
 
 
 def test_a_name_that_does_not_exist_is_told_at_once() -> None:
-    with pytest.raises(Unanswered, match="its name cannot be resolved") as raised:
+    with pytest.raises(RequestFailed, match="its name cannot be resolved") as raised:
         sent("http://no-such-host.invalid/v1")
     assert raised.value.for_all
 
@@ -262,7 +262,7 @@ def test_a_try_without_an_answer_says_whether_it_was_charged(
 def test_where_nobody_answers_nothing_is_charged() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
-        with pytest.raises(Unanswered) as raised:
+        with pytest.raises(RequestFailed) as raised:
             sent(f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
     assert (raised.value.charged, raised.value.again, raised.value.for_all) == (False, True, False)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rlhf_flow.scorer.remote import schema as wire
 from rlhf_flow.scorer.remote.schema import Health, Malformed, Reply
 from rlhf_flow.system.redact import token_in
-from rlhf_flow.types import Candidate, Draw, Message, Prompt, Response, Rollouts, Scored
+from rlhf_flow.types import Candidate, Message, Prompt, Response, Rollouts, SamplingParams, Scored
 from tests.scorer.conftest import rollouts
 
 TEXT = st.text(st.characters(), max_size=8)  # lone surrogates too
@@ -49,7 +49,7 @@ def asked(draw: st.DrawFn) -> Rollouts:
                 text=draw(TEXT),
                 logps=np.zeros(2, dtype=np.float32),
                 truncated=draw(st.booleans()),
-                draw=Draw(name=draw(TEXT), temperature=0.5),
+                draw=SamplingParams(name=draw(TEXT), temperature=0.5),
                 seed=7,
                 policy="0" * 64,
                 source=draw(st.sampled_from(["policy", "reference", "mixture", "dataset"])),

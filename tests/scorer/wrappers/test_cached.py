@@ -25,7 +25,7 @@ from rlhf_flow.scorer.functions.rule import Rule
 from rlhf_flow.scorer.models.ensemble import Ensemble
 from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.scorer.wrappers.cached import Cached, identity
-from rlhf_flow.scorer.wrappers.judgement_cache import Judgements
+from rlhf_flow.scorer.wrappers.judgement_cache import JudgementCache
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Rollouts, Scored
 from tests.scorer.conftest import rollouts
@@ -244,7 +244,7 @@ def test_what_was_said_before_a_kill_is_kept_and_what_was_not_is_asked_again(ask
 
 
 def test_of_two_who_answer_at_the_same_time_the_first_is_kept(tmp_path: Path) -> None:
-    one, other = (Judgements(tmp_path / "cache", key="scorer.cache") for _ in range(2))
+    one, other = (JudgementCache(tmp_path / "cache", key="scorer.cache") for _ in range(2))
     one.keep({"a": "1", "b": "2"}, source="one")
     other.keep({"b": "3", "c": "4"}, source="other")
     assert one.look_up(["a", "b", "c", "d"]) == {"a": "1", "b": "2", "c": "4"}
@@ -288,7 +288,7 @@ def test_what_version_0_1_kept_is_still_known(tmp_path: Path, reward_path: str) 
     old = digest(["rlhf_flow.scorer.reward_model.RewardModel", fields, spec.fingerprint()])
     key = digest([old, messages, prompt.answer, dict(prompt.meta), ["a"]])
     path = tmp_path / "cache.sqlite"
-    Judgements(path, key="scorer.cache").keep({key: json.dumps({"utility": 4.5, "aspects": {}})}, source="old")
+    JudgementCache(path, key="scorer.cache").keep({key: json.dumps({"utility": 4.5, "aspects": {}})}, source="old")
     for _ in range(2):
         scored = Cached(spec, str(path)).open(Place()).score(asked)
         assert scored.utility.tolist() == [[4.5]] and scored.counts["judge/queries"] == 0
