@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How responses are decoded. `altered` has the settings that sample from another policy than the one scored.
+    """How responses are decoded. `overrides` has the settings that sample from another policy than the one scored.
 
     A text of `stop` ends an answer as its end token does: the tokens up to the one that completes the text are the
     answer's, each with the policy's own log-prob, and the answer is not truncated; `Response.text` ends before it.
@@ -39,12 +39,12 @@ class SamplingParams:
                 raise ValueError(f"draw {self.name!r}: {key} must be {rule}, got {getattr(self, key)}")
 
     @property
-    def is_policy_itself(self) -> bool:
+    def is_on_policy(self) -> bool:
         """Whether samples follow exactly the distribution that log-probs at T=1 describe."""
-        return not self.altered
+        return not self.overrides
 
     @property
-    def altered(self) -> dict[str, float]:
+    def overrides(self) -> dict[str, float]:
         """The settings that make samples follow another distribution."""
         own = {
             "temperature": (1.0,),

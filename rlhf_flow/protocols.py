@@ -98,7 +98,7 @@ class Sampler(Protocol):
         ...
 
     @property
-    def mixes(self) -> bool:
+    def needs_mixture(self) -> bool:
         """Whether it asks the engine for a `Mixture`."""
         ...
 

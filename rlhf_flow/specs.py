@@ -60,7 +60,7 @@ class EngineSpec(Protocol):
         ...
 
     @property
-    def alone(self) -> bool:
+    def needs_own_process(self) -> bool:
         """Whether it needs a process that it shares with no learner and no scorer."""
         ...
 
@@ -69,7 +69,7 @@ class EngineSpec(Protocol):
         """Whether it can be opened for mixtures."""
         ...
 
-    def reads_at_most(self, positions: int | None) -> int | None:
+    def max_sequence(self, positions: int | None) -> int | None:
         """Tokens of prompt and answer together, for a model with so many positions; None: no limit is known."""
         ...
 
@@ -97,12 +97,12 @@ class ScorerSpec(Protocol):
         ...
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         """Whether its preferences can have cycles: it compares answers, and does not give each a number."""
         ...
 
     @property
-    def kept_as(self) -> str | None:
+    def cache_format(self) -> str | None:
         """How its verdicts may be kept for any run: `pairs`, or `log_odds` or `ranks`, numbers whose wins follow.
 
         The wins are `wins.bradley_terry` or `wins.by_comparison` of these. None where the same messages, gold answer,

@@ -135,12 +135,12 @@ class Scored:
     utility: np.ndarray  # [B, N]; of a pairwise judge the mean over j of wins, 1/2 at j = i
     wins: np.ndarray  # [B, N, N]: P(i beats j); wins + wins.T = 1; NaN where the judge abstained
     aspects: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 [B, N]
-    marks: Mapping[str, np.ndarray] = field(
+    pair_flags: Mapping[str, np.ndarray] = field(
         default_factory=dict
     )  # why two answers have no verdict, or no final one (inconsistent, capped, overdue) -> bool [B, N, N], symmetric
     counts: Mapping[str, int] = field(default_factory=dict)  # judge/queries, judge/truncated, ...
-    measures: Mapping[str, float] = field(default_factory=dict)  # what the judge says of all answers together
-    barred: Mapping[str, str] = field(default_factory=dict)  # answers that may be in no pair: id -> their bucket
+    batch_metrics: Mapping[str, float] = field(default_factory=dict)  # what the judge says of all answers together
+    excluded: Mapping[str, str] = field(default_factory=dict)  # answers that may be in no pair: id -> their bucket
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,15 @@ class Needs:
     anchors: frozenset[str] = frozenset()  # names of the policies whose log-probs `loss` reads
     draws: frozenset[str] = frozenset()  # sources (`Response.source`) that answers must come from, besides the policy
     extra: str | None = None  # the source of the third response of each pair
-    worth: bool = False  # win rates of both sides
-    utility: bool = False  # where it needs the worth of both sides: that of the judge, not a win rate
-    reads: str = "logps"  # of each response: logps, a policy's; or of a judge's head a number, or an embedding
-    itself: bool = False  # its fixed point is that of samples from the policy itself: `SamplingParams.is_policy_itself`
-    ordered: bool = False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
-    preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
+    side_value: str | None = None  # of both sides of a pair: "win_rate", or "utility", the scorer's number
+    readout: str = "logps"  # of each response: logps, a policy's; or of a judge's head a number, or an embedding
+    on_policy: bool = (
+        False  # its fixed point is that of samples from the policy itself: `SamplingParams.is_policy_itself`
+    )
+    first_is_policy: bool = (
+        False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
+    )
+    general_preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def plan(config: RunConfig, there: Room, *, like: Path | None = None) -> Planned
     memories, notes = _memories(config, shape, work, on_gpu=on_gpu)
     libraries = _libraries(config, memories)
     nodes = roles.nodes(config)
-    store = 0.0 if config.cluster.one_process else nodes * roles.object_store(config, shape)
+    store = 0.0 if config.cluster.in_process else nodes * roles.object_store(config, shape)
     host = libraries + store + sum(one.processes * one.bytes for one in memories if one.where == "host")
     steps, last = steps_of(config, work)
     asked = calls(config, work)
@@ -124,7 +124,7 @@ def _gpus(config: RunConfig, memories: list[Memory]) -> float:
 
 
 def _libraries(config: RunConfig, memories: list[Memory]) -> int:
-    if config.cluster.one_process:
+    if config.cluster.in_process:
         return LIBRARIES["torch"]
     chosen = {"engine": part_name("engine", config.engine), "learner rank": part_name("learner", config.learner)}
     processes = {one.role: one.processes for one in memories}

@@ -74,7 +74,7 @@ def misfits(config: RunConfig, shape: Shape, work: Work, memories: list[Memory],
 def _cache(config: RunConfig, engine: VLLM, shape: Shape, work: Work) -> Iterator[str]:
     """vLLM does not open where its cache has no room for one sequence as long as it may be."""
     longest = engine.max_model_len or work.positions
-    token = (2 if config.sampler.mixes else 1) * cache_of_a_token(config, shape)
+    token = (2 if config.sampler.needs_mixture else 1) * cache_of_a_token(config, shape)
     yield from too_small(engine.kv_cache_mib, token=token, longest=longest)
 
 

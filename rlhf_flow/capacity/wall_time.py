@@ -66,7 +66,7 @@ def seconds(config: RunConfig, shape: Shape, work: Work, run: Path) -> Seconds:
         scale = more["answers"] if stage in ANSWERS else more["pairs"] if stage in PAIRS else 1.0
         scale *= heavier if stage in OF_WEIGHTS else 1.0
         stages[stage] = scale * median(line[key] for line in rounds if key in line)
-    return Seconds(stages, str(run), config.rounds, ahead=config.lag == 1 and config.cluster.apart)
+    return Seconds(stages, str(run), config.rounds, ahead=config.lag == 1 and config.cluster.disaggregated)
 
 
 def _parameters(then: RunConfig, *, otherwise: int) -> int:

@@ -39,7 +39,7 @@ def plans(config: RunConfig) -> bool:
 
 def engine_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> Memory:
     """Of an engine, where it computes; of vLLM on a GPU what it needs at least, with room for one sequence."""
-    copies, d = 2 if config.sampler.mixes else 1, DTYPES[config.model.dtype]
+    copies, d = 2 if config.sampler.needs_mixture else 1, DTYPES[config.model.dtype]
     weights = {"weights": copies * d * shape.parameters}
     opening = Phase("open", {**weights, "checkpoint": 0 if on_gpu else shape.stored * shape.parameters})
     if isinstance(config.engine, VLLM):

@@ -46,7 +46,7 @@ async def _serve(config: ServeConfig, token: str | None, listener: socket.socket
 
     def opener() -> Scorer:
         scorer: Scorer = config.scorer.open(config.place)
-        opened.append(Health(name, fingerprint(config.scorer), config.scorer.can_cycle, waiting=0))
+        opened.append(Health(name, fingerprint(config.scorer), config.scorer.intransitive, waiting=0))
         return scorer
 
     def health() -> Health | None:

@@ -13,11 +13,11 @@ class Local:
     """One process on this machine, on its GPU where there is one."""
 
     @property
-    def one_process(self) -> bool:
+    def in_process(self) -> bool:
         return True
 
     @property
-    def apart(self) -> bool:
+    def disaggregated(self) -> bool:
         return False
 
     def check(self, *, ranks: int) -> None:

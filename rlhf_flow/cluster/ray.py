@@ -67,7 +67,7 @@ class Ray:
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
-        self.transfer.check_places(layout=self.layout, alone=self.apart and self.gpu_share >= 1)
+        self.transfer.check_places(layout=self.layout, alone=self.disaggregated and self.gpu_share >= 1)
         for key, given in (("gpu_share", self.gpu_share != 1.0), ("resources", bool(self.resources))):
             if self.layout == "colocated" and given:
                 raise ValueError(
@@ -76,11 +76,11 @@ class Ray:
                 )
 
     @property
-    def one_process(self) -> bool:
+    def in_process(self) -> bool:
         return False
 
     @property
-    def apart(self) -> bool:
+    def disaggregated(self) -> bool:
         return self.layout == "disaggregated"
 
     def check(self, *, ranks: int) -> None:
@@ -118,7 +118,7 @@ class Ray:
             seconds=self.patience.silence_seconds,
             on_gpus=gpus > 0,
             local=address is None,
-            paired=not self.apart,
+            paired=not self.disaggregated,
         )
         return RayCluster(
             self,
@@ -126,8 +126,8 @@ class Ray:
             gpus=gpus,
             pulse=pulse,
             supervisor=supervisor,
-            turns=GpuScheduler(not self.apart, supervisor),
-            bundles=None if self.apart else SharedPlacement(gpus, self.patience.start_seconds),
+            turns=GpuScheduler(not self.disaggregated, supervisor),
+            bundles=None if self.disaggregated else SharedPlacement(gpus, self.patience.start_seconds),
             transport=self.transfer.open(),
             express=express if self.transfer.express else None,
         )

@@ -24,7 +24,7 @@ def check(config: RunConfig) -> None:
     config.selector.check({draw.name: draw.n for draw in config.sampler.drawn.values()})
     _check_cluster(config)
     _check_averages(config, names)
-    if config.engine.alone and config.cluster.one_process:
+    if config.engine.needs_own_process and config.cluster.in_process:
         raise ValueError(
             f"engine={names['engine']} needs a process of its own, but cluster={names['cluster']} runs everything in "
             "one. Try cluster=ray, or engine=huggingface."
@@ -36,12 +36,12 @@ def check(config: RunConfig) -> None:
             "several. Try engine.tensor_parallel=1 with cluster.engines, one for each GPU, or "
             "cluster.layout=disaggregated."
         )
-    if config.sampler.mixes and not config.engine.can_mix:
+    if config.sampler.needs_mixture and not config.engine.can_mix:
         raise ValueError(
             f"sampler={names['sampler']} draws from a mixture of two policies, token by token, and "
             f"engine={names['engine']} as configured cannot. Try engine=huggingface."
         )
-    if config.objective.needs.preferences and not config.scorer.can_cycle:
+    if config.objective.needs.general_preferences and not config.scorer.intransitive:
         raise ValueError(
             f"objective={names['objective']} plays a game of preferences, and scorer={names['scorer']} gives each "
             "answer a number: its preferences can have no cycle, and simpler methods solve that game. Try "
@@ -63,7 +63,7 @@ def _check_cluster(config: RunConfig) -> None:
 
 def colocated(config: RunConfig) -> bool:
     """Whether all roles share the same GPUs, in turns."""
-    return not (config.cluster.apart or config.cluster.one_process)
+    return not (config.cluster.disaggregated or config.cluster.in_process)
 
 
 def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:
 def _check_lag(config: RunConfig, names: Mapping[str, str]) -> None:
     """Answers that are a round old must be good enough for whoever reads them, and within the gate."""
     if config.lag:
-        if config.objective.needs.itself:
+        if config.objective.needs.on_policy:
             raise ValueError(
                 f"lag={config.lag} learns from answers of the policy before the present one, and the fixed point of "
                 f"objective={names['objective']} is that of answers of the policy itself. Try lag=0, or an objective "
@@ -129,7 +129,7 @@ def _check_draws(config: RunConfig, names: Mapping[str, str]) -> None:
             f"{who} needs answers from the {' and the '.join(missing)}, but sampler={names['sampler']} draws only from "
             f"the {' and the '.join(sorted(set(sources.values())))}. Try sampler=policy_and_reference, or sampler=plan."
         )
-    if needs.ordered and not config.selector.keeps_order:
+    if needs.first_is_policy and not config.selector.keeps_order:
         raise ValueError(
             f"{who} moves the first answer of each pair, which must be the policy's own whoever won, and "
             f"selector={names['selector']} puts the winner first. Try selector=cross with selector.keep_order=true."
@@ -159,14 +159,14 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
             "learner.head.outputs=8",
         ),
     }
-    what, fits, way_out = reading[needs.reads]
+    what, fits, way_out = reading[needs.readout]
     if not fits:
         found = f"a head with {read} outputs" if read else "no head: it reads the log-probs of a policy"
         raise ValueError(f"{who} reads {what}, and the learner has {found}. Try {way_out}.")
-    worth = "utility" if needs.utility else "wins"
-    if needs.worth and config.selector.worth != worth:
+    worth = "utility" if needs.side_value == "utility" else "wins"
+    if needs.side_value and config.selector.worth != worth:
         raise ValueError(
-            f"{who} reads the {'utilities' if needs.utility else 'win rates'} of both sides of a pair, and "
+            f"{who} reads the {'utilities' if needs.side_value == 'utility' else 'win rates'} of both sides of a pair, and "
             f"selector.worth is {config.selector.worth}. Try selector.worth={worth}."
         )
 
@@ -181,21 +181,21 @@ def warnings(config: RunConfig) -> list[str]:
     """What works, and a reader of the results should know: a sentence each."""
     objective = part_name("objective", config.objective)
     told = []
-    if config.lag and not config.cluster.apart:
+    if config.lag and not config.cluster.disaggregated:
         told.append(
             f"lag={config.lag} lets answers be drawn while others are learned from, and here engine and learner take "
             "turns: the answers are a round older, and nothing is gained."
         )
     theory = f". The fixed point of objective={objective} is that of answers of the policy itself: it moves with them"
     draws = [
-        (key, draw, theory if config.objective.needs.itself else "")
+        (key, draw, theory if config.objective.needs.on_policy else "")
         for key, draw in config.sampler.drawn.items()
         if config.sampler.sources[draw.name] != "dataset"
     ]
     draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
     return told + [
-        f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.altered.items())}: its answers "
+        f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.overrides.items())}: its answers "
         f"follow another distribution than the policy's own{consequence}."
         for key, draw, consequence in draws
-        if not draw.is_policy_itself
+        if not draw.is_on_policy
     ]

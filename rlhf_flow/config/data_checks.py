@@ -108,10 +108,10 @@ def check_refresh(config: RunConfig) -> None:
             "reward model, general_preference for a general preference model."
         )
     needs, head = config.refresh.objective.needs, config.scorer.outputs
-    if needs.worth or needs.reads != ("number" if head == 1 else "embedding"):
+    if needs.side_value or needs.readout != ("number" if head == 1 else "embedding"):
         raise ValueError(
             f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads {needs.reads}"
-            f"{' and the worth of both sides' if needs.worth else ''}. Try objective@refresh.objective=bt for a "
+            f"{' and the worth of both sides' if needs.side_value else ''}. Try objective@refresh.objective=bt for a "
             "judge of one output, general_preference for one of several."
         )
     if config.evaluate.by != "answers" or config.evaluate.scorer is None:
@@ -134,11 +134,11 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
             f"model.path={model.path}: its tokenizer has {vocabulary} tokens, but the model knows only {rows}. "
             "They do not belong together: give the folder that both were saved to."
         )
-    positions = config.engine.reads_at_most(sizes.positions)
+    positions = config.engine.max_sequence(sizes.positions)
     longest, answer = prompts.longest, longest_answer(config, prompts)
     if isinstance(config.engine, VLLM) and not architectures.has_gpu():
         room = config.engine.max_model_len or longest + answer
-        token = (2 if config.sampler.mixes else 1) * sizes.cache(model.dtype)
+        token = (2 if config.sampler.needs_mixture else 1) * sizes.cache(model.dtype)
         for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
             raise ValueError(refusal)
     if positions is not None and longest + answer > positions:

@@ -63,7 +63,7 @@ def diagnose(config: RunConfig, environment: Mapping[str, str], there: Room) -> 
         if not any("trusted" in finding.says for finding in about):
             found += tokens.check(row, one, answers_end=one.kind == "policy")
     found += storage.hub_cache(environment, fetches=_fetches(named, folders))
-    joined = not config.cluster.one_process and bool(_address(config) or environment.get("RAY_ADDRESS"))
+    joined = not config.cluster.in_process and bool(_address(config) or environment.get("RAY_ADDRESS"))
     found += storage.run_folder(Path(config.run_dir), joined=joined)
     broken = any(finding.level == "problem" and finding.subject in ("models", "tokens", "parts") for finding in found)
     if not broken and folders["model.path"] is not None:
@@ -98,7 +98,7 @@ def _packages(config: RunConfig) -> Iterator[Finding]:
 def _machine(config: RunConfig) -> Iterator[Finding]:
     yield from machine.gpus(machine.gpus_here(), ranks=config.learner.ranks)
     yield from machine.clock()
-    if not config.cluster.one_process:
+    if not config.cluster.in_process:
         yield from machine.limits()
         if _address(config) is None:
             yield from machine.shared_memory(int(vars(config.cluster).get("object_store_mib", 0)) * MIB)
@@ -106,7 +106,7 @@ def _machine(config: RunConfig) -> Iterator[Finding]:
 
 def _network(config: RunConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from network.interfaces(environment)
-    if not config.cluster.one_process:
+    if not config.cluster.in_process:
         nodes = int(vars(config.cluster).get("nodes", 1))
         yield from network.ray_cluster(_address(config), environment, nodes=nodes)
     yield from network.wandb(config.observe.wandb, environment)
@@ -147,7 +147,7 @@ def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[
     if refused:
         return
     draws: list[SamplingParams] = [*config.sampler.drawn.values(), config.evaluate.draw]
-    limit = config.engine.reads_at_most(policy.longest)
+    limit = config.engine.max_sequence(policy.longest)
     answer = max(draw.max_tokens for draw in draws)
     if source.longest + answer > (limit or source.longest + answer):
         yield from tokens.room(policy, prompt=source.longest, answer=answer, limit=limit)

@@ -54,14 +54,14 @@ class HuggingFace:
         return 1
 
     @property
-    def alone(self) -> bool:
+    def needs_own_process(self) -> bool:
         return False
 
     @property
     def can_mix(self) -> bool:
         return True
 
-    def reads_at_most(self, positions: int | None) -> int | None:
+    def max_sequence(self, positions: int | None) -> int | None:
         limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
         return min(limits, default=None)
 

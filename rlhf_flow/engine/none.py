@@ -18,14 +18,14 @@ class NoEngine:
         return 0
 
     @property
-    def alone(self) -> bool:
+    def needs_own_process(self) -> bool:
         return False
 
     @property
     def can_mix(self) -> bool:
         return False
 
-    def reads_at_most(self, positions: int | None) -> int | None:
+    def max_sequence(self, positions: int | None) -> int | None:
         return positions
 
     def sized(self, longest: int) -> NoEngine:

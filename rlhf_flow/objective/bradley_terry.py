@@ -39,7 +39,7 @@ class BradleyTerry:
 
     @property
     def needs(self) -> Needs:
-        return Needs(reads="number")
+        return Needs(readout="number")
 
     def at(self, round: int) -> BradleyTerry:
         return self

@@ -31,7 +31,7 @@ class DNO:
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=anchors(self.tau), worth=True, itself=True)
+        return Needs(anchors=anchors(self.tau), side_value="win_rate", on_policy=True)
 
     def at(self, round: int) -> DNO:
         return self

@@ -24,7 +24,7 @@ class GeneralPreference:
 
     @property
     def needs(self) -> Needs:
-        return Needs(reads="embedding")
+        return Needs(readout="embedding")
 
     def at(self, round: int) -> GeneralPreference:
         return self

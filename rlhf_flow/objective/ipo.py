@@ -34,7 +34,7 @@ class IPO:
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"reference"}), itself=True)
+        return Needs(anchors=frozenset({"reference"}), on_policy=True)
 
     def at(self, round: int) -> IPO:
         return self

@@ -45,9 +45,9 @@ class NashMD:
     def needs(self) -> Needs:
         return Needs(
             anchors=frozenset({"reference", "previous"}),
-            itself=True,
-            ordered=True,
-            preferences=self.scalar_judge == "refuse",
+            on_policy=True,
+            first_is_policy=True,
+            general_preferences=self.scalar_judge == "refuse",
         )
 
     def at(self, round: int) -> NashMD:

@@ -29,7 +29,7 @@ class RatedPreference:
 
     @property
     def needs(self) -> Needs:
-        return Needs(worth=True, utility=True, reads="number")
+        return Needs(side_value="utility", readout="number")
 
     def at(self, round: int) -> RatedPreference:
         return self

@@ -24,7 +24,7 @@ class RatingRegression:
 
     @property
     def needs(self) -> Needs:
-        return Needs(reads="number")
+        return Needs(readout="number")
 
     def at(self, round: int) -> RatingRegression:
         return self

@@ -30,7 +30,7 @@ class SPPO:
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"previous"}), worth=True, itself=True)
+        return Needs(anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True)
 
     def at(self, round: int) -> SPPO:
         return self

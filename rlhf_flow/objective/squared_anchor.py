@@ -33,7 +33,7 @@ class SquaredAnchor:
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=anchors(self.tau), itself=True)
+        return Needs(anchors=anchors(self.tau), on_policy=True)
 
     def at(self, round: int) -> SquaredAnchor:
         return self

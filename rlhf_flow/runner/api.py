@@ -27,7 +27,7 @@ def run(
     if reward is not None:
         overrides += ["scorer=rule", f"scorer.function={_name(reward)}"]
     asked = config.compose(*overrides)
-    if reward is not None and reward.__module__ == "__main__" and not asked.cluster.one_process:
+    if reward is not None and reward.__module__ == "__main__" and not asked.cluster.in_process:
         raise ValueError(
             f"reward={reward.__name__} is written into the notebook or script that runs, and the processes of this "
             "cluster cannot import it. Fix: stack=local, or put it into a module."

@@ -38,7 +38,7 @@ class Workers:
     @classmethod
     def open(cls, config: RunConfig, model: Model, cluster: Cluster, store: Store, *, longest: int) -> Workers:
         """All of them, ready; `longest`: tokens of the longest sequence."""
-        engine = cluster.engine(config.engine.sized(longest), model, mixes=config.sampler.mixes)
+        engine = cluster.engine(config.engine.sized(longest), model, mixes=config.sampler.needs_mixture)
         learner = cluster.learner(config.learner, model)
         refreshed = config.refresh.every is not None
         scorer = _refreshed(config, cluster, store) if refreshed else cluster.scorer(config.scorer)

@@ -32,7 +32,7 @@ class DrawsSampler:
         return frozenset().union(*(source.roles for source in self.draws))
 
     @property
-    def mixes(self) -> bool:
+    def needs_mixture(self) -> bool:
         return any(source.weight is not None for source in self.draws)
 
     def sample(

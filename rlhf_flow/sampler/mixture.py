@@ -42,7 +42,7 @@ class MixtureSampler:
         return frozenset({"policy", "reference"})
 
     @property
-    def mixes(self) -> bool:
+    def needs_mixture(self) -> bool:
         return True
 
     def sample(

@@ -32,7 +32,7 @@ class PolicySampler:
         return frozenset({"policy"})
 
     @property
-    def mixes(self) -> bool:
+    def needs_mixture(self) -> bool:
         return False
 
     def sample(

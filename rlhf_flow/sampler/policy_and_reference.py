@@ -33,7 +33,7 @@ class PolicyAndReference:
         return frozenset({"policy", "reference"})
 
     @property
-    def mixes(self) -> bool:
+    def needs_mixture(self) -> bool:
         return False
 
     def sample(

@@ -53,9 +53,9 @@ class Source(SamplingParams):
             ("n", self.n, "1 for a candidate, of which there is one", not given or self.n == 1),
             (
                 "decoding",
-                self.altered,
+                self.overrides,
                 "left out for a candidate, which is not decoded",
-                not given or not self.altered,
+                not given or not self.overrides,
             ),
         ):
             if not ok:

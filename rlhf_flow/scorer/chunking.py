@@ -19,7 +19,7 @@ def in_pieces(ask: Callable[[Sequence[Rollouts]], list[Scored]], rollouts: Rollo
     different aspects.
     """
     scored = ask(cut(rollouts, size))
-    if len(scored) > 1 and any(piece.measures for piece in scored):
+    if len(scored) > 1 and any(piece.batch_metrics for piece in scored):
         scored = ask([rollouts])
     return joined(rollouts, scored)
 
@@ -50,12 +50,14 @@ def joined(rollouts: Rollouts, pieces: Sequence[Scored]) -> Scored:
         utility=np.concatenate([piece.utility for piece in pieces]),
         wins=np.concatenate([piece.wins for piece in pieces]),
         aspects={name: np.concatenate([piece.aspects[name] for piece in pieces]) for name in names},
-        marks={name: _mark(pieces, name) for name in sorted({name for piece in pieces for name in piece.marks})},
+        pair_flags={
+            name: _mark(pieces, name) for name in sorted({name for piece in pieces for name in piece.pair_flags})
+        },
         counts=dict(counts),
-        measures=pieces[0].measures,
+        batch_metrics=pieces[0].batch_metrics,
     )
 
 
 def _mark(pieces: Sequence[Scored], name: str) -> np.ndarray:
     """bool [B, N, N]; of a piece in which nothing was marked so, False."""
-    return np.concatenate([piece.marks.get(name, np.zeros(piece.wins.shape, dtype=bool)) for piece in pieces])
+    return np.concatenate([piece.pair_flags.get(name, np.zeros(piece.wins.shape, dtype=bool)) for piece in pieces])

@@ -122,7 +122,7 @@ class PairSchedule:
             marks["unasked"] = of_responses(rollouts, groups, [~one.met for one in tables], dtype=bool)
             counts["judge/spared"] = sum(int((~one.met).sum()) // 2 for one in tables)
             utility = np.array([one.worth[one.players.of] for one in tables], dtype=np.float32).reshape(utility.shape)
-        return Scored(rollouts, utility=utility, wins=wins, marks=marks, counts=counts)
+        return Scored(rollouts, utility=utility, wins=wins, pair_flags=marks, counts=counts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Recorded:
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return not self.by_ratings
 
     @property
@@ -54,7 +54,7 @@ class Recorded:
         return False
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # they are on disk
 
     def fingerprint(self) -> str:

@@ -46,7 +46,7 @@ def _of_pairs(scored: Scored) -> bool:
     """Whether the utility is the mean of the wins, or was made up from some of them."""
     known = ~np.isnan(scored.wins)
     total = np.where(known, scored.wins, 0.0).sum(-1)  # [B, N]
-    return "unasked" in scored.marks or bool((abs(scored.utility * known.sum(-1) - total) <= NEAR * total).all())
+    return "unasked" in scored.pair_flags or bool((abs(scored.utility * known.sum(-1) - total) <= NEAR * total).all())
 
 
 def _sigmoid(odds: np.ndarray) -> np.ndarray:

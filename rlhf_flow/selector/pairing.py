@@ -123,7 +123,7 @@ class Pairing:
         worth = win_rates(scored, self.opponent) if self.worth == "wins" else scored.utility  # [B, N]
         pairs, buckets, counts = [], {}, Counter[str]()
         for b, responses in enumerate(scored.rollouts.responses):
-            out = [scored.barred.get(one.id) or self._out(one) for one in responses]
+            out = [scored.excluded.get(one.id) or self._out(one) for one in responses]
             whole = [k for k, bucket in enumerate(out) if bucket is None]
             left = whole if self.among is None else [k for k in whole if responses[k].draw.name in self.among]
             thirds = [k for k in whole if responses[k].draw.name == self.extra]
@@ -170,7 +170,9 @@ class Pairing:
             margin=self.preference_margin,
         )
         if bucket == "abstained":
-            bucket = next((name for name in REASONS if name in scored.marks and scored.marks[name][b, i, j]), bucket)
+            bucket = next(
+                (name for name in REASONS if name in scored.pair_flags and scored.pair_flags[name][b, i, j]), bucket
+            )
         if choice.refused is not None and bucket != "identical":
             return choice.refused, None
         if label is None:

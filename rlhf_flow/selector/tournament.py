@@ -36,7 +36,7 @@ class Tournament(Pairing):
     def select(self, scored: Scored) -> Selection:
         def choose(scored: Scored, b: int, left: list[int]) -> list[Choice]:
             wins = scored.wins[b]
-            if "unasked" in scored.marks and scored.marks["unasked"][b].any():
+            if "unasked" in scored.pair_flags and scored.pair_flags["unasked"][b].any():
                 (choice,) = best_and_worst(scored, b, left)
                 return [_beaten(wins, choice.first, choice.second)]
             winners, losers = _matches(wins, left[: _players(len(left))])

@@ -125,7 +125,7 @@ class Queue:
                 batch[0].scored.set_exception(failure)
             return
         if scored.rollouts.prompts:
-            self._measures = bool(scored.measures)
+            self._measures = bool(scored.batch_metrics)
         if self._measures and len(batch) > 1:  # said of all together, and it must be said of each
             await self._one_by_one(scorer, batch)
             return
@@ -166,7 +166,7 @@ def apart(scored: Scored, several: Sequence[Rollouts]) -> list[Scored]:
                 utility=scored.utility[start:end],
                 wins=scored.wins[start:end],
                 aspects={name: values[start:end] for name, values in scored.aspects.items()},
-                marks={name: pairs[start:end] for name, pairs in scored.marks.items()},
+                pair_flags={name: pairs[start:end] for name, pairs in scored.pair_flags.items()},
                 counts={name: count * end // total - count * start // total for name, count in scored.counts.items()},
             )
         )

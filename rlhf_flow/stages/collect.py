@@ -41,8 +41,8 @@ def collect(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> None
             useful += len(parts.selector.select(judged.of(parts, plan.round, *entries)).pairs)
         if useful >= parts.enough:
             break
-    parts.ledger.gather(plan.round, "sample", lambda: sampled)
-    parts.ledger.gather(plan.round, "score", lambda: scored)
+    parts.ledger.commit_merged(plan.round, "sample", lambda: sampled)
+    parts.ledger.commit_merged(plan.round, "score", lambda: scored)
 
 
 def sample(parts: RunContext, plan: RoundPlan, library: PolicyRegistry, page: int, at: int) -> list[StageRecord]:
@@ -117,7 +117,9 @@ def select(parts: RunContext, plan: RoundPlan) -> StageRecord:
         responses: dict[str, int] = {}
         pairs: dict[str, int] = {}
         off = mismatch.known(parts, plan.round)
-        shards = [mismatch.barred(parts, plan.round, shard, known=off) for shard in judged.in_round(parts, plan.round)]
+        shards = [
+            mismatch.excluded(parts, plan.round, shard, known=off) for shard in judged.in_round(parts, plan.round)
+        ]
         for index, shard in enumerate(shards):
             selection = parts.selector.select(shard)
             shelf.table(f"pairs/{index:05d}", rows.from_selection(selection))
@@ -131,7 +133,7 @@ def select(parts: RunContext, plan: RoundPlan) -> StageRecord:
         buckets = {"responses": responses, "pairs": pairs}
         shelf.text("buckets.json", json.dumps(buckets, indent=1))
         counted = {f"{kind}/{name}": number for kind, counts in buckets.items() for name, number in counts.items()}
-        cycles = measure(np.concatenate([shard.wins for shard in shards])) if parts.can_cycle and shards else {}
+        cycles = measure(np.concatenate([shard.wins for shard in shards])) if parts.intransitive and shards else {}
         return {**counted, **cycles, **_late_pairs(parts, plan.round, shelf)}
 
     parts.progress(plan.round, "select", 0, 1, "rounds")
@@ -147,7 +149,7 @@ def _late_pairs(parts: RunContext, round: int, shelf: StageWriter) -> StageFacts
     for origin, shards in late.items():
         off = mismatch.known(parts, origin)
         for index, shard in enumerate(shards):
-            selection = parts.selector.select(mismatch.barred(parts, round, shard, known=off))
+            selection = parts.selector.select(mismatch.excluded(parts, round, shard, known=off))
             shelf.table(f"pairs/late-{origin:05d}-{index:05d}", rows.from_selection(selection))
             number += len(selection.pairs)
     return {"late/pairs": number} if late else {}

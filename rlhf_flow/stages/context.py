@@ -92,13 +92,13 @@ class RunContext:
     keeping: CheckpointPolicy
     ledger: Store
     observers: Sequence[Observer]
-    can_cycle: bool = False  # whether the scorer's preferences can: then it is measured whether they do
+    intransitive: bool = False  # whether the scorer's preferences can: then it is measured whether they do
     enough: int | None = None  # useful pairs, until which a round asks further pages of prompts; None: it asks one
     pages: int = 1  # at most
     refreshing: RewardUpdates | None = None  # None: the judge stays as it is
     alarms: Alarms = field(default_factory=Alarms)
     lag: int = 0  # rounds that answers are drawn ahead of what is learned
-    apart: bool = False  # whether engines and learner can work at the same time
+    disaggregated: bool = False  # whether engines and learner can work at the same time
     gate: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
     card: Card | None = None  # the model card of a round's policy, from the win rates known; None: none is written
 

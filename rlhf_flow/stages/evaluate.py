@@ -101,7 +101,7 @@ def _better(
         metrics |= _proxy_metrics(proxy, judged, seed=seed) | _counts("proxy_judge", proxy)
         queries += proxy.counts.get("judge/queries", 0)
     parts.progress(round, "evaluate", 3, STEPS, "steps", "reading log-probs")
-    metrics |= _policy_metrics(parts, round, library, shard, own=draw.is_policy_itself)
+    metrics |= _policy_metrics(parts, round, library, shard, own=draw.is_on_policy)
     metrics = _with_measures({**metrics, "eval/queries": queries}, judged)
     history = [*(record.metrics for record in parts.ledger.records), metrics]
     return metrics | {f"{PREFIX}{alarm.name}": 1 for alarm in tripped(history, parts.alarms)}
@@ -193,7 +193,7 @@ def _mean(name: str, values: np.ndarray) -> dict[str, float]:
 
 def _with_measures(metrics: dict[str, float], judged: Scored) -> dict[str, float]:
     """The metrics, and those of the judge's own. Raises ValueError where it calls one as evaluation calls another."""
-    measures = {f"eval/{name}": float(value) for name, value in judged.measures.items()}
+    measures = {f"eval/{name}": float(value) for name, value in judged.batch_metrics.items()}
     if taken := sorted(metrics.keys() & measures.keys()):
         raise ValueError(
             f"what evaluate.scorer measures must not be called {', '.join(taken)}: so is a measure of the evaluation "

@@ -33,8 +33,8 @@ def late(parts: RunContext, plan: RoundPlan) -> StageRecord | None:
             for index, then in enumerate(_last_seen(parts, plan.round, origin)):
                 now = _asked_again(parts, then)
                 shelf.table(f"late/{origin:05d}-{index:05d}", rows.from_scored(now))
-                labels += int((then.marks[OVERDUE] & ~now.marks[OVERDUE]).sum()) // 2
-                if now.marks[OVERDUE].any() and origin not in open_after:
+                labels += int((then.pair_flags[OVERDUE] & ~now.pair_flags[OVERDUE]).sum()) // 2
+                if now.pair_flags[OVERDUE].any() and origin not in open_after:
                     open_after.append(origin)
         return {"late/labels": labels, "origins": waiting, "waiting": open_after}
 
@@ -61,12 +61,12 @@ def _last_seen(parts: RunContext, round: int, origin: int) -> list[Scored]:
 
 def _marked(scored: Scored) -> Scored:
     """A shard of which nothing is overdue has no mark."""
-    return replace(scored, marks={OVERDUE: scored.marks.get(OVERDUE, np.zeros_like(scored.wins, dtype=bool))})
+    return replace(scored, pair_flags={OVERDUE: scored.pair_flags.get(OVERDUE, np.zeros_like(scored.wins, dtype=bool))})
 
 
 def _asked_again(parts: RunContext, then: Scored) -> Scored:
     """What arrived since `then`, and what is overdue still; everything else is unknown."""
-    overdue = then.marks[OVERDUE]  # [B, N, N]
+    overdue = then.pair_flags[OVERDUE]  # [B, N, N]
     asked = np.flatnonzero(overdue.any((1, 2)))
     wins = np.where(np.eye(overdue.shape[1], dtype=bool), 0.5, np.nan) * np.ones_like(then.wins)
     utility, still = then.utility.copy(), overdue.copy()
@@ -76,7 +76,7 @@ def _asked_again(parts: RunContext, then: Scored) -> Scored:
             groups.round, tuple(groups.prompts[b] for b in asked), tuple(groups.responses[b] for b in asked)
         )
         now = _marked(parts.scorer.score(some))
-        came = overdue[asked] & ~now.marks[OVERDUE]
+        came = overdue[asked] & ~now.pair_flags[OVERDUE]
         wins[asked] = np.where(came, now.wins, wins[asked])
         utility[asked], still[asked] = now.utility, overdue[asked] & ~came
-    return Scored(then.rollouts, utility=utility, wins=wins, marks={OVERDUE: still})
+    return Scored(then.rollouts, utility=utility, wins=wins, pair_flags={OVERDUE: still})

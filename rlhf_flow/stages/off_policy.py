@@ -63,7 +63,7 @@ def _most(asked: int, answers: int) -> int:
     return asked if asked > USUAL else min(asked, max(FEW, math.ceil(answers / SHARE)))
 
 
-def barred(parts: RunContext, round: int, scored: Scored, *, known: Mapping[str, float]) -> Scored:
+def excluded(parts: RunContext, round: int, scored: Scored, *, known: Mapping[str, float]) -> Scored:
     """What was said of answers of `scored.rollouts.round`, for a round that learns from them: without those beyond.
 
     `known`: the mismatch of answers, where it was measured.
@@ -75,7 +75,7 @@ def barred(parts: RunContext, round: int, scored: Scored, *, known: Mapping[str,
             stale = None if answer.staleness is None else answer.staleness + late
             if bucket := parts.gate.bucket(stale, known.get(answer.id)):
                 out[answer.id] = bucket
-    return replace(scored, barred=out) if out else scored
+    return replace(scored, excluded=out) if out else scored
 
 
 def known(parts: RunContext, round: int) -> dict[str, float]:

@@ -32,7 +32,7 @@ def looking_ahead(parts: RunContext, library: PolicyRegistry, round: int) -> Ite
     for role in plan.samplers:
         library.playing(plan, role)  # found before the learner is busy, who may have to learn a policy again
     work = partial(collect, parts, plan, library)
-    if parts.apart:
+    if parts.disaggregated:
         with _beside(work):
             yield
     else:

@@ -85,7 +85,7 @@ class InMemory:
         rows = {path: shard.rows for path, shard in shelf.tables.items()}
         return self._keep(round, StageRecord(name=name, files={}, rows=rows, facts=facts, seconds=seconds))
 
-    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
+    def commit_merged(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
         committed = self.entry(round, name)
         if committed is not None:
             return committed

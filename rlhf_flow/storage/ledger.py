@@ -144,7 +144,7 @@ class Ledger:
         write_json(self._entry_path(round, name), asdict(entry))
         return entry
 
-    def gather(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
+    def commit_merged(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
         """The stage that is committed in pieces: one entry with the files of all; their facts are summed."""
         committed = self.entry(round, name)
         if committed is not None:

@@ -142,9 +142,11 @@ def from_scored(scored: Scored) -> pa.Table:
             ]
             row = {"response": response.id, "utility": float(scored.utility[b, i]), "wins": wins}
             row |= {f"aspect/{name}": float(values[b, i]) for name, values in scored.aspects.items()}
-            rows.append(row | {f"mark/{name}": np.flatnonzero(pairs[b, i]) for name, pairs in scored.marks.items()})
+            rows.append(
+                row | {f"mark/{name}": np.flatnonzero(pairs[b, i]) for name, pairs in scored.pair_flags.items()}
+            )
     aspects = [(f"aspect/{name}", pa.float64()) for name in scored.aspects]
-    marks = [(f"mark/{name}", pa.list_(pa.int32())) for name in scored.marks]
+    marks = [(f"mark/{name}", pa.list_(pa.int32())) for name in scored.pair_flags]
     schema = pa.schema([("response", pa.string()), ("utility", pa.float64()), ("wins", WINS), *aspects, *marks])
     return pa.Table.from_pylist(rows, schema=schema)
 
@@ -175,7 +177,7 @@ def to_scored(table: pa.Table, rollouts: Rollouts) -> Scored:
             for name in table.column_names
             if name.startswith("aspect/")
         },
-        marks=marks,
+        pair_flags=marks,
     )
 
 

@@ -111,7 +111,7 @@ def tensors(
         anchors={name: Sides(**{side: block(name, side) for side in sides}) for name in sorted(needs.anchors)},
         preference=torch.tensor([pair.p for pair in pairs], dtype=dtype),
         weight=torch.ones(len(pairs), dtype=dtype),
-        worth=torch.tensor([pair.worth for pair in pairs], dtype=dtype) if needs.worth else None,
+        worth=torch.tensor([pair.worth for pair in pairs], dtype=dtype) if needs.side_value else None,
     )
 
 

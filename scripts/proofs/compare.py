@@ -65,7 +65,7 @@ class Run:
         choice = [f"experiment={self.world.experiment}", f"algorithm={self.recipe}"]
         config = compose(*choice)
         n = sum(draw.n for draw in config.sampler.drawn.values())
-        each = n * (n - 1) // 2 if config.scorer.can_cycle else n  # queries a prompt
+        each = n * (n - 1) // 2 if config.scorer.intransitive else n  # queries a prompt
         return [
             *choice,
             f"run_dir={self.root}",

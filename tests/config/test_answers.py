@@ -117,7 +117,7 @@ def test_decoding_that_changes_the_distribution_is_not_the_policy_itself(key: st
 
 def test_a_text_that_ends_answers_leaves_their_distribution_the_policy_s_own() -> None:
     assert warnings(composed("objective=ipo", "answers.stop=['###']", "answers.max_tokens=9")) == []
-    assert SamplingParams(stop=["#"], min_p=0.0, repetition_penalty=1.0).is_policy_itself
+    assert SamplingParams(stop=["#"], min_p=0.0, repetition_penalty=1.0).is_on_policy
 
 
 def test_the_keys_are_no_part_of_a_run_s_identity_but_the_draws_are() -> None:

@@ -71,9 +71,9 @@ def test_what_tells_roles_apart_is_refused_where_they_are_together(key: str) -> 
 
 
 def test_engines_and_learner_work_at_the_same_time_only_where_each_has_its_own() -> None:
-    apart = {layout: composed("cluster=ray", f"cluster.layout={layout}").cluster.apart for layout in LAYOUTS}
+    apart = {layout: composed("cluster=ray", f"cluster.layout={layout}").cluster.disaggregated for layout in LAYOUTS}
     assert apart == {"disaggregated": True, "colocated": False}
-    assert not composed().cluster.apart
+    assert not composed().cluster.disaggregated
 
 
 def test_a_greedy_draw_has_no_second_answer() -> None:

@@ -99,5 +99,5 @@ def test_values_that_make_no_sense_are_refused() -> None:
 
 
 def test_it_needs_nothing_around_it() -> None:
-    assert BradleyTerry().needs == Needs(reads="number")
+    assert BradleyTerry().needs == Needs(readout="number")
     assert BradleyTerry("scale").at(3) == BradleyTerry("scale")

@@ -194,7 +194,7 @@ def test_the_gradient_of_a_square_vanishes_where_h_is_the_target(objective: Obje
     _, (gradient,) = gradients(objective, tensors([moved], objective))
     lengths = {side: pair.length(side) if mean else 1 for side in ("first", "second")}
     sides = {side: gradient[side][0] * lengths[side] for side in lengths}
-    if objective.needs.worth:  # one target a response: the two residuals are equal, not nil
+    if objective.needs.side_value:  # one target a response: the two residuals are equal, not nil
         assert sides["first"] == pytest.approx(sides["second"], abs=1e-8)
     else:
         assert sides["first"] == pytest.approx(0, abs=1e-8)

@@ -70,5 +70,5 @@ def test_an_odd_number_of_numbers_is_refused() -> None:
 
 
 def test_it_needs_nothing_around_it() -> None:
-    assert GeneralPreference().needs == Needs(reads="embedding")
+    assert GeneralPreference().needs == Needs(readout="embedding")
     assert GeneralPreference().at(5) == GeneralPreference()

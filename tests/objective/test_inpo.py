@@ -73,7 +73,7 @@ def test_a_reduction_that_there_is_not_is_refused() -> None:
 
 
 def test_it_needs_both_anchors_and_samples_of_the_policy_itself() -> None:
-    needs = Needs(anchors=frozenset({"previous", "reference"}), itself=True)
+    needs = Needs(anchors=frozenset({"previous", "reference"}), on_policy=True)
     assert INPO().needs == needs
     assert INPO(tau=0.1, decaying=True).needs == needs
     assert replace(INPO(), tau=0.001).needs == needs

@@ -87,5 +87,5 @@ def test_a_reduction_that_there_is_not_is_refused() -> None:
 
 
 def test_it_needs_the_reference_and_samples_of_the_policy_itself() -> None:
-    assert IPO().needs == Needs(anchors=frozenset({"reference"}), itself=True)
+    assert IPO().needs == Needs(anchors=frozenset({"reference"}), on_policy=True)
     assert IPO(0.2).at(7) == IPO(0.2)

@@ -128,7 +128,9 @@ def test_an_unknown_word_about_scalar_judges_is_refused() -> None:
 
 
 def test_it_needs_a_judge_of_pairs_unless_told_otherwise() -> None:
-    needs = Needs(anchors=frozenset({"reference", "previous"}), itself=True, ordered=True, preferences=True)
+    needs = Needs(
+        anchors=frozenset({"reference", "previous"}), on_policy=True, first_is_policy=True, general_preferences=True
+    )
     assert NashMD().needs == needs
-    assert NashMD(scalar_judge="allow").needs == replace(needs, preferences=False)
+    assert NashMD(scalar_judge="allow").needs == replace(needs, general_preferences=False)
     assert NashMD(0.2).at(7) == NashMD(0.2)

@@ -94,5 +94,5 @@ def test_pairs_without_ratings_are_refused() -> None:
 
 def test_it_reads_a_number_and_the_utilities() -> None:
     needs = RatedPreference().needs
-    assert (needs.reads, needs.worth, needs.utility) == ("number", True, True)
+    assert (needs.readout, needs.side_value) == ("number", "utility")
     assert RatedPreference().at(3) == RatedPreference()

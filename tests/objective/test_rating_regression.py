@@ -41,7 +41,7 @@ def test_a_label_without_a_rating_is_refused() -> None:
 
 
 def test_it_is_a_configuration() -> None:
-    assert RatingRegression().needs == Needs(reads="number")
+    assert RatingRegression().needs == Needs(readout="number")
     assert RatingRegression(0.1).at(2) == RatingRegression(0.1)
     with pytest.raises(ValueError, match=r"objective.center must be >= 0"):
         RatingRegression(center=float("nan"))

@@ -41,8 +41,8 @@ def test_it_says_what_it_draws() -> None:
         "teacher": "dataset",
         "reference": "reference",
     }
-    assert SAMPLER.roles == {"policy", "opponent", "reference"} and SAMPLER.mixes
-    assert DrawsSampler().roles == {"policy"} and not DrawsSampler().mixes
+    assert SAMPLER.roles == {"policy", "opponent", "reference"} and SAMPLER.needs_mixture
+    assert DrawsSampler().roles == {"policy"} and not DrawsSampler().needs_mixture
     assert DrawsSampler([Source("d", n=1, who="dataset", candidate="gold")]).roles == frozenset()
 
 

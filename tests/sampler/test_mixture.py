@@ -25,7 +25,7 @@ def test_it_says_what_it_draws() -> None:
     assert sampler.weight == 0.125
     assert sampler.drawn == {"sampler.draw": sampler.draw}
     assert sampler.sources == {"mixture": "mixture"}
-    assert sampler.roles == {"policy", "reference"} and sampler.mixes
+    assert sampler.roles == {"policy", "reference"} and sampler.needs_mixture
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])

@@ -28,7 +28,7 @@ def test_it_says_what_it_draws() -> None:
     sampler = PolicySampler([warm, cold])
     assert sampler.drawn == {"sampler.draws.0": warm, "sampler.draws.1": cold}
     assert sampler.sources == {"warm": "policy", "cold": "policy"}
-    assert sampler.roles == {"policy"} and not sampler.mixes
+    assert sampler.roles == {"policy"} and not sampler.needs_mixture
 
 
 def test_the_default_is_one_draw_of_eight() -> None:

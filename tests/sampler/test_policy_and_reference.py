@@ -22,7 +22,7 @@ def test_it_says_what_it_draws() -> None:
         ("sampler.reference", "reference", 1),
     ]
     assert sampler.sources == {"policy": "policy", "reference": "reference"}
-    assert sampler.roles == {"policy", "reference"} and not sampler.mixes
+    assert sampler.roles == {"policy", "reference"} and not sampler.needs_mixture
 
 
 def test_one_name_for_both_is_refused() -> None:

@@ -179,8 +179,8 @@ def test_any_number_of_answers_can_be_measured(answers: int) -> None:
     spec.check()
     judge = spec.open(Place())
     scored = judge.score(side_by_side(("polite", list(ANSWERS.values())[:answers]), ("grumpy", ["?"] * answers)))
-    assert scored.measures.keys() == {"gap", "gap_by_tone", *(f"style/{name}" for name in STYLES)}
-    assert judge.score(Rollouts(1, (), ())).measures == {}
+    assert scored.batch_metrics.keys() == {"gap", "gap_by_tone", *(f"style/{name}" for name in STYLES)}
+    assert judge.score(Rollouts(1, (), ())).batch_metrics == {}
 
 
 # -- beside the world -------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def scores(rollouts: Rollouts) -> Scored:
         utility=np.stack([ids, -ids], axis=1),
         wins=np.full((len(ids), 2, 2), 0.5),
         aspects={"id": np.stack([ids, ids], axis=1).astype(np.float32)},
-        marks={"odd": odd} if odd.any() else {},
+        pair_flags={"odd": odd} if odd.any() else {},
         counts={"judge/queries": len(ids)},
     )
 
@@ -40,9 +40,9 @@ def test_pieces_say_what_the_whole_says(b: int, size: int | None) -> None:
     assert [prompt for piece in cut(rollouts, size) for prompt in piece.prompts] == [*rollouts.prompts]
     np.testing.assert_array_equal(joined.utility, whole.utility)
     np.testing.assert_array_equal(joined.aspects["id"], whole.aspects["id"])
-    assert joined.counts == whole.counts and joined.marks.keys() == whole.marks.keys()
-    for name, mark in whole.marks.items():
-        np.testing.assert_array_equal(joined.marks[name], mark)
+    assert joined.counts == whole.counts and joined.pair_flags.keys() == whole.pair_flags.keys()
+    for name, mark in whole.pair_flags.items():
+        np.testing.assert_array_equal(joined.pair_flags[name], mark)
 
 
 def test_a_judge_that_measures_all_answers_together_gets_them_together() -> None:
@@ -50,9 +50,9 @@ def test_a_judge_that_measures_all_answers_together_gets_them_together() -> None
 
     def ask(pieces: Sequence[Rollouts]) -> list[Scored]:
         sizes.extend(len(piece.prompts) for piece in pieces)
-        return [replace(scores(piece), measures={"seen": float(len(piece.prompts))}) for piece in pieces]
+        return [replace(scores(piece), batch_metrics={"seen": float(len(piece.prompts))}) for piece in pieces]
 
-    assert in_pieces(ask, asked(5), 2).measures == {"seen": 5.0}
+    assert in_pieces(ask, asked(5), 2).batch_metrics == {"seen": 5.0}
     assert sizes == [2, 2, 1, 5]
 
 

@@ -98,7 +98,7 @@ def talks(question: str, before: int) -> Said:
 def scorer(spec: ScorerSpec) -> Iterator[Scorer]:
     spec.check()
     assert isinstance(spec.loads_model, bool)
-    assert isinstance(spec.can_cycle, bool)
+    assert isinstance(spec.intransitive, bool)
     assert spec.fingerprint()
     opened = spec.open(Place())
     yield opened
@@ -118,7 +118,7 @@ def test_shapes_counts_and_both_views(spec: ScorerSpec, scorer: Scorer, asked: R
     assert scored.wins.shape == (b, n, n) and scored.wins.dtype == np.float32
     assert np.isfinite(scored.utility).all()
     np.testing.assert_allclose(scored.wins + scored.wins.swapaxes(1, 2), 1, atol=1e-6)
-    if spec.can_cycle:
+    if spec.intransitive:
         np.testing.assert_allclose(scored.utility * n, scored.wins.sum(-1), rtol=1e-5)
         assert 0 <= scored.counts["judge/queries"] <= b * max(n, n * (n - 1) // 2)  # it may embed answers, one by one
     else:

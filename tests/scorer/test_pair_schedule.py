@@ -54,7 +54,7 @@ def judged(economy: PairSchedule, *answers: list[str], verdict: Callable[[Match]
 def asked(scored: Scored) -> list[int]:
     """How many pairs of different answers were asked about, of each prompt."""
     n = scored.wins.shape[1]
-    return [(n * (n - 1) - int(unasked.sum())) // 2 for unasked in scored.marks["unasked"]]
+    return [(n * (n - 1) - int(unasked.sum())) // 2 for unasked in scored.pair_flags["unasked"]]
 
 
 # -- who is best and who is worst -------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_so_many_are_asked_about_and_the_others_are_spared(pairs: str, n: int, m
     assert scored.counts == {
         "judge/asked": made, "judge/verdicts": made, "judge/abstained": 0, "judge/spared": spared
     }  # fmt: skip
-    unasked = scored.marks["unasked"]
+    unasked = scored.pair_flags["unasked"]
     np.testing.assert_array_equal(np.isnan(scored.wins), unasked)
     assert unasked.dtype == bool and not unasked[:, np.arange(n), np.arange(n)].any()
 
@@ -124,7 +124,7 @@ def test_all_are_asked_about_at_once() -> None:
         ("b", "c"),
         ("d", "e"),
     ]
-    assert len(turns) == 1 and scored.marks == {} and scored.counts["judge/abstained"] == 0
+    assert len(turns) == 1 and scored.pair_flags == {} and scored.counts["judge/abstained"] == 0
     np.testing.assert_allclose(scored.utility, scored.wins.mean(-1), atol=1e-6)
 
 
@@ -170,13 +170,13 @@ def test_any_verdicts_give_a_ranking_whose_ends_have_been_asked_about(
     spared = abstained = 0
     for b, texts in enumerate(answers):
         best, worst = scored.utility[b].argmax(), scored.utility[b].argmin()
-        assert not scored.marks["unasked"][b, best, worst]
+        assert not scored.pair_flags["unasked"][b, best, worst]
         first = {text: texts.index(text) for text in texts}
         for one, other in combinations(sorted(first), 2):
             i, j = first[one], first[other]
-            spared += scored.marks["unasked"][b, i, j]
-            abstained += np.isnan(scored.wins[b, i, j]) and not scored.marks["unasked"][b, i, j]
-            assert scored.marks["unasked"][b, i, j] or scored.wins[b, i, j] == pytest.approx(
+            spared += scored.pair_flags["unasked"][b, i, j]
+            abstained += np.isnan(scored.wins[b, i, j]) and not scored.pair_flags["unasked"][b, i, j]
+            assert scored.pair_flags["unasked"][b, i, j] or scored.wins[b, i, j] == pytest.approx(
                 said[one + other], nan_ok=True
             )
         for k, text in enumerate(texts):
@@ -283,8 +283,8 @@ def test_a_mark_is_of_both_and_of_all_who_gave_the_same_answer() -> None:
     scored = PairSchedule().compare(rollouts(["a", "b", "c", "a"]), ask, marks=["inconsistent", "capped"])
     expected = np.zeros((4, 4), dtype=bool)
     expected[[0, 1, 3, 1], [1, 0, 1, 3]] = True
-    np.testing.assert_array_equal(scored.marks["inconsistent"], expected[None])
-    assert not scored.marks["capped"].any() and scored.marks["capped"].dtype == bool
+    np.testing.assert_array_equal(scored.pair_flags["inconsistent"], expected[None])
+    assert not scored.pair_flags["capped"].any() and scored.pair_flags["capped"].dtype == bool
 
 
 # -- fields -----------------------------------------------------------------------------------------------------------
@@ -309,4 +309,4 @@ def test_nothing_to_compare_is_asked_about_once(pairs: str) -> None:
         turns: list[list[Match]] = []
         scored = PairSchedule(pairs=pairs).compare(rollouts(*answers), asking(sure, turns))
         assert turns == [[]] and (scored.utility == 0.5).all()
-        assert all(mark.dtype == bool for mark in scored.marks.values())
+        assert all(mark.dtype == bool for mark in scored.pair_flags.values())

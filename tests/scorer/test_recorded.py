@@ -39,7 +39,7 @@ def test_a_preference_is_what_the_column_says() -> None:
     np.testing.assert_allclose(scored.wins[:, 1, 0], [0.2, math.nan, 0, 1], rtol=1e-6)
     np.testing.assert_allclose(scored.utility[:, 0], [0.65, 0.5, 0.75, 0.25], rtol=1e-6)
     assert scored.counts == {"judge/queries": 3}
-    assert Recorded(preference="p").can_cycle
+    assert Recorded(preference="p").intransitive
 
 
 def test_a_strength_is_the_log_odds() -> None:
@@ -48,7 +48,7 @@ def test_a_strength_is_the_log_odds() -> None:
     np.testing.assert_allclose(scored.wins[:3, 0, 1], [1 / (1 + math.exp(-x)) for x in odds], rtol=1e-6)
     np.testing.assert_allclose(scored.wins[:3, 1, 0], [1 / (1 + math.exp(x)) for x in odds], rtol=1e-6)
     assert np.isnan(scored.wins[3, 0, 1]) and scored.counts == {"judge/queries": 3}
-    assert Recorded(strength="s").can_cycle
+    assert Recorded(strength="s").intransitive
 
 
 def test_ratings_may_stand_beside_preferences() -> None:
@@ -58,7 +58,7 @@ def test_ratings_may_stand_beside_preferences() -> None:
     assert scored.wins[0, 0, 1] == pytest.approx(1 / (1 + math.exp(-2)))
     np.testing.assert_array_equal(scored.utility, np.array([[1, 4], [math.nan, 2]], dtype=np.float32))
     assert np.isnan(scored.wins[1, 0, 1]) and scored.counts == {"judge/queries": 4}
-    assert Recorded(preference="p", ratings=ratings).can_cycle and not Recorded(ratings=ratings).can_cycle
+    assert Recorded(preference="p", ratings=ratings).intransitive and not Recorded(ratings=ratings).intransitive
 
 
 def test_without_a_column_the_first_won() -> None:
@@ -79,7 +79,7 @@ def test_ratings_win_by_their_difference() -> None:
     assert scored.wins[0, 0, 1] == pytest.approx(1 / (1 + math.exp(-1.5)))
     assert np.isnan(scored.wins[0, 2, 0])
     assert scored.counts == {"judge/queries": 2}
-    assert not spec.can_cycle
+    assert not spec.intransitive
 
 
 @pytest.mark.parametrize(

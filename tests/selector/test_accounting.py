@@ -102,7 +102,7 @@ def test_a_pair_without_a_verdict_is_counted_under_the_reason(world: Scored) -> 
     for b, responses in enumerate(world.rollouts.responses):
         for (i, one), (j, other) in combinations(enumerate(responses), 2):
             if math.isnan(world.wins[b, i, j]) and one.tokens.tolist() != other.tokens.tolist():
-                named = [name for name in REASONS if name in world.marks and world.marks[name][b, i, j]]
+                named = [name for name in REASONS if name in world.pair_flags and world.pair_flags[name][b, i, j]]
                 expected[[*named, "abstained"][0]] += 1
     counts = PARTS["all_pairs"](truncated="keep").select(world).pair_counts
     assert {name: counts.get(name, 0) for name in (*REASONS, "abstained")} == {

@@ -61,5 +61,5 @@ def test_responses_without_a_utility_are_passed_over() -> None:
 
 def test_a_pair_that_the_judge_was_not_asked_about_is_counted_as_such() -> None:
     unasked = np.array([[[False, True], [True, False]]])
-    world = replace(one([0.7, 0.3], [[0.5, math.nan], [math.nan, 0.5]]), marks={"unasked": unasked})
+    world = replace(one([0.7, 0.3], [[0.5, math.nan], [math.nan, 0.5]]), pair_flags={"unasked": unasked})
     assert BestAndWorst().select(world).pair_counts == {"unasked": 1}

@@ -80,7 +80,7 @@ def test_of_a_judge_that_held_its_own_the_utilities_say_who_was_best_and_worst()
     nan = math.nan
     wins = judge(4, {(0, 2): nan, (0, 3): nan, (0, 1): 0.1, (2, 3): 0.9, (1, 3): 0.8, (1, 2): 0.6})
     world = one([0.4, 0.7, 0.6, 0.2], wins)  # of three answers, as where one was cut, none was met by 0
-    held = replace(world, marks={"unasked": np.isnan(wins)[None]})
+    held = replace(world, pair_flags={"unasked": np.isnan(wins)[None]})
     assert sides(Tournament(label="soft").select(held)) == [(1, 3, pytest.approx(0.8))]
     lost = replace(held, utility=np.array([[0.9, 0.1, 0.6, 0.2]]))
     assert Tournament().select(lost).pair_counts == {"not_beaten": 1}, "1 beats 0"

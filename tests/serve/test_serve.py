@@ -80,7 +80,7 @@ def detail(response: httpx.Response) -> str:
 
 def test_health_says_what_is_served(client: httpx.Client) -> None:
     health = wire.to_health(client.get("/health").content)
-    assert (health.scorer, health.can_cycle, health.waiting) == ("rule", False, 0)
+    assert (health.scorer, health.intransitive, health.waiting) == ("rule", False, 0)
     assert len(health.fingerprint) == 64
 
 
@@ -315,7 +315,7 @@ class Recording:
         if any(y.text == "bad" for group in rollouts.responses for y in group):
             raise ValueError("a bad answer")
         scored = Rule("tests.support.rules.length").open(Place()).score(rollouts)
-        return replace(scored, measures=self.measures)
+        return replace(scored, batch_metrics=self.measures)
 
     def close(self) -> None:
         self.closed += 1
@@ -437,12 +437,12 @@ def test_the_shares_of_a_count_add_up_to_it(sizes: list[int], count: int) -> Non
         whole,
         utility=np.arange(2 * sum(sizes), dtype=np.float32).reshape(-1, 2),
         wins=np.zeros((sum(sizes), 2, 2), dtype=np.float32),
-        marks={"inconsistent": np.arange(4 * sum(sizes)).reshape(-1, 2, 2) % 3 == 0},
+        pair_flags={"inconsistent": np.arange(4 * sum(sizes)).reshape(-1, 2, 2) % 3 == 0},
         counts={"judge/queries": count},
     )
     parts = apart(given, several)
     assert sum(part.counts["judge/queries"] for part in parts) == count
     assert [len(part.utility) for part in parts] == sizes
     np.testing.assert_array_equal(np.concatenate([part.utility for part in parts]), given.utility)
-    marks = np.concatenate([part.marks["inconsistent"] for part in parts])
-    np.testing.assert_array_equal(marks, given.marks["inconsistent"])
+    marks = np.concatenate([part.pair_flags["inconsistent"] for part in parts])
+    np.testing.assert_array_equal(marks, given.pair_flags["inconsistent"])

@@ -39,7 +39,7 @@ class Measuring(toy.HigherIsBetter):
 
     def score(self, rollouts: Rollouts) -> Scored:
         kept = [group[0].text == group[-1].text for group in rollouts.responses]
-        return replace(super().score(rollouts), measures={self.name: sum(kept) / len(kept)})
+        return replace(super().score(rollouts), batch_metrics={self.name: sum(kept) / len(kept)})
 
 
 class LowerIsBetter(toy.HigherIsBetter):

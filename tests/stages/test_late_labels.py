@@ -29,7 +29,9 @@ class People:
             overdue[b] = (self.asked[key] <= self.delay) & ~np.eye(overdue.shape[1], dtype=bool)
         wins = np.where(overdue, np.nan, scored.wins)
         marks = {"overdue": overdue} if overdue.any() else {}
-        return Scored(rollouts, scored.utility, wins, marks=marks, counts={"judge/overdue": int(overdue.sum()) // 2})
+        return Scored(
+            rollouts, scored.utility, wins, pair_flags=marks, counts={"judge/overdue": int(overdue.sum()) // 2}
+        )
 
     def close(self) -> None: ...
 

@@ -44,7 +44,7 @@ def test_a_round_is_answered_by_the_policy_of_two_rounds_before(tmp_path: Path) 
 
 def test_side_by_side_or_one_after_the_other_is_the_same(tmp_path: Path) -> None:
     toy.run(tmp_path / "apart", rounds=4, lag=1)
-    toy.run(tmp_path / "together", rounds=4, lag=1, apart=False)
+    toy.run(tmp_path / "together", rounds=4, lag=1, disaggregated=False)
     assert files(tmp_path / "apart") == files(tmp_path / "together") != {}
 
 

@@ -26,7 +26,7 @@ def test_scores_come_back_as_they_were(seed: int, n: int, named: set[str]) -> No
         utility=generator.random(shape[:2]),
         wins=wins,
         aspects={"tone": generator.random(shape[:2])},
-        marks={name: generator.random(shape) < 0.5 for name in sorted(named)},
+        pair_flags={name: generator.random(shape) < 0.5 for name in sorted(named)},
     )
     back = rows.to_scored(rows.from_scored(scored), rollouts)
     for name in ("utility", "wins"):

@@ -93,7 +93,7 @@ def worlds(draw: st.DrawFn, n: st.SearchStrategy[int]) -> Scored:
                 wins[b, i, j] = draw(upper)
                 wins[b, j, i] = 1 - wins[b, i, j]
     world = scored(responses, wins.mean(-1) if count else np.zeros((size, 0)), wins)
-    return replace(world, marks={name: draw(marked(wins)) for name in draw(st.sets(st.sampled_from(MARKS)))})
+    return replace(world, pair_flags={name: draw(marked(wins)) for name in draw(st.sets(st.sampled_from(MARKS)))})
 
 
 @st.composite

@@ -54,7 +54,7 @@ class Straight(Queue):
 
 def app(*, token: str | None = None, seconds: float = 5.0, further: list[str] | None = None):
     queue = Straight(wait=0.0, max_batch=1, max_waiting=9)
-    health = Health("costly", "f" * 64, can_cycle=False, waiting=0)
+    health = Health("costly", "f" * 64, intransitive=False, waiting=0)
     called = names("127.0.0.1", further or [])
     return application(queue, lambda: health, token=token, names=called, max_body=2**20, seconds=seconds)
 

@@ -61,14 +61,14 @@ class VLLM:
         return self.tensor_parallel
 
     @property
-    def alone(self) -> bool:
+    def needs_own_process(self) -> bool:
         return True
 
     @property
     def can_mix(self) -> bool:
         return True
 
-    def reads_at_most(self, positions: int | None) -> int | None:
+    def max_sequence(self, positions: int | None) -> int | None:
         limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
         return min(limits, default=None)
 

@@ -38,7 +38,7 @@ class Comparison(PairSchedule):
             check_name(key, name)
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return True
 
     @property
@@ -46,7 +46,7 @@ class Comparison(PairSchedule):
         return False
 
     @property
-    def kept_as(self) -> str | None:
+    def cache_format(self) -> str | None:
         return "pairs" if self.measure is None else None  # a measure is of all answers together
 
     def fingerprint(self) -> str:
@@ -89,7 +89,9 @@ class ComparisonJudge:
             return [PairVerdict(self._beats(match)) for match in matches]
 
         scored = self.spec.compare(rollouts, ask)
-        return replace(scored, counts={"judge/queries": queries, **scored.counts}, measures=self._measured(rollouts))
+        return replace(
+            scored, counts={"judge/queries": queries, **scored.counts}, batch_metrics=self._measured(rollouts)
+        )
 
     def close(self) -> None:
         """Nothing is held."""

@@ -41,7 +41,7 @@ class Rule:
         check_name("scorer.function", self.function)
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return False  # a number for each answer
 
     @property
@@ -49,7 +49,7 @@ class Rule:
         return False
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "ranks"
 
     def fingerprint(self) -> str:

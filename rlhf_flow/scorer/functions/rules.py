@@ -58,7 +58,7 @@ class Rules:
             )
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return False  # a number for each answer
 
     @property
@@ -66,7 +66,7 @@ class Rules:
         return False
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "ranks"
 
     def fingerprint(self) -> str:

@@ -59,7 +59,7 @@ class Human:
             )
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return True
 
     @property
@@ -67,7 +67,7 @@ class Human:
         return self.of is not None and bool(self.of.loads_model)
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # it keeps them itself
 
     def fingerprint(self) -> str:
@@ -131,7 +131,7 @@ class Panel:
             rollouts,
             utility=utility,
             wins=wins,
-            marks={"overdue": _marked(rollouts, late)} if late else {},
+            pair_flags={"overdue": _marked(rollouts, late)} if late else {},
             counts={
                 **counts,
                 "judge/queries": sum(one.settled for one in said) - before,
@@ -139,7 +139,7 @@ class Panel:
                 "judge/abstained": int(np.isnan(beats).sum()),
                 "judge/overdue": len(late),
             },
-            measures=_agreement(said),
+            batch_metrics=_agreement(said),
         )
 
     def close(self) -> None:

@@ -48,7 +48,7 @@ class Judge(BothOrders):
         self._chat()
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return True
 
     @property
@@ -56,7 +56,7 @@ class Judge(BothOrders):
         return False  # it waits for one that is elsewhere
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # it keeps the replies itself
 
     def fingerprint(self) -> str:

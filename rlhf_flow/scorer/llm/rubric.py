@@ -53,7 +53,7 @@ class Rubric:
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return False  # a number for each answer
 
     @property
@@ -61,7 +61,7 @@ class Rubric:
         return False  # it waits for one that is elsewhere
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # it keeps the replies itself
 
     def fingerprint(self) -> str:

@@ -54,7 +54,7 @@ class Ensemble:
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return False  # a number for each answer
 
     @property
@@ -62,7 +62,7 @@ class Ensemble:
         return True
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "log_odds"
 
     def fingerprint(self) -> str:

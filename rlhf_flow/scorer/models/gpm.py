@@ -32,11 +32,11 @@ class GPM(Classifier):
     """
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return True
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "pairs"
 
     def check(self) -> None:

@@ -62,7 +62,7 @@ class PreferenceModel(BothOrders, Templated):
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return True
 
     @property
@@ -70,7 +70,7 @@ class PreferenceModel(BothOrders, Templated):
         return True
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "pairs"
 
     def fingerprint(self) -> str:

@@ -36,11 +36,11 @@ class RewardModel(Classifier):
             raise ValueError(f"scorer.label must be >= 0, got {self.label}. Leave it out for a model with one score.")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return False  # a number for each answer
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "log_odds"
 
     def check(self) -> None:

@@ -55,7 +55,7 @@ class Pooled(Templated):
             raise ValueError(f"scorer.piece must be >= 1, got {self.piece}")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return False  # a number for each answer
 
     @property
@@ -63,7 +63,7 @@ class Pooled(Templated):
         return False  # the servers do
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "log_odds"
 
     def fingerprint(self) -> str:

@@ -54,16 +54,16 @@ class Remote:
         return self.protocol == "openrlhf"
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         """What the servers say. Raises ValueError as `check`."""
-        return not self._foreign and self._health().can_cycle
+        return not self._foreign and self._health().intransitive
 
     @property
     def loads_model(self) -> bool:
         return False  # the servers do
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # its servers may change
 
     def fingerprint(self) -> str:
@@ -91,7 +91,7 @@ class Remote:
             found = {url: _healthy(client, url) for url in self._servers().bases}
         (first, health), *others = found.items()
         for url, other in others:
-            if (other.fingerprint, other.can_cycle) != (health.fingerprint, health.can_cycle):
+            if (other.fingerprint, other.intransitive) != (health.fingerprint, health.intransitive):
                 raise ValueError(
                     f"scorer.urls must be of one scorer, and {first} serves {health.scorer} "
                     f"({_short(health.fingerprint)}), {url} {other.scorer} ({_short(other.fingerprint)}). "
@@ -124,7 +124,7 @@ class RemoteJudge:
         """
         answers_each(rollouts)
         scored = in_pieces(self._ask, rollouts, self._piece)
-        if scored.measures:
+        if scored.batch_metrics:
             self._piece = None
         return scored
 

@@ -42,7 +42,7 @@ class Health:
 
     scorer: str  # the name of its part
     fingerprint: str  # of the part and of what its fields name
-    can_cycle: bool
+    intransitive: bool
     waiting: int  # requests
 
 
@@ -150,9 +150,9 @@ def from_reply(reply: Reply) -> bytes:
         "utility": _from_numbers(scored.utility),
         "wins": _from_numbers(scored.wins),
         "aspects": {name: _from_numbers(values) for name, values in scored.aspects.items()},
-        "marks": {name: np.asarray(pairs, dtype=bool).tolist() for name, pairs in scored.marks.items()},
+        "marks": {name: np.asarray(pairs, dtype=bool).tolist() for name, pairs in scored.pair_flags.items()},
         "counts": {name: int(count) for name, count in scored.counts.items()},
-        "measures": {name: None if math.isnan(value) else float(value) for name, value in scored.measures.items()},
+        "measures": {name: None if math.isnan(value) else float(value) for name, value in scored.batch_metrics.items()},
     }
     try:
         return json.dumps(payload, allow_nan=False).encode()
@@ -174,9 +174,9 @@ def to_reply(body: bytes, rollouts: Rollouts) -> Reply:
         utility=payload.numbers("utility", (b, n)),
         wins=payload.numbers("wins", (b, n, n)),
         aspects={name: aspects.numbers(name, (b, n)) for name in aspects.fields},
-        marks={name: marks.numbers(name, (b, n, n)) == 1 for name in marks.fields},
+        pair_flags={name: marks.numbers(name, (b, n, n)) == 1 for name in marks.fields},
         counts={name: counts.get(name, int) for name in counts.fields},
-        measures={name: math.nan if value is None else measures.number(name) for name, value in measured.items()},
+        batch_metrics={name: math.nan if value is None else measures.number(name) for name, value in measured.items()},
     )
     return Reply(payload.get("fingerprint", str), scored)
 
@@ -187,7 +187,7 @@ def to_health(body: bytes) -> Health:
     return Health(
         scorer=payload.get("scorer", str),
         fingerprint=payload.get("fingerprint", str),
-        can_cycle=payload.get("can_cycle", bool),
+        intransitive=payload.get("can_cycle", bool),
         waiting=payload.get("waiting", int),
     )
 

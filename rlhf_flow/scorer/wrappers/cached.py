@@ -52,15 +52,15 @@ class Cached:
     cache: str | None = None  # SQLite file, not on a network's drive; None: ${RLHF_FLOW_HOME}/judgements.sqlite
 
     @property
-    def can_cycle(self) -> bool:
-        return bool(self.of.can_cycle)
+    def intransitive(self) -> bool:
+        return bool(self.of.intransitive)
 
     @property
     def loads_model(self) -> bool:
         return bool(self.of.loads_model)
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # it is kept already
 
     def fingerprint(self) -> str:
@@ -82,7 +82,7 @@ class Cached:
         return JudgementCache(path_of(self.cache), key="scorer.cache")
 
     def _check_judge(self) -> None:
-        if self.of.kept_as is None:
+        if self.of.cache_format is None:
             raise ValueError(
                 "scorer.of must be a judge that says the same again of the same prompt and texts, and does not keep it "
                 f"itself; {type(self.of).__name__} as configured is none. Use it without scorer=cached."
@@ -118,8 +118,12 @@ class CachedJudge:
         the judge's other counts are of what it was asked. A judge that compares a few chooses who meets whom.
         """
         asked = Asked()
-        kept_as = self.spec.of.kept_as
-        scored = self._compared(rollouts, asked) if kept_as == PAIRS else self._each(rollouts, asked, VIEWS[kept_as])
+        cache_format = self.spec.of.cache_format
+        scored = (
+            self._compared(rollouts, asked)
+            if cache_format == PAIRS
+            else self._each(rollouts, asked, VIEWS[cache_format])
+        )
         return replace(scored, counts={**asked.counts, "judge/cached": asked.cached, **scored.counts})
 
     def close(self) -> None:
@@ -235,7 +239,7 @@ def _of_answer(scored: Scored, b: int) -> dict[str, Any]:
 
 def _of_pair(scored: Scored, b: int) -> dict[str, Any]:
     """Of the two answers in group `b`: P(first beats second), null without a verdict."""
-    marks = [name for name in MARKS if name in scored.marks and scored.marks[name][b, 0, 1]]
+    marks = [name for name in MARKS if name in scored.pair_flags and scored.pair_flags[name][b, 0, 1]]
     return {"p": _written(scored.wins[b, 0, 1]), "mark": marks[0] if marks else None}
 
 

@@ -50,7 +50,7 @@ class Simulated:
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]}")
 
     @property
-    def can_cycle(self) -> bool:
+    def intransitive(self) -> bool:
         return True  # by its noise, even where the judge cannot
 
     @property
@@ -58,7 +58,7 @@ class Simulated:
         return bool(self.of.loads_model)
 
     @property
-    def kept_as(self) -> None:
+    def cache_format(self) -> None:
         return None  # it is the judge behind it that is worth keeping
 
     def fingerprint(self) -> str:
@@ -71,7 +71,7 @@ class Simulated:
 
     def open(self, place: Place) -> SimulatedJudge:
         """Open the judge there."""
-        return SimulatedJudge(self, self.of.open(place), compares=self.of.can_cycle)
+        return SimulatedJudge(self, self.of.open(place), compares=self.of.intransitive)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class SimulatedJudge:
             utility=utility,
             wins=wins,
             aspects=thought.aspects,
-            marks=thought.marks,
+            pair_flags=thought.pair_flags,
             counts={
                 **thought.counts,
                 "judge/queries": len(beats),
@@ -109,7 +109,7 @@ class SimulatedJudge:
                 "judge/verdicts": int((~np.isnan(beats)).sum()),
                 "judge/abstained": int(np.isnan(beats).sum()),
             },
-            measures=thought.measures,
+            batch_metrics=thought.batch_metrics,
         )
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ def test_a_cycle_comes_through() -> None:
     np.testing.assert_allclose(judged.wins[0], expected, atol=1e-7)
     np.testing.assert_allclose(judged.utility[0], np.mean(expected, axis=1), atol=1e-7)
     assert judged.counts == {"judge/queries": 3, "judge/asked": 3, "judge/verdicts": 3, "judge/abstained": 0}
-    assert judged.measures == {}
+    assert judged.batch_metrics == {}
 
 
 def test_both_orders_are_asked_and_equal_texts_are_not() -> None:
@@ -65,7 +65,7 @@ def test_in_a_knockout_only_those_who_meet_are_compared() -> None:
     assert judged.counts["judge/queries"] == 28 - judged.counts["judge/spared"] <= 11
     assert judged.utility[0].argmax() == 4 and judged.utility[0].argmin() == 1
     assert np.isnan(judged.wins[0]).sum() == 2 * judged.counts["judge/spared"]
-    np.testing.assert_array_equal(judged.marks["unasked"], np.isnan(judged.wins))
+    np.testing.assert_array_equal(judged.pair_flags["unasked"], np.isnan(judged.wins))
 
 
 def test_it_sees_the_gold_answer() -> None:
@@ -88,8 +88,10 @@ def test_an_error_inside_names_the_responses() -> None:
 
 def test_a_measure_is_of_all_answers_together() -> None:
     judged = scored("longer", rollouts(["a", "b"], ["c", "dd"]), measure=f"{HERE}.count")
-    assert judged.measures == {"answers": 4.0, "prompts": 2.0}
-    assert scored("longer", rollouts(), measure=f"{HERE}.broken_measure").measures == {}, "there is nothing to measure"
+    assert judged.batch_metrics == {"answers": 4.0, "prompts": 2.0}
+    assert scored("longer", rollouts(), measure=f"{HERE}.broken_measure").batch_metrics == {}, (
+        "there is nothing to measure"
+    )
 
 
 @pytest.mark.parametrize("measure", ["no_number", "no_mapping"])

@@ -95,7 +95,7 @@ def test_wins_are_the_mean_of_the_verdicts(tmp_path: Path, verdicts: dict[str, s
     found = scored(tmp_path, asked, annotators=needed)
     np.testing.assert_allclose(found.wins[0, 1], [p, 0.5, p], rtol=1e-6)
     assert found.wins[0, 0, 2] == 0.5
-    assert found.marks == {}
+    assert found.pair_flags == {}
     assert found.counts == {
         "judge/queries": 0,
         "judge/cached": 1,
@@ -136,14 +136,14 @@ def test_after_the_deadline_another_judge_says_the_rest_which_is_marked(tmp_path
     overdue = np.zeros((3, 3, 3), dtype=bool)
     for b, i, j in [(1, 0, 1), (1, 0, 2), (2, 0, 2), (2, 1, 2)]:
         overdue[b, i, j] = overdue[b, j, i] = True
-    np.testing.assert_array_equal(found.marks["overdue"], overdue)
+    np.testing.assert_array_equal(found.pair_flags["overdue"], overdue)
     assert found.counts["judge/overdue"] == 3
     assert found.counts["judge/abstained"] == 2
 
 
 def test_after_the_deadline_there_is_no_verdict_where_there_is_no_other_judge(tmp_path: Path) -> None:
     found = scored(tmp_path, rollouts(["a", "b"]), deadline=0.0)
-    assert np.isnan(found.wins[0, 0, 1]) and found.marks["overdue"][0].sum() == 2
+    assert np.isnan(found.wins[0, 0, 1]) and found.pair_flags["overdue"][0].sum() == 2
     assert found.utility.tolist() == [[0.5, 0.5]]
 
 
@@ -154,11 +154,11 @@ def test_a_late_label_counts_from_the_next_look_on_and_nothing_is_waited_for(tmp
     people.say(question("a", "bb"), Ann="first")
     again = scored(tmp_path, asked, deadline=0.0, of=LENGTH)
     assert again.wins[0, 0, 1] == 1.0
-    assert not again.marks["overdue"][0, 0, 1] and again.marks["overdue"][0, 0, 2]
+    assert not again.pair_flags["overdue"][0, 0, 1] and again.pair_flags["overdue"][0, 0, 2]
     assert (again.counts["judge/overdue"], again.counts["judge/cached"]) == (2, 1)
     people.say(question("a", "ccc"), Ann="first")
     people.say(question("bb", "ccc"), Ann="first")
-    assert scored(tmp_path, asked).marks == {}
+    assert scored(tmp_path, asked).pair_flags == {}
 
 
 def test_only_the_prompts_that_are_overdue_are_put_to_the_other_judge(tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def test_what_annotators_agree_on_is_measured(tmp_path: Path) -> None:
     people.ask([question("a", "b"), question("c", "d", b=1)])
     people.say(question("a", "b"), Ann="first", Bob="first")
     people.say(question("c", "d", b=1), Ann="first", Bob="second")
-    measures = scored(tmp_path, asked, annotators=2).measures
+    measures = scored(tmp_path, asked, annotators=2).batch_metrics
     assert measures == {"annotator_agreement": 0.5, "annotator_alpha": pytest.approx(0.0)}
-    assert scored(tmp_path, rollouts(["x"])).measures == {}
+    assert scored(tmp_path, rollouts(["x"])).batch_metrics == {}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_verdict_that_turns_with_the_places_is_counted(tmp_path: Path) -> None
     for kind in ("average", "abstain"):
         judged = scored(biased, tmp_path, rollouts(["a", "b", "c", "Z"]), fields={"inconsistent": kind})
         assert judged.counts["judge/inconsistent"] == 3
-        np.testing.assert_array_equal(judged.marks["inconsistent"], turned[None])
+        np.testing.assert_array_equal(judged.pair_flags["inconsistent"], turned[None])
         np.testing.assert_array_equal(judged.wins[0, 3], [1, 1, 1, 0.5])
         np.testing.assert_array_equal(judged.wins[0][turned], [0.5 if kind == "average" else math.nan] * 6)
         assert judged.counts["judge/abstained"] == (0 if kind == "average" else 3)
@@ -120,17 +120,17 @@ def test_at_a_cap_it_may_abstain_from_the_rest_and_says_which(tmp_path: Path) ->
         judged = opened(stub.url, tmp_path, **capped).score(asked)
         assert stub.total == judged.counts["judge/calls"] == 20
         above = np.triu(np.ones((7, 7), dtype=bool), 1)
-        np.testing.assert_array_equal(judged.marks["capped"], np.isnan(judged.wins))
+        np.testing.assert_array_equal(judged.pair_flags["capped"], np.isnan(judged.wins))
         assert (
             judged.counts["judge/capped"]
             == judged.counts["judge/abstained"]
-            == (judged.marks["capped"][0] & above).sum()
+            == (judged.pair_flags["capped"][0] & above).sum()
         )
         assert 11 <= judged.counts["judge/capped"] <= 20 and judged.counts["judge/failed"] == 0
         again = opened(stub.url, tmp_path, **capped).score(asked)
         assert stub.total == 20 and again.counts["judge/capped"] == judged.counts["judge/capped"]
         more = opened(stub.url, tmp_path, fields={"at_cap": "abstain"}, max_calls=42).score(asked)
-        assert stub.total == 42 and not more.marks["capped"].any() and not np.isnan(more.wins).any()
+        assert stub.total == 42 and not more.pair_flags["capped"].any() and not np.isnan(more.wins).any()
 
 
 def test_what_failed_before_the_cap_was_reached_is_no_part_of_it(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_failed_before_the_cap_was_reached_is_no_part_of_it(tmp_path: Path)
     judged = scored(refuses, tmp_path, rollouts(list("abc")), fields=fields, endpoint=endpoint, max_calls=1)
     assert judged.counts["judge/failed"] + judged.counts["judge/capped"] == 3
     assert judged.counts["judge/abstained"] == 3 and judged.counts["judge/calls"] == 1
-    assert judged.marks["capped"].sum() / 2 == judged.counts["judge/capped"]
+    assert judged.pair_flags["capped"].sum() / 2 == judged.counts["judge/capped"]
 
 
 # -- what is asked of it ----------------------------------------------------------------------------------------------

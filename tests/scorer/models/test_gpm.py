@@ -70,7 +70,7 @@ def test_an_odd_number_of_labels_is_refused(checkpoint: Checkpoint, language_pat
 
 
 def test_it_is_a_judge_of_pairs(path: str) -> None:
-    assert GPM(path).can_cycle and GPM(path).loads_model
+    assert GPM(path).intransitive and GPM(path).loads_model
     assert GPM(path).fingerprint()
     for key, value in {"path": "", "format": "xml", "max_tokens": 1, "batch_tokens": 0, "dtype": "int8"}.items():
         with pytest.raises(ValueError, match=rf"scorer.{key} must be"):

@@ -78,7 +78,7 @@ def test_a_batch_compares_as_each_question_alone(budget: int, tied: bool, checkp
         "judge/inconsistent": turned,
         "judge/abstained": 0,
     }
-    assert turned == scored.marks["inconsistent"].sum() / 2
+    assert turned == scored.pair_flags["inconsistent"].sum() / 2
 
 
 def test_without_a_chat_template_the_question_stands_alone(checkpoint: Checkpoint) -> None:
@@ -161,7 +161,7 @@ def test_orders_that_contradict_are_marked_and_may_have_no_verdict() -> None:
         averaged = planted(bias)[0].score(rollouts(answers))
         strict = planted(bias, inconsistent="abstain")[0].score(rollouts(answers))
         for scored in (averaged, strict):
-            np.testing.assert_array_equal(scored.marks["inconsistent"], expected)
+            np.testing.assert_array_equal(scored.pair_flags["inconsistent"], expected)
             assert scored.counts["judge/inconsistent"] == 1
         assert 0.5 > averaged.wins[0, 0, 1] > 0 and averaged.counts["judge/abstained"] == 0
         np.testing.assert_array_equal(np.isnan(strict.wins), expected)
@@ -263,7 +263,7 @@ def test_weights_and_not_their_place_are_its_identity(language_path: str, reward
     one, other = PreferenceModel(language_path), PreferenceModel(reward_path)
     assert one.fingerprint() != other.fingerprint()
     assert PreferenceModel("owner/judge", revision="abc").fingerprint() == "owner/judge@abc"
-    assert one.loads_model and one.can_cycle
+    assert one.loads_model and one.intransitive
 
 
 @pytest.mark.parametrize(

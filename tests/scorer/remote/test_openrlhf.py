@@ -127,5 +127,5 @@ def test_a_server_that_is_down_is_refused_before_the_run() -> None:
 
 def test_it_gives_numbers_and_says_so() -> None:
     with serving(lambda body: {}) as server:
-        assert remote(server).can_cycle is False
+        assert remote(server).intransitive is False
         assert remote(server).fingerprint() != Remote([server.url], protocol="openrlhf", tokenizer="x").fingerprint()

@@ -83,7 +83,7 @@ def same(got: Scored, expected: Scored) -> None:
     assert got.aspects.keys() == expected.aspects.keys()
     for name in got.aspects:
         assert got.aspects[name].tobytes() == expected.aspects[name].tobytes()
-    assert (dict(got.counts), dict(got.measures)) == (dict(expected.counts), dict(expected.measures))
+    assert (dict(got.counts), dict(got.batch_metrics)) == (dict(expected.counts), dict(expected.batch_metrics))
 
 
 def scored(spec: ScorerSpec, asked: Rollouts) -> Scored:
@@ -115,7 +115,7 @@ def test_its_servers_say_what_it_is(three: Three) -> None:
     rule = Remote(urls=[three.first_url, three.second_url])
     compared = Remote(urls=[three.compared_url], token_env="JUDGE")
     rule.check()
-    assert (rule.can_cycle, compared.can_cycle) == (False, True)
+    assert (rule.intransitive, compared.intransitive) == (False, True)
     assert len(rule.fingerprint()) == 64 and rule.fingerprint() != compared.fingerprint()
     assert not rule.loads_model
 
@@ -289,12 +289,12 @@ def test_marks_come_back_in_their_places() -> None:
         zeros = np.zeros((1, 2), dtype=np.float32)
         pair = np.array([[[False, asked.prompts[0].id == "q1"]] * 2])
         halves = np.full((1, 2, 2), 0.5, dtype=np.float32)
-        return 200, wire.from_reply(Reply("abc", Scored(asked, zeros, halves, marks={"inconsistent": pair})))
+        return 200, wire.from_reply(Reply("abc", Scored(asked, zeros, halves, pair_flags={"inconsistent": pair})))
 
     with stub(contradicts) as server:
         got = scored(Remote(urls=[server.url], piece=1), rollouts(["x", "y"], ["x", "y"]))
-    assert got.marks["inconsistent"].dtype == bool
-    assert got.marks["inconsistent"].tolist() == [[[False, False]] * 2, [[False, True]] * 2]
+    assert got.pair_flags["inconsistent"].dtype == bool
+    assert got.pair_flags["inconsistent"].tolist() == [[[False, False]] * 2, [[False, True]] * 2]
 
 
 def test_a_server_that_became_another_scorer_is_refused() -> None:

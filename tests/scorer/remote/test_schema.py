@@ -99,7 +99,7 @@ def scored(draw: st.DrawFn) -> Scored:
         wins=draw(float32s(b, n, n)),
         aspects={name: draw(float32s(b, n)) for name in draw(st.sets(TEXT, max_size=2))},
         counts=draw(st.dictionaries(TEXT, st.integers(0, 2**40), max_size=2)),
-        measures=draw(st.dictionaries(TEXT, st.floats(allow_infinity=False), max_size=2)),
+        batch_metrics=draw(st.dictionaries(TEXT, st.floats(allow_infinity=False), max_size=2)),
     )
 
 
@@ -121,12 +121,12 @@ def test_scores_come_back_bit_for_bit(scored: Scored) -> None:
         name: bits(values) for name, values in scored.aspects.items()
     }
     assert back.counts == scored.counts
-    assert repr(dict(back.measures)) == repr(dict(scored.measures))
+    assert repr(dict(back.batch_metrics)) == repr(dict(scored.batch_metrics))
 
 
 def test_what_is_not_known_is_null() -> None:
     unknown = np.full((1, 1), np.nan, dtype=np.float32)
-    given = Scored(rollouts(["a"]), utility=unknown, wins=unknown[:, None], measures={"gap": float("nan")})
+    given = Scored(rollouts(["a"]), utility=unknown, wins=unknown[:, None], batch_metrics={"gap": float("nan")})
     payload = json.loads(wire.from_reply(Reply("", given)))
     assert (payload["utility"], payload["wins"], payload["measures"]) == ([[None]], [[[None]]], {"gap": None})
 

@@ -38,7 +38,7 @@ class Ranked(Rule):
     """A rule whose verdicts are kept."""
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "ranks"
 
 
@@ -47,7 +47,7 @@ class Paired(Comparison):
     """A comparison whose verdicts are kept."""
 
     @property
-    def kept_as(self) -> str:
+    def cache_format(self) -> str:
         return "pairs"
 
 
@@ -148,7 +148,7 @@ def test_a_tournament_meets_whom_it_would_meet_and_pays_for_what_is_new(tmp_path
     plain = scored(few, rollouts(texts))
     for got in (first, again):
         same(got, plain)
-        np.testing.assert_array_equal(got.marks["unasked"], plain.marks["unasked"])
+        np.testing.assert_array_equal(got.pair_flags["unasked"], plain.pair_flags["unasked"])
     assert first.counts["judge/queries"] == plain.counts["judge/queries"] == again.counts["judge/cached"] < 28
     every = scored(Cached(LONGER, str(tmp_path / "cache")), rollouts(texts))
     assert every.counts["judge/queries"] == 28 - first.counts["judge/queries"], "whom they met before they do not meet"

@@ -218,7 +218,7 @@ def test_noise_makes_cycles() -> None:
     wins = scored(MANY, Simulated(rule("same"))).wins[0]
     beats = (wins > 0.5).astype(int)
     assert np.trace(beats @ beats @ beats) > 0
-    assert Simulated(rule("same")).can_cycle and not rule("same").can_cycle
+    assert Simulated(rule("same")).intransitive and not rule("same").intransitive
 
 
 # -- the judge inside -------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_aspects_and_measures_are_the_judges() -> None:
     asked = rollouts(["1", "2"], ["3", "3"])
     np.testing.assert_array_equal(scored(asked, Simulated(rule("odd"))).aspects["odd"], [[1, 0], [1, 1]])
     judged = scored(asked, Simulated(Comparison(f"{HERE}.preferred", measure=f"{HERE}.size")))
-    assert judged.measures == {"size": 2.0}
+    assert judged.batch_metrics == {"size": 2.0}
 
 
 def test_an_annotator_may_be_seen_through_noise_again() -> None:
@@ -252,7 +252,7 @@ class Counted:
     """A specification that says where it was opened, and a scorer that knows whether it was closed."""
 
     loads_model: bool = True
-    can_cycle: bool = False
+    intransitive: bool = False
     place: Place | None = None
     checked: bool = False
     closed: bool = False
