@@ -27,9 +27,9 @@ HEAD = NODE | {"include_dashboard": False}  # of ten processes
 
 DRIVER = """
 import sys
-from rlhf_flow.cluster.patience import Patience
+from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray
-opened = Ray(address=sys.argv[1], nodes=2, patience=Patience(start_seconds=120)).open()
+opened = Ray(address=sys.argv[1], nodes=2, fault_tolerance=FaultTolerance(start_seconds=120)).open()
 print(f"open, with {opened.gpus:g} GPUs", flush=True)
 opened.close()
 """

@@ -31,7 +31,7 @@ def test_scores_come_back_as_they_were(seed: int, n: int, named: set[str]) -> No
     back = rows.to_scored(rows.from_scored(scored), rollouts)
     for name in ("utility", "wins"):
         np.testing.assert_array_equal(vars(back)[name], vars(scored)[name])
-    for name in ("aspects", "marks"):
+    for name in ("aspects", "pair_flags"):
         assert vars(back)[name].keys() == vars(scored)[name].keys()
         for key, values in vars(back)[name].items():
             np.testing.assert_array_equal(values, vars(scored)[name][key])

@@ -27,7 +27,7 @@ JUDGES = '''
 import os, time
 from dataclasses import dataclass
 from pathlib import Path
-from rlhf_flow.scorer.rule import Rule
+from rlhf_flow.scorer.functions.rule import Rule
 from rlhf_flow.types import Verdict
 
 GATE = Path(os.environ.get("GATE", "."))

@@ -307,7 +307,7 @@ def parts(
         "memory": Window(2),
         "schedule": Lagged(EveryK(k) if k else Fixed(), lag),
         "lag": lag,
-        "apart": True,
+        "disaggregated": True,
         "gate": OffPolicy(measured=2),
         "learner": Learner(),
         "evaluation": Evaluation(judge=HigherIsBetter(), draw=SamplingParams(), every=1),

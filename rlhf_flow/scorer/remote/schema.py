@@ -193,7 +193,9 @@ def to_health(body: bytes) -> Health:
 
 
 def from_health(health: Health) -> bytes:
-    return json.dumps({"version": VERSION, **asdict(health)}).encode()
+    told = asdict(health)
+    told["can_cycle"] = told.pop("intransitive")  # the protocol's name
+    return json.dumps({"version": VERSION, **told}).encode()
 
 
 def _from_numbers(values: np.ndarray) -> object:

@@ -96,7 +96,7 @@ def test_threads_never_exceed_a_cap(tmp_path: Path, shared: bool) -> None:
 
 def test_processes_never_exceed_a_cap(tmp_path: Path) -> None:
     work = f"""
-from rlhf_flow.scorer.purse import Budget, CapReached
+from rlhf_flow.scorer.llm.budget import Budget, CapReached
 held, calls = Budget(account="run", cache={str(tmp_path / "cache.sqlite")!r}, max_tokens=600).open(), 0
 try:
     while True:
@@ -113,7 +113,7 @@ except CapReached:
 def test_what_a_killed_process_reserved_stays_spent_and_what_it_settled_stays_known(tmp_path: Path) -> None:
     work = f"""
 import os, signal
-from rlhf_flow.scorer.purse import Budget
+from rlhf_flow.scorer.llm.budget import Budget
 held = Budget(account="run", cache={str(tmp_path / "cache.sqlite")!r}).open()
 held.settle(held.reserve(tokens=50, cost=50), {{"first": "A"}}, tokens=7, cost=3)
 held.reserve(tokens=100, cost=10)

@@ -70,7 +70,7 @@ def named(messages, answer, meta, path):
 """
 RUN = """
 import sys
-from rlhf_flow.scorer.cached import Cached
+from rlhf_flow.scorer.wrappers.cached import Cached
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import rollouts
 from tests.scorer.wrappers.test_cached import Ranked
