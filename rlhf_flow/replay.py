@@ -15,7 +15,7 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"memory.size must be >= 1, got {self.size}. Use 1 to learn from the present round alone.")
+            raise ValueError(f"replay.size must be >= 1, got {self.size}. Use 1 to learn from the present round alone.")
 
     def rounds(self, round: int) -> Mapping[int, float]:
         return dict.fromkeys(range(max(1, round - self.size + 1), round + 1), math.inf)
@@ -42,10 +42,10 @@ class Decay:
 
     def __post_init__(self) -> None:
         if not self.shares:
-            raise ValueError("memory.shares must hold at least one share, got none. Try memory=window for no past.")
+            raise ValueError("replay.shares must hold at least one share, got none. Try replay=window for no past.")
         for share in self.shares:
             if not share > 0:
-                raise ValueError(f"memory.shares must be > 0, got {share}. Leave it out to forget such old rounds.")
+                raise ValueError(f"replay.shares must be > 0, got {share}. Leave it out to forget such old rounds.")
 
     def rounds(self, round: int) -> Mapping[int, float]:
         past = {round - age: share for age, share in enumerate(self.shares, start=1) if round > age}

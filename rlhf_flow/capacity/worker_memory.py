@@ -95,7 +95,7 @@ def judges(config: RunConfig) -> tuple[list[Judging], list[str]]:
     for slot, part in with_inner(slots):
         if isinstance(part, Classifier | PreferenceModel):
             known.append(Judging(slot, part))
-        elif part.loads_model and not {"of", "members"} & set(vars(part)):  # type: ignore[attr-defined]  # a ScorerSpec
+        elif part.loads_model and not {"base", "members"} & set(vars(part)):  # type: ignore[attr-defined]  # a ScorerSpec
             unknown.append(slot)
     return known, unknown
 
@@ -139,7 +139,7 @@ def with_inner(slots: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         if part is None:
             continue
         yield slot, part
-        inner = {f"{slot}.of": vars(part)["of"]} if "of" in vars(part) else {}
+        inner = {f"{slot}.base": vars(part)["base"]} if "base" in vars(part) else {}
         if isinstance(part, Ensemble):
             inner |= {f"{slot}.members.{at}": member for at, member in enumerate(part.members)}
         yield from with_inner(inner)

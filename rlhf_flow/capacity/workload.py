@@ -59,7 +59,7 @@ def work_of(config: RunConfig, prompts: PromptSource) -> Work:
     return Work(
         rounds=config.rounds,
         prompts=min(config.prompts.batch, prompts.counts["training"]),
-        pages=1 if config.paging.pairs is None else config.paging.pages,
+        pages=1 if config.resampling.min_pairs is None else config.resampling.max_batches,
         answers=sum(draw.n for draw in draws.values()),
         drawn=sum(draw.n for draw in draws.values() if not _of_data(draw)),
         pairs=pairs_of_a_prompt(config),
@@ -116,4 +116,4 @@ def _of_data(draw: SamplingParams) -> bool:
 
 def _rounds_in_memory(config: RunConfig) -> float:
     """Of the last round, in which there is the most; a share above all that a round had is all of it."""
-    return sum(min(share, 1.0) for share in config.memory.rounds(config.rounds).values())
+    return sum(min(share, 1.0) for share in config.replay.rounds(config.rounds).values())

@@ -58,7 +58,13 @@ OPTIONS = (  # of Hydra, and of the commands that compose a configuration
 )
 
 CHOSEN = ("algorithm", "experiment", "stack")  # what is chosen by name and is no key of the configuration
-SELDOM = ("refresh.", "alarms.", "gate.", "paging.", "evaluate.")  # less likely to be meant than the parts of training
+SELDOM = (
+    "refresh.",
+    "alarms.",
+    "off_policy.",
+    "resampling.",
+    "evaluate.",
+)  # less likely to be meant than the parts of training
 ANSWERS = tuple(field.name for field in fields(Answers))
 MOST = 3  # keys that are offered
 

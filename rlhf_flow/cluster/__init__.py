@@ -2,4 +2,4 @@ from rlhf_flow.cluster.local import Local
 from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.cluster.ray_persistent import PersistentRay
 
-PARTS: dict[str, type] = {"kept": PersistentRay, "local": Local, "ray": Ray}
+PARTS: dict[str, type] = {"ray_persistent": PersistentRay, "local": Local, "ray": Ray}

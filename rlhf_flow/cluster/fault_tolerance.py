@@ -20,4 +20,4 @@ class FaultTolerance:
             ("deaths", ">= 0 (0: the first one stops the run)", self.deaths >= 0),
         ):
             if not ok:
-                raise ValueError(f"cluster.patience.{key} must be {rule}, got {vars(self)[key]}")
+                raise ValueError(f"cluster.fault_tolerance.{key} must be {rule}, got {vars(self)[key]}")

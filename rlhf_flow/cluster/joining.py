@@ -43,9 +43,9 @@ def _wait(nodes: int, seconds: float) -> None:
     while there < nodes:
         if time.monotonic() > until:
             raise ValueError(
-                f"cluster.nodes must be at most what joins within cluster.patience.start_seconds={seconds:g}, got "
-                f"{nodes}: {joined(there, nodes)}. Start the others (ray status tells which are there), raise "
-                f"cluster.patience.start_seconds, or try cluster.nodes={there}."
+                f"cluster.nodes must be at most what joins within cluster.fault_tolerance.start_seconds={seconds:g}, "
+                f"got {nodes}: {joined(there, nodes)}. Start the others (ray status tells which are there), raise "
+                f"cluster.fault_tolerance.start_seconds, or try cluster.nodes={there}."
             )
         time.sleep(LOOK_SECONDS)
         there = len(alive())

@@ -50,9 +50,11 @@ class Ray:
     scorers: int = 1  # replicas of each scorer that loads a model
     gpu_share: float = 1.0  # of a GPU, for each worker where there are GPUs; 0.25 lets four workers share one
     resources: dict[str, dict[str, float]] = field(default_factory=dict)  # engine, scorer, learner -> of your own, each
-    piece: int = 16  # prompts that an engine is handed at once, at least; scorers get exactly four times as many
+    prompts_per_task: int = (
+        16  # prompts that an engine is handed at once, at least; scorers get exactly four times as many
+    )
     transfer: Transfer = field(default_factory=Transfer)  # of weights
-    patience: FaultTolerance = field(default_factory=FaultTolerance)  # with nodes and workers
+    fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)  # with nodes and workers
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -63,7 +65,7 @@ class Ray:
             ("gpu_share", "> 0", self.gpu_share > 0),
             ("layout", f"one of {', '.join(LAYOUTS)}", self.layout in LAYOUTS),
             ("resources", f"of {', '.join(ROLES)}", set(self.resources) <= set(ROLES)),
-            ("piece", ">= 1, a number of prompts", self.piece >= 1),
+            ("prompts_per_task", ">= 1, a number of prompts", self.prompts_per_task >= 1),
         ):
             if not ok:
                 raise ValueError(f"cluster.{key} must be {rule}, got {vars(self)[key]}")
@@ -105,17 +107,17 @@ class Ray:
         if address is None:
             start(object_store_mib=self.object_store_mib)
         else:
-            join(address, nodes=self.nodes, seconds=self.patience.start_seconds)
+            join(address, nodes=self.nodes, seconds=self.fault_tolerance.start_seconds)
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         pulse = ray.remote(HeartbeatMonitor).options(num_cpus=0, scheduling_strategy=here).remote()
         gpus = sum(node["Resources"].get("GPU", 0.0) for node in alive())
-        supervisor = Supervisor(self.patience.deaths)
+        supervisor = Supervisor(self.fault_tolerance.deaths)
         express = DirectWeightSync(
             supervisor,
-            seconds=self.patience.silence_seconds,
+            seconds=self.fault_tolerance.silence_seconds,
             on_gpus=gpus > 0,
             local=address is None,
             paired=not self.disaggregated,
@@ -127,7 +129,7 @@ class Ray:
             pulse=pulse,
             supervisor=supervisor,
             turns=GpuScheduler(not self.disaggregated, supervisor),
-            bundles=None if self.disaggregated else SharedPlacement(gpus, self.patience.start_seconds),
+            bundles=None if self.disaggregated else SharedPlacement(gpus, self.fault_tolerance.start_seconds),
             transport=self.transfer.open(),
             express=express if self.transfer.express else None,
         )
@@ -149,7 +151,7 @@ class RayCluster:
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
         opener = partial(_opened, spec, model, mixes)
         pool = self._pool("engine", self.spec.engines, opener, gpus=spec.gpus)
-        return RayEngine(pool, self.spec.piece, self.express)
+        return RayEngine(pool, self.spec.prompts_per_task, self.express)
 
     def scorer(self, spec: ScorerSpec) -> Scorer:
         if not spec.loads_model:
@@ -157,7 +159,7 @@ class RayCluster:
         if (inner := _inner(spec)) is not None:  # what asks it stays with the driver, with its files and its lines
             here: ScorerSpec = replace(spec, of=OpenedScorer(inner, self.scorer(inner)))  # type: ignore[type-var]
             return here.open(Place())
-        return RayScorer(self._pool("scorer", self.spec.scorers, spec.open), 4 * self.spec.piece)
+        return RayScorer(self._pool("scorer", self.spec.scorers, spec.open), 4 * self.spec.prompts_per_task)
 
     def learner(self, spec: LearnerSpec, model: Model) -> Learner:
         turn = GpuSlot(self.turns)
@@ -218,7 +220,7 @@ class RayCluster:
             resources=self.spec.resources.get(role, {}),
             local=self.local,
             pulse=self.pulse,
-            seconds=self.spec.patience.start_seconds,
+            seconds=self.spec.fault_tolerance.start_seconds,
             bucket=self.spec.transfer.bucket,
             bundles=self.bundles,
         )
@@ -227,8 +229,8 @@ class RayCluster:
             hiring,
             size,
             pulse=self.pulse,
-            start_seconds=self.spec.patience.start_seconds,
-            silence_seconds=self.spec.patience.silence_seconds,
+            start_seconds=self.spec.fault_tolerance.start_seconds,
+            silence_seconds=self.spec.fault_tolerance.silence_seconds,
             transport=self.transport,
             bucket=self.spec.transfer.bucket,
         )
@@ -273,7 +275,7 @@ class OpenedScorer:
 def _inner(spec: ScorerSpec) -> ScorerSpec | None:
     """The scorer inside of another, as that of a simulated annotator; None where it holds none."""
     held: dict[str, ScorerSpec | None] = vars(spec)
-    return held.get("of")
+    return held.get("base")
 
 
 def _opened(spec: EngineSpec, model: Model, mixes: bool, place: Place) -> Engine:

@@ -1,4 +1,4 @@
-"""A Ray cluster that stays up between the runs of one process, as those of `rlhf-flow run --multirun cluster=kept`.
+"""A Ray cluster that stays up between the runs of one process: `rlhf-flow run --multirun cluster=ray_persistent`.
 
 Opening engines and learners takes longer than a short run. A worker that the next run asks for by the same
 specification serves it too, and one that it asks for otherwise makes room first.

@@ -115,7 +115,9 @@ class WorkerGroup:
                 continue
             waited += BEAT_SECONDS
             if timeout is not None and waited >= timeout:
-                raise WorkerError(f"{self.name} did not start in {timeout:g} s. Raise cluster.patience.start_seconds.")
+                raise WorkerError(
+                    f"{self.name} did not start in {timeout:g} s. Raise cluster.fault_tolerance.start_seconds."
+                )
             self.listen(silence(self.pulse))
 
     def hear(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:

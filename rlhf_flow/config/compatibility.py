@@ -89,13 +89,13 @@ def _check_lag(config: RunConfig, names: Mapping[str, str]) -> None:
                 f"lag={config.lag} scores a round before the judge that refresh.every trains for it is there. "
                 "Try lag=0, or leave refresh.every out."
             )
-    most, stale = config.gate.max_staleness, _staleness(config)
+    most, stale = config.off_policy.max_staleness, _staleness(config)
     if most is None or not stale or max(stale) <= most:
         return
-    if config.gate.exceeding == "stop" or min(stale) > most:
+    if config.off_policy.exceeding == "stop" or min(stale) > most:
         raise ValueError(
-            f"gate.max_staleness is {most}, and schedule={names['schedule']} with lag={config.lag} learns from answers "
-            f"that are {max(stale)} rounds old. Raise it, or try lag=0."
+            f"off_policy.max_staleness is {most}, and schedule={names['schedule']} with lag={config.lag} learns from "
+            f"answers that are {max(stale)} rounds old. Raise it, or try lag=0."
         )
 
 
@@ -127,7 +127,7 @@ def _check_draws(config: RunConfig, names: Mapping[str, str]) -> None:
     if missing := sorted(needs.draws - set(sources.values())):
         raise ValueError(
             f"{who} needs answers from the {' and the '.join(missing)}, but sampler={names['sampler']} draws only from "
-            f"the {' and the '.join(sorted(set(sources.values())))}. Try sampler=policy_and_reference, or sampler=plan."
+            f"the {' and the '.join(sorted(set(sources.values())))}. Try sampler=policy_and_reference or draws."
         )
     if needs.first_is_policy and not config.selector.keeps_order:
         raise ValueError(
@@ -166,8 +166,8 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
     worth = "utility" if needs.side_value == "utility" else "wins"
     if needs.side_value and config.selector.worth != worth:
         raise ValueError(
-            f"{who} reads the {'utilities' if needs.side_value == 'utility' else 'win rates'} of both sides of a pair, and "
-            f"selector.worth is {config.selector.worth}. Try selector.worth={worth}."
+            f"{who} reads the {'utilities' if needs.side_value == 'utility' else 'win rates'} of both sides of a pair, "
+            f"and selector.worth is {config.selector.worth}. Try selector.worth={worth}."
         )
 
 

@@ -20,10 +20,10 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from rlhf_flow.config import renamed
 from rlhf_flow.config.answers import Answers
 from rlhf_flow.config.compatibility import check
 from rlhf_flow.config.overrides import given_keys
-from rlhf_flow.config.renamed import MODULES
 from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.system import redact
 
@@ -32,7 +32,7 @@ OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective")  # slots t
 DRAWING = ("sampler", "evaluate.draw")  # where the draws are that `answers` speaks of
 Adjust: TypeAlias = Callable[[str, DictConfig], None]  # what is done to a part, given its slot, before it is made
 WORLD = "rlhf_flow.sandbox.world"
-INNER = "of"  # the field in which a part may hold another of its group, as a judge that is seen through noise does
+INNER = "base"  # the field in which a part may hold another of its group, as a judge that is seen through noise does
 
 
 @cache
@@ -136,7 +136,9 @@ def as_yaml(config: RunConfig) -> str:
 
 def from_yaml(text: str) -> RunConfig:
     register()
-    composed = OmegaConf.create(text)
+    written = renamed.configuration(yaml.safe_load(text))
+    assert isinstance(written, dict)
+    composed = OmegaConf.create(written)
     assert isinstance(composed, DictConfig)
     return _parts(_merged(_writable(RunConfig), composed))
 
@@ -194,7 +196,7 @@ def _holds_another(part: object) -> bool:
 
 
 def group_of(slot: str) -> str:
-    """Which parts a slot takes: those of the last group in its name, so that evaluate.scorer.of takes a scorer."""
+    """Which parts a slot takes: those of the last group in its name, so that evaluate.scorer.base takes a scorer."""
     return next(word for word in reversed(slot.split(".")) if word in GROUPS)
 
 
@@ -243,9 +245,9 @@ def _added(node: DictConfig, name: str) -> str:
 
 
 def _import(slot: str, target: str) -> type:
-    module, _, name = target.rpartition(".")
+    module, _, name = renamed.target(target).rpartition(".")
     try:
-        part = vars(import_module(MODULES.get(module, module)))[name]
+        part = vars(import_module(module))[name]
     except (ImportError, KeyError, ValueError) as error:
         raise ValueError(
             f"{slot}._target_ must be the dotted name of a class, got {target!r}, which cannot be imported: {error!r}. "

@@ -110,7 +110,7 @@ def check_refresh(config: RunConfig) -> None:
     needs, head = config.refresh.objective.needs, config.scorer.outputs
     if needs.side_value or needs.readout != ("number" if head == 1 else "embedding"):
         raise ValueError(
-            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads {needs.reads}"
+            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads {needs.readout}"
             f"{' and the worth of both sides' if needs.side_value else ''}. Try objective@refresh.objective=bt for a "
             "judge of one output, general_preference for one of several."
         )
@@ -196,7 +196,7 @@ def _check_labelled(sampler: Sampler, prompts: PromptSource) -> None:
     if sampler.roles:
         raise ValueError(
             f"evaluate.by=agreement takes answers that came with the prompts, and the sampler asks "
-            f"{', '.join(sorted(sampler.roles))}. Try who=dataset for every draw, or evaluate.by=answers."
+            f"{', '.join(sorted(sampler.roles))}. Try policy=dataset for every draw, or evaluate.by=answers."
         )
     drawn = {draw.candidate for draw in sampler.drawn.values() if isinstance(draw, Source)}
     lacking = [prompt.id for prompt in prompts.held_out() if not drawn <= set(prompt.candidates)]

@@ -69,13 +69,15 @@ ASKING = (
     "structured",
     "template",
 )  # of a judge's model
-BOUND = ("checkpoint.piece",)  # but this may not: what was committed in pieces is never cut anew
+BOUND = ("checkpoint.prompts_per_commit",)  # but this may not: what was committed in pieces is never cut anew
 
 
 def identity(config: RunConfig) -> dict[str, object]:
     """What makes two runs the same run: flat keys and their values. On resume they must match."""
     keys = flat(config)
-    free = ("gate.max_staleness", "gate.max_mismatch") if config.gate.exceeding == "stop" else ()  # nothing is dropped
+    free = (
+        ("off_policy.max_staleness", "off_policy.max_mismatch") if config.off_policy.exceeding == "stop" else ()
+    )  # nothing is dropped
     bound = (*BOUND, *(["rounds"] if keys.get("learner.training.schedule.span") == "run" else []))
     return {key: value for key, value in sorted(keys.items()) if key in bound or not (key in free or _free(key))}
 

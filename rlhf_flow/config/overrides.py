@@ -9,6 +9,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from rlhf_flow.config import renamed
 from rlhf_flow.config.schema import GROUPS
 
 CHOSEN = (*GROUPS, "algorithm", "experiment", "stack", "reward")  # what a name chooses
@@ -17,11 +18,14 @@ CHOSEN = (*GROUPS, "algorithm", "experiment", "stack", "reward")  # what a name 
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The arguments, with the keys of a YAML file in its place; those that are typed come last, and so count.
 
-    Raises ValueError for a file that is not there or holds no keys.
+    Raises ValueError for a file that is not there or holds no keys, and for a key that was renamed.
     """
     files = [argument for argument in arguments if _is_file(argument)]
     typed = [argument for argument in arguments if not _is_file(argument)]
-    return [override for file in files for override in from_file(Path(file))] + typed
+    overrides = [override for file in files for override in from_file(Path(file))] + typed
+    for override in overrides:
+        renamed.refuse(override)
+    return overrides
 
 
 def from_file(path: Path) -> list[str]:

@@ -1,6 +1,9 @@
-"""Modules of parts that were elsewhere before version 0.2: configurations of older runs and users name them."""
+"""Names of version 0.1: run folders that it began still hold them, and users may type them."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
 
 SCORERS = {
     "functions": ("rule", "rules", "comparison"),
@@ -28,3 +31,73 @@ MODULES = {  # old -> new
         for name in names
     },
 }
+CLASSES = {  # old -> new, as the last word of a `_target_`
+    "Idle": "NoEngine",
+    "Kept": "PersistentRay",
+    "PlanSampler": "DrawsSampler",
+}
+KEYS = (  # pattern of an old key, or of the beginning of one -> its new name
+    (re.compile(r"^memory(?=$|[.@])"), "replay"),
+    (re.compile(r"^gate(?=\.)"), "off_policy"),
+    (re.compile(r"^paging\.pairs$"), "resampling.min_pairs"),
+    (re.compile(r"^paging\.pages$"), "resampling.max_batches"),
+    (re.compile(r"\bscorer\.of(?=$|\.)"), "scorer.base"),
+    (re.compile(r"^checkpoint\.piece$"), "checkpoint.prompts_per_commit"),
+    (re.compile(r"^cluster\.piece$"), "cluster.prompts_per_task"),
+    (re.compile(r"\bscorer\.(base\.)?piece$"), r"scorer.\1request_size"),
+    (re.compile(r"^cluster\.patience(?=\.)"), "cluster.fault_tolerance"),
+    (re.compile(r"^(sampler\.draws\.\d+)\.who$"), r"\1.policy"),
+)
+CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
+
+
+def key(old: str) -> str:
+    """Today's name of a key with dots; the same text if it was not renamed."""
+    for pattern, new in KEYS:
+        old = pattern.sub(new, old)
+    return old
+
+
+def choice(group: str, name: object) -> object:
+    """Today's name of a part that was chosen by `name`."""
+    return CHOICES.get((group, name), name) if isinstance(name, str) else name
+
+
+def target(dotted: str) -> str:
+    """Today's name of the class that a `_target_` names."""
+    module, _, name = dotted.rpartition(".")
+    found = MODULES.get(module)
+    return dotted if found is None else f"{found}.{CLASSES.get(name, name)}"
+
+
+def identity(written: Mapping[str, object]) -> dict[str, object]:
+    """The identity of a run that version 0.1 wrote, in today's names."""
+    return {key(old): choice(old, value) for old, value in written.items()}
+
+
+def configuration(written: object, at: str = "") -> object:
+    """A configuration that version 0.1 wrote (mappings, lists and leaves), in today's names."""
+    if isinstance(written, list):
+        return [configuration(value, f"{at}.{number}") for number, value in enumerate(written)]
+    if not isinstance(written, Mapping):
+        return target(written) if at.endswith("._target_") and isinstance(written, str) else written
+    renamed = {}
+    for name, value in written.items():
+        old = f"{at}.{name}" if at else str(name)
+        new = _emptied(key(old), old)
+        renamed[new.rpartition(".")[2]] = configuration(value, new)
+    return renamed
+
+
+def _emptied(new: str, old: str) -> str:
+    """A group that has keys of its own: its name without the keys."""
+    return {"gate": "off_policy", "paging": "resampling", "cluster.patience": "cluster.fault_tolerance"}.get(old, new)
+
+
+def refuse(override: str) -> None:
+    """Raise ValueError if the override's key or part had another name before version 0.2."""
+    given, equals, value = override.lstrip("+~").partition("=")
+    if (new := key(given)) != given:
+        raise ValueError(f"{override}: `{given}` is called `{new}` since 0.2. Fix: {new}{equals}{value}.")
+    if (part := choice(given, value)) != value:
+        raise ValueError(f"{override}: `{value}` is called `{part}` since 0.2. Fix: {given}={part}.")

@@ -29,19 +29,16 @@ GROUPS: dict[str, str] = {  # extension point -> what it decides; `rlhf_flow.<na
     "scorer": "what an answer is worth",
     "selector": "which answers become pairs",
     "objective": "what is minimised",
-    "memory": "which past rounds the learner still sees",
+    "replay": "which past rounds the learner still sees",
     "schedule": "which versions of the policy a round uses",
     "learner": "what optimises",
     "cluster": "where all of this runs",
 }
 
 
-MODULES = {"memory": "replay"}  # where the parts of a group are, if its module has another name
-
-
 def parts(group: str) -> Mapping[str, type]:
     """The registered parts of an extension point, by name."""
-    return dict(import_module(f"rlhf_flow.{MODULES.get(group, group)}").PARTS)
+    return dict(import_module(f"rlhf_flow.{group}").PARTS)
 
 
 def part_name(group: str, part: object) -> str:
@@ -82,13 +79,15 @@ class Evaluate:
 class Resampling:
     """Whether a round whose prompts gave too few useful pairs asks further ones."""
 
-    pairs: int | None = None  # useful pairs that are enough; null: a round has `prompts.batch` prompts, come what may
-    pages: int = 4  # of `prompts.batch` prompts each, at most; a page is asked whole
+    min_pairs: int | None = (
+        None  # useful pairs that are enough; null: a round has `prompts.batch` prompts, come what may
+    )
+    max_batches: int = 4  # of `prompts.batch` prompts each, at most; a page is asked whole
 
     def __post_init__(self) -> None:
-        for key, value in (("pairs", self.pairs), ("pages", self.pages)):
+        for key, value in (("min_pairs", self.min_pairs), ("max_batches", self.max_batches)):
             if value is not None and value < 1:
-                raise ValueError(f"paging.{key} must be >= 1, got {value}. Leave it out for the default.")
+                raise ValueError(f"resampling.{key} must be >= 1, got {value}. Leave it out for the default.")
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,15 @@ class Checkpoint:
     every: int = 1  # rounds between checkpoints of the policy and the learner; the last round always has one
     steps: int | None = None  # optimizer steps between commits inside a learn stage; null: only at its end
     keep: int = 2  # checkpoints that stay, besides the best and those that the schedule still names
-    piece: int = 64  # prompts that are sampled and scored between two commits
+    prompts_per_commit: int = 64  # prompts that are sampled and scored between two commits
 
     def __post_init__(self) -> None:
-        for key, value in (("every", self.every), ("steps", self.steps), ("keep", self.keep), ("piece", self.piece)):
+        for key, value in (
+            ("every", self.every),
+            ("steps", self.steps),
+            ("keep", self.keep),
+            ("prompts_per_commit", self.prompts_per_commit),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"checkpoint.{key} must be >= 1, got {value}. Leave it out for the default.")
 
@@ -140,15 +144,15 @@ class RunConfig:
     scorer: Any = MISSING
     selector: Any = MISSING
     objective: Any = MISSING
-    memory: Any = MISSING
+    replay: Any = MISSING
     schedule: Any = MISSING
     learner: Any = MISSING
     cluster: Any = MISSING
     answers: Answers = field(default_factory=Answers)
     evaluate: Evaluate = field(default_factory=Evaluate)
     alarms: Alarms = field(default_factory=Alarms)
-    gate: OffPolicy = field(default_factory=OffPolicy)
-    paging: Resampling = field(default_factory=Resampling)
+    off_policy: OffPolicy = field(default_factory=OffPolicy)
+    resampling: Resampling = field(default_factory=Resampling)
     refresh: Refresh = field(default_factory=Refresh)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     observe: Observe = field(default_factory=Observe)

@@ -66,8 +66,8 @@ def enough(there: int, nodes: int) -> Finding:
     if there < nodes:
         return warning(
             "network",
-            f"{joined(there, nodes)}: a run waits for the others as long as cluster.patience.start_seconds says, and "
-            "then ends",
+            f"{joined(there, nodes)}: a run waits for the others for cluster.fault_tolerance.start_seconds, "
+            "and then ends",
             f"ray start --address=... on the others, or cluster.nodes={there}",
         )
     return ok("network", f"cluster.nodes={nodes}, joined: {there}")

@@ -7,5 +7,5 @@ from rlhf_flow.engine.vllm.spec import VLLM
 PARTS: dict[str, type] = {
     "huggingface": HuggingFace,
     "vllm": VLLM,
-    "idle": NoEngine,
+    "none": NoEngine,
 }

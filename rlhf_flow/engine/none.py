@@ -46,8 +46,8 @@ class IdleEngine:
     ) -> Rollouts:
         """Raises ValueError, always."""
         raise ValueError(
-            f"engine=idle draws no answers, and draw {draw.name!r} asks for some. Try engine=vllm, or who=dataset for "
-            "every draw."
+            f"engine=none draws no answers, and draw {draw.name!r} asks for some. Try engine=vllm, or policy=dataset "
+            "for every draw."
         )
 
     def step_aside(self) -> None:

@@ -157,7 +157,7 @@ function warn(text) {
 
 function show(view) {
   for (const id of ["join", "ask", "rest"]) $(id).hidden = id !== view;
-  for (const id of ["who", "counts", "agreement", "past"]) $(id).hidden = view === "join";
+  for (const id of ["policy", "counts", "agreement", "past"]) $(id).hidden = view === "join";
   $("undo").hidden = view === "join" || !last || editing !== null;
   $("skip").hidden = view !== "ask" || editing !== null;
   $("raw").hidden = view !== "ask";
@@ -175,7 +175,7 @@ function render({ run, question, progress, agreement, last: label }) {
   last = label;
   const done = progress.asked - progress.open;
   $("run").textContent = run;
-  $("who").textContent = annotator();
+  $("policy").textContent = annotator();
   $("counts").textContent = `${progress.mine} by you · ${done} of ${progress.asked} done · ${progress.open} open`;
   $("bar").style.width = `${progress.asked ? (100 * done) / progress.asked : 0}%`;
   $("agreement").textContent = agreement ? agreed(agreement) : "";
@@ -389,7 +389,7 @@ for (const button of choices) {
   button.addEventListener("click", (event) => event.detail > 1 || choose(button.dataset.choice)); // no second of two
 }
 $("undo").addEventListener("click", (event) => event.detail > 1 || undo());
-$("who").addEventListener("click", () => {
+$("policy").addEventListener("click", () => {
   joining = true;
   sync();
 });

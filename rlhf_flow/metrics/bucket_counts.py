@@ -8,8 +8,8 @@ USED = ("pairs/used", "pairs/used_tie", "late/pairs")  # what is learned from; l
 ANSWERS = {  # buckets of answers that are in no pair
     "truncated": "cut",
     "too_long": "longer than selector.longest",
-    "stale": "older than gate.max_staleness",
-    "mismatched": "beyond gate.max_mismatch",
+    "stale": "older than off_policy.max_staleness",
+    "mismatched": "beyond off_policy.max_mismatch",
 }
 PAIRS = {  # buckets of pairs that are not used; other buckets are told by their name
     "tie": "tied",

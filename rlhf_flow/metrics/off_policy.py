@@ -39,7 +39,7 @@ class OffPolicy:
             ("measured", ">= 0, a number of answers", self.measured >= 0),
         ):
             if not ok:
-                raise ValueError(f"gate.{key} must be {rule}, got {vars(self)[key]!r}")
+                raise ValueError(f"off_policy.{key} must be {rule}, got {vars(self)[key]!r}")
 
     def bucket(self, staleness: int | None, mismatch: float | None) -> str | None:
         """Why an answer may be in no pair; None where it may, and where nothing is known of it."""

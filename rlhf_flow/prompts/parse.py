@@ -22,7 +22,7 @@ class Columns:
     prompt: str = "prompt"  # a text (one user message), or a list of {role, content} that ends with the user
     id: str | None = None  # None: ids are made from row numbers, "row-17"
     answer: str | None = None  # a gold answer, for rules
-    # name -> column: answers that samplers may draw (who: dataset), each a text, or a chat that ends with the assistant
+    # name -> column: answers that samplers may draw (policy: dataset), each a text, or a chat ending with the assistant
     candidates: dict[str, str] = field(default_factory=dict)  # name -> column, of answers that came with the prompt
     system: str | None = None  # a text, put before the chat; None: a column "system" if prompts.schema=auto finds one
 

@@ -43,7 +43,7 @@ def _judge(run: Run, judge: object) -> str | None:
         return run.private.text(str(judge)) if judge else None
     target = str(judge.get("_target_", "")).split(".")
     kind = target[-2] if len(target) > 1 else "".join(target)
-    held = judge.get("of")
+    held = judge.get("base")
     endpoint = judge.get("endpoint")
     which = [str(run.private.value(key, judge[key])) for key in ("function", "path") if judge.get(key)]
     which += [str(endpoint["model"])] if isinstance(endpoint, Mapping) and endpoint.get("model") else []
@@ -56,12 +56,12 @@ def _identity(judge: object) -> object:
     if not isinstance(judge, Mapping):
         return judge
     if str(judge.get("_target_", "")).split(".")[-2:-1] in [[name] for name in WRAPPERS]:
-        return _identity(judge.get("of"))
+        return _identity(judge.get("base"))
     kept = {key: judge[key] for key in IDENTIFYING if key in judge}
     if isinstance(endpoint := kept.get("endpoint"), Mapping):
         kept["endpoint"] = [endpoint.get("base_url"), endpoint.get("model")]
-    if "of" in judge:
-        kept["of"] = _identity(judge["of"])
+    if "base" in judge:
+        kept["base"] = _identity(judge["base"])
     return kept if kept.keys() - {"_target_"} else dict(judge)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from rlhf_flow.config import renamed
 from rlhf_flow.report.private import Private
 
 COLUMNS = ("prompt_id", "prompt", "start", "answer", "win", "utility", "start_utility", "length", "truncated")
@@ -121,7 +122,8 @@ def _config(path: Path) -> Document:
         config = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
-    return config if isinstance(config, dict) else {}
+    found = renamed.configuration(config)
+    return found if isinstance(found, dict) else {}
 
 
 def _rounds(path: Path) -> list[tuple[int, dict[str, object]]]:

@@ -23,6 +23,7 @@ from rlhf_flow import loop, report
 from rlhf_flow.config import compatibility as together
 from rlhf_flow.config import compose as configuration
 from rlhf_flow.config import data_checks as fits
+from rlhf_flow.config import renamed
 from rlhf_flow.config.identity import asking
 from rlhf_flow.config.identity import identity as must_match
 from rlhf_flow.config.learning_rate import parameters_of, rated
@@ -118,7 +119,7 @@ class Prepared:
             parts = RunContext(
                 seed=config.seed,
                 rounds=config.rounds,
-                piece=config.checkpoint.piece,
+                piece=config.checkpoint.prompts_per_commit,
                 start=proven(self.start, workers.learner, self.prompts) if draws else self.start,
                 trust_remote_code=self.model.trust_remote_code,
                 prompts=self.prompts,
@@ -127,7 +128,7 @@ class Prepared:
                 scorer=workers.scorer,
                 selector=config.selector,
                 objective=config.objective,
-                memory=config.memory,
+                memory=config.replay,
                 schedule=config.timeline,
                 learner=workers.learner,
                 evaluation=self._evaluation(workers.judge),
@@ -135,13 +136,13 @@ class Prepared:
                 ledger=self.ledger,
                 observers=observers,
                 intransitive=config.scorer.intransitive,
-                enough=config.paging.pairs,
-                pages=config.paging.pages,
+                enough=config.resampling.min_pairs,
+                pages=config.resampling.max_batches,
                 refreshing=workers.refreshing,
                 alarms=config.alarms,
                 lag=config.lag,
                 disaggregated=config.cluster.disaggregated,
-                gate=config.gate,
+                off_policy=config.off_policy,
                 card=None if together.outputs(config) else Cards(config).of,
             )
             loop.run(parts)
@@ -205,6 +206,7 @@ def prepare(config: RunConfig) -> Prepared:
         config=configuration.as_yaml(config),
         identity=identity,
         until_verdicts=asking(identity),
+        renamed=renamed.identity,
         manifest=_manifest(config, model, prompts, identity),
         rounds=config.rounds,
     )

@@ -9,5 +9,5 @@ PARTS: dict[str, type] = {
     "policy": PolicySampler,
     "policy_and_reference": PolicyAndReference,
     "mixture": MixtureSampler,
-    "plan": DrawsSampler,
+    "draws": DrawsSampler,
 }

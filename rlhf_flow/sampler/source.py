@@ -23,8 +23,8 @@ class Source(SamplingParams):
     It is a draw with more keys, and holds none: OmegaConf does not merge frozen classes inside the items of a list.
     """
 
-    who: str = "policy"  # whom the schedule has a version for (policy, reference, ...), or dataset
-    weight: float | None = None  # of the reference in a mixture with it, in [0, 1]; null: `who` alone
+    policy: str = "policy"  # whom the schedule has a version for (policy, reference, ...), or dataset
+    weight: float | None = None  # of the reference in a mixture with it, in [0, 1]; null: `policy` alone
     candidate: str | None = None  # of a data set: the name of the answer among the prompt's candidates
 
     def __post_init__(self) -> None:
@@ -32,23 +32,24 @@ class Source(SamplingParams):
         given = self.candidate is not None
         for key, value, rule, ok in (
             (
-                "who",
-                self.who,
-                "a role (policy, reference, ...) or dataset; a mixture is who=policy with a weight",
-                self.who not in ("", MIXTURE),
+                "policy",
+                self.policy,
+                "a role (policy, reference, ...) or dataset; a mixture is policy=policy with a weight",
+                self.policy not in ("", MIXTURE),
             ),
             ("weight", self.weight, "in [0, 1], or null for no mixture", self.weight is None or 0 <= self.weight <= 1),
             (
                 "weight",
                 self.weight,
-                f"null for who={self.who}, which is not mixed with the reference",
-                self.weight is None or self.who not in (DATASET, REFERENCE),
+                f"null for policy={self.policy}, which is not mixed with the reference",
+                self.weight is None or self.policy not in (DATASET, REFERENCE),
             ),
             (
                 "candidate",
                 self.candidate,
-                f"{'the name of one' if self.who == DATASET else 'null'} for who={self.who}, as who={DATASET} draws it",
-                given == (self.who == DATASET),
+                f"{'the name of one' if self.policy == DATASET else 'null'} for policy={self.policy}, "
+                f"as policy={DATASET} draws it",
+                given == (self.policy == DATASET),
             ),
             ("n", self.n, "1 for a candidate, of which there is one", not given or self.n == 1),
             (
@@ -69,14 +70,14 @@ class Source(SamplingParams):
     @property
     def source(self) -> str:
         """`Response.source` of its answers: mixture, or who answered."""
-        return self.who if self.weight is None else MIXTURE
+        return self.policy if self.weight is None else MIXTURE
 
     @property
     def roles(self) -> frozenset[str]:
         """The policies that it takes."""
         if self.candidate is not None:
             return frozenset()
-        return frozenset({self.who} if self.weight is None else {self.who, REFERENCE})
+        return frozenset({self.policy} if self.weight is None else {self.policy, REFERENCE})
 
     def answers(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
@@ -84,9 +85,9 @@ class Source(SamplingParams):
         """[B][n], each with its source."""
         if self.candidate is not None:
             return tuple((self._given(prompt, self.candidate, round=round, seed=seed),) for prompt in prompts)
-        asked: Policy | Mixture = policies[self.who]
+        asked: Policy | Mixture = policies[self.policy]
         if self.weight is not None:
-            asked = Mixture(policies[self.who], policies[REFERENCE], self.weight)
+            asked = Mixture(policies[self.policy], policies[REFERENCE], self.weight)
         drawn = engine.generate(prompts, asked, self.draw, round=round, seed=seed)
         source = self.source
         return tuple(
@@ -120,9 +121,9 @@ class Source(SamplingParams):
         )
 
 
-def sourced(draw: SamplingParams, who: str = "policy", *, weight: float | None = None) -> Source:
+def sourced(draw: SamplingParams, policy: str = "policy", *, weight: float | None = None) -> Source:
     """A draw that is answered by `who`, or by its mixture with the reference."""
-    return Source(**vars(draw), who=who, weight=weight)
+    return Source(**vars(draw), policy=policy, weight=weight)
 
 
 def check_names(key: str, draws: Sequence[SamplingParams]) -> None:

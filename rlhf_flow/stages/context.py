@@ -99,7 +99,7 @@ class RunContext:
     alarms: Alarms = field(default_factory=Alarms)
     lag: int = 0  # rounds that answers are drawn ahead of what is learned
     disaggregated: bool = False  # whether engines and learner can work at the same time
-    gate: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
+    off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
     card: Card | None = None  # the model card of a round's policy, from the win rates known; None: none is written
 
     def plan(self, round: int) -> RoundPlan:

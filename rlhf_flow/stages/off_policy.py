@@ -26,14 +26,14 @@ def mismatch(parts: RunContext, plan: RoundPlan, library: PolicyRegistry) -> Sta
 
     Raises GateError where one is beyond a bound that is to stop the run.
     """
-    everything = parts.gate.max_mismatch is not None
-    if parts.gate.measured == 0 and not everything:
+    everything = parts.off_policy.max_mismatch is not None
+    if parts.off_policy.measured == 0 and not everything:
         return None
 
     def write(shelf: StageWriter) -> StageFacts:
         drawn = _drawn_by_the_policy(parts, plan.round)
         ids = list(drawn)
-        most = _most(parts.gate.measured, len(ids))
+        most = _most(parts.off_policy.measured, len(ids))
         if not everything and len(ids) > most:
             chance = np.random.default_rng(derive(parts.seed, "mismatch", plan.round))
             ids = [ids[at] for at in sorted(chance.permutation(len(ids))[:most])]
@@ -73,7 +73,7 @@ def excluded(parts: RunContext, round: int, scored: Scored, *, known: Mapping[st
     for group in scored.rollouts.responses:
         for answer in group:
             stale = None if answer.staleness is None else answer.staleness + late
-            if bucket := parts.gate.bucket(stale, known.get(answer.id)):
+            if bucket := parts.off_policy.bucket(stale, known.get(answer.id)):
                 out[answer.id] = bucket
     return replace(scored, excluded=out) if out else scored
 
@@ -110,13 +110,13 @@ def _sampled(parts: RunContext, round: int) -> Table:
 
 
 def _refuse(parts: RunContext, plan: RoundPlan, found: Mapping[str, float]) -> None:
-    beyond = {id: off for id, off in found.items() if parts.gate.bucket(None, off) is not None}
-    if parts.gate.exceeding == "drop" or not beyond:
+    beyond = {id: off for id, off in found.items() if parts.off_policy.bucket(None, off) is not None}
+    if parts.off_policy.exceeding == "drop" or not beyond:
         return
     most, worst = max((off, answer) for answer, off in beyond.items())
     raise GateError(
-        f"{len(beyond)} of {len(found)} answers of round {plan.round} are farther from the policy that learns from "
-        f"them than gate.max_mismatch={parts.gate.max_mismatch} nats a token: {worst} by {most:.3g}. The run stopped; "
-        "everything committed is kept. Raise gate.max_mismatch to go on with it, or find out why the engine and the "
-        "learner disagree: their dtypes, and lag, are the first to look at."
+        f"off_policy.max_mismatch={parts.off_policy.max_mismatch}: {len(beyond)} of {len(found)} answers of round "
+        f"{plan.round} are farther than that many nats a token from the policy that learns from them, {worst} by "
+        f"{most:.3g}. The run stopped, and everything committed is kept. Fix: a higher off_policy.max_mismatch, after "
+        "looking at what makes engine and learner disagree: model.dtype and lag first."
     )

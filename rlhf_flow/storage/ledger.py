@@ -44,11 +44,13 @@ class Ledger:
         identity: Mapping[str, object],
         manifest: StageFacts,
         until_verdicts: Callable[[str], bool] = lambda key: False,
+        renamed: Callable[[Mapping[str, object]], dict[str, object]] = dict,
         rounds: int | None = None,
     ) -> Ledger:
         """Take the run's folder for this process: a new run, or one that goes on.
 
         `until_verdicts`: keys that may differ as long as no committed stage holds a verdict of a judge.
+        `renamed`: gives the identity that an earlier version wrote in today's names.
         `rounds`: how many this start asks for. A run that has more already keeps what it says of itself.
 
         Raises ValueError when another process holds it, when it belongs to a run whose identity keys differ (and says
@@ -57,7 +59,7 @@ class Ledger:
         root = root.resolve()  # workers elsewhere open the files by the same name
         ledger = cls(root=root, _lock=lock(root))
         try:
-            ledger._take(config, json.loads(json.dumps(identity)), manifest, until_verdicts, rounds)
+            ledger._take(config, json.loads(json.dumps(identity)), manifest, until_verdicts, renamed, rounds)
         except BaseException:
             ledger.close()
             raise
@@ -69,12 +71,13 @@ class Ledger:
         identity: dict[str, object],
         manifest: StageFacts,
         until_verdicts: Callable[[str], bool],
+        renamed: Callable[[Mapping[str, object]], dict[str, object]],
         rounds: int | None,
     ) -> None:
         known = self.root / "identity.json"
         starts: list[StageFacts] = []
         if known.exists():
-            old, free = read_json(known), set[str]()
+            old, free = renamed(read_json(known)), set[str]()
             if not self._holds_verdicts():
                 free = {key for key in {*old, *identity} if until_verdicts(key)}
             old, new = ({key: held[key] for key in held if key not in free} for held in (old, identity))

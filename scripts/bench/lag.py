@@ -37,7 +37,7 @@ SMALL = (
     "sampler.draws.0.n=2",
     "answers.max_tokens=24",
     "selector.truncated=keep",
-    "checkpoint.piece=1000",
+    "checkpoint.prompts_per_commit=1000",
     "learner.training.batch=4",
     "observe.console=false",
 )

@@ -110,10 +110,12 @@ def main() -> None:
     with served(options.path, options.threads) as url:
         scorers: dict[str, Scorer] = {
             "in process": RewardModel(path=str(options.path)).open(Place(threads=options.threads)),
-            "served": Remote(urls=[url], piece=options.piece).open(Place()),
+            "served": Remote(urls=[url], request_size=options.piece).open(Place()),
         }
         if options.vllm:
-            scorers["pooled"] = Pooled(str(options.path), [options.vllm], piece=options.piece * options.n).open(Place())
+            scorers["pooled"] = Pooled(str(options.path), [options.vllm], request_size=options.piece * options.n).open(
+                Place()
+            )
         itself, *others = (timed(scorer, rollouts)[1] for scorer in scorers.values())  # warm-up
         for name, utility in zip(list(scorers)[1:], others, strict=True):
             apart = float(np.abs(itself - utility).max())

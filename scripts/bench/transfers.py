@@ -82,8 +82,8 @@ def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace
         layout="colocated" if transfer.shares else "disaggregated",
         object_store_mib=3 * size // MIB + 80,
         engines=asked.replicas,
-        piece=1,
-        patience=FaultTolerance(start_seconds=900, silence_seconds=600),
+        prompts_per_task=1,
+        fault_tolerance=FaultTolerance(start_seconds=900, silence_seconds=600),
         transfer=transfer,
     )
     cluster: Any = spec.open()

@@ -45,14 +45,14 @@ RUN = (  # small rounds on the embedded world: what is tried is the cluster
     *SMALL,
     "engine=huggingface",  # up again in seconds; and one answer at a time, so that no sum depends on the company
     "engine.batch=1",
-    "checkpoint.piece=8",
+    "checkpoint.prompts_per_commit=8",
     "learner.ranks=2",
     "learner.training.threads=1",
     "learner.training.batch=8",
-    "cluster.piece=2",
+    "cluster.prompts_per_task=2",
     "scorer.retries=60",
 )
-PATIENT = ("cluster.patience.silence_seconds=10", "cluster.patience.deaths=1000000")
+PATIENT = ("cluster.fault_tolerance.silence_seconds=10", "cluster.fault_tolerance.deaths=1000000")
 SPREAD = ("cluster.engines=2", "cluster.scorers=2", *PATIENT)
 NODES = 3
 PATIENCE = 600.0  # seconds without a new record, after which the run counts as stuck

@@ -77,7 +77,7 @@ class Run:
             "learner.training.batch=16",
             "learner.training.epochs=1",
             "learner.ranks=1",
-            "cluster=kept",
+            "cluster=ray_persistent",
             "checkpoint.every=99",
             "observe.console=false",
         ]

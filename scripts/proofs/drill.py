@@ -35,12 +35,15 @@ SMALL = (
     "sampler.draws.0.n=2",
     "answers.max_tokens=24",
     "selector.truncated=keep",
-    "checkpoint.piece=4",
+    "checkpoint.prompts_per_commit=4",
     "learner.training.batch=4",
     "observe.console=false",
 )
 LOCAL = ("cluster=local", "engine=huggingface", "learner=torch")
-RAY = ("learner.ranks=2", "cluster.patience.deaths=0")  # whoever dies stops the run: to resume is what is drilled
+RAY = (
+    "learner.ranks=2",
+    "cluster.fault_tolerance.deaths=0",
+)  # whoever dies stops the run: to resume is what is drilled
 SHARES = (0.5, 0.25, 0.1)  # of a stage's time: when a process is killed inside it, and when if that was too late
 LATE = "its part was done before it was killed"
 PATIENCE = 300.0  # seconds until a run that neither ends nor reaches the stage is given up

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 SAME = (  # what makes float32 sums the same: as many ranks, one thread each, the same pieces for scorers
-    "checkpoint.piece=8",
+    "checkpoint.prompts_per_commit=8",
     "learner.ranks=4",
     "learner.training.threads=1",
-    "cluster.piece=2",
+    "cluster.prompts_per_task=2",
 )
 SPREAD = ("cluster.engines=2", "cluster.scorers=2")
 COLOCATED = ("cluster=colocated", "cluster.transfer.by=cuda_ipc")

@@ -51,8 +51,8 @@ def test_bash_completes() -> None:
 def test_the_script_that_hydra_registers_is_answered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COMP_LINE", "rlhf-flow run memory=w")
+    monkeypatch.setenv("COMP_LINE", "rlhf-flow run replay=w")
     assert main(["-sc", "query=bash"]) == 0
-    assert capsys.readouterr() == ("memory=window \n", "")
+    assert capsys.readouterr() == ("replay=window \n", "")
     assert main(["run", "-sc", "install=bash"]) == 0
     assert "complete -o nospace" in capsys.readouterr().out

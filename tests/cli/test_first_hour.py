@@ -120,8 +120,8 @@ def test_a_failure_promises_no_more_than_is_known(
 def test_a_bound_that_stops_every_start_is_not_to_be_started_again_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = ended(GateError("12 answers are too far. Raise gate.max_mismatch"), monkeypatch, capsys)
-    assert "Raise gate.max_mismatch" in told
+    told = ended(GateError("12 answers are too far. Raise off_policy.max_mismatch"), monkeypatch, capsys)
+    assert "Raise off_policy.max_mismatch" in told
     assert "The same command goes on" not in told
 
 

@@ -131,7 +131,7 @@ def test_a_run_and_its_server_that_are_killed_go_on_with_nothing_lost_and_nothin
     common: dict[str, object] = {
         "rounds": 2,
         "sampler.draws.0.n": 2,
-        "checkpoint.piece": 4,
+        "checkpoint.prompts_per_commit": 4,
         "scorer@evaluate.scorer": "rule",
         "evaluate.scorer.function": "tests.support.tiny.shorter",
     }

@@ -85,7 +85,14 @@ def test_the_page_of_run_names_every_group_and_part(capsys: pytest.CaptureFixtur
             assert any(line.split()[:1] == [name] for line in lines)
     assert any(line.split()[:1] == ["online_dpo"] for line in lines)
     words = {word.partition("=")[0] for line in lines for word in line.split()}
-    assert {"lag", "seed", "gate.max_mismatch", "paging.pages", "cluster.transfer.by", "observe.wandb.mode"} <= words
+    assert {
+        "lag",
+        "seed",
+        "off_policy.max_mismatch",
+        "resampling.max_batches",
+        "cluster.transfer.by",
+        "observe.wandb.mode",
+    } <= words
     assert "learner.training.optimizer.lr" in words
 
 
@@ -163,12 +170,12 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         "    since: int\n"
         "    def rounds(self, round): return tuple(range(self.since, round + 1))\n"
     )
-    (tmp_path / "conf" / "memory").mkdir(parents=True)
-    (tmp_path / "conf" / "memory" / "everything.yaml").write_text("_target_: my_memory.Everything\nsince: 1\n")
+    (tmp_path / "conf" / "replay").mkdir(parents=True)
+    (tmp_path / "conf" / "replay" / "everything.yaml").write_text("_target_: my_memory.Everything\nsince: 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    arguments = ["run", *LOCAL, "--config-dir", str(tmp_path / "conf"), "memory=everything", "memory.since=2"]
+    arguments = ["run", *LOCAL, "--config-dir", str(tmp_path / "conf"), "replay=everything", "replay.since=2"]
     assert main(arguments) == 0
-    assert runs[0].memory.rounds(4) == (2, 3, 4)
+    assert runs[0].replay.rounds(4) == (2, 3, 4)
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
@@ -193,7 +200,7 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["objective.beta=-1"], "objective.beta must be > 0, got -1.0"),
         (["sampler.draws=[{name: a, m: 3}]"], "'m'"),
         (["rounds"], "cannot read 'rounds': it must be key=value."),
-        (["+memory.depth=3"], "+memory.depth: there is no such key, and + cannot add one. Fix: leave it out; the keys"),
+        (["+replay.depth=3"], "+replay.depth: there is no such key, and + cannot add one. Fix: leave it out; the keys"),
         (
             ["+prompts.hold_out=3"],
             "+prompts.hold_out: there is no such key, and + cannot add one. Fix: prompts.held_out=",

@@ -56,7 +56,7 @@ def cluster() -> Iterator[RayCluster]:
         nodes.add_node(**NODE)
         nodes.wait_for_nodes()
         patience = FaultTolerance(start_seconds=120, deaths=100)
-        spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, patience=patience)
+        spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, fault_tolerance=patience)
         opened = spec.open()
         assert isinstance(opened, RayCluster)
         yield opened

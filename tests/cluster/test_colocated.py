@@ -23,7 +23,7 @@ pytestmark = pytest.mark.heavy
 MODEL = Model(path="toy")
 METHODS = ("generate", "score", "start", "logps", "steps", "update", "publish", "save_policy", "save_state")
 PATIENCE = FaultTolerance(start_seconds=120, deaths=100)
-SPEC = Ray(layout="colocated", engines=2, scorers=2, piece=1, object_store_mib=100, patience=PATIENCE)
+SPEC = Ray(layout="colocated", engines=2, scorers=2, prompts_per_task=1, object_store_mib=100, fault_tolerance=PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Guest:
 
         def write(event: str) -> None:
             with self.log.open("a") as log:
-                log.write(json.dumps({"role": self.role, "who": who, "event": event}) + "\n")
+                log.write(json.dumps({"role": self.role, "policy": who, "event": event}) + "\n")
 
         def turn(on: bool) -> None:
             nonlocal awake
@@ -131,7 +131,7 @@ def awake_together(lines: list[dict[str, str]]) -> set[frozenset[str]]:
     """The sets of roles that were awake at the same time."""
     awake, together = set[tuple[str, str]](), set[frozenset[str]]()
     for line in lines:
-        who = line["role"], line["who"]
+        who = line["role"], line["policy"]
         awake = awake | {who} if line["event"] == "awake" else awake - {who}
         together.add(frozenset(role for role, _ in awake))
     return together
@@ -177,7 +177,9 @@ def test_who_is_killed_while_others_work_is_there_again_when_it_is_asked(cluster
         assert hiring.title == "engine"
         os.kill(victim.where[0].pid, signal.SIGKILL)
         with log.open("a") as file:
-            file.write(json.dumps({"role": "engine", "who": f"process {victim.where[0].pid}", "event": "dead"}) + "\n")
+            file.write(
+                json.dumps({"role": "engine", "policy": f"process {victim.where[0].pid}", "event": "dead"}) + "\n"
+            )
         before = len(cluster.supervisor.deaths)
         assert len(engine.generate(prompts, toy.start(), SamplingParams(n=1), round=1, seed=0).prompts) == len(prompts)
         assert len(cluster.supervisor.deaths) == before + 1

@@ -115,7 +115,7 @@ class Bereft(Victim):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    spec = Ray(object_store_mib=100, engines=2, scorers=2, piece=1, patience=PATIENCE)
+    spec = Ray(object_store_mib=100, engines=2, scorers=2, prompts_per_task=1, fault_tolerance=PATIENCE)
     opened = spec.open()
     assert isinstance(opened, RayCluster)
     yield opened
@@ -254,7 +254,9 @@ def test_a_run_gives_up_after_as_many_deaths_as_it_was_told(cluster: RayCluster)
     cluster.ready()
     cluster.supervisor.limit = len(cluster.supervisor.deaths) + 2
     try:
-        with pytest.raises(WorkerError, match=r"engine \d died: it was killed.*cluster.patience.deaths=.*same command"):
+        with pytest.raises(
+            WorkerError, match=r"engine \d died: it was killed.*cluster.fault_tolerance.deaths=.*same command"
+        ):
             engine.generate(toy.Prompts().all, toy.start(), SamplingParams(n=1), round=1, seed=0)
     finally:
         engine.close()
@@ -274,7 +276,9 @@ def test_a_run_on_three_nodes_of_which_one_is_lost_ends_the_same(
             for _ in range(2):
                 nodes.add_node(**NODE)
             nodes.wait_for_nodes()
-            joined = Ray(address=nodes.address, nodes=3, engines=2, scorers=2, piece=1, patience=PATIENCE).open()
+            joined = Ray(
+                address=nodes.address, nodes=3, engines=2, scorers=2, prompts_per_task=1, fault_tolerance=PATIENCE
+            ).open()
             assert isinstance(joined, RayCluster)
             victim = Stranded(toy.Engine, "generate", marker=tmp_path / "killed")
             try:

@@ -57,9 +57,9 @@ def test_fewer_nodes_than_one_are_refused(nodes: int) -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"start_seconds": 0.0}, "cluster.patience.start_seconds must be > 0, got 0.0"),
-        ({"silence_seconds": 9.0}, "cluster.patience.silence_seconds must be >= 10, .*got 9.0"),
-        ({"deaths": -1}, "cluster.patience.deaths must be >= 0 .*got -1"),
+        ({"start_seconds": 0.0}, "cluster.fault_tolerance.start_seconds must be > 0, got 0.0"),
+        ({"silence_seconds": 9.0}, "cluster.fault_tolerance.silence_seconds must be >= 10, .*got 9.0"),
+        ({"deaths": -1}, "cluster.fault_tolerance.deaths must be >= 0 .*got -1"),
     ],
 )
 def test_no_patience_at_all_is_refused(keys: dict[str, float], told: str) -> None:
@@ -71,9 +71,9 @@ def test_no_patience_at_all_is_refused(keys: dict[str, float], told: str) -> Non
 @pytest.mark.parametrize("layout", ["ray", "disaggregated", "colocated"])
 def test_the_keys_of_nodes_and_patience_reach_every_layout(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    asked = ("cluster.nodes=3", "cluster.patience.start_seconds=7", "cluster.patience.deaths=0")
+    asked = ("cluster.nodes=3", "cluster.fault_tolerance.start_seconds=7", "cluster.fault_tolerance.deaths=0")
     made = config.compose(*LOCAL, f"cluster={layout}", *asked).cluster
-    assert (made.nodes, made.patience) == (3, FaultTolerance(start_seconds=7.0, deaths=0))
+    assert (made.nodes, made.fault_tolerance) == (3, FaultTolerance(start_seconds=7.0, deaths=0))
 
 
 @needs_ray
@@ -109,7 +109,7 @@ def test_nodes_that_never_join_end_the_wait_with_the_way_out_and_the_driver_is_f
     with head() as cluster:
         import ray
 
-        short = Ray(address=cluster.address, nodes=3, patience=FaultTolerance(start_seconds=1))
+        short = Ray(address=cluster.address, nodes=3, fault_tolerance=FaultTolerance(start_seconds=1))
         with pytest.raises(ValueError, match=r"cluster.nodes .*start_seconds=1, got 3: 1 of 3 nodes has joined.*Start"):
             short.open()
         assert not ray.is_initialized()

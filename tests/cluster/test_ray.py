@@ -84,7 +84,7 @@ class FailingScorer:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     before = set(os.environ)
-    opened = Ray(object_store_mib=100, patience=FaultTolerance(start_seconds=120, deaths=0)).open()
+    opened = Ray(object_store_mib=100, fault_tolerance=FaultTolerance(start_seconds=120, deaths=0)).open()
     # Ray leaves its own there; but a node that is started from here later must be free to join others.
     assert not {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "VLLM_HOST_IP", "GLOO_SOCKET_IFNAME"} & (set(os.environ) - before)
     yield opened

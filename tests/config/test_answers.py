@@ -79,7 +79,7 @@ def test_one_item_of_an_algorithm_s_list_is_answered_with_the_key_for_all(capsys
 
 
 def test_an_answer_that_came_with_the_prompt_is_not_drawn() -> None:
-    plan = ("sampler=plan", "sampler.draws=[{name: own, n: 2}, {name: given, n: 1, who: dataset, candidate: good}]")
+    plan = ("sampler=draws", "sampler.draws=[{name: own, n: 2}, {name: given, n: 1, policy: dataset, candidate: good}]")
     made = composed(*plan, "answers.temperature=0.5", "answers.max_tokens=7", "selector=best_and_worst")
     assert [(draw.n, draw.temperature, draw.max_tokens) for draw in made.sampler.drawn.values()] == [
         (2, 0.5, 7),

@@ -113,7 +113,7 @@ def test_draws_from_another_distribution_are_flagged(override: str, told: str) -
 
 # -- objectives, and what they ask of the parts around them ----------------------------------------------------------
 
-XPO = ("objective=xpo", "selector=cross", "memory=all")
+XPO = ("objective=xpo", "selector=cross", "replay=all")
 
 
 def test_exploration_needs_answers_of_the_reference() -> None:
@@ -141,7 +141,7 @@ def test_tau_must_leave_room_for_a_step() -> None:
         composed("objective=inpo", "objective.eta=0.1", "objective.tau=0.1")
 
 
-GAME = ("objective=nash_md", "sampler=plan", "selector=cross", "selector.second=mixture", "selector.label=soft")
+GAME = ("objective=nash_md", "sampler=draws", "selector=cross", "selector.second=mixture", "selector.label=soft")
 DRAWS = "sampler.draws=[{name: policy, n: 1}, {name: mixture, n: 1, weight: 0.125}]"
 
 
@@ -160,7 +160,7 @@ def test_a_policy_gradient_needs_its_own_answer_first() -> None:
 class Plain:
     """An engine that has one set of weights."""
 
-    alone: bool = False
+    needs_own_process: bool = False
     can_mix: bool = False
 
 
@@ -194,13 +194,13 @@ def test_who_needs_answers_of_the_policy_itself_cannot_be_a_round_behind() -> No
 
 
 def test_a_gate_that_lets_nothing_through_is_refused() -> None:
-    composed("lag=1", "gate.max_staleness=1")
-    composed("gate.max_staleness=0")
+    composed("lag=1", "off_policy.max_staleness=1")
+    composed("off_policy.max_staleness=0")
     for exceeding in ("stop", "drop"):
-        with pytest.raises(ValueError, match=r"gate\.max_staleness is 0, .* lag=1 learns from .* 1 rounds old"):
-            composed("lag=1", "gate.max_staleness=0", f"gate.exceeding={exceeding}")
-    with pytest.raises(ValueError, match=r"gate\.exceeding must be drop or stop, got 'warn'"):
-        composed("gate.exceeding=warn")
+        with pytest.raises(ValueError, match=r"off_policy\.max_staleness is 0, .* lag=1 learns from .* 1 rounds old"):
+            composed("lag=1", "off_policy.max_staleness=0", f"off_policy.exceeding={exceeding}")
+    with pytest.raises(ValueError, match=r"off_policy\.exceeding must be drop or stop, got 'warn'"):
+        composed("off_policy.exceeding=warn")
 
 
 def test_a_lag_that_gains_nothing_is_said() -> None:

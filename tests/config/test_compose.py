@@ -63,8 +63,8 @@ def own(target: str, **values: object) -> RunConfig:
 
 
 def test_the_parts_are_the_parts_themselves() -> None:
-    asked = composed("memory.size=3", "schedule=every_k", "schedule.k=2")
-    assert (asked.memory, asked.schedule) == (Window(3), EveryK(2))
+    asked = composed("replay.size=3", "schedule=every_k", "schedule.k=2")
+    assert (asked.replay, asked.schedule) == (Window(3), EveryK(2))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -81,7 +81,7 @@ def test_every_group_offers_parts_that_are_frozen_dataclasses(group: str) -> Non
 
 def test_defaults_are_those_of_the_classes() -> None:
     asked = composed()
-    assert asked.memory == Window()
+    assert asked.replay == Window()
     assert asked.checkpoint == RunConfig().checkpoint
     assert asked.evaluate == RunConfig().evaluate
 
@@ -106,8 +106,8 @@ def test_evaluation_answers_each_prompt_once() -> None:
 
 
 def test_a_value_is_checked_by_its_part() -> None:
-    with pytest.raises(ValueError, match=r"memory\.size must be >= 1, got 0"):
-        composed("memory.size=0")
+    with pytest.raises(ValueError, match=r"replay\.size must be >= 1, got 0"):
+        composed("replay.size=0")
 
 
 @pytest.mark.parametrize("override", ["rounds=0", "seed=-1", "evaluate.every=0", "checkpoint.keep=0", "run_dir=' '"])
@@ -118,8 +118,8 @@ def test_a_value_that_makes_no_run_is_refused_with_its_key(override: str) -> Non
 
 
 def test_a_wrong_type_is_refused() -> None:
-    with pytest.raises(ConfigCompositionException, match=r"memory\.size=many"):
-        composed("memory.size=many")
+    with pytest.raises(ConfigCompositionException, match=r"replay\.size=many"):
+        composed("replay.size=many")
 
 
 # -- the embedded world -----------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def test_a_slot_that_holds_no_part_is_refused(value: object, told: str) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("memory.size=3", "rounds=9"), ("scorer@evaluate.scorer=rule", "evaluate.scorer.function=my_lab.judges.gold")],
+    [(), ("replay.size=3", "rounds=9"), ("scorer@evaluate.scorer=rule", "evaluate.scorer.function=my_lab.judges.gold")],
 )
 def test_what_is_written_down_reads_as_the_same_configuration(overrides: tuple[str, ...]) -> None:
     asked = composed(*overrides)
@@ -284,8 +284,8 @@ def test_judges_and_settings_of_deepspeed_may_move(tmp_path: Path) -> None:
 
 
 def test_a_bound_that_only_stops_a_run_may_be_raised() -> None:
-    bounds = ("gate.max_mismatch=0.1", "gate.max_mismatch=0.2")
-    stopping = [identity(composed("gate.exceeding=stop", bound)) for bound in bounds]
+    bounds = ("off_policy.max_mismatch=0.1", "off_policy.max_mismatch=0.2")
+    stopping = [identity(composed("off_policy.exceeding=stop", bound)) for bound in bounds]
     dropping = [identity(composed(bound)) for bound in bounds]
     assert stopping[0] == stopping[1]
     assert dropping[0] != dropping[1]
@@ -310,7 +310,7 @@ def test_a_resumed_run_may_move_to_another_cluster() -> None:
         ("seed=1", 0, 1),
         ("schedule=every_k", "fixed", "every_k"),
         ("sampler.draws.0.temperature=0.5", 1.0, 0.5),
-        ("checkpoint.piece=3", 64, 3),
+        ("checkpoint.prompts_per_commit=3", 64, 3),
         ("model.revision=abc", None, "abc"),
         ("scorer.function=my_lab.judges.other", "my_lab.judges.worth", "my_lab.judges.other"),
     ],

@@ -48,11 +48,11 @@ def test_a_bucket_says_which_bound_an_answer_is_beyond() -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"max_staleness": -1}, r"gate\.max_staleness must be >= 0"),
-        ({"max_mismatch": 0.0}, r"gate\.max_mismatch must be > 0"),
-        ({"max_mismatch": float("nan")}, r"gate\.max_mismatch must be > 0"),
-        ({"exceeding": "warn"}, r"gate\.exceeding must be drop or stop, got 'warn'"),
-        ({"measured": -1}, r"gate\.measured must be >= 0"),
+        ({"max_staleness": -1}, r"off_policy\.max_staleness must be >= 0"),
+        ({"max_mismatch": 0.0}, r"off_policy\.max_mismatch must be > 0"),
+        ({"max_mismatch": float("nan")}, r"off_policy\.max_mismatch must be > 0"),
+        ({"exceeding": "warn"}, r"off_policy\.exceeding must be drop or stop, got 'warn'"),
+        ({"measured": -1}, r"off_policy\.measured must be >= 0"),
     ],
 )
 def test_bounds_that_make_no_sense_are_refused(fields: dict, told: str) -> None:

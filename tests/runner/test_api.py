@@ -155,7 +155,7 @@ def test_a_stack_fits_an_experiment_and_the_training_of_a_judge(
     assert (part_name("learner", made.learner), made.learner.training.optimizer.lr) == ("torch", 2e-4)
     assert {draw.max_tokens for draw in [*made.sampler.drawn.values(), made.evaluate.draw]} == {64}
     assert main(["train-reward", "stack=local", "model.path=m", "prompts.path=p"]) == 0
-    assert part_name("engine", runs[0].engine) == "idle"
+    assert part_name("engine", runs[0].engine) == "none"
 
 
 def test_all_that_is_not_installed_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,5 +173,5 @@ def test_a_printed_configuration_names_its_parts(capsys: pytest.CaptureFixture[s
     page = capsys.readouterr().out
     assert page.startswith("# algorithm=online_dpo\n")
     assert "schedule: {} # schedule=fixed\n" in page
-    assert "memory: # memory=window\n" in page
+    assert "memory: # replay=window\n" in page
     assert "  scorer: # scorer@evaluate.scorer=rule\n" in page

@@ -13,8 +13,8 @@ from tests.support import tiny
 
 DRAWS = (
     "[{name: own, n: 1, temperature: 0, max_tokens: 8},"
-    " {name: good, n: 1, max_tokens: 32, who: dataset, candidate: good},"
-    " {name: bad, n: 1, max_tokens: 32, who: dataset, candidate: bad}]"
+    " {name: good, n: 1, max_tokens: 32, policy: dataset, candidate: good},"
+    " {name: bad, n: 1, max_tokens: 32, policy: dataset, candidate: bad}]"
 )
 
 
@@ -35,7 +35,7 @@ def asked(tmp_path: Path) -> list[str]:
     return [
         *(override for override in overrides if not override.startswith("sampler.draws.0")),
         "prompts.columns.candidates={good: chosen, bad: rejected}",
-        "sampler=plan",
+        "sampler=draws",
         f"sampler.draws={DRAWS}",
         "selector.extra=own",
     ]

@@ -12,7 +12,16 @@ import torch
 from rlhf_flow.cli.main import main
 
 ARCHIVES = Path(__file__).parents[1] / "support/old_runs"
-RENAMED: dict[str, str] = {}  # overrides of the archives, as they are written today
+RENAMED = {  # overrides of the archives -> as they are written today
+    "checkpoint.piece=8": "checkpoint.prompts_per_commit=8",
+    "memory.size=1": "replay.size=1",
+    "gate.max_staleness=3": "off_policy.max_staleness=3",
+    "gate.measured=16": "off_policy.measured=16",
+    "paging.pairs=20": "resampling.min_pairs=20",
+    "paging.pages=2": "resampling.max_batches=2",
+    "scorer@scorer.of=sandbox": "scorer@scorer.base=sandbox",
+    "scorer.of.path=judge": "scorer.base.path=judge",
+}
 
 
 @pytest.mark.parametrize("name", ["online_dpo", "nash_md"])
@@ -35,3 +44,21 @@ def test_a_run_of_version_0_1_goes_on_to_the_same_weights(
         rounds = [json.loads(line) for line in (Path(name) / "metrics.jsonl").read_text().splitlines()]
         assert rounds[-1]["judge/cached"] > 0 == rounds[-1]["judge/queries"]
     assert main(["report", name]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        ("memory=decay", "`memory` is called `replay` since 0.2. Fix: replay=decay."),
+        ("gate.measured=1", "Fix: off_policy.measured=1."),
+        ("scorer@evaluate.scorer.of=gold", "Fix: scorer@evaluate.scorer.base=gold."),
+        ("sampler.draws.0.who=dataset", "Fix: sampler.draws.0.policy=dataset."),
+        ("sampler=plan", "`plan` is called `draws` since 0.2. Fix: sampler=draws."),
+        ("cluster.patience.deaths=1", "Fix: cluster.fault_tolerance.deaths=1."),
+    ],
+)
+def test_an_old_name_on_the_command_line_is_answered_with_the_new_one(
+    old: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "experiment=sandbox", "stack=local", old]) == 2
+    assert told in capsys.readouterr().err

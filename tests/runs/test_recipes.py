@@ -92,7 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[list[str]]:
     """Overrides for vLLM, and DeepSpeed on two ranks, on one Ray cluster for all recipes."""
-    yield ["cluster=kept", "engine=vllm", "learner=deepspeed", "learner.ranks=2"]
+    yield ["cluster=ray_persistent", "engine=vllm", "learner=deepspeed", "learner.ranks=2"]
     kept.end()
 
 

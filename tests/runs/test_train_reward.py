@@ -198,7 +198,7 @@ def test_where_there_is_no_cycle_both_learn_as_much(model: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("sampler.draws=[{name: first, n: 2, who: policy, max_tokens: 8}]", "the sampler asks policy. Try who=dataset"),
+        ("sampler.draws=[{name: first, n: 2, policy: policy, max_tokens: 8}]", "the sampler asks policy. Try policy=dataset"),
         ("~prompts.columns.candidates.second", "sampler.draws.1.candidate must be an answer that every"),
         ("learner.head.outputs=-1", "learner.head.outputs must be >= 0, got -1"),
         (

@@ -10,9 +10,9 @@ from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 SAMPLER = DrawsSampler(
     [
         Source("own", n=2, temperature=0.7),
-        Source("mixed", n=1, who="opponent", weight=0.25),
-        Source("teacher", n=1, who="dataset", candidate="gold"),
-        Source("reference", n=1, who="reference"),
+        Source("mixed", n=1, policy="opponent", weight=0.25),
+        Source("teacher", n=1, policy="dataset", candidate="gold"),
+        Source("reference", n=1, policy="reference"),
     ]
 )
 
@@ -43,9 +43,9 @@ def test_it_says_what_it_draws() -> None:
     }
     assert SAMPLER.roles == {"policy", "opponent", "reference"} and SAMPLER.needs_mixture
     assert DrawsSampler().roles == {"policy"} and not DrawsSampler().needs_mixture
-    assert DrawsSampler([Source("d", n=1, who="dataset", candidate="gold")]).roles == frozenset()
+    assert DrawsSampler([Source("d", n=1, policy="dataset", candidate="gold")]).roles == frozenset()
 
 
 def test_names_are_checked_as_everywhere() -> None:
     with pytest.raises(ValueError, match=r"sampler\.draws must have different names, got x more than once"):
-        DrawsSampler([Source("x"), Source("x", who="reference")])
+        DrawsSampler([Source("x"), Source("x", policy="reference")])

@@ -10,7 +10,7 @@ from rlhf_flow.seeds import derive
 from rlhf_flow.types import Candidate, Prompt
 from tests.support.echo import POLICIES, PROMPTS, Echo
 
-GOLD = Source("teacher", n=1, who="dataset", candidate="gold")
+GOLD = Source("teacher", n=1, policy="dataset", candidate="gold")
 
 
 def test_a_candidate_is_an_answer_that_no_policy_drew() -> None:
@@ -31,7 +31,7 @@ def test_a_prompt_without_the_candidate_is_named() -> None:
 
 
 def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
-    tight = Source("teacher", n=1, max_tokens=2, who="dataset", candidate="gold")
+    tight = Source("teacher", n=1, max_tokens=2, policy="dataset", candidate="gold")
     with pytest.raises(ValueError, match=r"prompt 'a': its candidate 'gold' has 3 tokens, .* max_tokens=2\. Raise it"):
         tight.answers(Echo(), PROMPTS, POLICIES, round=1, seed=0)
 
@@ -39,14 +39,14 @@ def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"who": ""}, "who must be a role"),
-        ({"who": "mixture"}, ".* a mixture is who=policy with a weight"),
+        ({"policy": ""}, "policy must be a role"),
+        ({"policy": "mixture"}, ".* a mixture is policy=policy with a weight"),
         ({"weight": 1.5}, r"weight must be in \[0, 1\], or null .* got 1\.5"),
-        ({"who": "reference", "weight": 0.5}, "weight must be null for who=reference"),
-        ({"who": "dataset"}, "candidate must be the name of one for who=dataset"),
-        ({"candidate": "gold"}, "candidate must be null for who=policy, as who=dataset draws it, got 'gold'"),
-        ({"who": "dataset", "candidate": "gold", "n": 2}, "n must be 1 for a candidate"),
-        ({"who": "dataset", "candidate": "gold", "n": 1, "temperature": 0.7}, "decoding must be left out"),
+        ({"policy": "reference", "weight": 0.5}, "weight must be null for policy=reference"),
+        ({"policy": "dataset"}, "candidate must be the name of one for policy=dataset"),
+        ({"candidate": "gold"}, "candidate must be null for policy=policy, as policy=dataset draws it, got 'gold'"),
+        ({"policy": "dataset", "candidate": "gold", "n": 2}, "n must be 1 for a candidate"),
+        ({"policy": "dataset", "candidate": "gold", "n": 1, "temperature": 0.7}, "decoding must be left out"),
         ({"temperature": -1.0}, "temperature must be >= 0"),
     ],
 )
@@ -56,5 +56,5 @@ def test_sources_that_make_no_sense_are_refused(fields: dict[str, object], says:
 
 
 def test_a_candidate_that_is_as_long_as_an_answer_may_be_is_given() -> None:
-    exact = Source("teacher", n=1, max_tokens=3, who="dataset", candidate="gold")
+    exact = Source("teacher", n=1, max_tokens=3, policy="dataset", candidate="gold")
     assert len(exact.answers(Echo(), PROMPTS[:1], POLICIES, round=1, seed=0)[0][0].tokens) == 3

@@ -34,7 +34,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "recorded": {"ratings": {"policy": "level"}},
     "judge": {"model": "m"},
     "rubric": {"model": "m", "criteria": {"good": 1.0}},
-    "simulated": {"of": Rule("tests.support.rules.length"), "position_bias": 0.5, "flips": 0.1},
+    "simulated": {"base": Rule("tests.support.rules.length"), "position_bias": 0.5, "flips": 0.1},
     "reward_model": {},
     "comparison": {"function": "tests.support.comparisons.longer"},
     "preference_model": {"template": "{conversation}|{first}|{second}|"},
@@ -69,7 +69,7 @@ def spec(
             yield PARTS[name](**FIELDS[name], **reached)
         return
     if name == "human":
-        fields = {"deadline": 0.0, "of": Rule("tests.support.rules.length")}
+        fields = {"deadline": 0.0, "base": Rule("tests.support.rules.length")}
         yield PARTS[name](folder=str(tmp_path_factory.mktemp("labels")), **fields)
         return
     if name == "pooled":
@@ -80,7 +80,7 @@ def spec(
     cache = tmp_path_factory.mktemp("cached") / "cache.sqlite"
     paths = {
         "ensemble": {"members": [RewardModel(reward_path), RewardModel(checkpoint(pad=0))]},
-        "cached": {"of": RewardModel(reward_path), "cache": str(cache)},
+        "cached": {"base": RewardModel(reward_path), "cache": str(cache)},
         "reward_model": {"path": reward_path},
         "preference_model": {"path": language_path},
         "gpm": {"path": checkpoint(labels=4)},
@@ -136,7 +136,7 @@ def test_equal_answers_tie_exactly(scorer: Scorer) -> None:
 
 
 def test_a_scorer_with_a_model_can_step_aside(spec: ScorerSpec, scorer: Scorer) -> None:
-    if not spec.loads_model or "of" in vars(spec):  # who asks another one stays with the driver, and has no model
+    if not spec.loads_model or "base" in vars(spec):  # who asks another one stays with the driver, and has no model
         return
     assert isinstance(scorer, Offloadable)
     before = scorer.score(rollouts(*ANSWERS))

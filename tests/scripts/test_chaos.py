@@ -24,7 +24,13 @@ ROOT = Path(__file__).parents[2]
 
 
 KINDS = ["disk", "driver", "engine", "judge", "learner", "raylet", "scorer", "stop"]
-TINY = ("rounds=1", "prompts.batch=8", "prompts.held_out=4", "sampler.draws.0.max_tokens=16", "checkpoint.piece=4")
+TINY = (
+    "rounds=1",
+    "prompts.batch=8",
+    "prompts.held_out=4",
+    "sampler.draws.0.max_tokens=16",
+    "checkpoint.prompts_per_commit=4",
+)
 ALONE = ("engine=huggingface", "engine.batch=1")  # up in seconds, and no sum depends on the company of an answer
 
 

@@ -138,9 +138,9 @@ def most():
     return 3
 """,
     "rlhf_flow/verify/claims/one.py": """from types import SimpleNamespace as Claim
-from rlhf_flow import memory
+from rlhf_flow import replay
 
-CLAIMS = [Claim(id="V1", check=lambda seed: [Claim(what="least", holds=memory.least() == 2)])]
+CLAIMS = [Claim(id="V1", check=lambda seed: [Claim(what="least", holds=replay.least() == 2)])]
 NAMED = lambda: Claim("V1")  # claims are found by such a call
 """,
     "tests/test_replay.py": "from rlhf_flow.replay import kept\n\ndef test_kept():\n    assert kept(2) == 3\n",

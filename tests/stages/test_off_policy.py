@@ -41,7 +41,7 @@ def buckets(root: Path, round: int) -> dict[str, dict[str, int]]:
 
 
 def test_what_the_engine_computes_otherwise_is_measured(tmp_path: Path) -> None:
-    records = toy.run(tmp_path, rounds=3, engine=Rounding(), gate=OffPolicy(measured=1000)).ledger.records
+    records = toy.run(tmp_path, rounds=3, engine=Rounding(), off_policy=OffPolicy(measured=1000)).ledger.records
     off = [record.metrics["mismatch/max"] for record in records[1:]]
     assert off == pytest.approx([0, 0.5, 0], abs=1e-6)
     drawn = pq.read_table(tmp_path / "rounds/00002/responses")["tokens"].to_pylist()
@@ -53,7 +53,7 @@ def test_what_the_engine_computes_otherwise_is_measured(tmp_path: Path) -> None:
 
 
 def test_one_round_off_the_measure_is_of_what_was_learned_meanwhile(tmp_path: Path) -> None:
-    records = toy.run(tmp_path, rounds=2, lag=1, gate=OffPolicy(measured=1000)).ledger.records
+    records = toy.run(tmp_path, rounds=2, lag=1, off_policy=OffPolicy(measured=1000)).ledger.records
     first = json.loads((tmp_path / "rounds/00001/policy/logits.json").read_text())
     start, learned = toy.log_softmax(np.zeros((toy.PROMPTS, toy.ANSWERS))), toy.log_softmax(np.asarray(first))
     drawn = pq.read_table(tmp_path / "rounds/00002/responses").to_pylist()
@@ -64,7 +64,7 @@ def test_one_round_off_the_measure_is_of_what_was_learned_meanwhile(tmp_path: Pa
 
 def test_answers_beyond_are_in_no_pair_and_counted(tmp_path: Path) -> None:
     gate = OffPolicy(max_mismatch=0.1)
-    toy.run(tmp_path, rounds=3, engine=Rounding(), selector=AllPairs(), gate=gate)
+    toy.run(tmp_path, rounds=3, engine=Rounding(), selector=AllPairs(), off_policy=gate)
     rows = pq.read_table(tmp_path / "rounds/00002/responses").to_pylist()
     beyond = {row["response"] for row in rows if row["tokens"] == [0]}
     counts = buckets(tmp_path, 2)["responses"]
@@ -76,25 +76,27 @@ def test_answers_beyond_are_in_no_pair_and_counted(tmp_path: Path) -> None:
 
 
 def test_answers_that_are_too_old_are_in_no_pair_and_counted(tmp_path: Path) -> None:
-    toy.run(tmp_path, rounds=2, lag=1, selector=AllPairs(), gate=OffPolicy(max_staleness=0))
+    toy.run(tmp_path, rounds=2, lag=1, selector=AllPairs(), off_policy=OffPolicy(max_staleness=0))
     assert "stale" not in buckets(tmp_path, 1)["responses"]
     answers = pq.read_table(tmp_path / "rounds/00002/responses").num_rows
     assert buckets(tmp_path, 2)["responses"] == {"stale": answers}
 
 
 def test_a_gate_that_stops_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(GateError, match=r"answers of round 2 .* gate.max_mismatch=0.1 .* by 0.5\. The run stopped"):
-        toy.run(tmp_path / "run", rounds=3, engine=Rounding(), gate=OffPolicy(max_mismatch=0.1, exceeding="stop"))
-    toy.run(tmp_path / "run", rounds=3, engine=Rounding(), gate=OffPolicy(max_mismatch=0.6, exceeding="stop"))
-    toy.run(tmp_path / "calm", rounds=3, engine=Rounding(), gate=OffPolicy(max_mismatch=0.6))
+    with pytest.raises(
+        GateError, match=r"off_policy.max_mismatch=0.1: .* answers of round 2 .* by 0.5\. The run stopped"
+    ):
+        toy.run(tmp_path / "run", rounds=3, engine=Rounding(), off_policy=OffPolicy(max_mismatch=0.1, exceeding="stop"))
+    toy.run(tmp_path / "run", rounds=3, engine=Rounding(), off_policy=OffPolicy(max_mismatch=0.6, exceeding="stop"))
+    toy.run(tmp_path / "calm", rounds=3, engine=Rounding(), off_policy=OffPolicy(max_mismatch=0.6))
     finals = [json.loads((tmp_path / name / "final.json").read_text())["sha256"] for name in ("run", "calm")]
     assert finals[0] == finals[1]
 
 
 def test_some_answers_are_measured_where_nobody_asks_for_all(tmp_path: Path) -> None:
-    records = toy.run(tmp_path, rounds=2, gate=OffPolicy(measured=5)).ledger.records
+    records = toy.run(tmp_path, rounds=2, off_policy=OffPolicy(measured=5)).ledger.records
     assert [record.metrics["mismatch/responses"] for record in records[1:]] == [5, 5]
-    silent = toy.run(tmp_path / "silent", rounds=2, gate=OffPolicy(measured=0)).ledger
+    silent = toy.run(tmp_path / "silent", rounds=2, off_policy=OffPolicy(measured=0)).ledger
     assert not any("mismatch" in key for key in silent.records[1].metrics)
 
 

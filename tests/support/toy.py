@@ -308,7 +308,7 @@ def parts(
         "schedule": Lagged(EveryK(k) if k else Fixed(), lag),
         "lag": lag,
         "disaggregated": True,
-        "gate": OffPolicy(measured=2),
+        "off_policy": OffPolicy(measured=2),
         "learner": Learner(),
         "evaluation": Evaluation(judge=HigherIsBetter(), draw=SamplingParams(), every=1),
         "keeping": CheckpointPolicy(every=every, steps=steps, keep=2),

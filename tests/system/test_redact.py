@@ -78,7 +78,7 @@ def test_a_part_of_a_configuration_is_written_without_the_secrets_in_it() -> Non
     ("key", "value", "way"),
     [
         ("scorer.endpoint.base_url", f"https://h/v1?api_key={SECRET}", "scorer.endpoint.api_key_env=JUDGE_KEY."),
-        ("evaluate.scorer.of.urls.0", f"http://x:{SECRET}@h", "evaluate.scorer.of.token_env=JUDGE_KEY."),
+        ("evaluate.scorer.base.urls.0", f"http://x:{SECRET}@h", "evaluate.scorer.base.token_env=JUDGE_KEY."),
         ("scorer.request.api_key", SECRET, "'scorer.request.api_key=${oc.env:JUDGE_KEY}'."),
         ("scorer.request.pin.password", 12345678, "'scorer.request.pin.password=${oc.env:JUDGE_KEY}'."),
         ("scorer.request.headers.Authorization", f"Bearer {SECRET}", "Authorization=${oc.env:JUDGE_KEY}'."),

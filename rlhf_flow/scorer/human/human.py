@@ -38,7 +38,9 @@ class Human:
     folder: str = "${run_dir}/labels"  # of the labels; not on a network's drive
     annotators: int = 1  # verdicts that a pair needs, of as many people
     deadline: float | None = None  # seconds that a pair is waited for, since it was first asked; null: for ever
-    of: Any = field(default=None, metadata={"optional": True})  # the scorer that says the rest then; null: nobody does
+    base: Any = field(
+        default=None, metadata={"optional": True}
+    )  # the scorer that says the rest then; null: nobody does
     poll: float = 2.0  # seconds between two looks at the labels
     guidelines: str | None = None  # what annotators are told: a Markdown file, or the text itself
 
@@ -52,10 +54,10 @@ class Human:
         ):  # fmt: skip
             if not ok:
                 raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
-        if self.of is not None and self.deadline is None:
+        if self.base is not None and self.deadline is None:
             raise ValueError(
-                "scorer.deadline must be a number of seconds where scorer.of says what people have not said by then, "
-                "got None. Set it, or leave scorer.of out to wait for ever."
+                "scorer.deadline must be a number of seconds where scorer.base says what people have not said by then, "
+                "got None. Set it, or leave scorer.base out to wait for ever."
             )
 
     @property
@@ -64,7 +66,7 @@ class Human:
 
     @property
     def loads_model(self) -> bool:
-        return self.of is not None and bool(self.of.loads_model)
+        return self.base is not None and bool(self.base.loads_model)
 
     @property
     def cache_format(self) -> None:
@@ -72,17 +74,17 @@ class Human:
 
     def fingerprint(self) -> str:
         """That of the scorer for the rest. Nobody can say what people are."""
-        return "people" if self.of is None else f"people, then {self.of.fingerprint()}"
+        return "people" if self.base is None else f"people, then {self.base.fingerprint()}"
 
     def check(self) -> None:
         """As of the scorer for the rest. Raises ValueError if the file with the guidelines is not there."""
         self._guidelines()
-        if self.of is not None:
-            self.of.check()
+        if self.base is not None:
+            self.base.check()
 
     def open(self, place: Place) -> Panel:
         """Open the labels, and the scorer for the rest there. Raises ValueError where the folder cannot be written."""
-        rest = None if self.of is None else self.of.open(place)
+        rest = None if self.base is None else self.base.open(place)
         annotations = Annotations(Path(self.folder))
         annotations.tell(self._guidelines())
         return Panel(self, annotations, rest)

@@ -45,14 +45,14 @@ class Pooled(Templated):
     timeout_seconds: float = 300.0  # of one request: until it is scored, the wait for earlier ones included
     retries: int = 6  # rounds through all servers, after the first
     token_env: str | None = None  # the environment variable that holds the servers' token (vllm serve --api-key)
-    piece: int = 64  # conversations in a request
+    request_size: int = 64  # conversations in a request
     concurrency: int = 4  # requests at the same time
 
     def __post_init__(self) -> None:
         self._servers()
         self._model()
-        if self.piece < 1:
-            raise ValueError(f"scorer.piece must be >= 1, got {self.piece}")
+        if self.request_size < 1:
+            raise ValueError(f"scorer.request_size must be >= 1, got {self.request_size}")
 
     @property
     def intransitive(self) -> bool:
@@ -82,7 +82,7 @@ class Pooled(Templated):
     def _opened(self) -> PooledJudge:
         servers, reader = self._servers(), self._model().reader()
         client = servers.client(part="scorer=pooled", instead="scorer=reward_model")
-        judge = PooledJudge(servers, client, reader, self.piece)
+        judge = PooledJudge(servers, client, reader, self.request_size)
         try:
             for url in servers.bases:
                 judge.check(url)

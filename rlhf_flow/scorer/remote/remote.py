@@ -37,15 +37,15 @@ class Remote:
     timeout_seconds: float = 300.0  # of one request: until it is scored, the wait for earlier ones included
     retries: int = 6  # rounds through all servers, after the first
     token_env: str | None = None  # the environment variable that holds the servers' token
-    piece: int = 64  # prompts in a request
+    request_size: int = 64  # prompts in a request
     concurrency: int = 4  # requests at the same time
     protocol: str | None = None  # rlhf-flow, or openrlhf: query -> rewards, at the whole address; null: rlhf-flow
     tokenizer: str | None = None  # openrlhf: the checkpoint whose chat template renders prompts; null: blank lines
 
     def __post_init__(self) -> None:
         self._servers()
-        if self.piece < 1:
-            raise ValueError(f"scorer.piece must be >= 1, got {self.piece}")
+        if self.request_size < 1:
+            raise ValueError(f"scorer.request_size must be >= 1, got {self.request_size}")
         if self.protocol not in (None, *PROTOCOLS):
             raise ValueError(f"scorer.protocol must be one of {', '.join(PROTOCOLS)}, or null, got {self.protocol!r}")
 
@@ -83,8 +83,8 @@ class Remote:
         """Raises ValueError as `check`. Nothing is put on `place`: the work is the servers'."""
         if self._foreign:
             tokenizer = openrlhf.tokenizer_of(self.tokenizer)
-            return OpenRLHFJudge(self._servers(), self._client(), tokenizer, self.piece)
-        return RemoteJudge(self._servers(), self._client(), self._health().fingerprint, self.piece)
+            return OpenRLHFJudge(self._servers(), self._client(), tokenizer, self.request_size)
+        return RemoteJudge(self._servers(), self._client(), self._health().fingerprint, self.request_size)
 
     def _health(self) -> Health:
         with self._client() as client:
@@ -175,7 +175,7 @@ def _check_status(url: str, answer: httpx.Response) -> None:
         400: "Start it with names=[...], the name or the address in this url.",
         401: "Set scorer.token_env to the environment variable that holds the server's token.",
         404: "Give the address that rlhf-flow serve prints.",
-        413: "Lower scorer.piece, or raise the server's max_body_mib.",
+        413: "Lower scorer.request_size, or raise the server's max_body_mib.",
         422: "No server would score it otherwise.",
     }
     raise ValueError(f"{url} {said(answer)} {ways.get(status, 'Is it a server of rlhf-flow serve?')}")

@@ -23,6 +23,7 @@ from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"log_odds": bradley_terry, "ranks": by_comparison}
 PAIRS = "pairs"
 MARKS = ("inconsistent",)  # of a pair, that a judge may give who says the same again
+WRITTEN = {"base": "of", "request_size": "piece"}  # fields that judgements are kept under by an older name
 NEW = ("label", "batched")  # fields that version 0.1 did not have
 OLD_NAMES = {  # the modules of version 0.1, wherever its classes are now
     "Rule": "rlhf_flow.scorer.rule.Rule",
@@ -40,7 +41,7 @@ WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency
 
 @dataclass(frozen=True)
 class Cached:
-    """Keeps what the judge `of` says: of each answer, or of each two where it compares.
+    """Keeps what the judge `base` says: of each answer, or of each two where it compares.
 
     A judgement belongs to the judge (its fields, and the hash of its weights or source), to the prompt's messages, gold
     answer and meta, and to the texts; whoever asks it again, in any run with the same file, has it without a query. A
@@ -48,16 +49,16 @@ class Cached:
     another `cache`. Scores that depend on their batch, by rounding, stay as they were first.
     """
 
-    of: Any = None  # any scorer that says the same again: scorer@scorer.of=<name>
+    base: Any = None  # any scorer that says the same again: scorer@scorer.base=<name>
     cache: str | None = None  # SQLite file, not on a network's drive; None: ${RLHF_FLOW_HOME}/judgements.sqlite
 
     @property
     def intransitive(self) -> bool:
-        return bool(self.of.intransitive)
+        return bool(self.base.intransitive)
 
     @property
     def loads_model(self) -> bool:
-        return bool(self.of.loads_model)
+        return bool(self.base.loads_model)
 
     @property
     def cache_format(self) -> None:
@@ -65,27 +66,29 @@ class Cached:
 
     def fingerprint(self) -> str:
         """The judge's own: the fields say the rest."""
-        return str(self.of.fingerprint())
+        return str(self.base.fingerprint())
 
     def check(self) -> None:
         """Raise ValueError where the judge may say something else the next time, and as the judge does."""
         self._check_judge()
-        self.of.check()
+        self.base.check()
         self._judgements().close()
 
     def open(self, place: Place) -> CachedJudge:
         """Open the judge there. Raises ValueError where the cache cannot be opened, and as `check`."""
         self._check_judge()
-        return CachedJudge(self, self.of.open(place), self._judgements(), identity(self.of), old_identity(self.of))
+        return CachedJudge(
+            self, self.base.open(place), self._judgements(), identity(self.base), old_identity(self.base)
+        )
 
     def _judgements(self) -> JudgementCache:
         return JudgementCache(path_of(self.cache), key="scorer.cache")
 
     def _check_judge(self) -> None:
-        if self.of.cache_format is None:
+        if self.base.cache_format is None:
             raise ValueError(
-                "scorer.of must be a judge that says the same again of the same prompt and texts, and does not keep it "
-                f"itself; {type(self.of).__name__} as configured is none. Use it without scorer=cached."
+                "scorer.base must be a judge that says the same again of the same prompt and texts, and does not keep "
+                f"it itself; {type(self.base).__name__} as configured is none. Use it without scorer=cached."
             )
 
 
@@ -118,7 +121,7 @@ class CachedJudge:
         the judge's other counts are of what it was asked. A judge that compares a few chooses who meets whom.
         """
         asked = Asked()
-        cache_format = self.spec.of.cache_format
+        cache_format = self.spec.base.cache_format
         scored = (
             self._compared(rollouts, asked)
             if cache_format == PAIRS
@@ -156,7 +159,7 @@ class CachedJudge:
                 for one in self._said(pairs, asked, rollouts.round, _of_pair)
             ]
 
-        economy = self.spec.of if isinstance(self.spec.of, PairSchedule) else PairSchedule()
+        economy = self.spec.base if isinstance(self.spec.base, PairSchedule) else PairSchedule()
         return economy.compare(rollouts, ask, marks=MARKS)
 
     def _said(
@@ -177,7 +180,7 @@ class CachedJudge:
             scored = self.judge.score(Rollouts(round, prompts, responses))
             counted.add(scored)
             self.judgements.keep(
-                {key: json.dumps(told(scored, b)) for b, key in enumerate(missing)}, source=_name(self.spec.of)
+                {key: json.dumps(told(scored, b)) for b, key in enumerate(missing)}, source=_name(self.spec.base)
             )
             found |= self.judgements.look_up(list(missing))  # who else was asked at the same time may have been first
         return [json.loads(found[key]) for key in keys]
@@ -220,7 +223,7 @@ def _bound(value: object, *, null: bool) -> object:
         *WHERE,
         *(one.name for one in fields(PairSchedule) if isinstance(value, PairSchedule)),
     }  # who meets whom: likewise
-    held = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in free}
+    held = {WRITTEN.get(one.name, one.name): getattr(value, one.name) for one in fields(value) if one.name not in free}
     if held.get("chat_template") == ChatTemplate():  # judgements from before there was a choice stay valid
         del held["chat_template"]
     kept = {name: inner for name, inner in held.items() if inner is not None or (null and name not in NEW)}

@@ -21,7 +21,7 @@ from rlhf_flow.types import Rollouts, Scored
 
 @dataclass(frozen=True)
 class Simulated:
-    """Says which of two answers is better, as one annotator would who thinks as the judge `of`.
+    """Says which of two answers is better, as one annotator would who thinks as the judge `base`.
 
     P(the answer that stands first is better) = sigma(strength / temperature + position_bias). The strength is the
     difference u_first - u_second of the utilities of a judge that gives numbers, and the log-odds of the wins of one
@@ -29,7 +29,7 @@ class Simulated:
     round and any company. Equal texts are 1/2, and are not asked about.
     """
 
-    of: Any = None  # any scorer: scorer@scorer.of=<name>
+    base: Any = None  # any scorer: scorer@scorer.base=<name>
     temperature: float = 1.0  # what the strength is divided by; near 0 the annotator makes no mistake but by `flips`
     position_bias: float = 0.0  # nats for whoever stands first; negative: against
     both_orders: bool = False  # asked in both orders, and the mean taken; false: in one of them, drawn
@@ -55,7 +55,7 @@ class Simulated:
 
     @property
     def loads_model(self) -> bool:
-        return bool(self.of.loads_model)
+        return bool(self.base.loads_model)
 
     @property
     def cache_format(self) -> None:
@@ -63,15 +63,15 @@ class Simulated:
 
     def fingerprint(self) -> str:
         """The judge's own: the fields say the rest."""
-        return str(self.of.fingerprint())
+        return str(self.base.fingerprint())
 
     def check(self) -> None:
         """As of the judge."""
-        self.of.check()
+        self.base.check()
 
     def open(self, place: Place) -> SimulatedJudge:
         """Open the judge there."""
-        return SimulatedJudge(self, self.of.open(place), compares=self.of.intransitive)
+        return SimulatedJudge(self, self.base.open(place), compares=self.base.intransitive)
 
 
 @dataclass(frozen=True)

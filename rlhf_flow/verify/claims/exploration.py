@@ -122,8 +122,8 @@ def self_exploring(seed: int) -> Iterator[Finding]:
             sampler=DrawsSampler(
                 draws=[
                     Source("policy", n=1),
-                    Source("chosen", n=1, who="dataset", candidate="chosen"),
-                    Source("rejected", n=1, who="dataset", candidate="rejected"),
+                    Source("chosen", n=1, policy="dataset", candidate="chosen"),
+                    Source("rejected", n=1, policy="dataset", candidate="rejected"),
                 ]
             ),
             selector=BestAndWorst(label="sampled", extra="policy"),

@@ -107,7 +107,7 @@ def offline(seed: int) -> Iterator[Finding]:
 
 
 def _candidate(name: str) -> Source:
-    return Source(name, n=1, who="dataset", candidate=name)
+    return Source(name, n=1, policy="dataset", candidate=name)
 
 
 def _data_set(tenths: np.ndarray) -> tuple[Prompt, ...]:

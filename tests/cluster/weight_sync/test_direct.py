@@ -39,7 +39,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def cluster() -> Iterator[RayCluster]:
     transfer = Transfer(by="nccl", bucket_mib=1)
     opened = Ray(
-        object_store_mib=100, patience=FaultTolerance(deaths=100), engines=2, piece=1, transfer=transfer
+        object_store_mib=100,
+        fault_tolerance=FaultTolerance(deaths=100),
+        engines=2,
+        prompts_per_task=1,
+        transfer=transfer,
     ).open()
     yield opened
     opened.close()

@@ -38,9 +38,9 @@ def cluster() -> Iterator[RayCluster]:
     opened = Ray(
         layout="colocated",
         object_store_mib=100,
-        patience=FaultTolerance(deaths=100),
+        fault_tolerance=FaultTolerance(deaths=100),
         engines=2,
-        piece=1,
+        prompts_per_task=1,
         transfer=transfer,
     ).open()
     yield opened

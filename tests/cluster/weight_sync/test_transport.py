@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     folder = str(tmp_path_factory.mktemp("shared")) if request.param == "disk" else None
     transfer = Transfer(by=request.param, bucket_mib=1, folder=folder)
-    opened = Ray(object_store_mib=100, patience=FaultTolerance(deaths=100), transfer=transfer).open()
+    opened = Ray(object_store_mib=100, fault_tolerance=FaultTolerance(deaths=100), transfer=transfer).open()
     yield opened
     opened.close()
     assert folder is None or not list(Path(folder).iterdir())

@@ -128,7 +128,7 @@ def test_after_the_deadline_another_judge_says_the_rest_which_is_marked(tmp_path
     people.ask([question("a", "bb"), question("p", "q", b=2)])
     people.say(question("a", "bb"), Ann="first")
     people.say(question("p", "q", b=2), Ann="skip")
-    found = scored(tmp_path, asked, deadline=0.0, of=Comparison("tests.scorer.human.test_human.silent"))
+    found = scored(tmp_path, asked, deadline=0.0, base=Comparison("tests.scorer.human.test_human.silent"))
     assert found.wins[0, 0, 1] == 1.0, "people have said it"
     assert np.isnan(found.wins[1, 0, 1]), "nobody has"
     assert np.isnan(found.wins[2, 0, 1]), "it was skipped, and is no question for another"
@@ -149,10 +149,10 @@ def test_after_the_deadline_there_is_no_verdict_where_there_is_no_other_judge(tm
 
 def test_a_late_label_counts_from_the_next_look_on_and_nothing_is_waited_for(tmp_path: Path) -> None:
     asked, people = rollouts(["a", "bb", "ccc"]), People(tmp_path)
-    first = scored(tmp_path, asked, deadline=0.0, of=LENGTH)
+    first = scored(tmp_path, asked, deadline=0.0, base=LENGTH)
     assert (first.wins[0, 0, 1], first.counts["judge/overdue"]) == (0.0, 3)
     people.say(question("a", "bb"), Ann="first")
-    again = scored(tmp_path, asked, deadline=0.0, of=LENGTH)
+    again = scored(tmp_path, asked, deadline=0.0, base=LENGTH)
     assert again.wins[0, 0, 1] == 1.0
     assert not again.pair_flags["overdue"][0, 0, 1] and again.pair_flags["overdue"][0, 0, 2]
     assert (again.counts["judge/overdue"], again.counts["judge/cached"]) == (2, 1)
@@ -166,7 +166,7 @@ def test_only_the_prompts_that_are_overdue_are_put_to_the_other_judge(tmp_path: 
     people.ask([question("a", "b")])
     people.say(question("a", "b"), Ann="tie")
     refusing = Rule("tests.scorer.human.test_human.refuses_the_first_prompt")
-    assert scored(tmp_path, asked, deadline=0.0, of=refusing).counts["judge/overdue"] == 1
+    assert scored(tmp_path, asked, deadline=0.0, base=refusing).counts["judge/overdue"] == 1
 
 
 def refuses_the_first_prompt(messages: tuple[Message, ...], answer: str, meta: Mapping[str, object]) -> float:
@@ -191,7 +191,7 @@ def test_what_annotators_agree_on_is_measured(tmp_path: Path) -> None:
         ({"deadline": -1.0}, "scorer.deadline must be >= 0 and finite, in seconds, or null to wait for ever, got -1.0"),
         ({"poll": 0.0}, "scorer.poll must be > 0 and finite, in seconds, got 0.0"),
         ({"folder": " "}, "scorer.folder must be a folder, got ' '"),
-        ({"of": LENGTH}, "scorer.deadline must be a number of seconds where scorer.of says"),
+        ({"base": LENGTH}, "scorer.deadline must be a number of seconds where scorer.base says"),
     ],
     ids=str,
 )
@@ -203,14 +203,14 @@ def test_a_value_that_serves_nobody_is_refused(fields: dict[str, Any], told: str
 
 def test_its_identity_is_that_of_the_other_judge_and_not_the_folder() -> None:
     assert Human(folder="a").fingerprint() == Human(folder="b").fingerprint() == "people"
-    both = Human(folder="a", deadline=1.0, of=LENGTH)
+    both = Human(folder="a", deadline=1.0, base=LENGTH)
     assert LENGTH.fingerprint() in both.fingerprint()
     with pytest.raises(ValueError, match="nowhere"):
-        Human(folder="a", deadline=1.0, of=Rule("nowhere.at_all")).check()
+        Human(folder="a", deadline=1.0, base=Rule("nowhere.at_all")).check()
 
 
 def test_a_run_may_go_on_with_another_folder_deadline_and_pause_but_not_with_fewer_annotators() -> None:
-    rest = ["scorer@scorer.of=rule", "scorer.of.function=tests.support.rules.length"]
+    rest = ["scorer@scorer.base=rule", "scorer.base.function=tests.support.rules.length"]
     first = config.compose(*PEOPLE, *rest, "scorer.deadline=60")
     assert first.scorer.folder == f"{first.run_dir}/labels"
     moved = config.compose(*PEOPLE, *rest, "scorer.deadline=5", "scorer.folder=elsewhere", "scorer.poll=9")
@@ -222,7 +222,7 @@ def test_a_run_may_go_on_with_another_folder_deadline_and_pause_but_not_with_few
 
 def test_without_another_judge_it_is_composed_and_read_again() -> None:
     alone = config.compose(*PEOPLE)
-    assert alone.scorer.of is None
+    assert alone.scorer.base is None
     assert config.from_yaml(config.as_yaml(alone)) == alone
 
 

@@ -72,7 +72,7 @@ def test_vllm_scores_as_the_reward_model_in_this_process(served_path: str, tmp_p
     with vllm(served_path, tmp_path / "log", "--runner", "pooling", "--max-model-len", "128") as served:
         for fields in ({"max_tokens": 128}, {"max_tokens": 40}):
             expected = scored(RewardModel(served_path, **fields))
-            same(scored(Pooled(served_path, [served.url], piece=3, **fields)), expected)
+            same(scored(Pooled(served_path, [served.url], request_size=3, **fields)), expected)
         with pytest.raises(ValueError, match=r"answered 400.*128.*read 512 tokens \(--max-model-len\)"):
             Pooled(served_path, [served.url]).check()
         judge = Pooled(served_path, [served.url], max_tokens=128, retries=0).open(Place())
@@ -87,7 +87,7 @@ def test_vllm_scores_as_the_reward_model_in_this_process(served_path: str, tmp_p
 
 @pytest.mark.parametrize("piece", [1, 3, 64])
 def test_it_scores_as_the_reward_model_whatever_the_pieces(reward_path: str, server: Pooling, piece: int) -> None:
-    same(scored(Pooled(reward_path, [f"{server.url}/"], piece=piece)), scored(RewardModel(reward_path)))
+    same(scored(Pooled(reward_path, [f"{server.url}/"], request_size=piece)), scored(RewardModel(reward_path)))
     sizes = [len(asked["input"]) for asked in server.asked[2:]]  # behind the two of the check
     assert sum(sizes) == 7 and max(sizes) <= piece
 
@@ -108,7 +108,7 @@ def test_raw_scores_of_tokens_are_asked_for_and_nothing_is_added_to_them(reward_
 
 def test_another_server_does_what_one_fails_to_do(reward_path: str, server: Pooling) -> None:
     with pooling(scores_of(reward_path)) as other:
-        judge = Pooled(reward_path, [server.url, other.url], piece=2, concurrency=1, retries=0).open(Place())
+        judge = Pooled(reward_path, [server.url, other.url], request_size=2, concurrency=1, retries=0).open(Place())
         server.instead += [(500, b"out of memory")] * 9
         same(judge.score(ASKED), scored(RewardModel(reward_path)))
         assert len(server.instead) == 8, "who failed is asked last"
@@ -192,7 +192,7 @@ def test_the_token_is_sent_and_never_shown(reward_path: str, monkeypatch: pytest
         ({"urls": ["127.0.0.1:8000"]}, r"scorer\.urls\.0 must be the address of a server"),
         ({"timeout_seconds": 0.0}, r"scorer\.timeout_seconds must be > 0, got 0\.0"),
         ({"retries": -1}, r"scorer\.retries must be >= 0, got -1"),
-        ({"piece": 0}, r"scorer\.piece must be >= 1, got 0"),
+        ({"request_size": 0}, r"scorer\.request_size must be >= 1, got 0"),
         ({"concurrency": 0}, r"scorer\.concurrency must be >= 1, got 0"),
         ({"format": "xml"}, r"scorer\.format must be one of chat, plain, got 'xml'"),
     ],

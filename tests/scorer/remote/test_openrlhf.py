@@ -77,7 +77,7 @@ ANSWERS: dict[str, Callable[[list[int]], object]] = {
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_rewards_are_read_as_such_servers_write_them(kind: str) -> None:
     with serving(lambda body: ANSWERS[kind](lengths(body))) as server:
-        scored = remote(server, piece=1).open(Place()).score(rollouts(["a", "bbb"], ["cc", "cc"], gold="4"))
+        scored = remote(server, request_size=1).open(Place()).score(rollouts(["a", "bbb"], ["cc", "cc"], gold="4"))
         assert len(server.asked) == 2, "in pieces of prompts"
     np.testing.assert_array_equal(scored.utility, [[1, 3], [2, 2]])
     assert scored.wins[0, 1, 0] == pytest.approx(1 / (1 + np.exp(-2))) and scored.wins[1, 0, 1] == 0.5

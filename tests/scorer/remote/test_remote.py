@@ -100,14 +100,14 @@ def scored(spec: ScorerSpec, asked: Rollouts) -> Scored:
 @pytest.mark.parametrize("piece", [1, 2, 64])
 @pytest.mark.parametrize("asked", [ASKED, rollouts(), rollouts(["only one"])], ids=["5x3", "none", "1x1"])
 def test_it_scores_as_the_rule_itself_does(three: Three, judges: None, asked: Rollouts, piece: int) -> None:
-    remote = Remote(urls=[f"{three.first_url}/", three.second_url], piece=piece, retries=0)
+    remote = Remote(urls=[f"{three.first_url}/", three.second_url], request_size=piece, retries=0)
     same(scored(remote, asked), scored(Rule("judges.worth"), asked))
 
 
 @pytest.mark.parametrize("piece", [2, 64])
 def test_it_scores_and_measures_as_the_comparison_itself_does(three: Three, piece: int) -> None:
     itself = Comparison("tests.support.comparisons.longer", measure="tests.support.comparisons.count")
-    remote = Remote(urls=[three.compared_url], token_env="JUDGE", piece=piece, retries=0)
+    remote = Remote(urls=[three.compared_url], token_env="JUDGE", request_size=piece, retries=0)
     same(scored(remote, ASKED), scored(itself, ASKED))
 
 
@@ -153,7 +153,7 @@ def test_a_request_that_is_too_large_says_how_to_make_it_smaller(three: Three) -
 def test_a_server_that_dies_in_the_middle_is_replaced_by_another(three: Three, gate: Path, judges: None) -> None:
     """The last test of these servers: one is killed while it is scoring."""
     asked = rollouts(*[[f"wait {b}", "x"] for b in range(6)])
-    remote = Remote(urls=[three.first_url, three.second_url], piece=2, concurrency=2, retries=1)
+    remote = Remote(urls=[three.first_url, three.second_url], request_size=2, concurrency=2, retries=1)
     judge = remote.open(Place())
     with ThreadPoolExecutor(1) as background:
         found = background.submit(judge.score, asked)
@@ -239,7 +239,7 @@ def good(body: bytes, fingerprint: str = HEALTH.fingerprint) -> tuple[int, bytes
 )
 def test_another_server_does_what_one_fails_to_do(answer: Answer) -> None:
     with stub(answer) as bad, stub(good) as other:
-        remote = Remote(urls=[bad.url, other.url], retries=0, timeout_seconds=2.0, piece=2, concurrency=1)
+        remote = Remote(urls=[bad.url, other.url], retries=0, timeout_seconds=2.0, request_size=2, concurrency=1)
         got = scored(remote, ASKED)
     np.testing.assert_array_equal(got.utility, scored(Rule("tests.support.rules.length"), ASKED).utility)
     assert (len(bad.asked), len(other.asked)) == (1, 3), "who failed is asked last"
@@ -292,7 +292,7 @@ def test_marks_come_back_in_their_places() -> None:
         return 200, wire.from_reply(Reply("abc", Scored(asked, zeros, halves, pair_flags={"inconsistent": pair})))
 
     with stub(contradicts) as server:
-        got = scored(Remote(urls=[server.url], piece=1), rollouts(["x", "y"], ["x", "y"]))
+        got = scored(Remote(urls=[server.url], request_size=1), rollouts(["x", "y"], ["x", "y"]))
     assert got.pair_flags["inconsistent"].dtype == bool
     assert got.pair_flags["inconsistent"].tolist() == [[[False, False]] * 2, [[False, True]] * 2]
 
@@ -312,7 +312,7 @@ def test_pieces_with_different_aspects_are_refused() -> None:
         return 200, wire.from_reply(Reply("abc", Scored(asked, zeros, zeros[:, None], aspects={next(named): zeros})))
 
     with stub(moody) as server, pytest.raises(ValueError, match="must name the same aspects for every response"):
-        scored(Remote(urls=[server.url], piece=1, concurrency=1), rollouts(["x"], ["y"]))
+        scored(Remote(urls=[server.url], request_size=1, concurrency=1), rollouts(["x"], ["y"]))
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_prompts_with_different_numbers_of_answers_are_not_even_sent() -> None:
         ({"urls": ["http://here", "http://there:x"]}, r"scorer\.urls\.1 must be the address"),
         ({"timeout_seconds": 0.0}, r"scorer\.timeout_seconds must be > 0, got 0\.0"),
         ({"retries": -1}, r"scorer\.retries must be >= 0, got -1"),
-        ({"piece": 0}, r"scorer\.piece must be >= 1, got 0"),
+        ({"request_size": 0}, r"scorer\.request_size must be >= 1, got 0"),
         ({"concurrency": 0}, r"scorer\.concurrency must be >= 1, got 0"),
         ({"token_env": ""}, r"scorer\.token_env must be the name of an environment variable, got ''"),
     ],
