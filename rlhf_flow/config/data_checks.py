@@ -110,7 +110,8 @@ def check_refresh(config: RunConfig) -> None:
     needs, head = config.refresh.objective.needs, config.scorer.outputs
     if needs.side_value or needs.readout != ("number" if head == 1 else "embedding"):
         raise ValueError(
-            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads {needs.readout}"
+            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads "
+            f"{needs.readout}"
             f"{' and the worth of both sides' if needs.side_value else ''}. Try objective@refresh.objective=bt for a "
             "judge of one output, general_preference for one of several."
         )
