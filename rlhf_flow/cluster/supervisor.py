@@ -39,7 +39,7 @@ class Supervisor:
         self.deaths.append(replace(death))
         number = len(self.deaths)
         if number > self.limit:
-            after = f" That was death number {number}; cluster.patience.deaths={self.limit}." if self.limit else ""
+            after = f" That was death number {number}; cluster.fault_tolerance.deaths={self.limit}." if self.limit else ""
             raise WorkerError(
                 f"{death}{after} The run stopped; everything committed is kept. Start the same command again to go on."
             ) from death

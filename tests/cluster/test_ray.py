@@ -170,14 +170,14 @@ def test_a_rule_stays_in_the_drivers_process(cluster: RayCluster) -> None:
 class Doubtful:
     """Stands for a scorer that asks another one, which loads a model, and knows where it is itself."""
 
-    of: object = None
+    base: object = None
     loads_model: bool = True
 
     def open(self, place: Place) -> Doubtful:
-        return Doubtful(self.of.open(place))
+        return Doubtful(self.base.open(place))
 
     def score(self, rollouts: Rollouts) -> tuple[int, int]:
-        return os.getpid(), self.of.score(rollouts).counts["process"]
+        return os.getpid(), self.base.score(rollouts).counts["process"]
 
 
 class Somewhere:
