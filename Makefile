@@ -13,9 +13,12 @@ STACK := $(or $(STACK),$(shell [ "$$(uname -s)" = Linux ] && \
 	{ [ "$$(uname -m)" = aarch64 ] || grep -qsw avx2 /proc/cpuinfo; } && echo cpu || echo local))
 LOCAL := stack=local
 OVERRIDES := experiment=sandbox $(if $(filter local,$(STACK)),$(LOCAL))
-LIGHT := $(if $(filter local,$(STACK)),-m "not heavy")
+# The tiers of the suite are marks: pyproject.toml says what each of them means.
+TIERS := not soak$(if $(filter local,$(STACK)), and not ray and not vllm and not deepspeed)
+BASE ?= main# what `make test-changed` compares with
 
 RUN := .venv/bin/python -m
+PYTEST := $(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := $(RUN) pip install --quiet --no-compile --disable-pip-version-check
 INSTALLED := .venv/installed-$(STACK)-$(shell cat requirements/torch.txt requirements/$(STACK).txt | cksum | tr ' ' '-')
 LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header \
@@ -24,30 +27,39 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # Where it is set, every process compiles torch, Ray and vLLM anew: tens of seconds each, and a test starts dozens.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run world test check soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare throughput format lock wheel clean
+.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare throughput docs picture format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to do
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 20
 
 run: world ## run the main job on the embedded world; ARGS="rounds=2 seed=1" are overrides
-	@$(if $(LIGHT),echo "vLLM has no CPU build for this machine: running the local stack ($(LOCAL)).",:)
+	@$(if $(filter local,$(STACK)),echo "vLLM has no CPU build for this machine: running the local stack ($(LOCAL)).",:)
 	$(RUN) rlhf_flow run $(OVERRIDES) $(ARGS)
 
 world: $(INSTALLED) ## build the embedded world, once
 	$(RUN) rlhf_flow sandbox
 
-test: $(INSTALLED) ## the whole test suite, real vLLM, Ray and DeepSpeed included; ARGS="-k drill" are pytest's
-	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --slowest 20 $(LIGHT) $(ARGS)
-
-check: $(INSTALLED) ## format, lint, types, and the tests that need no Ray, vLLM or DeepSpeed
+check: $(INSTALLED) ## format, lint, types and unit tests, in 90 s
 	$(RUN) ruff format --check --quiet .
 	$(RUN) ruff check --quiet .
-	$(RUN) mypy
-	$(RUN) pytest -q -n 2 -m "not heavy" $(ARGS)
+	@$(MAKE) --no-print-directory -j 2 types unit
 
-soak: world ## what takes too long for `make test`: every recipe to its end, more kills, chaos, three nodes
-	$(RUN) pytest -m soak --slowest 20 $(ARGS)
+types: $(INSTALLED) ## what mypy says
+	$(RUN) mypy
+
+unit: $(INSTALLED) ## the tests that start no process, load no model and run no round
+	$(RUN) pytest -q -n $(WORKERS) --budget 90 -m "not slow" $(ARGS)
+
+test: $(INSTALLED) ## all tests, real vLLM, Ray and DeepSpeed included, in 20 minutes; ARGS="-k drill" are pytest's
+	$(PYTEST) --slowest 20 --budget 1200 -m "$(TIERS)" $(ARGS)
+
+test-changed: $(INSTALLED) ## the tests of `make test` that import a file that differs from main; BASE=v0.1.0
+	@tests=$$(.venv/bin/python scripts/proofs/changed_tests.py $(BASE)) && \
+		if [ -n "$$tests" ]; then $(PYTEST) -m "$(TIERS)" $(ARGS) $$tests; else echo "No test imports what differs from $(BASE)."; fi
+
+soak: world ## what takes too long for `make test`: the crash drill, chaos, three nodes, every recipe to its end
+	$(RUN) pytest -m soak --slowest 20 --budget 7200 $(ARGS)
 
 drill: world ## the whole crash drill on the real stack: every process of a run, killed at every stage; about half an hour
 	.venv/bin/python scripts/proofs/drill.py --stack ray $(ARGS)
@@ -77,14 +89,26 @@ repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" comp
 	.venv/bin/python scripts/proofs/repeat.py $(ARGS)
 
 compare: world ## every recipe at the same number of judge queries, about an hour; ARGS="--world cyclic"
-	.venv/bin/python scripts/proofs/compare.py $(ARGS)
+	$(RUN) rlhf_flow compare --world sandbox --jobs 2 $(ARGS)
 
 throughput: world ## a rollout stage against bare vLLM
 	.venv/bin/python scripts/bench/rollout_throughput.py $(ARGS)
 
+docs: $(INSTALLED) ## build docs/_build/html, offline; a warning is an error, and so is a link to nowhere
+	PYTHONPATH=. $(RUN) sphinx -q -W --keep-going -n docs docs/_build/html
+
+picture: world ## take the picture of the report, docs/_static/report.png, from a real run; needs chromium
+	$(RUN) rlhf_flow run experiment=sandbox $(LOCAL) run_dir=runs/picture
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1180,1560 \
+		--screenshot=runs/picture/report.png "file://$(CURDIR)/runs/picture/report.html"
+	.venv/bin/python -c "from PIL import Image; Image.open('runs/picture/report.png').convert('RGB').quantize(128, method=2).save( \
+		'docs/_static/report.png', optimize=True)" # 128 colours: 66 kB
+
 format: $(INSTALLED) ## put the source into its form
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+
+install: $(INSTALLED) ## set up .venv; every other target does so, too
 
 wheel: $(INSTALLED) ## build dist/rlhf_flow-*.whl
 	$(RUN) build --wheel --no-isolation
@@ -100,10 +124,11 @@ $(INSTALLED):
 	@rm -f .venv/installed-* && touch $@
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml; needs uv
-	$(UV) $(LOCK) $(UV_FLAGS) pyproject.toml --extra cpu --extra dev --no-emit-package torch \
+	$(UV) $(LOCK) $(UV_FLAGS) pyproject.toml --extra cpu --extra dev --extra docs --no-emit-package torch \
 		--output-file requirements/cpu.txt
 	echo "torch; sys_platform == 'never'" | $(UV) $(LOCK) --universal --override - pyproject.toml \
-		--extra tensorboard --extra wandb --extra dev --no-emit-package torch --output-file requirements/local.txt
+		--extra tensorboard --extra wandb --extra dev --extra docs --no-emit-package torch \
+		--output-file requirements/local.txt
 	$(UV) $(LOCK) --python-platform x86_64-manylinux_2_28 pyproject.toml --extra cuda --extra dev \
 		--output-file requirements/cuda.txt
 	@$(call with_header,cpu,The main job on a processor: vLLM built for it$(comma) Ray$(comma) DeepSpeed. Tested.)
@@ -117,5 +142,5 @@ define with_header
 endef
 
 clean: ## remove what was built; .venv, runs/ and the embedded world stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find rlhf_flow tests scripts -name __pycache__ -prune -exec rm -rf {} +

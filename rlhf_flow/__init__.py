@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlhf_flow.runner.api import run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "run"]
 
 
 def __getattr__(name: str) -> object:
-    """`rlhf_flow.run` is imported when it is used: the command line imports this package for its version alone."""
+    """Import `rlhf_flow.run` on first use, so that importing the package for its version stays fast."""
     if name == "run":
         from rlhf_flow.runner.api import run
 

@@ -1,4 +1,4 @@
-"""`python -m rlhf_flow` is the command line: `rlhf_flow.cli.main`."""
+"""`python -m rlhf_flow` runs the command line, `rlhf_flow.cli.main`."""
 
 import sys
 

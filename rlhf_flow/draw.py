@@ -1,32 +1,40 @@
-"""How answers are drawn from a policy."""
+"""How responses are sampled from a policy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+NEUTRAL: dict[str, tuple[float | None, ...]] = {  # values at which a setting does not change the distribution
+    "temperature": (1.0,),
+    "top_p": (1.0,),
+    "top_k": (0,),
+    "min_p": (None, 0.0),
+    "repetition_penalty": (None, 1.0),
+}
+
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How responses are decoded. `overrides` has the settings that sample from another policy than the one scored.
+    """How responses are decoded.
 
-    A text of `stop` ends an answer as its end token does: the tokens up to the one that completes the text are the
-    answer's, each with the policy's own log-prob, and the answer is not truncated; `Response.text` ends before it.
+    A text of `stop` ends a response as the end token does: the response has the tokens up to the one that completes the
+    text, each with its log-prob, and is not truncated. `Response.text` ends before the text.
     """
 
-    name: str = "policy"  # in the ids of its answers
+    name: str = "policy"  # part of the ids of the responses
     n: int = 2  # responses per prompt
-    temperature: float = 1.0  # 0: the likeliest token always
-    top_p: float = 1.0  # share of the probability that the likeliest tokens must have; 1: off
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0  # 1: off
     top_k: int = 0  # 0: off
-    max_tokens: int = 512  # a longer answer is cut
-    min_p: float | None = None  # of the likeliest token's probability; null: off
-    repetition_penalty: float | None = None  # of tokens of prompt and answer: Keskar et al. 2019, arXiv:1909.05858
-    stop: list[str] | None = None  # texts that end an answer
+    max_tokens: int = 512  # longer responses are cut
+    min_p: float | None = None  # minimum probability, relative to the likeliest token; null: off
+    repetition_penalty: float | None = None  # on tokens of prompt and response: Keskar et al. 2019, arXiv:1909.05858
+    stop: list[str] | None = None  # texts that end a response
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
             ("n", ">= 1", self.n >= 1),
-            ("n", "1 at temperature 0, where answers repeat (or raise it)", self.n == 1 or self.temperature != 0),
+            ("n", "1 at temperature 0, where all responses are equal", self.n == 1 or self.temperature != 0),
             ("temperature", ">= 0", self.temperature >= 0),
             ("top_p", "in (0, 1]", 0 < self.top_p <= 1),
             ("top_k", ">= 0", self.top_k >= 0),
@@ -40,22 +48,14 @@ class SamplingParams:
 
     @property
     def is_on_policy(self) -> bool:
-        """Whether samples follow exactly the distribution that log-probs at T=1 describe."""
+        """Whether responses follow the distribution of the policy's log-probs at T=1."""
         return not self.overrides
 
     @property
     def overrides(self) -> dict[str, float]:
-        """The settings that make samples follow another distribution."""
-        own = {
-            "temperature": (1.0,),
-            "top_p": (1.0,),
-            "top_k": (0,),
-            "min_p": (None, 0.0),
-            "repetition_penalty": (None, 1.0),
-        }
-        return {key: vars(self)[key] for key, neutral in own.items() if vars(self)[key] not in neutral}
+        """The settings that change the distribution."""
+        return {key: vars(self)[key] for key, neutral in NEUTRAL.items() if vars(self)[key] not in neutral}
 
     def ends(self, text: str) -> int | None:
         """Where the first text of `stop` begins in `text`; None if it has none."""
-        found = [at for at in map(text.find, self.stop or ()) if at >= 0]
-        return min(found, default=None)
+        return min((at for at in map(text.find, self.stop or ()) if at >= 0), default=None)

@@ -1,17 +1,18 @@
-"""The extension points: what each part promises to the loop, and nothing more.
+"""The extension points: what each part promises to the loop.
 
-Two kinds. A *part* is a small frozen dataclass: its fields are its configuration, its methods its behaviour
-(`Sampler`, `Selector`, `Schedule`, `Memory`, `Objective`). A *worker* holds a model or a device and lives where the
-cluster puts it (`Engine`, `Scorer`, `Learner`); its part is a specification (`rlhf_flow.specs`), opened there.
+Parts are of two kinds. A *part* is a small frozen dataclass: its fields are its configuration, its methods its
+behaviour (`Sampler`, `Selector`, `Schedule`, `Memory`, `Objective`). A *worker* (`Engine`, `Scorer`, `Learner`) holds a
+model or a device and runs in a process of the cluster; its part is a spec (`rlhf_flow.specs`) that opens it there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import (
     Loss,
     Mixture,
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
 
 class PromptSource(Protocol):
-    """x ~ rho. Pure in the round number: there is no iterator to save."""
+    """x ~ rho. A pure function of the round, so there is no iterator state to save."""
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """What became of the rows: training, held_out, too_long_cut, too_long_dropped, ..."""
+        """How many rows were used for what: training, held_out, too_long_cut, too_long_dropped, ..."""
         ...
 
     @property
@@ -49,7 +50,7 @@ class PromptSource(Protocol):
 
     @property
     def origin(self) -> Mapping[str, object]:
-        """The files and the number of rows, for the manifest: they tell a later start what changed."""
+        """Files and number of rows, for the manifest; a resumed run reports how they changed."""
         ...
 
     @property
@@ -59,42 +60,42 @@ class PromptSource(Protocol):
 
     @property
     def candidates(self) -> Mapping[str, int]:
-        """The answers that came with every training prompt, for samplers to draw: name -> tokens of the longest."""
+        """The candidate responses that every training prompt has: name -> tokens of the longest."""
         ...
 
     @property
     def sha256(self) -> str:
-        """Of all prompts, training and held out, in order: a resumed run must ask the same."""
+        """Over all prompts, training and held out, in order. A resumed run must have the same."""
         ...
 
     def batch(self, round: int, page: int = 0) -> tuple[Prompt, ...]:
-        """The prompts of a round: one seeded permutation per epoch, so every prompt is seen once an epoch.
+        """The prompts of a round: one seeded permutation per epoch, so every prompt is used once an epoch.
 
-        Pages behind the first are for a round that needs more; they change no other round, and may be empty.
+        Further pages are for rounds with too few useful pairs. They change no other round, and may be empty.
         """
         ...
 
     def held_out(self) -> tuple[Prompt, ...]:
-        """The prompts that evaluation uses and training never sees."""
+        """The prompts for evaluation, which training never uses."""
         ...
 
 
 class Sampler(Protocol):
-    """Who answers."""
+    """Which policies generate the responses."""
 
     @property
     def sources(self) -> Mapping[str, str]:
-        """The source of each draw's answers (policy, reference, mixture, dataset), by the draw's name."""
+        """The source of each draw (policy, reference, mixture, dataset), by the draw's name."""
         ...
 
     @property
     def drawn(self) -> Mapping[str, SamplingParams]:
-        """Its draws, by the key of the configuration that each is set with."""
+        """The draws, by their configuration keys."""
         ...
 
     @property
     def roles(self) -> frozenset[str]:
-        """Who has to answer, alone or in a mixture: policy, reference, ..."""
+        """The policies it samples from, alone or in a mixture: policy, reference, ..."""
         ...
 
     @property
@@ -105,59 +106,63 @@ class Sampler(Protocol):
     def sample(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Rollouts:
-        """Responses [B, N]; `policies` has who plays each of `roles`, `seed` is the run's."""
+        """Responses [B, N]. `policies` maps each of `roles` to a policy; `seed` is the run's."""
         ...
 
 
 class Selector(Protocol):
-    """Which answers become pairs, and which label they get."""
+    """Which responses become pairs, and with which label."""
 
     @property
     def extra(self) -> str | None:
-        """The draw whose answer goes with each pair as its third response; None: no third response."""
+        """The draw whose response is the third one of each pair; None: pairs have none."""
         ...
 
     @property
     def keeps_order(self) -> bool:
-        """Whether the first of each pair is of one draw, whoever won."""
+        """Whether the first of each pair is always from the same draw, win or lose."""
         ...
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Raise ValueError where so many answers per prompt, by the name of their draw, cannot give a pair."""
+        """Raise ValueError if these numbers of responses per prompt, by draw, cannot give a pair."""
+        ...
+
+    def max_pairs(self, counts: Mapping[str, int]) -> int:
+        """An upper bound of the pairs of one prompt, for so many answers by the name of their draw."""
         ...
 
     def select(self, scored: Scored) -> Selection: ...
 
 
 class Objective(Protocol):
-    """What is minimised: a pure function of log-probs, without device or configuration object."""
+    """The loss: a pure function of log-probs, independent of device and configuration."""
 
     @property
     def needs(self) -> Needs: ...
 
     def at(self, round: int) -> Objective:
-        """The objective of this round, where its constants depend on the round."""
+        """The objective with its constants of this round."""
         ...
 
     def loss(self, pairs: PairLogps) -> Loss: ...
 
 
 class Memory(Protocol):
-    """Which past rounds the learner still sees."""
+    """Which past rounds are replayed."""
 
     def rounds(self, round: int) -> Mapping[int, float]:
-        """The rounds that are learned from in this one, the oldest first.
+        """The rounds to train on in this one, oldest first.
 
-        Each with the most pairs of it that are used, as a share of the number of pairs of the present round.
+        The value is the maximum number of pairs to use, relative to the number of pairs of the present round.
         """
         ...
 
 
 class Schedule(Protocol):
-    """Which versions a round uses: pure in the round number and the committed records."""
+    """Which policy versions a round uses: a pure function of the round and the committed records."""
 
     def check(self, rounds: int) -> None:
-        """Raise ValueError where a run of so many rounds would not end on a policy that anyone would use."""
+        """Raise ValueError if a run of this many rounds would end on an intermediate policy."""
         ...
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan: ...
@@ -167,15 +172,15 @@ class Schedule(Protocol):
 
 
 class Engine(Protocol):
-    """Generation."""
+    """Generates responses."""
 
     def generate(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
-        """Draw `draw.n` responses per prompt from exactly `policy`: other weights are fetched first, and probed.
+        """Sample `draw.n` responses per prompt from exactly `policy`, loading and probing its weights first if needed.
 
-        The seed of a response is a function of (seed, round, prompt id, draw name, k) alone (`rlhf_flow.seeds`), so the
-        answers depend neither on who draws them nor on what else is in the batch.
+        The seed of a response depends on (seed, round, prompt id, draw name, k) alone (`rlhf_flow.seeds`), so responses
+        depend neither on the engine that samples them nor on the rest of the batch.
         """
         ...
 
@@ -183,78 +188,105 @@ class Engine(Protocol):
 
 
 class Scorer(Protocol):
-    """What an answer is worth."""
+    """Scores responses."""
 
     def score(self, rollouts: Rollouts) -> Scored: ...
 
     def close(self) -> None:
-        """It may be closed already."""
+        """Idempotent."""
         ...
 
 
+@dataclass(frozen=True)
+class RoundTables:
+    """The pairs of one round, and the responses that they name."""
+
+    round: int
+    responses: Table
+    pairs: Table
+    kept: tuple[int, ...] | None = None  # the rows of `pairs` to train on; None: all
+
+    def read_pairs(self, columns: list[str] | None = None) -> pa.Table:
+        """The pairs to train on, in order."""
+        pairs = self.pairs.read(columns)
+        return pairs if self.kept is None else pairs.take(list(self.kept))
+
+
+@dataclass(frozen=True)
+class TrainingRound:
+    """The training data of one round. A pure function of committed files, so training can be repeated."""
+
+    round: int
+    rounds: int  # of the whole run; a learning-rate schedule may span them
+    seed: int
+    tables: tuple[RoundTables, ...]
+    anchors: Table  # columns: response, policy (sha256), logps list<float32>
+    roles: Mapping[str, str]  # anchor name -> sha256 of its policy in this round
+    objective: Objective
+
+
 class Learner(Protocol):
-    """Optimisation. Every method is called on all ranks, with the same arguments; all return the same value."""
+    """Trains. All ranks call every method with the same arguments, and get the same value."""
 
     def start(self, policy: Policy) -> None:
-        """Hold `policy`: its weights, and the optimizer state published with them or a fresh one, as configured.
+        """Load the weights of `policy`, and its optimizer state or a fresh one, as configured.
 
-        A learner that already holds exactly these weights keeps them.
+        Does nothing if the learner holds exactly these weights.
         """
         ...
 
     def logps(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
-        """Token log-probs of the responses with ids `wanted`, under `policy`, in that order.
+        """Token log-probs under `policy` of the responses with ids `wanted`, in that order.
 
-        Columns: response, policy (sha256), logps list<float32>. Weights other than those held are loaded for the
-        purpose and dropped again; the weights held do not change.
+        Columns: response, policy (sha256), logps list<float32>. Other weights than those held are loaded temporarily;
+        the weights held do not change.
         """
         ...
 
     def spread(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
-        """As `logps`, of a policy that generates, with what else could have been said at each position.
+        """As `logps`, with the entropy and mass of the ten likeliest tokens at each position.
 
-        Columns besides: entropy (nats) and mass, list<float32>, of the ten likeliest tokens there: the probability that
-        they have together, and the entropy of how they share it.
+        Further columns, list<float32>: mass, their total probability; entropy (nats), of their renormalised
+        distribution.
         """
         ...
 
-    def steps(self, lesson: TrainingRound) -> int:
-        """The number of optimizer steps in the lesson: 0 where it holds no pairs."""
+    def steps(self, training: TrainingRound, /) -> int:
+        """The number of optimizer steps of the round: 0 if it has no pairs."""
         ...
 
-    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
-        """Take optimizer steps first..last-1 of the lesson; return their metrics.
+    def update(self, training: TrainingRound, first: int, last: int, /) -> Mapping[str, float]:
+        """Take optimizer steps first..last-1 of the round; return their metrics.
 
-        Those are weighted means over the pairs that the steps saw, and `pairs`, the total weight of these.
-
-        Raises FloatingPointError, before any weight changes, on a non-finite loss; the message names the pairs.
+        Metrics are weighted means over the pairs of these steps, and `pairs`, their total weight. Raises
+        FloatingPointError on a non-finite loss, before any weight changes; the message names the pairs.
         """
         ...
 
     def publish(self, name: str, round: int) -> Policy:
-        """The weights held now, as a policy that engines can fetch; no file is written."""
+        """The weights held, as a policy that engines can load. Writes no file."""
         ...
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
-        """The policy whose weights are the sum of others', each times its coefficient, in float32.
+        """The policy whose weights are the float32 sum of others', each times its coefficient.
 
         The weights held do not change.
         """
         ...
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        """Write a Hugging Face checkpoint (safetensors, config, tokenizer), or an adapter in peft's format.
+        """Write a Hugging Face checkpoint (safetensors, config, tokenizer), or a peft adapter.
 
         By default of the weights held.
         """
         ...
 
     def save_state(self, folder: Path) -> None:
-        """Write weights, moments and counters as safetensors and JSON, readable by any number of ranks."""
+        """Write weights, moments and counters as safetensors and JSON, which any number of ranks can load."""
         ...
 
     def load_state(self, folder: Path) -> None:
-        """Continue exactly where `save_state` was called."""
+        """Restore what `save_state` wrote."""
         ...
 
     def close(self) -> None: ...

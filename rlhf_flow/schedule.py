@@ -1,7 +1,7 @@
-"""Which versions a round uses: where it starts, who answers, and the policies its loss is anchored to.
+"""Which policy versions a round uses: the initial weights, the sampled policies, and the anchors of the loss.
 
-Rounds count from 1; round 0 is the start, whose policy is the checkpoint that the user named. A plan has a version for
-every role that the schedule knows; a run uses those that its sampler and its objective ask for.
+Rounds count from 1; round 0 is the start, the checkpoint in model.path. A plan has a version for every role that the
+schedule knows; a run uses those that its sampler and its objective need.
 """
 
 from __future__ import annotations
@@ -17,52 +17,53 @@ if TYPE_CHECKING:
     from rlhf_flow.protocols import Schedule
 
 
-@dataclass(frozen=True)
-class Fixed:
-    """Every round goes on from the one before it; the reference stays the start."""
+class AnyRounds:
+    """A schedule that works with any number of rounds."""
 
     def check(self, rounds: int) -> None:
-        """Any number of rounds will do."""
-
-    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
-        return _going_on(round, reference=0)
+        """Never raises."""
 
 
 @dataclass(frozen=True)
-class EveryK:
-    """Like `fixed`, but with a reference that is renewed: the newest policy before this round whose round k divides."""
+class Fixed(AnyRounds):
+    """Every round continues from the previous one; the reference is the start."""
+
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
+        return _continue(round, reference=0)
+
+
+@dataclass(frozen=True)
+class EveryK(AnyRounds):
+    """Like `fixed`, but the reference is the newest earlier policy of a round divisible by k."""
 
     k: int = 1  # rounds between renewals
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(
-                f"schedule.k must be >= 1, got {self.k}. Use 1 for a new reference each round, "
-                "or schedule=fixed to keep the start."
+                f"schedule.k must be >= 1, got {self.k}. Fix: schedule.k=1, for a new reference each round, or "
+                "schedule=fixed, to keep the start."
             )
 
-    def check(self, rounds: int) -> None:
-        """Any number of rounds will do."""
-
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
-        return _going_on(round, reference=_newest_multiple(self.k, round))
+        return _continue(round, reference=_newest_multiple(self.k, round))
 
 
 @dataclass(frozen=True)
 class HalfSteps:
-    """Two rounds make one step: full (0), half (1), full (2), half (3), full (4), ... The reference stays the start.
+    """Two rounds make one step: full (0), half (1), full (2), half (3), full (4), ... The reference is the start.
 
-    EGPO, Zhou, Fazel and Du 2025, arXiv:2503.08942: the odd round answers with the last full policy and publishes a
-    `half`; the even one starts from that same full policy again, with its optimizer state, and learns from the answers
-    of the half. So what an even round changes is measured from the full policy, and `previous` is that policy in both.
+    EGPO, Zhou, Fazel and Du 2025, arXiv:2503.08942: an odd round samples from the last full policy and publishes a
+    `half`. The even round starts from the same full policy, with its optimizer state, and trains on responses of the
+    half. `previous` is the full policy in both.
     """
 
     def check(self, rounds: int) -> None:
-        """Raise ValueError unless `rounds` is even."""
+        """Raise ValueError if `rounds` is odd."""
         if rounds % 2:
             raise ValueError(
-                f"rounds must be even under schedule=half_steps, where every second round ends a step, got {rounds}. "
-                f"Try rounds={rounds + 1}."
+                f"rounds must be even with schedule=half_steps, where a step takes two rounds, got {rounds}. "
+                f"Fix: rounds={rounds + 1}."
             )
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
@@ -79,42 +80,39 @@ class HalfSteps:
 
 
 @dataclass(frozen=True)
-class Averaged:
-    """Like `fixed`, and `ema`, the moving average of the policies' weights, answers beside the policy.
+class Averaged(AnyRounds):
+    """Like `fixed`, with another role `ema` to sample from: the moving average of the policies' weights.
 
     Nash-EMA, Munos et al. 2023, arXiv:2312.00886, sec. 7: ema_t = decay ema_{t-1} + (1 - decay) pi_t, from the start.
     """
 
-    decay: float = 0.9  # a round; the paper's 0.999 is one of an optimizer step
+    decay: float = 0.9  # per round; the paper's 0.999 is per optimizer step
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(
-                f"schedule.decay must be in [0, 1), got {self.decay}. 0 is the policy itself; near 1 the average "
-                "hardly moves. Try 0.9."
+                f"schedule.decay must be in [0, 1), got {self.decay}. 0 is the policy; near 1 the average hardly "
+                "moves. Fix: schedule.decay=0.9."
             )
 
-    def check(self, rounds: int) -> None:
-        """Any number of rounds will do."""
-
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
-        plan = _going_on(round, reference=0)
+        plan = _continue(round, reference=0)
         samplers = {**plan.samplers, "ema": round - 1}
         return replace(plan, samplers=samplers, averages={"ema": self.decay})
 
 
 @dataclass(frozen=True)
-class Versions:
-    """Every version chosen on its own, by a word.
+class Versions(AnyRounds):
+    """Every version chosen separately:
 
     start    the start
-    last     the policy of the round before
-    every_k  the newest policy before this round whose round k divides: every_3 is the start in rounds 1 to 3
+    last     the policy of the previous round
+    every_k  the newest earlier policy of a round divisible by k: every_3 is the start in rounds 1 to 3
     """
 
-    init: str = "last"  # where the learner starts
-    policy: str = "last"  # who answers as the policy
-    reference_sampler: str = "start"  # who answers as the reference
+    init: str = "last"  # the learner's initial weights
+    policy: str = "last"  # sampled as the policy
+    reference_sampler: str = "start"  # sampled as the reference
     reference: str = "start"  # the anchor `reference`
     previous: str = "last"  # the anchor `previous`
 
@@ -123,11 +121,8 @@ class Versions:
             if word not in ("start", "last") and not re.fullmatch(r"every_[1-9][0-9]*", word):
                 raise ValueError(
                     f"schedule.{key} must be start, last or every_<k> with a number k >= 1, got {word!r}. "
-                    "Try every_2 for a version that is renewed every two rounds."
+                    f"Fix: schedule.{key}=every_2, for a version that is renewed every two rounds."
                 )
-
-    def check(self, rounds: int) -> None:
-        """Any number of rounds will do."""
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         return RoundPlan(
@@ -140,21 +135,21 @@ class Versions:
 
 @dataclass(frozen=True)
 class Lagged:
-    """Any schedule under `lag`: a round is answered by whoever it names for the round that is `lag` rounds earlier.
+    """Any schedule with `lag`: a round samples from the policies of `lag` rounds earlier.
 
-    What is learned from, and the anchors, stay. So nobody has to wait for the round before to draw the answers.
+    Initial weights and anchors are unchanged. So a round can be sampled before the previous one has been trained.
     """
 
     of: Schedule
     lag: int
 
     def check(self, rounds: int) -> None:
-        """As the schedule itself; and raise ValueError for one whose answers cannot be of an earlier round."""
+        """Raise ValueError like the schedule, and if it has half steps, which cannot be sampled earlier."""
         self.of.check(rounds)
         if self.lag and not all(self.of.at(round, ()).evaluated for round in range(1, rounds + 1)):
             raise ValueError(
-                f"lag={self.lag} draws the answers of a round before the one ahead of it is learned, and this schedule "
-                "has half steps, whose second half is made with answers of the first. Try lag=0, or another schedule."
+                f"lag={self.lag} samples a round before the previous one is trained, but this schedule has half steps, "
+                "whose second half samples from the first. Fix: lag=0, or another schedule."
             )
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
@@ -163,7 +158,7 @@ class Lagged:
         return replace(self.of.at(round, records), samplers=samplers)
 
 
-def _going_on(round: int, *, reference: int) -> RoundPlan:
+def _continue(round: int, *, reference: int) -> RoundPlan:
     last = round - 1
     return RoundPlan(
         round,
@@ -180,7 +175,7 @@ def _version(word: str, round: int) -> int:
 
 
 def _newest_multiple(k: int, round: int) -> int:
-    """The newest round before this one that k divides; 0 where there is none."""
+    """The newest earlier round divisible by k, or 0."""
     return (round - 1) // k * k
 
 

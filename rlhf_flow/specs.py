@@ -1,4 +1,4 @@
-"""What a worker is, before it lives: specifications, which a cluster opens where it puts the worker."""
+"""Worker specs: picklable configuration that a cluster turns into a live worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_flow.protocols import Engine, Learner, Scorer
+from rlhf_flow.protocols import Engine, Learner, PromptSource, Scorer
 from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer
 from rlhf_flow.weights.buckets import BUCKET
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Model:
-    """A Hugging Face causal LM, as the user names it: local folder, or hub name with a revision."""
+    """A Hugging Face causal LM: a local folder, or a hub name with a revision."""
 
     path: str  # a folder with a Hugging Face checkpoint, or a name on the hub
-    revision: str | None = None  # of a name on the hub
-    trust_remote_code: bool = False  # run the code that comes with the checkpoint
-    dtype: str = "float32"  # float32 or bfloat16: of the engine and of the published weights
-    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # of its tokenizer
+    revision: str | None = None  # branch, tag or commit on the hub
+    trust_remote_code: bool = False  # run the code in the checkpoint
+    dtype: str = "float32"  # float32 or bfloat16: dtype of the engine and of the published weights
+    chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # the chat template of the tokenizer
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with the chosen chat template. Raises ValueError if it does not load."""
@@ -37,76 +37,87 @@ class Model:
 
 @dataclass(frozen=True)
 class Place:
-    """Which rank of how many a worker is, and where they meet."""
+    """The rank, world size and device of a worker, and the address of its rendezvous."""
 
     rank: int = 0
     size: int = 1
     address: str = "127.0.0.1"
-    port: int = 0  # of the rendezvous; unused when size is 1
+    port: int = 0  # of the rendezvous; unused if size is 1
     device: str = "cpu"
     threads: int = 1
-    bucket: int = BUCKET  # bytes of weights that are gathered at once to be published
-    shared: bool = False  # with workers of other roles, one of which works at a time
+    bucket: int = BUCKET  # bytes of weights gathered at once for publication
+    shared: bool = False  # whether other roles use the same GPU in turns
+
+
+class PromptsSpec(Protocol):
+    """Where prompts come from."""
+
+    @property
+    def format(self) -> str:
+        """How a prompt becomes tokens. chat: by the tokenizer's chat template; plain: BOS and the text."""
+        ...
+
+    def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptSource: ...
 
 
 class EngineSpec(Protocol):
     def check(self) -> None:
-        """Raise ValueError for what can be known to be missing before any worker starts."""
+        """Raise ValueError for a problem that shows before any worker starts."""
         ...
 
     @property
     def gpus(self) -> int:
-        """How many GPUs one engine takes, where there are any."""
+        """GPUs per engine, on a cluster with GPUs."""
         ...
 
     @property
     def needs_own_process(self) -> bool:
-        """Whether it needs a process that it shares with no learner and no scorer."""
+        """Whether it cannot share a process with the learner or a scorer."""
         ...
 
     @property
     def can_mix(self) -> bool:
-        """Whether it can be opened for mixtures."""
+        """Whether it can sample from a `Mixture`."""
         ...
 
     def max_sequence(self, positions: int | None) -> int | None:
-        """Tokens of prompt and answer together, for a model with so many positions; None: no limit is known."""
+        """The limit of prompt plus answer in tokens, for a model with this many positions; None: no limit is known."""
         ...
 
     def sized(self, longest: int) -> EngineSpec:
-        """The same engine, with room for sequences of `longest` tokens unless its fields say how much it has."""
+        """The same engine with room for sequences of `longest` tokens, unless its fields set a length."""
         ...
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> Engine:
-        """`mixes`: whether it will be asked for a `Mixture`, which takes a second set of weights."""
+        """`mixes`: whether the run samples from a `Mixture`, which needs a second set of weights."""
         ...
 
 
 class ScorerSpec(Protocol):
     def fingerprint(self) -> str:
-        """The identity of what its fields only name: hash of the weights or of the source."""
+        """A hash of the files or the source that its fields name."""
         ...
 
     def check(self) -> None:
-        """As of an engine."""
+        """As `EngineSpec.check`."""
         ...
 
     @property
     def loads_model(self) -> bool:
-        """Whether the scorer deserves a process of its own."""
+        """Whether the scorer loads a model, and so needs a process of its own."""
         ...
 
     @property
     def intransitive(self) -> bool:
-        """Whether its preferences can have cycles: it compares answers, and does not give each a number."""
+        """Whether its preferences can have cycles: it compares answers instead of rating each."""
         ...
 
     @property
     def cache_format(self) -> str | None:
-        """How its verdicts may be kept for any run: `pairs`, or `log_odds` or `ranks`, numbers whose wins follow.
+        """The form in which its verdicts can be cached across runs: `pairs`, `log_odds` or `ranks`.
 
-        The wins are `wins.bradley_terry` or `wins.by_comparison` of these. None where the same messages, gold answer,
-        meta and texts may get another verdict, or where it keeps them itself.
+        Win probabilities follow from `log_odds` and `ranks` by `bradley_terry` and `by_comparison`. None if the same
+        messages, gold answer, meta and texts may get another verdict, or if the scorer has its own cache.
         """
         ...
 
@@ -115,7 +126,7 @@ class ScorerSpec(Protocol):
 
 class LearnerSpec(Protocol):
     def fingerprint(self) -> str:
-        """The identity of what its fields only name: hash of the files; empty where there are none."""
+        """A hash of the files that its fields name; empty if there are none."""
         ...
 
     @property
@@ -123,20 +134,68 @@ class LearnerSpec(Protocol):
 
     @property
     def can_average(self) -> bool:
-        """Whether policies that it publishes can be averaged."""
+        """Whether the policies it publishes can be averaged."""
         ...
 
     def check(self) -> None:
-        """As of an engine."""
+        """As `EngineSpec.check`."""
         ...
 
     def open(self, model: Model, place: Place) -> Learner: ...
 
 
-class Cluster(Protocol):
-    """Where parts run. What it returns has the same signature as the worker itself; calls block.
+class ClusterSpec(Protocol):
+    """Where workers run: in this process, or as Ray actors."""
 
-    Workers open side by side; `ready` waits for all of them.
+    @property
+    def in_process(self) -> bool:
+        """Whether all workers run in the driver's process."""
+        ...
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether each role has its own GPUs."""
+        ...
+
+    @property
+    def address(self) -> str | None:
+        """The address of the Ray cluster to join; None starts one, or needs none."""
+        ...
+
+    @property
+    def nodes(self) -> int: ...
+
+    @property
+    def engines(self) -> int:
+        """Replicas of the engine."""
+        ...
+
+    @property
+    def scorers(self) -> int:
+        """Replicas of each scorer that loads a model."""
+        ...
+
+    @property
+    def gpu_share(self) -> float:
+        """The share of a GPU that each worker takes."""
+        ...
+
+    @property
+    def object_store_mib(self) -> int:
+        """The size of the object store that the run starts; 0 if there is none."""
+        ...
+
+    def check(self, *, ranks: int) -> None:
+        """Raise ValueError if the cluster cannot run a learner of so many ranks."""
+        ...
+
+    def open(self) -> Cluster: ...
+
+
+class Cluster(Protocol):
+    """Starts workers. Each method returns an object with the worker's own signature; its calls block.
+
+    Workers start concurrently; `ready` waits for all of them.
     """
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine: ...
@@ -149,7 +208,7 @@ class Cluster(Protocol):
 
     @property
     def deaths(self) -> Sequence[str]:
-        """What was said of each worker that died and was started again, in order."""
+        """One message for each worker that died and was restarted, in order."""
         ...
 
     def close(self) -> None: ...

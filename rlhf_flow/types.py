@@ -1,8 +1,7 @@
-"""The nouns, in the order a round makes them.
+"""The data types of a round, in the order in which a round creates them.
 
-Letters used in every docstring: B prompts in a round, N responses per prompt, P pairs, T tokens.
-Log-probabilities are natural logs in float32. Every type is frozen. This module imports neither torch nor any
-other part of the package, so that a configuration can be composed without them.
+B: prompts in a round, N: responses per prompt, P: pairs, T: tokens. Log-probabilities are natural logs in float32. All
+types are frozen. This module does not import torch, so that composing a configuration does not need it.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """Evidence that an engine holds a policy: the learner's own log-probs of one sequence of tokens.
+    """The learner's log-probs of one sequence, which an engine recomputes to verify that it loaded the policy.
 
-    `tokens[:prompt]` is the context, `logps` are the float32 log-probs of `tokens[prompt:]` under the policy.
+    `tokens[:prompt]` is the context; `logps` are the float32 log-probs of `tokens[prompt:]` under the policy.
     """
 
     tokens: tuple[int, ...]
@@ -37,22 +36,22 @@ class Probe:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy is a value: whoever asks for samples names the policy it wants them from."""
+    """A policy is a value: every request for samples names the policy to draw from."""
 
     name: str  # policy, half, ema, ...
     round: int  # the round that published it; 0 is the start
     sha256: str  # of the weights (rlhf_flow.weights.source.fingerprint): the identity of the policy
     weights: Weights
-    probe: Probe | None = None  # None: nothing proves that an engine holds it
-    state: Path | None = None  # folder of the optimizer state that was published with these weights
-    stateless: bool = False  # learning goes on from the weights alone: no optimizer state belongs to them
+    probe: Probe | None = None  # None: engines cannot verify that they loaded it
+    state: Path | None = None  # folder of the optimizer state at these weights
+    stateless: bool = False  # the learner keeps no optimizer state
 
 
 @dataclass(frozen=True)
 class Mixture:
     """The geometric mixture of two policies, token by token: pi_mix(.|prefix) ~ pi^(1 - weight) * pi_ref^weight.
 
-    Munos et al. 2023, arXiv:2312.00886. It is normalised at every token, so it is not the mixture of whole answers.
+    Munos et al. 2023, arXiv:2312.00886. Normalised at every token, so it is not the mixture over whole responses.
     """
 
     policy: Policy
@@ -61,9 +60,8 @@ class Mixture:
 
     @property
     def sha256(self) -> str:
-        """Its identity: what it mixes, and how."""
-        parts = f"{self.policy.sha256}\x1f{self.reference.sha256}\x1f{self.weight!r}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        text = f"{self.policy.sha256}\x1f{self.reference.sha256}\x1f{self.weight!r}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,9 @@ class Message:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An answer that came with the prompt: of a data set, or of a teacher. Tokenised once, EOS included.
+    """A response that came with the prompt, from a data set or a teacher. Tokenised once, EOS included.
 
-    Where the prompt is a question which of two answers is better, the tokens are the letter that names this one.
+    For pairwise prompts ("which of two answers is better?") the tokens are the letter that names this response.
     """
 
     text: str
@@ -85,31 +83,31 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One x ~ rho. Tokenised once (one BOS) by the policy's own tokenizer; judges re-render the messages themselves."""
+    """One x ~ rho. Tokenised once (one BOS) by the policy's tokenizer; scorers render `messages` themselves."""
 
     id: str
     messages: tuple[Message, ...]
     tokens: tuple[int, ...]
-    answer: str | None = None  # a gold answer, for rules
-    candidates: Mapping[str, Candidate] = field(default_factory=dict)  # name -> answer that samplers may draw
+    answer: str | None = None  # a gold answer, for rule scorers
+    candidates: Mapping[str, Candidate] = field(default_factory=dict)  # by name; samplers may draw them
     meta: Mapping[str, object] = field(default_factory=dict)  # every other column of the row
 
 
 @dataclass(frozen=True)
 class Response:
-    """One y, token for token as it was sampled; nothing is ever re-tokenised."""
+    """One y, with the tokens that were sampled. It is never tokenised again."""
 
     id: str  # "<round>/<draw>/<k>/<prompt id>"
-    tokens: np.ndarray  # int32 [T], including EOS where the policy ended itself
+    tokens: np.ndarray  # int32 [T], including EOS if the policy ended the response
     text: str
-    logps: np.ndarray | None  # float32 [T], raw log-probs at T=1 under the policy that drew it
+    logps: np.ndarray | None  # float32 [T], raw log-probs at T=1 under the policy that sampled it
     truncated: bool  # cut by max_tokens: no EOS
     draw: SamplingParams
     seed: int
-    policy: str  # sha256 of the policy that drew it
+    policy: str  # sha256 of the policy that sampled it
     source: str = "policy"  # policy, reference, mixture or dataset
-    staleness: int | None = None  # rounds learned since the policy that drew it; None: drawn by another, or by nobody
-    mass: float = 1.0  # how often it counts: pi(y|x) where an engine enumerates all answers
+    staleness: int | None = None  # rounds trained since the policy that sampled it; None: not from the policy
+    mass: float = 1.0  # its weight: pi(y|x) if the engine enumerates all responses
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule may answer instead of a bare float: the worth, and the aspects that make it up."""
+    """A rule may return this instead of a float: the utility and the aspects that it is made of."""
 
     utility: float
     aspects: Mapping[str, float] = field(default_factory=dict)
@@ -129,18 +127,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Scored:
-    """Judged responses, in both views, so that nothing downstream asks which judge ran."""
+    """Scored responses, as utilities and as win probabilities, so that later stages need not know the scorer."""
 
     rollouts: Rollouts
-    utility: np.ndarray  # [B, N]; of a pairwise judge the mean over j of wins, 1/2 at j = i
-    wins: np.ndarray  # [B, N, N]: P(i beats j); wins + wins.T = 1; NaN where the judge abstained
+    utility: np.ndarray  # [B, N]; of a pairwise scorer the mean over j of wins, with 1/2 at j = i
+    wins: np.ndarray  # [B, N, N]: P(i beats j); wins + wins.T = 1; NaN: abstention
     aspects: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 [B, N]
-    pair_flags: Mapping[str, np.ndarray] = field(
-        default_factory=dict
-    )  # why two answers have no verdict, or no final one (inconsistent, capped, overdue) -> bool [B, N, N], symmetric
+    # why a pair has no verdict, or no final one (inconsistent, capped, overdue) -> bool [B, N, N], symmetric
+    pair_flags: Mapping[str, np.ndarray] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)  # judge/queries, judge/truncated, ...
-    batch_metrics: Mapping[str, float] = field(default_factory=dict)  # what the judge says of all answers together
-    excluded: Mapping[str, str] = field(default_factory=dict)  # answers that may be in no pair: id -> their bucket
+    batch_metrics: Mapping[str, float] = field(default_factory=dict)  # the scorer's metrics over all responses
+    excluded: Mapping[str, str] = field(default_factory=dict)  # responses that no pair may use: id -> bucket
 
 
 @dataclass(frozen=True)
@@ -152,13 +149,13 @@ class Pair:
     second: str
     preference: float
     weight: float = 1.0
-    worth: tuple[float, float] | None = None  # of each side: its win rate against those it competed with, or utility
-    extra: str | None = None  # a third response, whose log-prob the objective reads; it may be one of the two
+    worth: tuple[float, float] | None = None  # of each side: its win rate or its utility
+    extra: str | None = None  # a third response that the objective reads; it may be one of the two
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Each response has exactly one bucket and each considered pair has one; the two totals are kept apart."""
+    """The pairs to train on. Each response is in exactly one bucket, and so is each considered pair."""
 
     pairs: tuple[Pair, ...]
     response_buckets: Mapping[str, str]  # response id -> bucket
@@ -183,7 +180,7 @@ class TokenLogps:
 
 @dataclass(frozen=True)
 class Sides:
-    """The log-probs of both sides of P pairs under one policy, and of the third response where pairs have one."""
+    """Log-probs under one policy of both sides of P pairs, and of the third response if pairs have one."""
 
     first: TokenLogps
     second: TokenLogps
@@ -192,58 +189,54 @@ class Sides:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks of the parts around it. A run that cannot give it is refused before any worker starts."""
+    """What an objective requires of the other parts. It is checked before any worker starts."""
 
     anchors: frozenset[str] = frozenset()  # names of the policies whose log-probs `loss` reads
-    draws: frozenset[str] = frozenset()  # sources (`Response.source`) that answers must come from, besides the policy
+    draws: frozenset[str] = frozenset()  # values of `Response.source` that must be sampled, besides the policy
     extra: str | None = None  # the source of the third response of each pair
     side_value: str | None = None  # of both sides of a pair: "win_rate", or "utility", the scorer's number
-    readout: str = "logps"  # of each response: logps, a policy's; or of a judge's head a number, or an embedding
-    on_policy: bool = (
-        False  # its fixed point is that of samples from the policy itself: `SamplingParams.is_policy_itself`
-    )
-    first_is_policy: bool = (
-        False  # the first of each pair is the policy's own, whoever won: its log-prob alone is moved
-    )
-    general_preferences: bool = False  # a game: by a judge of single answers it could never have a cycle
+    readout: str = "logps"  # per response: "logps" of a policy; "number" or "embedding" of a reward head
+    on_policy: bool = False  # requires on-policy samples: T=1, top_p=1, no top_k
+    first_is_policy: bool = False  # the first of each pair must be the policy's own, win or lose
+    general_preferences: bool = False  # plays a game of preferences, which needs an intransitive scorer
 
 
 @dataclass(frozen=True)
 class PairLogps:
-    """Everything an objective may look at. `current` carries gradients, the anchors never do."""
+    """The input of an objective. `current` carries gradients, the anchors do not."""
 
     current: Sides
     anchors: Mapping[str, Sides]  # reference, previous, ...
     preference: Tensor  # [P]
     weight: Tensor  # [P]
-    worth: Tensor | None = None  # [P, 2]: win rates, or utilities, of first and second, where the pairs have them
+    worth: Tensor | None = None  # [P, 2]: win rates or utilities of first and second, if known
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Un-reduced: the learner takes the weighted mean over the *global* batch."""
+    """Per pair; the learner takes the weighted mean over the *global* batch."""
 
     values: Tensor  # float32 [P]
-    metrics: Mapping[str, Tensor]  # name -> float32 [P], detached; padding never counted
+    metrics: Mapping[str, Tensor]  # name -> float32 [P], detached
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Which version of which policy a round uses: three different questions (pi_t, pi_0, pi_ref), never one.
+    """Which version of which policy a round starts from (pi_t), samples from and anchors to (pi_ref).
 
-    A role with the name of an average is played by that average, as of its version.
+    A sampler role named like an average uses that average, as of its version.
     """
 
     round: int
-    init: int  # learn from the policy published by this round
-    samplers: Mapping[str, int]  # who answers (policy, reference, ...) -> round that published it
+    init: int  # train from the policy published by this round
+    samplers: Mapping[str, int]  # role (policy, reference, ...) -> round that published it
     anchors: Mapping[str, int]  # anchor name -> round that published it
     publish_as: str = "policy"
-    averages: Mapping[str, float] = field(default_factory=dict)  # published beside it: name -> decay of the average
-    evaluated: bool = True  # whether what the round publishes is a policy that anyone would use
+    averages: Mapping[str, float] = field(default_factory=dict)  # also published: name of an average -> its decay
+    evaluated: bool = True  # False for intermediate policies, such as half steps
 
     def only(self, *, samplers: Collection[str], anchors: Collection[str]) -> RoundPlan:
-        """The plan without the roles that nobody plays. Raises KeyError for one that it has no version for."""
+        """The plan restricted to these roles and anchors. Raises KeyError if it has no version of one."""
         return replace(
             self,
             samplers={role: self.samplers[role] for role in sorted(samplers)},
@@ -253,11 +246,11 @@ class RoundPlan:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """Closes a round: plain JSON, and all that later rounds and readers need of it."""
+    """The result of a round, as plain JSON: what later rounds and reports read."""
 
     round: int
-    policy: str  # sha256 of what the round published
-    plan: Mapping[str, object]  # the Plan, each policy in it with its sha256
+    policy: str  # sha256 of the published policy
+    plan: Mapping[str, object]  # the RoundPlan, with the sha256 of each policy
     metrics: Mapping[str, float]
-    seconds: Mapping[str, float]  # stage -> seconds of work, of the start of the run that committed it
+    seconds: Mapping[str, float]  # stage -> seconds of work
     files: Mapping[str, str]  # path under the round's folder -> sha256

@@ -1,20 +1,18 @@
-"""The house is in order: imports go down only, heavy packages have one home each, and names stay where they belong."""
+"""Imports go down only, each heavy package has one home, and names stay where they belong."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 import rlhf_flow
 from rlhf_flow.config.compose import parts
 
 PACKAGE = Path(rlhf_flow.__file__).parent
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # From the ground up. A module imports from its own folder and from lower layers; those on one layer see no other.
 LAYERS: tuple[frozenset[str], ...] = (
@@ -35,156 +33,166 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
+LEVELS = {home: level for level, homes in enumerate(LAYERS) for home in homes}
 AT_THE_ROOT = 10  # files
 
-HOMES = {"ray": ["cluster/"], "vllm": ["engine/vllm"], "deepspeed": ["learner/backend_deepspeed", "learner/deepspeed"]}
+HOMES = {
+    "ray": ("cluster/",),
+    "vllm": ("engine/vllm",),
+    "deepspeed": ("learner/backend_deepspeed", "learner/deepspeed"),
+}
 AT_TOP = ("torch", "transformers", "datasets", "ray", "vllm", "deepspeed", "wandb", "tensorboard")
 PART_FOLDERS = ("objective", "sampler", "selector", "scorer", "engine", "learner", "prompts", "cluster", "observe")
+NO_SUBJECT = ("utils", "util", "helpers", "common", "base", "misc", "trainer")
 
 
-def name(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
+class Import(NamedTuple):
+    target: str  # dotted; `from package import name` gives package.name
+    line: int
+    on_import: bool  # it runs when the module is imported: it is in no function
+    typing_only: bool
 
 
-def layer(path: Path) -> str:
-    """The file or folder of the package that a module belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+class Module:
+    """A file of the package, parsed once for all tests."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.relative_to(PACKAGE).as_posix()
+        self.layer = self.name.split("/")[0].removesuffix(".py")
+        self.dotted = f"rlhf_flow.{self.name}".removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        self.lines = path.read_text(encoding="utf-8").splitlines()
+        self.tree = ast.parse("\n".join(self.lines), filename=str(path))
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def imports(self) -> list[Import]:
+        return list(_imports(self.tree, on_import=True, typing_only=False))
 
 
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), filename=str(path))
+def _imports(node: ast.AST, *, on_import: bool, typing_only: bool) -> Iterator[Import]:
+    match node:
+        case ast.Import():
+            yield from (Import(alias.name, node.lineno, on_import, typing_only) for alias in node.names)
+        case ast.ImportFrom():
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                yield Import(f"{node.module}.{alias.name}", node.lineno, on_import, typing_only)
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            for child in node.body:
+                yield from _imports(child, on_import=False, typing_only=True)
+            for child in node.orelse:
+                yield from _imports(child, on_import=on_import, typing_only=typing_only)
+        case _:
+            in_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            for child in ast.iter_child_nodes(node):
+                yield from _imports(child, on_import=on_import and not in_function, typing_only=typing_only)
 
 
-def imported(node: ast.AST) -> Iterator[str]:
-    """The dotted names that a statement imports; `from package import name` gives package.name."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        assert node.level == 0, "imports are absolute"
-        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+MODULES = [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
-def top_level(module: ast.Module) -> Iterator[ast.AST]:
-    """Statements that run on import: not inside a function, not under TYPE_CHECKING."""
-    waiting: list[ast.AST] = [module]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting.extend(node.orelse)
-            continue
-        yield node
-        waiting.extend(ast.iter_child_nodes(node))
+def none(offences: Iterable[str]) -> None:
+    found = sorted(set(offences))
+    assert not found, "\n".join(["", *found])
 
 
-def typing_only(module: ast.Module) -> set[int]:
-    """Line numbers of imports that only a type checker sees."""
-    blocks = (
-        node
-        for node in ast.walk(module)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+def test_every_file_and_folder_has_a_layer() -> None:
+    none(module.name for module in MODULES if module.layer not in {*LEVELS, "__init__"})
+
+
+def test_imports_go_down_only() -> None:
+    none(
+        f"{module.name}:{each.line} imports {each.target}, which is not below it"
+        for module in MODULES
+        if module.layer != "__init__"
+        for each in module.imports
+        if not each.typing_only and each.target.startswith("rlhf_flow.")
+        if (home := each.target.split(".")[1]) not in (module.layer, "__version__")
+        if LEVELS[home] >= LEVELS[module.layer]
     )
-    return {child.lineno for block in blocks for child in ast.walk(block) if isinstance(child, ast.stmt)}
 
 
-def level(home: str) -> int:
-    found = [number for number, homes in enumerate(LAYERS) if home in homes]
-    assert found, f"{home} has no layer yet: give it one in LAYERS"
-    return found[0]
+def test_heavy_packages_are_imported_in_their_homes_only() -> None:
+    none(
+        f"{module.name}:{each.line} imports {each.target}"
+        for module in MODULES
+        for each in module.imports
+        if not module.name.startswith(HOMES.get(each.target.split(".")[0], ""))
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_imports_go_down_only(path: Path) -> None:
-    home = layer(path)
-    if home == "__init__":
-        return
-    skipped = typing_only(tree(path))
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.stmt) and node.lineno in skipped:
-            continue
-        for target in imported(node):
-            package, *rest = target.split(".")
-            if package != "rlhf_flow" or not rest or rest[0] in (home, "__version__"):
-                continue
-            assert level(rest[0]) < level(home), f"{name(path)} imports {target}, which is not below it"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_heavy_packages_are_imported_in_their_homes_alone(path: Path) -> None:
-    for node in ast.walk(tree(path)):
-        for target in imported(node):
-            homes = HOMES.get(target.split(".")[0])
-            assert homes is None or any(name(path).startswith(home) for home in homes), f"{name(path)} imports {target}"
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if layer(path) in PART_FOLDERS], ids=name)
-def test_a_registered_part_is_imported_without_heavy_packages(path: Path) -> None:
+def test_a_registered_part_is_imported_without_heavy_packages() -> None:
     """Composing a configuration imports the module of every registered part, and what these import."""
     registered = {part.__module__ for group in PART_FOLDERS[:-1] for part in parts(group).values()}
-    module = ".".join(["rlhf_flow", *path.relative_to(PACKAGE).with_suffix("").parts])
-    if module not in registered and path.name != "__init__.py":
-        return
-    for node in top_level(tree(path)):
-        for target in imported(node):
-            assert target.split(".")[0] not in AT_TOP, f"{name(path)} imports {target} at its top"
+    none(
+        f"{module.name}:{each.line} imports {each.target} at its top"
+        for module in MODULES
+        if module.layer in PART_FOLDERS
+        if module.dotted in registered or module.path.name == "__init__.py"
+        for each in module.imports
+        if each.on_import and each.target.split(".")[0] in AT_TOP
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_nothing_is_asked_of_an_object_that_its_type_does_not_promise(path: Path) -> None:
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{name(path)}:{node.lineno}: a bare except"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "hasattr", f"{name(path)}:{node.lineno}: hasattr"
-            assert node.func.id != "getattr" or len(node.args) == 2, (
-                f"{name(path)}:{node.lineno}: getattr with a default"
-            )
+def test_types_promise_every_attribute_and_every_exception_is_named() -> None:
+    none(
+        f"{module.name}:{node.lineno}: {wrong}" for module in MODULES for node in module.nodes for wrong in asked(node)
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_an_algorithm_is_named_in_its_own_file_and_its_registration_alone(path: Path) -> None:
-    if layer(path) == "objective":  # an objective that is built on another one calls it
-        return
-    if name(path).startswith("verify/claims/"):  # what is claimed, is claimed of an algorithm
-        return
+def asked(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.ExceptHandler(type=None):
+            yield "a bare except"
+        case ast.Call(func=ast.Name(id="hasattr")):
+            yield "hasattr"
+        case ast.Call(func=ast.Name(id="getattr"), args=[_, _, _, *_]):
+            yield "getattr with a default"
+
+
+def test_an_algorithm_is_named_in_its_own_file_and_its_registration_only() -> None:
+    """An objective may call another one, and a claim in rlhf_flow/verify is about algorithms."""
     algorithms = {part.__name__.lower() for part in parts("objective").values()} | set(parts("objective"))
-    for node in ast.walk(tree(path)):
-        words = [node.id] if isinstance(node, ast.Name) else []
-        words += [node.attr] if isinstance(node, ast.Attribute) else []
-        words += [node.name] if isinstance(node, ast.alias) else []
-        words += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
-        for word in words:
-            assert word.lower() not in algorithms, f"{name(path)} names {word}"
+    none(
+        f"{module.name} names {word}"
+        for module in MODULES
+        if module.layer != "objective" and not module.name.startswith("verify/claims/")
+        for node in module.nodes
+        for word in words(node)
+        if word.lower() in algorithms
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_file_fits_its_subject(path: Path) -> None:
-    assert path.stem not in ("utils", "util", "helpers", "common", "base", "misc", "trainer")
-    assert len(path.read_text().splitlines()) <= 300
-    assert path.stem == "__init__" or ast.get_docstring(tree(path)), f"{name(path)} does not say what it is"
+def words(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Name(id=word) | ast.Attribute(attr=word) | ast.alias(name=word) | ast.Constant(value=str(word)):
+            yield word
+
+
+def test_a_file_fits_its_subject() -> None:
+    none(f"{module.name} is named after no subject" for module in MODULES if module.path.stem in NO_SUBJECT)
+    none(f"{module.name} has {len(module.lines)} lines" for module in MODULES if len(module.lines) > 300)
+    modules = [module for module in MODULES if module.path.stem != "__init__"]
+    none(f"{module.name} has no docstring" for module in modules if not ast.get_docstring(module.tree))
 
 
 def test_few_files_are_at_the_root() -> None:
     assert len(list(PACKAGE.glob("*.py"))) <= AT_THE_ROOT
 
 
-def test_no_import_goes_round() -> None:
+def test_no_import_cycle() -> None:
     """Among modules, imports inside functions included; the `__init__` of a package is a module."""
-    modules = {dotted(path): path for path in MODULES}
-    arrows = {one: set(imported_by(path, modules)) - {one} for one, path in modules.items()}
+    known = {module.dotted for module in MODULES}
+    arrows = {module.dotted: set(within(module, known)) - {module.dotted} for module in MODULES}
     TopologicalSorter(arrows).prepare()  # raises CycleError
 
 
-def imported_by(path: Path, modules: Mapping[str, Path]) -> Iterator[str]:
-    """The modules of the package that a module imports, also in its functions."""
-    skipped = typing_only(tree(path))
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.stmt) and node.lineno not in skipped:
-            for target in imported(node):
-                yield from [found for found in (target, target.rpartition(".")[0]) if found in modules][:1]
-
-
-def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+def within(module: Module, known: set[str]) -> Iterator[str]:
+    """The modules of the package that a module imports."""
+    for each in module.imports:
+        if not each.typing_only:
+            yield from [found for found in (each.target, each.target.rpartition(".")[0]) if found in known][:1]

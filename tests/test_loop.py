@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_flow import loop
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
 from tests.support import toy
 
@@ -50,6 +50,7 @@ def test_a_renewed_reference_is_the_policy_the_schedule_names(tmp_path: Path) ->
     assert named == [records[0].policy, records[0].policy, records[2].policy, records[2].policy, records[4].policy]
 
 
+@pytest.mark.slow
 def test_checkpoints_change_nothing_but_the_disk(tmp_path: Path) -> None:
     for name, settings in {
         "each": {},
@@ -65,6 +66,7 @@ def test_checkpoints_change_nothing_but_the_disk(tmp_path: Path) -> None:
     assert written == {"few": ["00003", "00005"], "last": ["00005"]}
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_rounds_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     for name, every in (("each", 1), ("few", 4)):
         toy.run(tmp_path / name / "whole", rounds=5, every=every)
@@ -73,6 +75,7 @@ def test_a_run_stopped_between_rounds_goes_on_as_if_it_had_not(tmp_path: Path) -
         assert final(tmp_path / name / "parts") == final(tmp_path / name / "whole")
 
 
+@pytest.mark.slow
 def test_observers_hear_every_round_once(tmp_path: Path) -> None:
     first = toy.run(tmp_path, rounds=2)
     second = toy.run(tmp_path, rounds=4)
@@ -106,6 +109,7 @@ def test_a_non_finite_loss_stops_before_publishing(tmp_path: Path) -> None:
     assert final(tmp_path) == final(tmp_path.with_name("whole"))
 
 
+@pytest.mark.slow
 def test_final_names_a_policy_that_is_there_also_where_the_run_ends_early(tmp_path: Path) -> None:
     toy.run(tmp_path / "early", rounds=3, every=5)  # its last round leaves a checkpoint
     made = toy.parts(tmp_path / "cut", rounds=6, every=5)
@@ -157,6 +161,7 @@ def test_an_abstention_is_no_reward_of_zero(tmp_path: Path) -> None:
     assert metrics(tmp_path)[1]["reward/mean"] >= 3
 
 
+@pytest.mark.slow
 def test_what_a_killed_clean_up_left_is_cleaned_up_by_the_next(tmp_path: Path) -> None:
     made = toy.run(tmp_path, rounds=5)
     left = tmp_path / "rounds/00001/policy"
@@ -167,6 +172,7 @@ def test_what_a_killed_clean_up_left_is_cleaned_up_by_the_next(tmp_path: Path) -
     assert not made.ledger.has(1, "policy")
 
 
+@pytest.mark.slow
 def test_old_checkpoints_go_and_the_best_and_the_named_stay(tmp_path: Path) -> None:
     made = toy.run(tmp_path, rounds=6, k=4)
     stays = {path.parent.name for path in tmp_path.glob("rounds/*/policy")}
@@ -205,7 +211,7 @@ class FewAreUseful(toy.BestAndWorst):
 def test_a_round_with_too_few_useful_pairs_asks_further_prompts(
     enough: int | None, pages: int, asked: int, tmp_path: Path
 ) -> None:
-    toy.run(tmp_path, rounds=2, selector=FewAreUseful(), enough=enough, pages=pages)
+    toy.run(tmp_path, rounds=2, selector=FewAreUseful(), min_pairs=enough, max_batches=pages)
     for told in metrics(tmp_path)[1:]:
         assert told["responses/sampled"] == 3 * asked
         assert told["pairs/used"] + told["pairs/tie"] == asked
@@ -214,6 +220,7 @@ def test_a_round_with_too_few_useful_pairs_asks_further_prompts(
         )
 
 
+@pytest.mark.slow
 def test_further_pages_come_out_the_same_in_two_starts(tmp_path: Path) -> None:
     class Tired(toy.HigherIsBetter):
         asked = 0
@@ -224,7 +231,7 @@ def test_further_pages_come_out_the_same_in_two_starts(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return super().score(rollouts)
 
-    settings = {"rounds": 2, "selector": FewAreUseful(), "enough": 100, "pages": 2}
+    settings = {"rounds": 2, "selector": FewAreUseful(), "min_pairs": 100, "max_batches": 2}
     toy.run(tmp_path / "straight", **settings)
     with pytest.raises(KeyboardInterrupt):
         toy.run(tmp_path / "in two", scorer=Tired(), **settings)

@@ -57,10 +57,10 @@ def test_the_share_of_a_round_is_that_of_its_age(shares: list[float], round: int
 
 
 def test_memories_of_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"memory\.size must be >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"replay\.size must be >= 1, got 0"):
         Window(0)
-    with pytest.raises(ValueError, match=r"memory\.shares must hold at least one share, .* replay=window"):
+    with pytest.raises(ValueError, match=r"replay\.shares must hold at least one share, .* replay=window"):
         Decay([])
     for share in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match=r"memory\.shares must be > 0, got"):
+        with pytest.raises(ValueError, match=r"replay\.shares must be > 0, got"):
             Decay([0.3, share])

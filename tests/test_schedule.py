@@ -106,7 +106,7 @@ def test_full_policies_follow_one_another_and_halves_lead_nowhere(step: int) -> 
 def test_a_run_does_not_end_on_half_a_step() -> None:
     HalfSteps().check(4)
     HalfSteps().check(2)
-    with pytest.raises(ValueError, match=r"rounds must be even under schedule=half_steps, .* got 3\. Try rounds=4"):
+    with pytest.raises(ValueError, match=r"rounds must be even with schedule=half_steps, .* got 3\. Fix: rounds=4"):
         HalfSteps().check(3)
 
 
@@ -152,7 +152,9 @@ def test_the_named_schedules_are_choices_of_words(k: int, round: int) -> None:
 
 @pytest.mark.parametrize("word", ["", "first", "every", "every_0", "every_-1", "every_2x", "every_1.5"])
 def test_other_words_are_refused(word: str) -> None:
-    with pytest.raises(ValueError, match=r"schedule\.previous must be start, last or every_<k> .* Try every_2"):
+    with pytest.raises(
+        ValueError, match=r"schedule\.previous must be start, last or every_<k> .* Fix: schedule\.previous=every_2"
+    ):
         Versions(previous=word)
 
 
@@ -174,5 +176,5 @@ def test_under_a_lag_only_who_answers_is_of_an_earlier_round(schedule: Schedule,
 def test_half_steps_cannot_lag() -> None:
     Lagged(HalfSteps(), 0).check(4)
     Lagged(Fixed(), 1).check(4)
-    with pytest.raises(ValueError, match=r"lag=1 draws .* has half steps.* Try lag=0, or another schedule"):
+    with pytest.raises(ValueError, match=r"lag=1 samples .* has half steps.* Fix: lag=0, or another schedule"):
         Lagged(HalfSteps(), 1).check(4)

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("pyproject.toml", "README.md", "LICENSE", "rlhf_flow", "configs")
 
-pytestmark = pytest.mark.heavy  # it builds
+pytestmark = pytest.mark.slow  # it builds
 
 
 def python(*arguments: str, cwd: Path, **environment: str) -> str:

@@ -1,1 +1,1 @@
-"""What a run will take, before it takes it: memory, disk, steps, judge calls and, by a run that is done, time."""
+"""Estimates for `rlhf-flow plan`: memory, disk, optimizer steps and API calls; wall time from a finished run."""

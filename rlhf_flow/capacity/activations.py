@@ -1,16 +1,16 @@
-"""What one forward and backward pass keeps, for a decoder of Llama's kind: in bytes per token and layer.
+"""Activation memory of a Llama-like decoder, in bytes per token and layer.
 
-Letters as in `rlhf_flow.capacity.model_shape`; n tokens of a micro-batch, padding included. The three columns are what
-each layer saves for its backward pass, counted by torch's own hooks on Llama, `tests/capacity/test_activations.py`:
+Letters as in `rlhf_flow.capacity.model_shape`; n tokens of a micro-batch, including padding. The table is what each
+layer saves for its backward pass, counted with torch's saved-tensor hooks (`tests/capacity/test_activations.py`):
 
-    float32    24 H + 8 Q + 8 G + 16 I    normalisation, its input and output; q, k, v and what attention says; gate,
+    float32    24 H + 8 Q + 8 G + 16 I    input and output of normalisation; q, k, v and the output of attention; gate,
                                           up, their activation and product
-    autocast   26 H + 4 Q + 4 G +  8 I    the residual stream stays float32, and each projection casts its own input
-    bfloat16   16 H + 4 Q + 4 G +  8 I    all but the inside of the normalisation
-    and        8 + 4 A                    two factors of normalisation and the log-sum-exp of each head
+    autocast   26 H + 4 Q + 4 G +  8 I    the residual stream stays float32, and each projection casts its input
+    bfloat16   16 H + 4 Q + 4 G +  8 I    everything except the inside of the normalisation
+    plus       8 + 4 A                    two factors of normalisation, and the log-sum-exp of each head
 
-A feed-forward layer without a gate saves half as much of I. Attention is fused: nothing of the size of n^2 exists.
-Under gradient checkpointing a layer keeps its input alone, and one layer at a time is computed anew.
+A feed-forward layer without a gate saves half as much of I. Attention is fused, so nothing of size n^2 is stored.
+With gradient checkpointing a layer keeps only its input, and one layer at a time is recomputed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from rlhf_flow.capacity.model_shape import Shape
 
 # numeric -> coefficients of H, Q, G and I, and bytes of an element of the residual stream
 KEPT = {"float32": (24, 8, 8, 16, 4), "autocast": (26, 4, 4, 8, 4), "bfloat16": (16, 4, 4, 8, 2)}
-LOGITS = (
-    3  # copies of a chunk's float32 logits at once: the log-probs, and two gradients of which one becomes the other
-)
+LOGITS = 3  # copies of a chunk's float32 logits at once: the log-probs and two gradients
 
 
 def of_layer(shape: Shape, numeric: str) -> int:
@@ -32,7 +30,7 @@ def of_layer(shape: Shape, numeric: str) -> int:
 
 
 def activations(shape: Shape, tokens: int, numeric: str, *, checkpointing: bool) -> int:
-    """Bytes that all layers keep of n tokens, and the last normalisation; under autocast the cast weights too."""
+    """Bytes for n tokens in all layers and the last normalisation; with autocast, also the cast weights."""
     *_, element = KEPT[numeric]
     end = 3 * element * shape.width * tokens
     cast = 2 * shape.linear if numeric == "autocast" else 0
@@ -43,11 +41,11 @@ def activations(shape: Shape, tokens: int, numeric: str, *, checkpointing: bool)
 
 
 def logits(shape: Shape, tokens: int, chunk: int) -> int:
-    """Bytes of the output layer in the backward pass, `chunk` response tokens at a time."""
+    """Bytes of the output layer in the backward pass, which takes `chunk` response tokens at a time."""
     return LOGITS * 4 * min(chunk, tokens) * shape.vocabulary
 
 
 def passing(shape: Shape, tokens: int, numeric: str) -> int:
-    """Bytes at the widest place of a forward pass of which nothing is kept: one feed-forward layer."""
+    """Peak bytes of a forward pass without gradients: one feed-forward layer."""
     *_, element = KEPT[numeric]
     return element * tokens * (3 * shape.inner + 3 * shape.width)

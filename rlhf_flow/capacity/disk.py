@@ -1,7 +1,7 @@
-"""What a run leaves on disk: per round, at most at once under `checkpoint.keep`, and in the end.
+"""Disk space of a run: per round, at most at once with `checkpoint.keep`, and at the end.
 
 A checkpoint of the policy is d P bytes (its dtype), one of the learner 4 P and 4 m T: float32 weights and moments.
-Checkpoints in the middle of a round (`checkpoint.steps`) stay until the round's learning is committed.
+Checkpoints within a round (`checkpoint.steps`) stay until the round's training is committed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ ROW = 300  # bytes of an answer's row besides its tokens: ids, messages, hashes
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes. Rows are an upper bound: they are compressed."""
+    """Bytes. Rows are an upper bound, since files are compressed."""
 
-    policy: int  # of one checkpoint
+    policy: int  # one checkpoint
     learner: int
-    rows: int  # of one round
-    round: int  # all that a round writes
-    most: int  # at any time
-    end: int  # what stays
+    rows: int  # one round
+    round: int  # everything that one round writes
+    most: int  # the peak
+    end: int  # after the run
 
 
 def disk(config: RunConfig, shape: Shape, work: Work) -> Disk:
@@ -53,14 +53,13 @@ def disk(config: RunConfig, shape: Shape, work: Work) -> Disk:
 
 
 def _held(config: RunConfig, done: int) -> tuple[int, int]:
-    """Policies and learner states that stay when so many rounds are done, with one more policy as the best so far."""
+    """How many policies and learner states are kept after `done` rounds; the best policy so far is one of them."""
     every, keep = config.checkpoint.every, config.checkpoint.keep
     written = [round for round in range(1, done + 1) if round % every == 0 or round == config.rounds]
     newest = set(written[-keep:])
     plans = [config.timeline.at(round, ()) for round in (done + 1, done + 2)]
-    begun = {plan.init for plan in plans} & set(written)
-    anchors, roles = config.objective.needs.anchors, config.sampler.roles
-    named = {plan.anchors[name] for plan in plans for name in anchors}
-    named |= {plan.samplers[role] for plan in plans for role in roles}
-    policies = newest | begun | (named & set(written))
-    return len(policies) + (len(written) > len(policies)), len(newest | begun)
+    starts = {plan.init for plan in plans} & set(written)
+    anchors = {plan.anchors[name] for plan in plans for name in config.objective.needs.anchors}
+    sampled = {plan.samplers[role] for plan in plans for role in config.sampler.roles}
+    policies = newest | starts | ((anchors | sampled) & set(written))
+    return len(policies) + (len(written) > len(policies)), len(newest | starts)

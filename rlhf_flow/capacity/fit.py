@@ -1,4 +1,4 @@
-"""What will not fit, and what to change: found by planning the change itself."""
+"""What does not fit, and a change that would make it fit, found by estimating the changed configuration."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from rlhf_flow.capacity.colocated import contexts
 from rlhf_flow.capacity.learner_memory import learner_memory
 from rlhf_flow.capacity.model_shape import Shape
-from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, Memory, told
-from rlhf_flow.capacity.worker_memory import cache_of_a_token, nodes
+from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, Memory, size_text
+from rlhf_flow.capacity.worker_memory import cache_of_a_token, idle_contexts
 from rlhf_flow.capacity.workload import Work
-from rlhf_flow.config import compatibility as together
+from rlhf_flow.config.compatibility import colocated
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.engine.vllm.cache import too_small
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.system.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Room:
-    """What there is: bytes of each GPU, how many of them in all, and bytes of the host of each node."""
+    """The memory available, in bytes."""
 
-    gpu: int
-    gpus: int
-    host: int
+    gpu: int  # of each GPU
+    gpus: int  # number of GPUs on all nodes
+    host: int  # of each node
 
 
 def room(memory: int | None, gpus: int | None) -> Room:
-    """As asked, else of this machine. `memory` is of a GPU, or of the host where there is no GPU."""
+    """This machine, unless given. `memory`: bytes of each GPU, or of the host if there is no GPU."""
     import torch
 
     here = torch.cuda.device_count()
@@ -38,75 +38,77 @@ def room(memory: int | None, gpus: int | None) -> Room:
     if number == 0:
         return Room(0, 0, host if memory is None else memory)
     if memory is None and not here:
-        raise ValueError(f"--gpus {number} needs --memory, the memory of each: this machine has none to read it from.")
+        raise ConfigError(f"--gpus={number}: this machine has no GPU to read the memory from", "--memory 80GiB")
     return Room(torch.cuda.get_device_properties(0).total_memory if memory is None else memory, number, host)
 
 
-def misfits(config: RunConfig, shape: Shape, work: Work, memories: list[Memory], host: float, there: Room) -> list[str]:
-    """A sentence for each thing that does not fit, with the way out. `host`: bytes that all processes take there."""
-    found = []
-    share = min(1.0, float(vars(config.cluster).get("gpu_share", 1.0)))
-    others = contexts(memories) if together.colocated(config) else 0
+def misfits(
+    config: RunConfig, shape: Shape, work: Work, memories: list[Memory], host: float, room: Room
+) -> list[ValueError]:
+    """One error for each device that is too small. `host`: bytes of all processes on their hosts."""
+    found: list[ValueError] = []
+    share = min(1.0, config.cluster.gpu_share)
+    others = idle_contexts(memories) if colocated(config) else 0
     for memory in memories:
         if memory.where != "GPU":
             continue
-        has = there.gpu * share - others
+        available = room.gpu * share - others
         if memory.role == "engine" and isinstance(config.engine, VLLM):
-            has = min(has, there.gpu * config.engine.gpu_memory_utilization)
-        needs = memory.bytes + CUDA_CONTEXT
-        if needs > has:
+            available = min(available, room.gpu * config.engine.gpu_memory_utilization)
+        needed = memory.bytes + CUDA_CONTEXT
+        if needed > available:
             found.append(
-                f"{memory.role} needs {told(needs)} of a GPU ({memory.peak.name}), and has {told(has)}. "
-                f"{_way_out(config, shape, work, memory, has - CUDA_CONTEXT)}"
+                ConfigError(
+                    f"{memory.role} needs {size_text(needed)} of a GPU ({memory.peak.name}), and "
+                    f"{size_text(available)} are available",
+                    _gpu_remedy(config, shape, work, memory, available - CUDA_CONTEXT),
+                )
             )
-    if not there.gpus and isinstance(config.engine, VLLM):
-        found += _cache(config, config.engine, shape, work)
-    hosts = nodes(config)
-    if host > hosts * there.host:
-        which = "the host, which has" if hosts == 1 else f"{hosts} hosts, which have"
+    if not room.gpus and isinstance(config.engine, VLLM):
+        longest = config.engine.max_model_len or work.positions
+        token = (2 if config.sampler.needs_mixture else 1) * cache_of_a_token(config, shape)
+        found += [ValueError(text) for text in too_small(config.engine.kv_cache_mib, token=token, longest=longest)]
+    nodes = config.cluster.nodes
+    if host > nodes * room.host:
+        which = "the host, which has" if nodes == 1 else f"{nodes} hosts, which have"
         found.append(
-            f"all processes together need {told(host)} of {which} {told(hosts * there.host)}. "
-            f"{_of_the_host(config, shape, work, memories, hosts * there.host - host)}"
+            ConfigError(
+                f"all processes together need {size_text(host)} of {which} {size_text(nodes * room.host)}",
+                _host_remedy(config, shape, work, memories, host - nodes * room.host),
+            )
         )
     return found
 
 
-def _cache(config: RunConfig, engine: VLLM, shape: Shape, work: Work) -> Iterator[str]:
-    """vLLM does not open where its cache has no room for one sequence as long as it may be."""
-    longest = engine.max_model_len or work.positions
-    token = (2 if config.sampler.needs_mixture else 1) * cache_of_a_token(config, shape)
-    yield from too_small(engine.kv_cache_mib, token=token, longest=longest)
-
-
-def _way_out(config: RunConfig, shape: Shape, work: Work, memory: Memory, has: float) -> str:
+def _gpu_remedy(config: RunConfig, shape: Shape, work: Work, memory: Memory, available: float) -> str:
     if memory.role == "engine":
         if config.model.dtype == "float32":
-            return "Try model.dtype=bfloat16, which halves weights and cache."
-        return "Try engine.tensor_parallel=2." if isinstance(config.engine, VLLM) else "Try a smaller engine.batch."
+            return "model.dtype=bfloat16, which halves weights and cache"
+        return "engine.tensor_parallel=2" if isinstance(config.engine, VLLM) else "a smaller engine.batch"
     if memory.role != "learner rank":
-        return f"Try {memory.role}.dtype=bfloat16, or a smaller {memory.role}.batch_tokens."
+        return f"{memory.role}.dtype=bfloat16, or a smaller {memory.role}.batch_tokens"
     for words, changed in changes(config, on_gpu=True):
         peak = learner_memory(changed, shape, work, on_gpu=True).bytes
-        if peak <= has:
-            return f"Try {words}: {told(peak + CUDA_CONTEXT)}."
-    return "Try learner=deepspeed with more ranks or with offload in learner.config, or a smaller model."
+        if peak <= available:
+            return f"{words}, which needs {size_text(peak + CUDA_CONTEXT)}"
+    return "learner=deepspeed with more ranks or with offload in learner.config, or a smaller model"
 
 
-def _of_the_host(config: RunConfig, shape: Shape, work: Work, memories: list[Memory], short: float) -> str:
-    """`short`: the bytes that lack, negative."""
+def _host_remedy(config: RunConfig, shape: Shape, work: Work, memories: list[Memory], missing: float) -> str:
+    """`missing` in bytes."""
     learner = [memory for memory in memories if memory.role == "learner rank" and memory.where == "host"]
     if not learner or any(memory.where == "GPU" for memory in memories):
-        return "Try a machine with more memory, or fewer cluster.engines and cluster.scorers."
+        return "a machine with more memory, or fewer cluster.engines and cluster.scorers"
     now = learner[0].bytes * learner[0].processes
     for words, changed in changes(config, on_gpu=False):
-        one = learner_memory(changed, shape, work, on_gpu=False)
-        if now - one.bytes * one.processes >= -short:
-            return f"Try {words}."
-    return "Try a smaller model, or a machine with more memory."
+        memory = learner_memory(changed, shape, work, on_gpu=False)
+        if now - memory.bytes * memory.processes >= missing:
+            return words
+    return "a smaller model, or a machine with more memory"
 
 
 def changes(config: RunConfig, *, on_gpu: bool) -> Iterator[tuple[str, RunConfig]]:
-    """Ways to a smaller learner that leave its result alone, each on top of those before it; more ranks last."""
+    """Changes that make the learner smaller and keep its result, each added to those before; more ranks last."""
     words: list[str] = []
     learner = config.learner
 

@@ -1,25 +1,27 @@
-"""What a process takes: bytes by what they are for, in each phase of its work. The peak of all phases counts."""
+"""The memory of a process: bytes by purpose, in each phase of its work. The phase with the peak counts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 MIB, GIB = 1 << 20, 1 << 30
 
-# Resident memory of a process on Linux that has imported the packages, opened a model of next to nothing and used it
-# once; by scripts/bench/memory.py with torch 2.13 (for CPUs), transformers 5.19, deepspeed 0.19, vllm 0.32. With
-# CUDA's libraries it is more.
+# Resident memory on Linux of a process that imported the packages and used a minimal model once, measured by
+# scripts/bench/memory.py with CPU builds of torch 2.13, transformers 5.19, deepspeed 0.19 and vllm 0.32. CUDA's
+# libraries take more.
 LIBRARIES = {"torch": 550 * MIB, "deepspeed": 620 * MIB, "vllm": 800 * MIB, "driver": 500 * MIB}
-HEAP = 32 * MIB  # the largest threshold that glibc sets itself
-FRAGMENTS = 1.75  # heap that activations take on a CPU, over their bytes; measured there: 1.4 to 1.9
-CUDA_CONTEXT = 600 * MIB  # of GPU memory, that a process holds before its first tensor
+MARGIN = 0.3  # of host memory, for the allocator and the copies that are not counted; up to 0.3 was measured
+CUDA_CONTEXT = 600 * MIB  # GPU memory of a process before its first tensor
+
+UNITS = {"kib": 1 << 10, "mib": MIB, "gib": GIB, "tib": 1 << 40, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 @dataclass(frozen=True)
 class Phase:
     name: str
-    items: Mapping[str, float]  # what for -> bytes
+    items: Mapping[str, float]  # purpose -> bytes
 
     @property
     def bytes(self) -> float:
@@ -34,27 +36,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one process on one kind of memory.
+    """The memory of one process on its GPU or its host."""
 
-    On a CPU, blocks below HEAP bytes come from glibc's heap, which gives nothing back: what one phase took of it stays
-    beside what another phase takes of larger blocks. So the two are counted apart, each at its own highest.
-    """
-
-    role: str  # engine, learner rank, scorer, driver, ...
+    role: str  # engine, learner rank, driver, or the slot of a scorer
     where: str  # GPU or host
     processes: int  # that each take as much
     phases: tuple[Phase, ...]
-    small: Mapping[str, float] = field(default_factory=dict)  # item -> what of it is in the heap, over its bytes
+    margin: float = 0.0  # share of the peak that is added to it
 
     @property
     def bytes(self) -> float:
-        """At most, with what the heap keeps."""
-        heap = [sum(bytes * self.small.get(name, 0.0) for name, bytes in one.items.items()) for one in self.phases]
-        rest = [
-            sum(bytes * max(0.0, 1 - self.small.get(name, 0.0)) for name, bytes in one.items.items())
-            for one in self.phases
-        ]
-        return max(heap) + max(rest)
+        """The peak, with its margin."""
+        return self.peak.bytes * (1 + self.margin)
 
     @property
     def peak(self) -> Phase:
@@ -63,25 +56,14 @@ class Memory:
 
 def size_of(text: str) -> int:
     """Bytes of `80GiB`, `512MiB`, `24GB`. Raises ValueError for anything else."""
-    units = {
-        "kib": 1 << 10,
-        "mib": MIB,
-        "gib": GIB,
-        "tib": 1 << 40,
-        "kb": 10**3,
-        "mb": 10**6,
-        "gb": 10**9,
-        "tb": 10**12,
-    }
-    for unit, factor in units.items():
-        number = text.strip().lower().removesuffix(unit).strip()
-        if text.strip().lower().endswith(unit) and number.replace(".", "", 1).isdigit():
-            return int(float(number) * factor)
-    raise ValueError(f"--memory must be a size such as 80GiB or 24GB, got {text!r}.")
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([kmgt]i?b)", text.strip().lower())
+    if found is None:
+        raise ValueError(f"--memory must be a size such as 80GiB or 24GB, got {text!r}.")
+    return int(float(found[1]) * UNITS[found[2]])
 
 
-def told(bytes: float) -> str:
-    """A size for people, in binary units."""
+def size_text(bytes: float) -> str:
+    """A size in binary units: 1.5 GiB."""
     for unit, factor in (("GiB", GIB), ("MiB", MIB), ("KiB", 1 << 10)):
         if bytes >= factor:
             return f"{bytes / factor:.1f} {unit}"

@@ -1,35 +1,31 @@
-"""What a run asks of its workers: answers, pairs, steps and tokens a round. Upper bounds; nothing is generated."""
+"""The work of a run: answers, pairs, optimizer steps and tokens of a round. Upper bounds; nothing is generated."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.protocols import PromptSource
 from rlhf_flow.sampler.source import Source
-from rlhf_flow.types import Prompt, Response, Rollouts, SamplingParams, Scored
-
-TRIALS = 8  # rounds of random verdicts that one prompt is played through the selector
+from rlhf_flow.types import SamplingParams
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one round, but for `rounds`; where it says most, the answers decide how much it will be."""
+    """The work of one round, except `rounds`. Upper bounds if the answers decide."""
 
     rounds: int
-    prompts: int  # B, of a page
-    pages: int  # most
-    answers: int  # N of a prompt, those of a data set included
-    drawn: int  # of them, by the engine
-    pairs: int  # most, of a prompt
-    memory: float  # most pairs that are learned from, in pairs of a round
+    prompts: int  # B, of one batch
+    pages: int  # batches, at most
+    answers: int  # N per prompt, including those of the data set
+    drawn: int  # answers per prompt that the engine generates
+    pairs: int  # per prompt, at most
+    memory: float  # pairs learned from, in units of one round's pairs, at most
     longest_prompt: int  # tokens
-    longest_answer: int  # tokens; most
+    longest_answer: int  # tokens, at most
     held_out: int  # prompts
-    sides: int  # responses that a pair brings to a forward pass: 2, or 3
+    sides: int  # responses per pair in a forward pass: 2, or 3
 
     @property
     def positions(self) -> int:
@@ -38,12 +34,12 @@ class Work:
 
     @property
     def pairs_learned(self) -> int:
-        """Most, with those of earlier rounds that are in memory."""
+        """Pairs that the learner sees in a round, at most; replayed ones included."""
         return math.floor(self.prompts * self.pages * self.pairs * self.memory)
 
     @property
     def tokens_drawn(self) -> int:
-        """Most."""
+        """Tokens that the engine generates, at most."""
         return self.prompts * self.pages * self.drawn * self.longest_answer
 
     @property
@@ -52,68 +48,38 @@ class Work:
 
 
 def work_of(config: RunConfig, prompts: PromptSource) -> Work:
-    draws = config.sampler.drawn
-    longest = [_longest(draw, prompts) for draw in draws.values()]
+    draws = list(config.sampler.drawn.values())
+    lengths = [_max_tokens(draw, prompts) for draw in draws]
     if config.evaluate.by == "answers":
-        longest.append(config.evaluate.draw.max_tokens)
+        lengths.append(config.evaluate.draw.max_tokens)
     return Work(
         rounds=config.rounds,
         prompts=min(config.prompts.batch, prompts.counts["training"]),
         pages=1 if config.resampling.min_pairs is None else config.resampling.max_batches,
-        answers=sum(draw.n for draw in draws.values()),
-        drawn=sum(draw.n for draw in draws.values() if not _of_data(draw)),
-        pairs=pairs_of_a_prompt(config),
-        memory=_rounds_in_memory(config),
+        answers=sum(draw.n for draw in draws),
+        drawn=sum(draw.n for draw in draws if _candidate(draw) is None),
+        pairs=config.selector.max_pairs({draw.name: draw.n for draw in draws}),
+        # the last round replays the most, and a share above 1 is all of a round's pairs
+        memory=sum(min(share, 1.0) for share in config.replay.rounds(config.rounds).values()),
         longest_prompt=prompts.longest,
-        longest_answer=max(longest),
+        longest_answer=max(lengths),
         held_out=prompts.counts["held_out"],
         sides=2 if config.objective.needs.extra is None else 3,
     )
 
 
-def pairs_of_a_prompt(config: RunConfig) -> int:
-    """The most pairs that the run's own selector made of one prompt, whose answers differ and are judged at random."""
-    prompt = Prompt("p", (), (0,))
-    responses = tuple(
-        Response(
-            id=f"1/{draw.name}/{k}/p",
-            tokens=np.array([at, k, 1], dtype=np.int32),
-            text=f"{draw.name} {k}",
-            logps=None,
-            truncated=False,
-            draw=draw,
-            seed=k,
-            policy="",
-            source=config.sampler.sources[draw.name],
-        )
-        for at, draw in enumerate(config.sampler.drawn.values())
-        for k in range(draw.n)
-    )
-    random, most = np.random.default_rng(0), 0
-    for _ in range(TRIALS):
-        utility = 10 * random.normal(size=(1, len(responses)))
-        wins = 1 / (1 + np.exp(utility[:, None, :] - utility[:, :, None]))
-        scored = Scored(Rollouts(1, (prompt,), (responses,)), utility, wins)
-        most = max(most, len(config.selector.select(scored).pairs))
-    return most
-
-
 def steps_of(config: RunConfig, work: Work) -> tuple[int, int]:
-    """Optimizer steps of a round, at most, and the pairs of the last one of an epoch."""
+    """The optimizer steps of a round, at most, and the number of pairs in the last step of an epoch."""
     batch = config.learner.training.batch
     steps = -(-work.pairs_learned // batch)
     return config.learner.training.epochs * steps, work.pairs_learned - (steps - 1) * batch if steps else 0
 
 
-def _longest(draw: SamplingParams, prompts: PromptSource) -> int:
-    named = draw.candidate if isinstance(draw, Source) else None
-    return draw.max_tokens if named is None else prompts.candidates.get(named, draw.max_tokens)
+def _max_tokens(draw: SamplingParams, prompts: PromptSource) -> int:
+    candidate = _candidate(draw)
+    return draw.max_tokens if candidate is None else prompts.candidates.get(candidate, draw.max_tokens)
 
 
-def _of_data(draw: SamplingParams) -> bool:
-    return isinstance(draw, Source) and draw.candidate is not None
-
-
-def _rounds_in_memory(config: RunConfig) -> float:
-    """Of the last round, in which there is the most; a share above all that a round had is all of it."""
-    return sum(min(share, 1.0) for share in config.replay.rounds(config.rounds).values())
+def _candidate(draw: SamplingParams) -> str | None:
+    """The name of the data set's answer that a draw takes; None if the engine generates it."""
+    return draw.candidate if isinstance(draw, Source) else None

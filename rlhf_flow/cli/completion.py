@@ -1,4 +1,4 @@
-"""What may follow on a command line: commands, keys and choices, for the TAB of a shell."""
+"""Shell completion of commands, keys and choices."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _rlhf_flow() {
 }
 complete -o nospace -o default -F _rlhf_flow rlhf-flow
 """
-COMPOSING = {"run": "run", "doctor": "run", "plan": "run", "train-reward": "train-reward"}  # command -> configuration
+COMPOSING = {"run": "run", "doctor": "run", "plan": "run", "compare": "run", "train-reward": "train-reward"}
 
 
 def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:
-    """What may stand for the last word of `line`, from its last break on, as bash wants it."""
+    """Completions of the last word of `line`, from its last break on, as bash expects them."""
     _, *before, word = line.split(" ") if " " in line else ["", line]
     before = [one for one in before if one]
     found = [one for one in _candidates(before, word, commands) if one.startswith(word)]
@@ -64,7 +64,7 @@ def _choices(key: str, before: Sequence[str]) -> list[str]:
 
 
 def _composed(before: Sequence[str]) -> DictConfig:
-    """With the overrides that stand before the word; if they do not compose, with those that choose nothing."""
+    """The configuration with the overrides before the word, or without overrides if these do not compose."""
     register()
     command, *given = before
     typed = [one for one in given if "=" in one and not one.startswith("-")]

@@ -16,12 +16,6 @@ from typing import Any
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.weights.start_checkpoint import READ_HERE
 
-PAGE = """\
-rlhf-flow convert FROM TO [--trust-remote-code]
-
-Reads the checkpoint in the folder FROM and writes one into TO that a run can start from: weights in .bin become
-safetensors, an adapter (peft) is merged into its base, and weights quantised to fp8 or mxfp4 become bfloat16."""
-
 
 def convert(source: str, target: str, *, trust_remote_code: bool = False) -> str:
     """What was done, in a sentence. Raises ValueError if there is nothing that can be converted."""
@@ -110,9 +104,6 @@ def _tokenizer(start: Path, base: Path, trust: dict[str, bool]) -> Any:  # noqa:
 
 def main(arguments: list[str]) -> int:
     """Raises ValueError for other arguments than two folders, and for a checkpoint that cannot be converted."""
-    if {"-h", "--help"} & set(arguments):
-        print(PAGE)
-        return 0
     folders = [argument for argument in arguments if not argument.startswith("--")]
     if len(folders) != 2 or set(arguments) - {*folders, "--trust-remote-code"}:
         raise ValueError("convert takes two folders. Try rlhf-flow convert FROM TO, or --help.")

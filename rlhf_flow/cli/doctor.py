@@ -1,4 +1,4 @@
-"""Look for what would stop a run, before it takes a GPU: `rlhf-flow doctor`."""
+"""`rlhf-flow doctor`: find what would stop a run before it takes a GPU."""
 
 from __future__ import annotations
 
@@ -8,55 +8,45 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from rlhf_flow.capacity.fit import room
-from rlhf_flow.capacity.process_memory import size_of
-from rlhf_flow.config import compose as configuration
-from rlhf_flow.doctor import load
-from rlhf_flow.doctor import tokenizers as tokens
+from rlhf_flow.cli.plan import add_arguments, composed, room_of
+from rlhf_flow.doctor import load, tokenizers
 from rlhf_flow.doctor.checkpoints import Named, folder_of
 from rlhf_flow.doctor.checks import Diagnosis, diagnose
 from rlhf_flow.system.redact import redacted
 
-MARKS = {"ok": "ok      ", "warning": "WARNING ", "problem": "PROBLEM "}
+LEVELS = {"ok": "ok      ", "warning": "WARNING ", "problem": "PROBLEM "}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status 0 without a problem, 1 with one. Raises ValueError, or what Hydra does, for a mistake."""
+    """Exit status 1 if there is a problem, else 0. Raises ValueError, or an error of Hydra, for a mistake."""
     parser = argparse.ArgumentParser(prog="rlhf-flow doctor", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--memory", metavar="SIZE", help="of each GPU, or of a host without any; else as here")
-    parser.add_argument("--gpus", type=int, metavar="N", help="how many there will be; else as here")
-    parser.add_argument("--load", action="store_true", help="also load what the run would load, and publish it")
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
-    parser.add_argument("--config-dir", "-cd", action="append", default=[], help="where to look for files as well")
-    parser.add_argument("--config-name", "-cn", default="run", help="run, or train-reward")
-    parser.add_argument("overrides", nargs="*", help="those of `rlhf-flow run`")
-    asked = parser.parse_intermixed_args(list(arguments))
-    config = configuration.compose(*asked.overrides, name=asked.config_name, folders=asked.config_dir)
-    there = room(None if asked.memory is None else size_of(asked.memory), asked.gpus)
-    diagnosis = diagnose(config, dict(os.environ), there)
-    start = folder_of(Named("model.path", config.model.path, "policy", config.model.revision)) if asked.load else None
+    parser.add_argument("--load", action="store_true")
+    options = add_arguments(parser).parse_intermixed_args(list(arguments))
+    config = composed(options)
+    diagnosis = diagnose(config, dict(os.environ), room_of(options))
+    start = folder_of(Named("model.path", config.model.path, "policy", config.model.revision)) if options.load else None
     if start is not None and not diagnosis.broken:
         local = replace(config, model=replace(config.model, path=str(start)))
         diagnosis.findings.extend(load.findings(local))
-    print(redacted(as_json(diagnosis) if asked.json else "\n".join(page(diagnosis))))
+    print(redacted(as_json(diagnosis) if options.json else "\n".join(page(diagnosis))))
     return 0 if diagnosis.sound else 1
 
 
 def page(diagnosis: Diagnosis) -> Iterator[str]:
+    """The lines of the report."""
     for finding in diagnosis.findings:
-        told = finding.way_out  # a refusal brings its own verb
-        way_out = "" if not told else f". {told}" if told.startswith(("Try ", "Fix: ")) else f". Try: {told}"
-        yield f"{MARKS[finding.level]}{finding.subject:10} {finding.says}{way_out}"
+        fix = f". Fix: {finding.remedy}" if finding.remedy else ""
+        yield f"{LEVELS[finding.level]}{finding.subject:10} {finding.message}{fix}"
     if diagnosis.tokens:
         yield ""
-        yield from tokens.table(diagnosis.tokens)
-    counts = {level: sum(finding.level == level for finding in diagnosis.findings) for level in MARKS}
+        yield from tokenizers.table(diagnosis.tokens)
+    counts = {level: sum(finding.level == level for finding in diagnosis.findings) for level in LEVELS}
+    problems, warnings = _counted(counts["problem"], "problem"), _counted(counts["warning"], "warning")
     yield ""
-    problems, warnings = _number(counts["problem"], "problem"), _number(counts["warning"], "warning")
-    yield f"{problems}, {warnings}, {counts['ok']} fine"
+    yield f"{problems}, {warnings}, {counts['ok']} ok"
 
 
-def _number(count: int, noun: str) -> str:
+def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 

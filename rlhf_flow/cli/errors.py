@@ -1,4 +1,4 @@
-"""What was wrong with what was asked, in one paragraph: the errors of Hydra and OmegaConf in words that help."""
+"""One-paragraph messages for mistakes in the arguments, including the errors of Hydra and OmegaConf."""
 
 from __future__ import annotations
 
@@ -24,53 +24,20 @@ from omegaconf.errors import (
 from rlhf_flow.config.answers import Answers
 from rlhf_flow.config.compose import group_of, is_slot
 
-Mistake = (ValueError, HydraException, OmegaConfBaseException)  # what composing, checking and preparing may raise
+Mistake = (ValueError, HydraException, OmegaConfBaseException)  # raised while a configuration is composed and checked
 OPTIONS = (  # of Hydra, and of the commands that compose a configuration
-    "-h",
-    "--help",
-    "--hydra-help",
-    "--version",
-    "-c",
-    "--cfg",
-    "--resolve",
-    "-p",
-    "--package",
-    "-r",
-    "--run",
-    "-m",
-    "--multirun",
-    "-sc",
-    "--shell-completion",
-    "-cp",
-    "--config-path",
-    "-cn",
-    "--config-name",
-    "-cd",
-    "--config-dir",
-    "--experimental-rerun",
-    "-i",
-    "--info",
-    "--memory",
-    "--gpus",
-    "--like",
-    "--json",
-    "--load",
+    *("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "--resolve", "-p", "--package", "-r", "--run", "-m"),
+    *("--multirun", "-sc", "--shell-completion", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir"),
+    *("--experimental-rerun", "-i", "--info", "--memory", "--gpus", "--like", "--json", "--load"),
 )
-
-CHOSEN = ("algorithm", "experiment", "stack")  # what is chosen by name and is no key of the configuration
-SELDOM = (
-    "refresh.",
-    "alarms.",
-    "off_policy.",
-    "resampling.",
-    "evaluate.",
-)  # less likely to be meant than the parts of training
+GROUPS = ("algorithm", "experiment", "stack")  # chosen by name, without a key in the configuration
+SELDOM = ("refresh.", "alarms.", "off_policy.", "resampling.", "evaluate.")  # suggested last
 ANSWERS = tuple(field.name for field in fields(Answers))
-MOST = 3  # keys that are offered
+MOST = 3  # suggested keys
 
 
 def no_option(arguments: Sequence[str]) -> str | None:
-    """What is wrong with the first argument that has dashes and is no option; None if there is no such argument."""
+    """A message for the first argument with dashes that is not an option; None if there is none."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = argument.partition("=")
         if not name.startswith("-") or any(option.startswith(name) for option in OPTIONS):
@@ -78,13 +45,13 @@ def no_option(arguments: Sequence[str]) -> str | None:
         if not equals and following and not following.startswith("-") and "=" not in following:
             value = following
         if not value:
-            return f"{name} is no option. Try --help."
-        return f"{name} is no option, and keys take no dashes. Fix: {name.lstrip('-').replace('-', '_')}={value}."
+            return f"{name} is not an option. Try --help."
+        return f"{name} is not an option, and keys take no dashes. Fix: {name.lstrip('-').replace('-', '_')}={value}."
     return None
 
 
 def mistake(error: BaseException) -> str:
-    """One paragraph for one of `Mistake`: the key, the rule, the value and the way out."""
+    """A paragraph for a `Mistake`: the key, the problem and the fix."""
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}: it must be key=value. {_in_quotes(str(error.override))}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -96,42 +63,41 @@ def mistake(error: BaseException) -> str:
         if isinstance(cause, ReadonlyConfigError):
             return _in_a_list(str(cause.full_key), str(error))
         if isinstance(cause, MissingMandatoryValue):
-            return f"{cause.full_key} must be given, but nothing was. Try {cause.full_key}=..."
+            return f"{cause.full_key} must be given. Fix: {cause.full_key}=..."
         if isinstance(cause, InterpolationResolutionError):
             return f"{cause.full_key}: {_after_wrapping(cause)}"
         if isinstance(cause, ValidationError):
-            return f"{cause.full_key}: {_first_line(cause)}. Try `--cfg job` to see values that fit."
+            return f"{cause.full_key}: {_first_line(cause)}. Try --cfg job to see valid values."
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", str(error)):
-        return f"cannot read {ambiguous[1]!r}: its commas would make a list of values. {_in_quotes(ambiguous[1])}"
-    if (told := str(error)).startswith("Config group override must be"):  # Hydra does not say which
-        return (
-            f"a part is chosen by its name, {told.rpartition(' ')[2]} is none. Try group=name, or ~group for no part."
-        )
-    return _paragraph(told)
+        return f"cannot read {ambiguous[1]!r}: its commas make a list of values. {_in_quotes(ambiguous[1])}"
+    if (message := str(error)).startswith("Config group override must be"):  # Hydra does not name the group
+        value = message.rpartition(" ")[2]
+        return f"a part is chosen by its name, and {value} is not one. Fix: group=name, or ~group for no part."
+    return _paragraph(message)
 
 
 def _in_quotes(override: str) -> str:
-    """The override as a word of a shell whose value Hydra reads as it stands."""
+    """The override as a shell word whose value Hydra reads unchanged."""
     key, equals, value = override.partition("=")
     for mark in ("'", '"') if equals else ():
-        escaped = re.sub(rf"(\\*)({mark})", r"\1\1\\\2", value)  # a backslash counts before a quotation mark alone
+        escaped = re.sub(rf"(\\*)({mark})", r"\1\1\\\2", value)  # a backslash escapes only before a quotation mark
         quoted = f"{key}={mark}{escaped}{mark}"
         try:
             read = OverridesParser.create().parse_override(quoted).value()
         except HydraException:
             continue
         if read == value:
-            return f"Fix: quote the value, and the whole for the shell: {shlex.quote(quoted)}"
+            return f"Fix: quote the value, and the argument for the shell: {shlex.quote(quoted)}"
     return "Try key=value."
 
 
 def _no_such_choice(wanted: str, options: list[str]) -> str:
     group, _, name = wanted.rpartition("/")
     if not group:
-        return f"there is no configuration {name!r}. Try --config-name with one of {', '.join(options) or 'yours'}."
+        return f"there is no configuration {name!r}. Fix: --config-name with one of {', '.join(options) or 'yours'}."
     near = get_close_matches(name, options, n=1, cutoff=0.5)
     try_this = f"Did you mean {group}={near[0]}? " if near else ""
-    return f"{group}={name} names no {group} that exists. {try_this}Try one of {', '.join(options)}."
+    return f"{group}={name} is not a known {group}. {try_this}Try one of {', '.join(options)}."
 
 
 def _no_such_key(error: OmegaConfBaseException) -> str:
@@ -141,24 +107,24 @@ def _no_such_key(error: OmegaConfBaseException) -> str:
     siblings = [str(sibling) for sibling in error.parent_node] if isinstance(node, DictConfig) else []
     where = f"{parent} has" if parent else "the configuration has"
     prefix = f"{parent}." if parent else ""
-    others = f"Try one of {', '.join(siblings)}." if siblings else f"This {parent} takes no keys; try another."
-    if is_slot(parent) and not siblings:  # there is no part yet whose key it could be
-        others = f"Try {group_of(parent)}@{parent}=name first."
-    meant = _meant(name, siblings if parent else [*siblings, *CHOSEN], _keys_inside(node))
+    others = f"Try one of {', '.join(siblings)}." if siblings else f"This {parent} has no keys; choose another."
+    if is_slot(parent) and not siblings:  # no part is chosen yet
+        others = f"Fix: {group_of(parent)}@{parent}=name first."
+    meant = _meant(name, siblings if parent else [*siblings, *GROUPS], _keys_inside(node))
     try_this = f"Did you mean {' or '.join(f'{prefix}{near}' for near in meant)}?" if meant else others
     return f"there is no key {key!r}: {where} no {name!r}. {try_this}"
 
 
-def _in_a_list(key: str, told: str) -> str:
-    """Of one item of a list that a file gives as a whole."""
+def _in_a_list(key: str, message: str) -> str:
+    """For one item of a list that a file sets as a whole."""
     whole, _, name = re.sub(r"\[(\d+)\]", r".\1", key).rpartition(".")
-    value = told.rpartition("=")[2].strip()
+    value = message.rpartition("=")[2].strip()
     fix = f"answers.{name}={value} for all draws" if name in ANSWERS else "give the whole list"
-    return f"{whole}.{name}: an algorithm gives this list as a whole, so no item of it can be changed. Fix: {fix}."
+    return f"{whole}.{name}: an algorithm sets this list as a whole, so its items cannot be changed. Fix: {fix}."
 
 
 def _meant(name: str, siblings: Sequence[str], inside: Sequence[str]) -> list[str]:
-    """The keys that a wrong one may stand for: a slip in its place, or a key inside of another, shallow ones first."""
+    """The keys that a wrong one may mean: a misspelt sibling, or a key of a section, less deep ones first."""
     if near := get_close_matches(name, siblings, n=1, cutoff=0.75):
         return near
     leaves = [key.rpartition(".")[2] for key in inside]
@@ -169,7 +135,7 @@ def _meant(name: str, siblings: Sequence[str], inside: Sequence[str]) -> list[st
 
 
 def _keys_inside(node: object, prefix: str = "") -> list[str]:
-    """Every key of a configuration that has a value, of those that training uses first; a list's items are left out."""
+    """All keys with values, without the items of lists; keys that training uses come first."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return []
     found: list[str] = []
@@ -187,7 +153,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _after_wrapping(error: InterpolationResolutionError) -> str:
-    """OmegaConf wraps a resolver's ValueError; what the resolver said is what helps."""
+    """The message of the resolver itself, which OmegaConf wraps."""
     return re.sub(r"^\w+ raised while resolving interpolation: ", "", _first_line(error))
 
 
@@ -196,7 +162,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """The text on one line, but for the lines of a list (`- ...`) and what follows them."""
+    """The text on one line; if it has a list (`- ...`), its lines stay."""
     if "\n- " in text:
         return "\n".join(" ".join(line.split()) for line in text.splitlines())
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Hydra, run inside of a command: it composes what the arguments say and hands each configuration to a job."""
+"""Hydra inside a command: it composes the arguments and calls a job with each configuration."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from rlhf_flow.system.redact import redacted
 
 
 def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> list[int]:
-    """The exit statuses of the job, on each configuration `name` that Hydra composes; none if it only shows one.
+    """The exit status of the job for each configuration that Hydra composes; empty if Hydra only prints one.
 
-    Raises what Hydra and the job raise.
+    Raises errors of Hydra and of the job.
     """
     statuses: list[int] = []
 
-    def told(composed: DictConfig) -> None:
+    def hydra_job(composed: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN and not statuses:
             _without_secrets(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
         statuses.append(job(composed))
 
     with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
         config.register()
-        hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(told)()
+        hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(hydra_job)()
     return statuses
 
 
 def overrides() -> list[str]:
-    """Those of the job that is being done, as they were typed: `${...}` in them is not resolved."""
+    """The overrides of the current job as typed, with `${...}` unresolved."""
     task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(task, list)
     return [str(override) for override in task]
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
-    """Under --multirun, the run's folder with what this job has and the command line has not: `runs/sandbox-seed=1`."""
+    """With --multirun, the swept values of the job are added to the run's folder: `runs/sandbox-seed=1`."""
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN:
         return composed
@@ -59,16 +59,16 @@ def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
 
 
 def shows(arguments: list[str]) -> bool:
-    """Whether the whole configuration of the job is asked for, and nothing else."""
-    asked = [value for flag, value in pairwise(arguments) if flag in ("--cfg", "-c")]
-    asked += [argument.partition("=")[2] for argument in arguments if argument.startswith("--cfg=")]
-    return asked == ["job"] and not {"--package", "-p"} & set(arguments)
+    """Whether the arguments ask to print the whole configuration of the job."""
+    values = [value for flag, value in pairwise(arguments) if flag in ("--cfg", "-c")]
+    values += [argument.partition("=")[2] for argument in arguments if argument.startswith("--cfg=")]
+    return values == ["job"] and not {"--package", "-p"} & set(arguments)
 
 
 def page(name: str, arguments: list[str]) -> str:
-    """The configuration as Hydra shows it, with the name of each part."""
-    all_of_it = {"job": "all", "--cfg=job": "--cfg=all"}
-    looks = [all_of_it.get(argument, argument) for argument in arguments if argument != "--resolve"]
+    """The configuration as Hydra prints it, with the name of each part."""
+    with_hydra = {"job": "all", "--cfg=job": "--cfg=all"}
+    looks = [with_hydra.get(argument, argument) for argument in arguments if argument != "--resolve"]
     chosen = OmegaConf.create(_printed(name, looks))
     return named(_printed(name, arguments), OmegaConf.select(chosen, "hydra.runtime.choices"))
 
@@ -81,14 +81,14 @@ def _printed(name: str, arguments: list[str]) -> str:
 
 
 def _without_secrets(written: Path) -> None:
-    """Redact the configuration that Hydra writes of a sweep: before any job is asked whether a secret stands in it."""
-    if written.is_file():  # other sweepers may write none
+    """Redact the file that Hydra writes for a sweep, before any job checks its configuration for secrets."""
+    if written.is_file():  # other sweepers may not write it
         written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 @contextlib.contextmanager
 def _as_hydra_expects(command: str, arguments: list[str]) -> Iterator[None]:
-    """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it hand its errors over instead of printing them."""
+    """Hydra reads sys.argv, options first; HYDRA_FULL_ERROR makes it raise errors instead of printing them."""
     argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [f"rlhf-flow {command}", *sorted(arguments, key=_is_override)]
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -107,10 +107,10 @@ def _is_override(argument: str) -> bool:
 
 @contextlib.contextmanager
 def _shown_without_secrets(arguments: list[str]) -> Iterator[None]:
-    """What Hydra prints of the configuration under --cfg and --info."""
+    """Redact what Hydra prints with --cfg and --info."""
     if not any(re.match(r"--?(cfg|c|info|i)(=|$)", argument) for argument in arguments):
         yield
         return
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         yield
-    print(redacted(said.getvalue()), end="")
+    print(redacted(printed.getvalue()), end="")

@@ -1,4 +1,4 @@
-"""The command `rlhf-flow judgements`: what is in a cache of judgements, by whom and since when; prune and export it."""
+"""`rlhf-flow judgements`: list, prune and export a cache of judgements."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ ROWS = f"""SELECT judgements.key, reply, coalesce(source, '{UNKNOWN}') AS source
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say. Raises ValueError if there is no such cache."""
-    given = _parser().parse_args(arguments)
-    path = path_of(given.cache)
+    """Raises ValueError if the arguments are wrong or there is no such cache."""
+    options = _parser().parse_args(arguments)
+    path = path_of(options.cache)
     if not path.is_file():
         raise ValueError(f"--cache={path}: there is no such file. Fix: name the file of scorer.budget.cache.")
     judgements = JudgementCache(path, key="--cache")
     try:
-        before = None if given.older_than is None else time.time() - given.older_than * DAY
-        if given.what == "prune":
-            if before is None and given.source is None:
+        before = None if options.older_than is None else time.time() - options.older_than * DAY
+        if options.what == "prune":
+            if before is None and options.source is None:
                 raise ValueError("prune needs --older-than=DAYS, --source=TEXT or both. Fix: --source='' for all.")
-            print(f"{_prune(judgements, before, given.source)} judgements removed from {path}")
-        elif given.what == "export":
-            _export(judgements, before, given.source)
+            print(f"{_prune(judgements, before, options.source)} judgements removed from {path}")
+        elif options.what == "export":
+            _export(judgements, before, options.source)
         else:
             _list(judgements, path)
     finally:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Arguments(ArgumentParser):
-    """Mistakes are raised, not printed."""
+    """Raises mistakes instead of printing them."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. Try rlhf-flow judgements --help.")
@@ -58,22 +58,22 @@ def _parser() -> ArgumentParser:
 
 def _list(judgements: JudgementCache, path: Path) -> None:
     with judgements.reading() as file:
-        told = file.execute(
+        rows = file.execute(
             f"SELECT source, count(*), sum(length(reply)), min(kept), max(kept) FROM ({ROWS}) "
             "GROUP BY source ORDER BY 2 DESC"
         ).fetchall()
         spent = _accounts(file)
-    print(f"{path}: {sum(row[1] for row in told)} judgements")
-    for source, number, size, first, last in told:
+    print(f"{path}: {sum(row[1] for row in rows)} judgements")
+    for source, number, size, first, last in rows:
         print(f"  {number:>8,}  {size / 1024:>9,.0f} KiB  {_day(first)} to {_day(last)}  {source}")
     for name, calls, tokens, cost in spent:
         print(f"  account {name}: {calls:,} calls, {tokens:,} tokens, cost {cost / 1e6:,.2f}")
 
 
 def _accounts(file: sqlite3.Connection) -> list[tuple[str, int, int, int]]:
-    """None if the cache is of a scorer that costs nothing."""
-    there = file.execute("SELECT 1 FROM sqlite_master WHERE name = 'accounts'").fetchone()
-    return file.execute("SELECT name, calls, tokens, cost FROM accounts ORDER BY name").fetchall() if there else []
+    """Calls, tokens and millionths of a currency unit by account; empty for a cache without accounts."""
+    exists = file.execute("SELECT 1 FROM sqlite_master WHERE name = 'accounts'").fetchone()
+    return file.execute("SELECT name, calls, tokens, cost FROM accounts ORDER BY name").fetchall() if exists else []
 
 
 def _chosen(before: float | None, source: str | None) -> tuple[str, dict[str, object]]:
@@ -91,7 +91,7 @@ def _prune(judgements: JudgementCache, before: float | None, source: str | None)
 
 
 def _export(judgements: JudgementCache, before: float | None, source: str | None) -> None:
-    """One JSON object a line, to stdout."""
+    """Write one JSON object per line to stdout."""
     chosen, values = _chosen(before, source)
     with judgements.reading() as file:
         for key, reply, said_by, kept in file.execute(f"SELECT key, reply, source, kept {chosen} ORDER BY key", values):

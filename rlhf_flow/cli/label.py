@@ -1,4 +1,4 @@
-"""`rlhf-flow label RUN`: show the questions of a run in the browser, until a signal ends it."""
+"""`rlhf-flow label RUN`: show the questions of a run in the browser until a signal."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from rlhf_flow.system.loopback import address, is_loopback, listening
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.system.redact import token_in
 
-LAST_SECONDS = 5  # that requests may take which are there when the server is told to end
+LAST_SECONDS = 5  # for requests in progress when the server stops
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until SIGINT or SIGTERM; return the exit status. Raises ValueError for a mistake in what was asked."""
-    asked = _parser().parse_args(arguments)
-    if asked.source is not None or asked.target is not None:
-        return _exchange(asked.run, source=asked.source, target=asked.target)
+    """Serve until SIGINT or SIGTERM; return the exit status. Raises ValueError for a mistake in the arguments."""
+    options = _parser().parse_args(arguments)
+    if options.source is not None or options.target is not None:
+        return _exchange(options.run, source=options.source, target=options.target)
     for package in ("fastapi", "markdown_it", "uvicorn"):
         require(package, part="rlhf-flow label", extras=("label",), instead="another scorer than people")
-    folder = labels_of(asked.run)
-    token = _token(asked.host, asked.token_env)
+    folder = labels_of(options.run)
+    token = _token(options.host, options.token_env)
     annotations = Annotations(folder)
     try:
-        for annotator in asked.release:
+        for annotator in options.release:
             Annotators(annotations).release(annotator)
-        with listening(asked.host, asked.port) as listener:
-            called = names(asked.host, asked.name)
-            app = application(annotations, run=asked.run.resolve().name, token=token, names=called)
+        with listening(options.host, options.port) as listener:
+            host_names = names(options.host, options.name)
+            app = application(annotations, run=options.run.resolve().name, token=token, names=host_names)
             server = uvicorn_server(app, head=SECONDS, grace=LAST_SECONDS)
-            print(f"labelling {asked.run} at {address(listener)}", flush=True)
+            print(f"labelling {options.run} at {address(listener)}", flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: None)  # uvicorn ends at a signal, and then raises it again
+                signal.signal(number, lambda *_: None)  # uvicorn stops at a signal, then raises it again
             server.run(sockets=[listener])
     finally:
         annotations.close()
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _exchange(run: Path, *, source: str | None, target: Path | None) -> int:
-    """Import labels from a file, then export to one; serve nothing."""
+    """Import labels from a file, then export to one."""
     folder = run / "labels" if source is not None and not run.exists() else labels_of(run)
     annotations = Annotations(folder)
     try:
@@ -60,14 +60,14 @@ def _exchange(run: Path, *, source: str | None, target: Path | None) -> int:
 
 
 def labels_of(run: Path) -> Path:
-    """The folder of a run's labels; `run` itself where they lie there. Raises ValueError where `run` is no run."""
+    """The folder of a run's labels, or `run` itself if it holds labels. Raises ValueError if `run` is not a run."""
     if (run / FILE).is_file():
         return run
     if (run / "config.yaml").is_file() or (run / "labels").is_dir():
         return run / "labels"
     raise ValueError(
-        f"rlhf-flow label needs the folder of a run, and {run} is none. Start the run first (rlhf-flow run "
-        "scorer=human run_dir=...), and name its run_dir, or its scorer.folder."
+        f"{run} is not the folder of a run. Fix: start the run first (rlhf-flow run scorer=human run_dir=...), "
+        "and give its run_dir or its scorer.folder."
     )
 
 
@@ -90,7 +90,6 @@ def _token(host: str, variable: str | None) -> str | None:
     if is_loopback(host):
         return None
     raise ValueError(
-        f"--host {host} can be reached from other machines, so annotators must show a token. Put one into an "
-        "environment variable and name it with --token-env NAME, or use --host 127.0.0.1. "
-        "Fix: export LABEL_TOKEN=$(openssl rand -hex 16), and --token-env LABEL_TOKEN."
+        f"--host {host}: other machines can reach it, so annotators need a token. Fix: export "
+        "LABEL_TOKEN=$(openssl rand -hex 16) and --token-env LABEL_TOKEN, or --host 127.0.0.1."
     )

@@ -1,4 +1,4 @@
-"""What each key means: the comment behind its field, in the source of its class. There is no second place for it."""
+"""The meaning of each key: the comment after its field, in the source of its class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import ModuleType
 
 
 def meanings(part: type) -> Mapping[str, str]:
-    """The comment behind each field of a dataclass, inherited fields included; a field without one is left out."""
+    """The comment after each field of a dataclass, including inherited fields; a field without one is left out."""
     found: dict[str, str] = {}
     for one in reversed(part.__mro__):
         if is_dataclass(one) and (module := inspect.getmodule(one)) is not None:
@@ -23,7 +23,7 @@ def meanings(part: type) -> Mapping[str, str]:
 
 @cache
 def _comments(module: ModuleType) -> Mapping[str, Mapping[str, str]]:
-    """By class and field; a module without source, as one typed into a notebook, has none."""
+    """The comments by class and field; empty for a module without source, such as a notebook."""
     try:
         source = inspect.getsource(module)
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""Tell what a run would take, before it takes it: `rlhf-flow plan`."""
+"""`rlhf-flow plan`: estimate what a run needs before it starts."""
 
 from __future__ import annotations
 
@@ -9,77 +9,91 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlhf_flow.capacity.estimate import Planned, plan
-from rlhf_flow.capacity.fit import room
-from rlhf_flow.capacity.process_memory import Memory, size_of, told
-from rlhf_flow.config import compose as configuration
+from rlhf_flow.capacity.fit import Room, room
+from rlhf_flow.capacity.process_memory import Memory, size_of, size_text
+from rlhf_flow.config import compose
+from rlhf_flow.config.schema import RunConfig
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status 0 where all fits, else 1. Raises ValueError, or what Hydra raises, for a mistake."""
+    """Exit status 0 if everything fits, else 1. Raises ValueError, or an error of Hydra, for a mistake."""
     parser = argparse.ArgumentParser(prog="rlhf-flow plan", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--memory", metavar="SIZE", help="of each GPU, or of a host without any: 80GiB; else as here")
-    parser.add_argument("--gpus", type=int, metavar="N", help="how many there will be; else as here")
-    parser.add_argument("--like", type=Path, metavar="RUN", help="a run whose rounds tell how long these will take")
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-    parser.add_argument("--config-dir", "-cd", action="append", default=[], help="where to look for files as well")
-    parser.add_argument("--config-name", "-cn", default="run", help="run, or train-reward")
-    parser.add_argument("overrides", nargs="*", help="those of `rlhf-flow run`")
-    asked = parser.parse_intermixed_args(list(arguments))
-    config = configuration.compose(*asked.overrides, name=asked.config_name, folders=asked.config_dir)
-    there = room(None if asked.memory is None else size_of(asked.memory), asked.gpus)
-    planned = plan(config, there, like=asked.like)
-    if asked.json:
-        print(json.dumps(asdict(planned) | {"fits": not planned.problems}, indent=1))
+    parser.add_argument("--like", type=Path)
+    options = add_arguments(parser).parse_intermixed_args(list(arguments))
+    planned = plan(composed(options), room_of(options), like=options.like)
+    if options.json:
+        problems = [str(problem) for problem in planned.problems]
+        print(json.dumps(asdict(planned) | {"problems": problems, "fits": not problems}, indent=1))
     else:
         print("\n".join(page(planned)))
     return 1 if planned.problems else 0
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the arguments that `plan` and `doctor` share; `pages` describes them."""
+    parser.add_argument("--memory")
+    parser.add_argument("--gpus", type=int)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    parser.add_argument("--config-name", "-cn", default="run")
+    parser.add_argument("overrides", nargs="*")
+    return parser
+
+
+def composed(options: argparse.Namespace) -> RunConfig:
+    return compose.compose(*options.overrides, name=options.config_name, folders=options.config_dir)
+
+
+def room_of(options: argparse.Namespace) -> Room:
+    return room(None if options.memory is None else size_of(options.memory), options.gpus)
+
+
 def page(planned: Planned) -> Iterator[str]:
-    shape, work, there = planned.shape, planned.work, planned.room
-    pages = f" (up to {work.pages} pages)" if work.pages > 1 else ""
-    rounds, asked = work.rounds, work.prompts * work.pages
+    """The lines of the report."""
+    shape, work, room, disk = planned.shape, planned.work, planned.room, planned.disk
+    batches = f" (up to {work.pages} batches)" if work.pages > 1 else ""
+    rounds = work.rounds
     yield (
-        f"model      {shape.parameters / 1e6:,.1f} M weights: {shape.layers} layers of {shape.width}, "
+        f"model      {shape.parameters / 1e6:,.1f} M parameters: {shape.layers} layers of width {shape.width}, "
         f"vocabulary {shape.vocabulary}"
     )
     yield (
-        f"a round    {work.prompts} prompts{pages} x {work.answers} answers, {work.drawn} of them drawn: at most "
+        f"round      {work.prompts} prompts{batches} x {work.answers} answers, {work.drawn} of them generated: at most "
         f"{work.tokens_drawn:,} tokens"
     )
     yield (
-        f"           at most {work.pairs_learned} pairs, {planned.steps} optimizer steps; the last of "
-        f"{planned.last_batch} pairs, with {planned.idle} places empty"
+        f"           at most {work.pairs_learned} pairs in {planned.steps} optimizer steps; the last step has "
+        f"{planned.last_batch} pairs and {planned.idle} empty places"
     )
-    yield f"           longest sequence {work.positions} tokens, {work.longest_prompt} of them the prompt"
+    yield f"           longest sequence: {work.positions} tokens, of which the prompt {work.longest_prompt}"
     yield (
-        f"the run    {rounds} rounds: {rounds * asked:,} prompts, at most {rounds * work.tokens_drawn:,} tokens and "
-        f"{rounds * planned.steps:,} steps"
+        f"run        {rounds} rounds: {rounds * work.prompts * work.pages:,} prompts, at most "
+        f"{rounds * work.tokens_drawn:,} tokens and {rounds * planned.steps:,} optimizer steps"
     )
     for one in planned.calls:
-        cost = f", at most {one.cost:,.2f}" if one.cost else ""
+        cost = f", cost at most {one.cost:,.2f}" if one.cost else ""
         yield (
-            f"calls      {one.slot}: {one.round:,} a round, {one.run:,} in all, about {one.tokens_in:,} tokens in and "
-            f"{one.tokens_out:,} out{cost}"
+            f"calls      {one.slot}: at most {one.round:,} per round and {one.run:,} in total, about "
+            f"{one.tokens_in:,} tokens in and {one.tokens_out:,} out{cost}"
         )
     yield ""
     yield from _memory(planned)
     yield ""
-    disk = planned.disk
     yield (
-        f"disk       {told(disk.round)} a round (policy {told(disk.policy)}, learner {told(disk.learner)}, rows "
-        f"{told(disk.rows)}), at most {told(disk.most)} at once, {told(disk.end)} in the end"
+        f"disk       {size_text(disk.round)} per round (policy {size_text(disk.policy)}, learner "
+        f"{size_text(disk.learner)}, rows {size_text(disk.rows)}), at most {size_text(disk.most)}, "
+        f"{size_text(disk.end)} after the run"
     )
-    if planned.seconds is not None:
-        stages = ", ".join(f"{name} {value:.1f}" for name, value in planned.seconds.stages.items())
+    if (seconds := planned.seconds) is not None:
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.stages.items())
         yield (
-            f"time       {planned.seconds.round:,.0f} s a round, {planned.seconds.total:,.0f} s in all, as "
-            f"{planned.seconds.run} went ({stages})"
+            f"time       {seconds.round:,.0f} s per round, {seconds.total:,.0f} s in total, as in {seconds.run} "
+            f"({stages})"
         )
     else:
-        yield "time       unknown: --like RUN takes it from a run that is done"
-    has = f"{there.gpus} GPUs of {told(there.gpu)}, " if there.gpus else ""
-    yield f"room       {has}host {told(there.host)}"
+        yield "time       unknown; --like RUN estimates it from a finished run"
+    gpus = f"{room.gpus} GPUs of {size_text(room.gpu)}, " if room.gpus else ""
+    yield f"available  {gpus}host {size_text(room.host)}"
     yield from (f"note       {note}" for note in planned.notes)
     yield from (f"PROBLEM    {problem}" for problem in planned.problems)
     if not planned.problems:
@@ -87,23 +101,24 @@ def page(planned: Planned) -> Iterator[str]:
 
 
 def _memory(planned: Planned) -> Iterator[str]:
-    yield f"{'memory':11}{'':14} {'peak of each':>12}  of what, in which phase"
+    """Memory by role. All numbers are for sequences of the greatest length."""
+    yield f"{'memory':25} {'peak of each':>12}  phase: parts (an estimate, if all sequences have the greatest length)"
     for one in planned.memories:
-        yield f"{'':11}{_who(one):14} {told(one.bytes):>12}  {one.peak.name}: {_items(one)}"
-    yield f"{'':11}{'libraries':14} {told(planned.libraries):>12}  of all processes, on the host"
+        yield f"{'':11}{_role(one):14} {size_text(one.bytes):>12}  {one.peak.name}: {_items(one)}"
+    yield f"{'':11}{'libraries':14} {size_text(planned.libraries):>12}  of all processes, on the host"
     if planned.object_store:
-        where = "" if planned.each is None else ", once on each node"
-        yield f"{'':11}{'object store':14} {told(planned.object_store):>12}  policies that a round names{where}"
-    yield f"{'':11}{'host':14} {told(planned.host):>12}  all of it together"
+        per_node = "" if planned.each is None else ", on each node"
+        yield f"{'':11}{'object store':14} {size_text(planned.object_store):>12}  policies of a round{per_node}"
+    yield f"{'':11}{'host':14} {size_text(planned.host):>12}  total"
     if (each := planned.each) is not None:
         gpus = f"{each.gpus} GPUs and " if each.gpus else ""
-        yield f"nodes      {each.nodes}: of each {gpus}{told(each.host)} of the host, where processes divide evenly"
+        yield f"nodes      {each.nodes}: each {gpus}{size_text(each.host)} of host memory, if processes spread evenly"
 
 
-def _who(one: Memory) -> str:
+def _role(one: Memory) -> str:
     return f"{one.role}{f' x{one.processes}' if one.processes > 1 else ''}" + (" GPU" if one.where == "GPU" else "")
 
 
 def _items(one: Memory) -> str:
-    items = {**one.peak.items, "kept by the allocator": one.bytes - one.peak.bytes}
-    return ", ".join(f"{name} {told(bytes)}" for name, bytes in items.items() if bytes)
+    items = {**one.peak.items, f"margin of {one.margin:.0%}": one.bytes - one.peak.bytes}
+    return ", ".join(f"{name} {size_text(bytes)}" for name, bytes in items.items() if bytes)

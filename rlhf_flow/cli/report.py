@@ -1,4 +1,4 @@
-"""`rlhf-flow report`: the pages and files that a user asks for."""
+"""`rlhf-flow report`: write the report of runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class _Arguments(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write what is asked for and print where it is. Raises ValueError if the arguments or a folder are wrong."""
+    """Write the report and print its path. Raises ValueError if the arguments or a folder are wrong."""
     parser = _Arguments(prog="rlhf-flow report", add_help=False)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path)
-    asked = parser.parse_args(arguments)
-    if asked.csv is not None and len(asked.runs) > 1:
-        raise ValueError("--csv writes the charts of one run, got several. Name one run.")
-    print(report.write(asked.runs[0]) if len(asked.runs) == 1 else report.write_comparison(asked.runs))
-    if asked.csv is not None:
-        for path in report.write_csv(asked.runs[0], asked.csv):
+    options = parser.parse_args(arguments)
+    if options.csv is not None and len(options.runs) > 1:
+        raise ValueError(f"--csv writes the charts of one run, got {len(options.runs)} runs. Fix: name one.")
+    print(report.write(options.runs[0]) if len(options.runs) == 1 else report.write_comparison(options.runs))
+    if options.csv is not None:
+        for path in report.write_csv(options.runs[0], options.csv):
             print(path)
     return 0

@@ -1,4 +1,4 @@
-"""`rlhf-flow serve`: listen, load the scorer, say so, and score what comes until a signal ends it."""
+"""`rlhf-flow serve`: load a scorer and serve it until a signal."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rlhf_flow.system.optional_deps import require
 if TYPE_CHECKING:
     import uvicorn
 
-HEAD_SECONDS = 10.0  # in which the head of a request must have come
-LAST_SECONDS = 30.0  # that requests may take which are there when the server is told to end
+HEAD_SECONDS = 10.0  # for the headers of a request to arrive
+LAST_SECONDS = 30.0  # for requests in progress when the server stops
 
 
 def serve(config: ServeConfig) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ValueError for a mistake in what was asked, and what the scorer raises."""
+    """Serve until SIGINT or SIGTERM. Raises ValueError for a mistake in the configuration, and errors of the scorer."""
     for package in ("fastapi", "uvicorn"):
         require(package, part="rlhf-flow serve", extras=("serve",), instead="the scorer inside the run")
     config.scorer.check()
@@ -39,10 +39,9 @@ def serve(config: ServeConfig) -> None:
 
 
 async def _serve(config: ServeConfig, token: str | None, listener: socket.socket) -> None:
-
     name = part_name("scorer", config.scorer)
     queue = Queue(wait=config.batch_wait_ms / 1000, max_batch=config.max_batch, max_waiting=config.max_waiting)
-    opened: list[Health] = []  # of the scorer; empty while it is loading
+    opened: list[Health] = []  # empty while the scorer is loading
 
     def opener() -> Scorer:
         scorer: Scorer = config.scorer.open(config.place)
@@ -79,7 +78,7 @@ def _stop(server: uvicorn.Server) -> None:
 
 @contextmanager
 def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """uvicorn ends at a signal and then raises it again, for whoever had it before: that must not be Python's own."""
+    """Replace Python's signal handlers, to which uvicorn passes a signal after it stops."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         _stop(server)

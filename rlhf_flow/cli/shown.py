@@ -1,4 +1,4 @@
-"""The composed configuration as `--cfg job` prints it, with the name of each part beside its keys."""
+"""The configuration that `--cfg job` prints, with the name of each part as a comment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ KEY = re.compile(r"( *)([\w-]+):(?: .*)?$")
 
 
 def named(page: str, choices: Mapping[str, object]) -> str:
-    """The YAML `page` with a comment at each part: `schedule: {} # schedule=fixed`; others are named at the top.
+    """The YAML `page` with a comment at each part: `schedule: {} # schedule=fixed`; other choices are at the top.
 
-    `choices`: Hydra's, by group, or by group@slot for a slot that is not called as its group.
+    `choices`: Hydra's, by group, or by group@slot if the slot has another name than the group.
     """
     chosen = {group: name for group, name in choices.items() if name and not group.startswith("hydra/")}
     slots = {group.partition("@")[2] or group: f"{group}={name}" for group, name in chosen.items()}
@@ -25,5 +25,5 @@ def named(page: str, choices: Mapping[str, object]) -> str:
                 line += f" # {slots[slot]}"
                 found.add(slot)
         lines.append(line)
-    others = [told for slot, told in slots.items() if slot not in found and slot != "constants"]
+    others = [choice for slot, choice in slots.items() if slot not in found and slot != "constants"]
     return "\n".join([*([f"# {' '.join(others)}"] if others else []), *lines])

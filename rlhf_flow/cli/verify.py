@@ -1,4 +1,4 @@
-"""Check the claims side by side, and tell what was found: `rlhf-flow verify`."""
+"""`rlhf-flow verify`: check the claims of the papers in parallel and print the results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rlhf_flow.verify.claims import CLAIMS
 
 @dataclass(frozen=True)
 class Checked:
-    """A claim, what was found, and how long it took."""
+    """The result of a claim."""
 
     claim: str  # its id
     findings: tuple[Finding, ...]
     seconds: float
-    error: str = ""  # where checking it failed
+    error: str = ""  # if the check failed to run
 
     @property
     def holds(self) -> bool:
@@ -34,14 +34,14 @@ class Checked:
 
 
 def chosen(only: Sequence[str]) -> tuple[Claim, ...]:
-    """The claims whose id (V1a), family (V1) or beginning of the method is asked for; all where nothing is.
+    """The claims whose id (V1a), family (V1) or start of the method is in `only`; all if it is empty.
 
-    Raises ValueError for one that no claim has.
+    Raises ValueError for a word that matches no claim.
     """
     for word in only:
         if not any(_fits(claim, word) for claim in CLAIMS):
             names = ", ".join(claim.id for claim in CLAIMS)
-            raise ValueError(f"--only {word} names no claim. Try one of {names}, or the beginning of a method.")
+            raise ValueError(f"--only {word} matches no claim. Try one of {names}, or the start of a method.")
     return tuple(claim for claim in CLAIMS if not only or any(_fits(claim, word) for word in only))
 
 
@@ -51,7 +51,7 @@ def _fits(claim: Claim, word: str) -> bool:
 
 
 def check(id: str, seed: int) -> Checked:
-    """Check one claim in this process, on one thread: claims run side by side."""
+    """Check one claim in this process, on one thread, since claims run in parallel."""
     import torch
 
     torch.set_num_threads(1)
@@ -59,14 +59,14 @@ def check(id: str, seed: int) -> Checked:
     began = time.perf_counter()
     try:
         findings, error = tuple(claim.check(seed)), ""
-    except Exception as failure:  # a claim that cannot be checked has failed, and the others go on
+    except Exception as failure:  # it counts as failed, and the other claims go on
         findings, error = (), f"{type(failure).__name__}: {failure}"
     return Checked(id, findings, time.perf_counter() - began, error)
 
 
 def checked(claims: Sequence[Claim], *, seed: int, jobs: int) -> Iterator[Checked]:
-    """Each claim as soon as it is checked, the slowest first, `jobs` at a time."""
-    # A forked child would inherit torch's threads in whatever state they are in.
+    """The results as they arrive; the slowest claims start first, `jobs` at a time."""
+    # spawn: a forked child would inherit torch's threads in an undefined state
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         slowest_first = sorted(claims, key=lambda claim: -claim.seconds)
         waiting = [pool.submit(check, claim.id, seed) for claim in slowest_first]
@@ -75,7 +75,7 @@ def checked(claims: Sequence[Claim], *, seed: int, jobs: int) -> Iterator[Checke
 
 
 def table(claims: Sequence[Claim], results: Sequence[Checked]) -> Table:
-    """One row a finding: claim, paper, measured, threshold, verdict."""
+    """One row per finding: claim, paper, measured, threshold, verdict."""
     by_id = {result.claim: result for result in results}
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "claim", "paper", "found", "measured", "threshold", "verdict"):
@@ -93,7 +93,7 @@ def table(claims: Sequence[Claim], results: Sequence[Checked]) -> Table:
 
 
 def markdown(claims: Sequence[Claim], results: Sequence[Checked]) -> str:
-    """The table as a README has it: one row a claim, its findings in the order in which the full table names them."""
+    """The table as Markdown: one row per claim, with its findings in the order of the full table."""
     by_id = {result.claim: result for result in results}
     lines = ["| id | claim (paper) | measured | threshold |", "|---|---|---|---|"]
     for claim in claims:
@@ -115,24 +115,24 @@ def as_json(claims: Sequence[Claim], results: Sequence[Checked], *, seed: int) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status 0 where every claim holds, 1 where one does not."""
+    """Exit status 0 if all claims hold, else 1."""
     parser = argparse.ArgumentParser(prog="rlhf-flow verify", description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="CLAIM", help="ids (V1a, V8) or methods (XPO, Nash)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="claims that are checked side by side")
     parser.add_argument("--json", type=Path, help="also write what was found to this file")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    asked = parser.parse_args(list(arguments))
-    claims = chosen(asked.only)
+    options = parser.parse_args(list(arguments))
+    claims = chosen(options.only)
     console, results = Console(width=None if os.isatty(1) else 200), []
     began = time.perf_counter()
-    for result in checked(claims, seed=asked.seed, jobs=asked.jobs):
+    for result in checked(claims, seed=options.seed, jobs=options.jobs):
         results.append(result)
         verdict = "holds" if result.holds else "FAILS"
         print(f"{len(results)}/{len(claims)} {result.claim} {verdict} ({result.seconds:.1f} s)", flush=True)
-    print(markdown(claims, results)) if asked.markdown else console.print(table(claims, results))
-    if asked.json is not None:
-        asked.json.write_text(as_json(claims, results, seed=asked.seed))
+    print(markdown(claims, results)) if options.markdown else console.print(table(claims, results))
+    if options.json is not None:
+        options.json.write_text(as_json(claims, results, seed=options.seed))
     failed = [result.claim for result in results if not result.holds]
     seconds = time.perf_counter() - began
     print(f"{len(claims) - len(failed)} of {len(claims)} claims hold, {seconds:.0f} s" + _named(failed))

@@ -1,167 +1,153 @@
-"""What stands for a worker on the cluster: the same methods, and they block. Nothing above this folder knows more."""
+"""Blocking clients with the methods of the worker that they call on the cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.cluster.gpu_sharing import GpuSlot
-from rlhf_flow.cluster.replay_log import CallLog, clear
+from rlhf_flow.cluster.replay_log import CallLog, remove_partial_output
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Call, Pool
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.scorer.chunking import in_pieces
-from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams, Scored
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from rlhf_flow.cluster.weight_sync.direct import DirectWeightSync
-
-SHARE = 2  # what is left is handed out as if there were so many times as many engines: the pieces get smaller
+SPLITS = 2  # a task takes 1 / (SPLITS * engines) of the remaining prompts, so that tasks get smaller towards the end
 
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Engines that share the prompts of a call."""
+    """Replicas of an engine that share the prompts of a call."""
 
     pool: Pool
-    piece: int  # prompts that are handed out at once, at least
-    express: DirectWeightSync | None = None  # for weights that a learner still holds
+    prompts_per_task: int  # at least
 
     def generate(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
-        """As of one engine: seeds belong to prompts, so that the answers do not depend on who drew them."""
-        if self.express is not None and isinstance(policy, Policy):
-            self.express.give(policy, self.pool)
+        """As `Engine.generate`. Seeds belong to prompts, so the answers do not depend on the replica."""
         named = {"round": round, "seed": seed}
-        pieces = _guided(prompts, engines=len(self.pool.crews), least=self.piece)
-        parts = self.pool.ask([Call("generate", (piece, policy, draw), named) for piece in pieces])
-        if len(parts) == 1:
-            only: Rollouts = parts[0]
+        tasks = guided(prompts, engines=len(self.pool.groups), least=self.prompts_per_task)
+        results = self.pool.run([Call("generate", (task, policy, draw), named) for task in tasks])
+        if len(results) == 1:
+            only: Rollouts = results[0]
             return only
         return Rollouts(
             round=round,
-            prompts=tuple(prompt for part in parts for prompt in part.prompts),
-            responses=tuple(group for part in parts for group in part.responses),
+            prompts=tuple(prompt for result in results for prompt in result.prompts),
+            responses=tuple(group for result in results for group in result.responses),
         )
 
     def close(self) -> None:
-        self.pool.dismiss()
+        self.pool.stop()
 
 
 @dataclass(frozen=True)
 class RayScorer:
-    """Scorers that share the prompts of a call, always in the same pieces: a judge's sums depend on its batches."""
+    """Replicas of a scorer. Tasks have a fixed size, because a model's scores depend on its batches by rounding."""
 
     pool: Pool
-    piece: int  # prompts
+    prompts_per_task: int
 
     def score(self, rollouts: Rollouts) -> Scored:
-        return in_pieces(self._score, rollouts, self.piece)
+        return in_pieces(self._score, rollouts, self.prompts_per_task)
 
-    def _score(self, pieces: Sequence[Rollouts]) -> list[Scored]:
-        return self.pool.ask([Call("score", (piece,)) for piece in pieces])
+    def _score(self, tasks: Sequence[Rollouts]) -> list[Scored]:
+        return self.pool.run([Call("score", (task,)) for task in tasks])
 
     def close(self) -> None:
-        self.pool.dismiss()
+        self.pool.stop()
 
     @property
     def closed(self) -> bool:
-        return self.pool.dismissed
+        return self.pool.stopped
 
 
 @dataclass(frozen=True)
 class RayLearner:
-    """The ranks of a learner. When one of them dies all are started again, and told again what they were told."""
+    """The ranks of a learner. If one dies, all are started again and replay the call log."""
 
-    crew: WorkerGroup
-    turn: GpuSlot
+    group: WorkerGroup
+    slot: GpuSlot
     supervisor: Supervisor
-    journal: CallLog = field(default_factory=CallLog)
-    busy: Lock = field(default_factory=Lock)  # while it is asked
+    log: CallLog = field(default_factory=CallLog)
 
     def start(self, policy: Policy) -> None:
-        self._ask("start", policy)
+        self._call("start", policy)
 
     def logps(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
-        return self._ask("logps", responses, wanted, policy)
+        return self._call("logps", responses, wanted, policy)
 
     def spread(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
-        return self._ask("spread", responses, wanted, policy)
+        return self._call("spread", responses, wanted, policy)
 
     def steps(self, lesson: TrainingRound) -> int:
-        return self._ask("steps", lesson)
+        return self._call("steps", lesson)
 
     def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
-        return self._ask("update", lesson, first, last)
+        return self._call("update", lesson, first, last)
 
     def publish(self, name: str, round: int) -> Policy:
-        return self._ask("publish", name, round)
+        return self._call("publish", name, round)
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
-        return self._ask("average", name, round, terms)
+        return self._call("average", name, round, terms)
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        self._ask("save_policy", folder, policy)
+        self._call("save_policy", folder, policy)
 
     def save_state(self, folder: Path) -> None:
-        self._ask("save_state", folder)
+        self._call("save_state", folder)
 
     def load_state(self, folder: Path) -> None:
-        self._ask("load_state", folder)
+        self._call("load_state", folder)
 
     def close(self) -> None:
-        self.crew.dismiss()
+        self.group.stop()
 
     @property
     def closed(self) -> bool:
-        return not self.crew.ranks
+        return not self.group.ranks
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        """Raises what a rank raised, or WorkerError where too many died."""
-        with self.busy:
-            return self._insist(method, arguments)
-
-    def _insist(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Raises what a rank raised, or WorkerError after too many deaths."""
         while True:
             try:
-                self.turn.take()
-                if not self.crew.ranks:
-                    self.crew.start()
-                if not self.crew.where:
-                    self._begin_again()
-                result = self.crew.ask(method, *arguments)
+                self.slot.acquire()
+                if not self.group.ranks:
+                    self.group.start()
+                if not self.group.processes:
+                    self.group.ready()
+                    for call, its_arguments in self.log.calls:
+                        self.group.call(call, *its_arguments)
+                result = self.group.call(method, *arguments)
             except DeadWorkerError as death:
-                self.supervisor.survive(death)
-                self.crew.dismiss()
-                clear(method, arguments)
+                self.supervisor.record(death)
+                self.group.stop()
+                remove_partial_output(method, arguments)
             else:
-                self.journal.note(method, arguments, result)
+                self.log.record(method, arguments, result)
                 return result
 
-    def _begin_again(self) -> None:
-        """Bring fresh ranks to where the last ones were."""
-        self.crew.ready()
-        for method, arguments in self.journal.calls:
-            self.crew.ask(method, *arguments)
 
+def guided(prompts: Sequence[Prompt], *, engines: int, least: int) -> list[Sequence[Prompt]]:
+    """Tasks for engines that take the next one when they are free: large ones first, so that all engines end together.
 
-def _guided(prompts: Sequence[Prompt], *, engines: int, least: int) -> list[Sequence[Prompt]]:
-    """The prompts in pieces, the larger ones first: engines that are handed them as they come free end together.
-
-    Guided self-scheduling, Polychronopoulos and Kuck 1987. One engine gets them all: it fills its batches best.
+    Guided self-scheduling, Polychronopoulos and Kuck 1987. A single engine gets all prompts, which fills its batches.
     """
     if engines == 1:
         return [prompts]
-    pieces, at = [], 0
+    tasks, at = [], 0
     while at < len(prompts):
-        size = max(least, -(-(len(prompts) - at) // (SHARE * engines)))
-        pieces.append(prompts[at : at + size])
+        size = max(least, -(-(len(prompts) - at) // (SPLITS * engines)))
+        tasks.append(prompts[at : at + size])
         at += size
-    return pieces or [prompts]
+    return tasks or [prompts]

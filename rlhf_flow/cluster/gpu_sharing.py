@@ -1,4 +1,4 @@
-"""Whose turn it is, where all roles work on the same GPUs: only who works has its weights there."""
+"""Time sharing of GPUs: with cluster.layout=colocated only one role at a time has its weights on them."""
 
 from __future__ import annotations
 
@@ -10,46 +10,44 @@ from rlhf_flow.cluster.worker_group import WorkerGroup
 
 @dataclass
 class GpuScheduler:
-    """Nobody takes turns where each has GPUs of its own."""
+    """Decides which slot has the GPUs. With `shared=False` each role has GPUs of its own, and it does nothing."""
 
     shared: bool
     supervisor: Supervisor
-    at_work: GpuSlot | None = None
+    active: GpuSlot | None = None
 
-    def give(self, turn: GpuSlot) -> None:
-        """Let whoever worked step aside, and then these work. Who died on the way comes back when it is asked."""
-        if not self.shared or self.at_work is turn:
+    def activate(self, slot: GpuSlot) -> None:
+        """Offload the workers of the active slot, then load those of `slot`. Raises WorkerError after too many deaths.
+
+        A worker that dies meanwhile is started again at its next call.
+        """
+        if not self.shared or self.active is slot:
             return
-        if self.at_work is not None:
-            self._tell(self.at_work, "step_aside")
-        self.at_work = turn
-        self._tell(turn, "come_back")
+        if self.active is not None:
+            self._call(self.active, "step_aside")
+        self.active = slot
+        self._call(slot, "come_back")
 
-    def _tell(self, turn: GpuSlot, method: str) -> None:
-        sent = [(crew, crew.send(method)) for crew in turn.crews]  # of a crew without processes nothing is asked
-        for crew, calls in sent:
+    def _call(self, slot: GpuSlot, method: str) -> None:
+        sent = [(group, group.send(method)) for group in slot.groups]  # no call if a group has no processes
+        for group, calls in sent:
             try:
-                crew.wait(calls)
+                group.wait(calls)
             except DeadWorkerError as death:
-                self.supervisor.survive(death)
-                crew.dismiss()
+                self.supervisor.record(death)
+                group.stop()
 
 
 @dataclass(eq=False)
 class GpuSlot:
-    """Of all that work at the same time: the replicas of one engine or scorer, or the ranks of one learner.
+    """The workers that use the GPUs at the same time: the replicas of an engine or scorer, or the ranks of a learner.
 
-    Whoever is started in it has its weights on the GPU from the beginning; so nobody is started out of turn.
+    A worker loads its weights onto the GPU when it starts, so acquire the slot before you start one.
     """
 
-    turns: GpuScheduler
-    crews: list[WorkerGroup] = field(default_factory=list)
+    scheduler: GpuScheduler
+    groups: list[WorkerGroup] = field(default_factory=list)
 
-    @property
-    def is_mine(self) -> bool:
-        """Whether what they hold is there, and not aside."""
-        return not self.turns.shared or self.turns.at_work is self
-
-    def take(self) -> None:
-        """Before anything is asked. Raises WorkerError where too many died."""
-        self.turns.give(self)
+    def acquire(self) -> None:
+        """Call this before each call of a worker. Raises WorkerError after too many deaths."""
+        self.scheduler.activate(self)

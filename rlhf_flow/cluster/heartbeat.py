@@ -1,4 +1,4 @@
-"""Heartbeats: a worker that hangs or was stopped does not die, and nobody would notice otherwise."""
+"""Heartbeats: they find workers that hang or were stopped, which Ray does not report as dead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BEAT_SECONDS = 1.0
 
 
 class HeartbeatMonitor:
-    """Hears the beats of all workers, in a process of its own on the driver's node."""
+    """An actor on the driver's node that receives the heartbeats of all workers."""
 
     def __init__(self) -> None:
         self.last: dict[str, float] = {}
@@ -22,20 +22,20 @@ class HeartbeatMonitor:
         self.last[name] = time.monotonic()
 
     def silence(self) -> dict[str, float]:
-        """Seconds since the last beat of each worker; of one that never beat, nothing."""
+        """Seconds since the last heartbeat of each worker that has sent one."""
         now = time.monotonic()
         return {name: now - last for name, last in self.last.items()}
 
 
-def start_beating(pulse: ActorHandle, name: str) -> None:
-    """Beat from a thread of this process for as long as it lives.
+def start_beating(monitor: ActorHandle, name: str) -> None:
+    """Send heartbeats from a daemon thread of this process.
 
-    The thread needs Python's lock now and then: it falls silent with a process that is stopped or spins in native code.
+    The thread needs the GIL, so heartbeats also stop if the process is stopped or loops in native code.
     """
 
     def beat() -> None:
         while True:
-            pulse.beat.remote(name)
+            monitor.beat.remote(name)
             time.sleep(BEAT_SECONDS)
 
-    threading.Thread(target=beat, name="pulse", daemon=True).start()
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()

@@ -1,8 +1,9 @@
-"""Everything in this process: no Ray, one learner rank. The same loop for a laptop, a debugger or a test."""
+"""All workers in the driver's process, without Ray and with one learner rank: for laptops, debuggers and tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
@@ -10,28 +11,29 @@ from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, Scor
 
 @dataclass(frozen=True)
 class Local:
-    """One process on this machine, on its GPU where there is one."""
+    """One process on this machine, on its GPU if there is one."""
 
-    @property
-    def in_process(self) -> bool:
-        return True
-
-    @property
-    def disaggregated(self) -> bool:
-        return False
+    in_process: ClassVar[bool] = True
+    disaggregated: ClassVar[bool] = False
+    address: ClassVar[str | None] = None
+    nodes: ClassVar[int] = 1
+    engines: ClassVar[int] = 1
+    scorers: ClassVar[int] = 1
+    gpu_share: ClassVar[float] = 1.0
+    object_store_mib: ClassVar[int] = 0
 
     def check(self, *, ranks: int) -> None:
-        """Raise ValueError for a learner that does not fit."""
+        """Raise ValueError for several learner ranks."""
         if ranks > 1:
             raise ValueError(
-                f"cluster=local runs one learner rank in its own process, but learner.ranks={ranks}. "
-                "Try cluster=ray, or learner.ranks=1."
+                f"learner.ranks={ranks}: cluster=local runs one learner rank in its own process. "
+                "Fix: cluster=ray, or learner.ranks=1."
             )
 
     def open(self) -> Cluster:
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # of loading weights: the run has a terminal view of its own
+        logging.disable_progress_bar()  # the run has its own console output
         return LocalCluster(_device())
 
 
@@ -56,11 +58,11 @@ class LocalCluster:
         return learner
 
     def ready(self) -> None:
-        """They are, as soon as they are open."""
+        """Workers are ready once they are open."""
 
     @property
     def deaths(self) -> tuple[str, ...]:
-        """None is survived: they all live in this process."""
+        """No worker dies without the driver."""
         return ()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a learner was told since its weights were last at a place that outlives it, so that it can be told again."""
+"""The calls that a restarted learner replays to recover its weights."""
 
 from __future__ import annotations
 
@@ -12,25 +12,17 @@ from rlhf_flow.types import Policy
 
 @dataclass
 class CallLog:
-    """The calls that changed what the learner holds. Told again to a fresh learner, they make it what it was.
-
-    A learner that is told the same steps of the same lesson ends in the same weights, so nothing of it has to be saved.
-    """
+    """The calls that led to the learner's weights. Training is deterministic, so replaying them gives equal weights."""
 
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
-    held: str = ""  # sha256 of the weights that are published and held; empty once it learns on
+    held: str = ""  # sha256 of the published weights that the learner holds; empty after an update
 
-    @property
-    def published(self) -> str:
-        """sha256 of what the learner published itself and holds; empty where there is no such thing."""
-        return self.held if any(method == "publish" for method, _ in self.calls) else ""
-
-    def note(self, method: str, arguments: tuple[Any, ...], result: object) -> None:
-        """Remember a call that succeeded, as far as it matters."""
+    def record(self, method: str, arguments: tuple[Any, ...], result: object) -> None:
+        """Record a call that succeeded. A `start` from other weights, or a `load_state`, makes earlier calls moot."""
         if method == "start":
             (policy,) = arguments
             if policy.sha256 == self.held and policy.state is None:
-                self.calls.append((method, arguments))  # it keeps what it holds, moments included
+                self.calls.append((method, arguments))  # the learner keeps its weights and moments
             else:
                 self.calls = [(method, arguments)]
             self.held = policy.sha256
@@ -41,12 +33,12 @@ class CallLog:
             self.held = ""
         elif method == "publish":
             assert isinstance(result, Policy)
-            self.calls.append((method, arguments))  # a learner knows only then what it holds
+            self.calls.append((method, arguments))  # the hash of its weights is part of a learner's state
             self.held = result.sha256
 
 
-def clear(method: str, arguments: tuple[Any, ...]) -> None:
-    """Remove what a call that is to be made again may have left: half a checkpoint."""
+def remove_partial_output(method: str, arguments: tuple[Any, ...]) -> None:
+    """Delete the half-written checkpoint of a failed call before it is retried."""
     if method in ("save_policy", "save_state"):
         folder = arguments[0]
         assert isinstance(folder, Path)

@@ -1,75 +1,96 @@
-"""Why a worker died, how often one may, and what is said of it."""
+"""Fault tolerance: how long a run waits for workers, how many worker deaths it survives, and why a worker died."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-LAST_LINES = 5  # of a dead worker's log
-OOM_KILLS = Path("/proc/vmstat")  # counts, as `oom_kill`, the processes that the kernel killed for want of memory
+LAST_LINES = 5  # of a dead worker's log, for the message
+VMSTAT = Path("/proc/vmstat")  # its `oom_kill` counts the processes that the kernel's OOM killer ended
+
+
+@dataclass(frozen=True)
+class FaultTolerance:
+    """Timeouts for nodes and workers, and the number of worker deaths that a run survives."""
+
+    start_seconds: float = 300.0  # longest wait until all nodes have joined, and again until all workers are up
+    silence_seconds: float = 120.0  # a worker without a heartbeat for so long counts as hanging and is killed
+    deaths: int = 3  # worker deaths that a run survives; 0: the first death stops the run, which can be resumed
+
+    def __post_init__(self) -> None:
+        for key, rule, ok in (
+            ("start_seconds", "> 0", self.start_seconds > 0),
+            ("silence_seconds", ">= 10, because workers on a busy machine miss heartbeats", self.silence_seconds >= 10),
+            ("deaths", ">= 0 (0: the first death stops the run)", self.deaths >= 0),
+        ):
+            if not ok:
+                raise ValueError(f"cluster.fault_tolerance.{key} must be {rule}, got {vars(self)[key]}")
 
 
 class WorkerError(RuntimeError):
-    """Worker processes ended, and the run cannot go on without them: which one, why, and what it said last."""
+    """The run cannot go on, because worker processes died or did not start."""
 
 
 @dataclass(eq=False)
 class DeadWorkerError(Exception):
-    """A process of a worker ended, or hangs and was ended."""
+    """A worker process died, or was killed because it hung."""
 
-    who: str  # engine 1, learner rank 0 of 2
-    why: str
+    worker: str  # engine 1, learner rank 0 of 2
+    reason: str
     last_lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = f" Its last lines: {' | '.join(self.last_lines)}." if self.last_lines else ""
-        return f"the process of {self.who} died: {self.why}.{said}"
+        log = f" Its last lines: {' | '.join(self.last_lines)}." if self.last_lines else ""
+        return f"the process of {self.worker} died: {self.reason}.{log}"
 
 
 @dataclass
 class Supervisor:
-    """Counts deaths: so many are survived, and then the run stops."""
+    """Counts worker deaths and stops the run at the first one above the limit."""
 
     limit: int
     deaths: list[DeadWorkerError] = field(default_factory=list)
 
-    def survive(self, death: DeadWorkerError) -> None:
-        """Say that it happened. Raises WorkerError where it was one too many."""
-        # Not the exception itself: its traceback would keep what its callers held, policies and their weights.
+    def record(self, death: DeadWorkerError) -> None:
+        """Count a death and print a warning. Raises WorkerError if the limit is exceeded."""
+        # A copy without the traceback, which would keep the callers' policies and weights alive.
         self.deaths.append(replace(death))
         number = len(self.deaths)
         if number > self.limit:
-            after = f" That was death number {number}; cluster.fault_tolerance.deaths={self.limit}." if self.limit else ""
+            of = f" This was death number {number}; cluster.fault_tolerance.deaths={self.limit}." if self.limit else ""
             raise WorkerError(
-                f"{death}{after} The run stopped; everything committed is kept. Start the same command again to go on."
+                f"{death}{of} The run stopped; all commits are kept. Start the same command again to resume."
             ) from death
         print(f"warning: {death} It is started again ({number} of {self.limit} deaths).", flush=True)
 
 
-def cause(message: str, last_lines: tuple[str, ...], *, node_alive: bool, oom_kills: int) -> str:
-    """Why, in words, from what Ray says of an actor's death. `oom_kills`: on its node since it was up."""
-    told = " ".join(message.split())
-    written = "\n".join(last_lines)
+def cause_of_death(message: str, last_lines: tuple[str, ...], *, node_alive: bool, oom_kills: int) -> str:
+    """Why an actor died, from Ray's `message` and the end of its log.
+
+    `oom_kills`: processes that the kernel killed on its node since the actor started.
+    """
+    message = " ".join(message.split())
+    log = "\n".join(last_lines)
     if not node_alive:
         return "its node was lost"
-    if "running low on memory" in told or "OutOfMemory" in told:
-        return "Ray ended it because its node ran out of memory"
-    if "CUDA error" in written or "cudaError" in written:
+    if "running low on memory" in message or "OutOfMemory" in message:
+        return "Ray killed it because its node ran out of memory"
+    if "CUDA error" in log or "cudaError" in log:
         return "CUDA failed"
-    if "Fatal Python error" in written or "Segmentation fault" in written:
+    if "Fatal Python error" in log or "Segmentation fault" in log:
         return "it crashed"
     if oom_kills > 0:
-        return "the kernel killed it, for the machine ran out of memory"
-    if "creation task" in told:
-        return f"it could not be started: {told}"
-    if "exit_actor" in told or "SystemExit" in written:
-        return "it ended itself"
+        return "the kernel killed it because the machine ran out of memory"
+    if "creation task" in message:
+        return f"it could not be started: {message}"
+    if "exit_actor" in message or "SystemExit" in log:
+        return "it exited"
     return "it was killed"
 
 
 def oom_kills() -> int:
-    """How many processes the kernel of this machine has killed for want of memory; 0 where it does not say."""
-    if not OOM_KILLS.exists():
+    """Processes that the OOM killer of this machine has ended since boot; 0 if the kernel does not count them."""
+    if not VMSTAT.exists():
         return 0
-    lines = (line.split() for line in OOM_KILLS.read_text().splitlines())
+    lines = (line.split() for line in VMSTAT.read_text().splitlines())
     return next((int(count) for name, count in lines if name == "oom_kill"), 0)

@@ -1,19 +1,15 @@
-"""The process of one worker on a Ray cluster: what it holds, and what it does when it is told."""
+"""The actor that holds one worker: an engine, a scorer or a learner rank."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
-from rlhf_flow.cluster.weight_sync.broadcast import send
-from rlhf_flow.cluster.weight_sync.channels import Channel
-from rlhf_flow.cluster.weight_sync.transport import Receives, Streams, Transport, told
+from rlhf_flow.cluster.weight_sync.transport import Transport, call_and_send
 from rlhf_flow.specs import Place
-from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import Index
 from rlhf_flow.weights.offload import Offloadable
 
 if TYPE_CHECKING:
@@ -21,23 +17,21 @@ if TYPE_CHECKING:
 
 
 class ProcessInfo(NamedTuple):
-    """Where a process is, and what its machine had seen when it was up."""
-
-    node: str  # Ray's id of its node
+    node: str  # Ray's node id
     pid: int
-    oom_kills: int
+    oom_kills: int  # of its machine, when the process was up
 
 
 class Worker:
-    """The process of one worker. It runs what it is told on what it holds, one call at a time."""
+    """Runs calls on the worker that it opened, one at a time."""
 
-    def __init__(self, name: str, pulse: ActorHandle) -> None:
+    def __init__(self, name: str, monitor: ActorHandle) -> None:
         self.worker: Any = None
         self.failure: Exception | None = None
-        start_beating(pulse, name)
+        start_beating(monitor, name)
 
-    def meeting_point(self) -> tuple[str, int]:
-        """This node's address and a free port on it, where ranks can meet."""
+    def rendezvous(self) -> tuple[str, int]:
+        """This node's address and a free port, for the process group of the ranks."""
         import socket
 
         import ray
@@ -46,7 +40,7 @@ class Worker:
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
-    def whereabouts(self) -> ProcessInfo:
+    def info(self) -> ProcessInfo:
         import ray
 
         return ProcessInfo(ray.get_runtime_context().get_node_id(), os.getpid(), oom_kills())
@@ -56,37 +50,25 @@ class Worker:
             self.worker = opener(place)
             if place.shared and not isinstance(self.worker, Offloadable):
                 raise ValueError(
-                    f"cluster.layout=colocated needs workers that can leave their GPU to others, and "
-                    f"{type(self.worker).__name__} has no step_aside and come_back. Try cluster.layout=disaggregated."
+                    f"cluster.layout=colocated: {type(self.worker).__name__} has no step_aside and come_back, so it "
+                    "cannot offload its weights. Fix: cluster.layout=disaggregated."
                 )
-        except Exception as failure:  # told to whoever calls first: `open` itself is not waited for
+        except Exception as failure:  # the next call raises it, because the driver does not wait for `open`
             self.failure = failure
 
     def ready(self) -> None:
+        """Raise what `open` raised."""
         if self.failure is not None:
             raise self.failure
-        if self.worker is None:  # Ray could not even hand over what opens it, and tells nobody who does not wait
-            raise WorkerError(
-                "a worker's specification could not be read in its process. Is its module importable there?"
-            )
+        if self.worker is None:  # Ray could not unpickle the arguments of `open`, and reports that only to a waiter
+            raise WorkerError("a worker's spec could not be unpickled in its process. Fix: make its module importable.")
 
     def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self.ready()
         return getattr(self.worker, method)(*arguments, **named)
 
-    def tell(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
-        """What was sent of the weights of a policy, bucket by bucket, and then the answer."""
+    def stream(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
+        """Yield what the transport returns for each bucket of published weights, then the answer of the call."""
         self.ready()
-        answer = yield from told(self.worker, method, arguments, transport=transport, bucket=bucket)
+        answer = yield from call_and_send(self.worker, method, arguments, transport=transport, bucket=bucket)
         yield answer
-
-    def lacks(self, policy: Policy) -> bool:
-        """Whether an engine could take a policy that it does not have."""
-        self.ready()
-        return isinstance(self.worker, Receives) and not self.worker.has(policy)
-
-    def give(self, sha256: str, groups: Sequence[Index], lines: Sequence[Channel], device: str) -> None:
-        """Pass on the weights that the learner holds, by these lines."""
-        self.ready()
-        assert isinstance(self.worker, Streams), "whatever publishes bucket by bucket"
-        send(self.worker.buckets(sha256, device), groups, lines)

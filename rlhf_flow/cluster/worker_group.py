@@ -1,4 +1,4 @@
-"""The processes of one worker on a Ray cluster, and what travels between them and the driver."""
+"""The processes of one worker as the driver sees them: it calls them, and detects that they died or hang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
-from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause, oom_kills
+from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause_of_death, oom_kills
 from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
 from rlhf_flow.cluster.weight_sync.transport import Transport, received
 from rlhf_flow.cluster.worker import ProcessInfo
@@ -22,165 +22,163 @@ if TYPE_CHECKING:
     from ray import ObjectRef, ObjectRefGenerator
     from ray.actor import ActorHandle
 
-
-MOURN_SECONDS = 5.0  # for which a failure waits until it is known that no other rank died
+PEER_SECONDS = 5.0  # after a rank failed, longest wait for Ray to report that another rank died
 
 
 class Rank(NamedTuple):
-    """One process of a crew, as the driver knows it."""
-
     handle: ActorHandle
-    beats_as: str
+    heartbeat: str  # its name at the heartbeat monitor
 
 
-class Launch(Protocol):
-    """How the processes of a crew come and go."""
-
+class Launcher(Protocol):
     def __call__(self, names: list[str]) -> list[ActorHandle]:
-        """Processes that beat under these names."""
+        """Start one process per name; each sends heartbeats under its name."""
         ...
 
     def release(self) -> None:
-        """Give back what was set aside for them."""
+        """Give back the resources that were reserved for the processes."""
         ...
 
 
 @dataclass
 class WorkerGroup:
-    """The processes that together are one worker: all get the same calls, the first one's answer counts."""
+    """The processes of one worker. All ranks get the same calls; the answer is that of rank 0."""
 
     name: str
-    hire: Launch
+    launcher: Launcher
     size: int
-    pulse: ActorHandle
-    start_seconds: float  # longest wait for a process to be up
-    silence_seconds: float  # without a beat, after which one counts as hanging
+    monitor: ActorHandle
+    start_seconds: float  # longest wait for the processes to be up
+    silence_seconds: float  # a process without a heartbeat for so long counts as hanging
     transport: Transport = field(default_factory=ObjectStore)
     bucket: int = BUCKET  # bytes
     started: float = 0.0  # time.monotonic()
-    ranks: list[Rank] = field(default_factory=list)  # none once it was dismissed
-    where: list[ProcessInfo] = field(default_factory=list)  # once they are up
+    ranks: list[Rank] = field(default_factory=list)  # empty if the group is stopped
+    processes: list[ProcessInfo] = field(default_factory=list)  # empty until they are up
 
     def start(self) -> None:
-        """Start the processes; what they open, they open while others work."""
+        """Start the processes, without waiting until their workers are open."""
         from ray.exceptions import RayActorError
 
         names = [f"{self.name}/{rank}/{uuid4().hex[:8]}" for rank in range(self.size)]
         try:
-            handles = self.hire(names)
+            handles = self.launcher(names)
         except RayActorError as error:
-            raise DeadWorkerError(self.name, "it ended while it was started") from error
+            raise DeadWorkerError(self.name, "it exited while it started") from error
         self.ranks = [Rank(handle, name) for handle, name in zip(handles, names, strict=True)]
-        self.where, self.started = [], time.monotonic()
+        self.processes, self.started = [], time.monotonic()
+
+    def stop(self) -> None:
+        """Kill the processes."""
+        import ray
+
+        while self.ranks:
+            ray.kill(self.ranks.pop().handle)
+        self.launcher.release()
 
     def ready(self) -> None:
-        """Wait until all are up. Raises what one of them raised while it opened, or DeadWorkerError."""
+        """Wait until all workers are open. Raises what a worker raised as it opened, WorkerError or DeadWorkerError."""
         self.wait([rank.handle.ready.remote() for rank in self.ranks], timeout=self.start_seconds)
         self.locate()
 
     def locate(self) -> None:
-        """Find out where the processes are, once they are up."""
-        if not self.where:
-            found = [rank.handle.whereabouts.remote() for rank in self.ranks]
-            self.where = [self.get(reference, number) for number, reference in enumerate(found)]
+        """Fill `processes`, once the processes are up."""
+        if not self.processes:
+            answers = [rank.handle.info.remote() for rank in self.ranks]
+            self.processes = [self.get(answer, rank) for rank, answer in enumerate(answers)]
 
     def send(self, method: str, *arguments: Any, **named: Any) -> list[ObjectRef]:
         """Begin a call on every rank."""
         return [rank.handle.call.remote(method, arguments, named) for rank in self.ranks]
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """The answer of the first rank, once all have answered. Raises what one of them raised, or DeadWorkerError."""
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call every rank and return the answer of rank 0. Raises what a rank raised, or DeadWorkerError."""
         first, *others = (rank.handle for rank in self.ranks)
-        stream = first.tell.options(num_returns="streaming").remote(method, arguments, self.transport, self.bucket)
-        *sent, answer = self.hear(stream, [handle.call.remote(method, arguments, {}) for handle in others])
+        stream = first.stream.options(num_returns="streaming").remote(method, arguments, self.transport, self.bucket)
+        *sent, answer = self._collect(stream, [handle.call.remote(method, arguments, {}) for handle in others])
         return received(self.get(answer, 0), sent, self.transport)
 
-    def dismiss(self) -> None:
-        """End the processes."""
+    def wait(self, calls: Sequence[ObjectRef], *, timeout: float | None = None) -> None:
+        """Wait for one call per rank. The first failure ends the wait, because a rank without its peers hangs."""
         import ray
 
-        while self.ranks:
-            ray.kill(self.ranks.pop().handle)
-        self.hire.release()
-
-    def wait(self, references: Sequence[ObjectRef], *, timeout: float | None = None) -> None:
-        """One failure ends the wait: a rank without its peers hangs."""
-        import ray
-
-        waiting, waited = list(references), 0.0
+        waiting, waited = list(calls), 0.0
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=BEAT_SECONDS)
             if done:
-                self.get(done[0], references.index(done[0]))
+                self.get(done[0], calls.index(done[0]))
                 continue
             waited += BEAT_SECONDS
             if timeout is not None and waited >= timeout:
                 raise WorkerError(
-                    f"{self.name} did not start in {timeout:g} s. Raise cluster.fault_tolerance.start_seconds."
+                    f"{self.name} did not start in {timeout:g} s. Fix: raise cluster.fault_tolerance.start_seconds."
                 )
-            self.listen(silence(self.pulse))
+            self.check_heartbeats(silence(self.monitor))
 
-    def hear(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:
-        """All that the first rank yields, once all have answered. As of `wait`, one failure ends it."""
+    def get(self, call: ObjectRef, rank: int) -> Any:
+        """The answer of a call that ended. Raises what the rank raised, or DeadWorkerError if a process died."""
+        import ray
+        from ray.exceptions import RayActorError, RayTaskError
+
+        try:
+            return ray.get(call)
+        except RayTaskError as failure:
+            self._check_peers(rank)
+            raise failure.cause from failure
+        except RayActorError as error:
+            raise self._death(rank, str(error)) from error
+
+    def check_heartbeats(self, silent: Mapping[str, float]) -> None:
+        """Raise DeadWorkerError if a process hangs or never started; `silent` is what `silence` returned.
+
+        The processes of a group that hangs are killed.
+        """
+        for number, rank in enumerate(self.ranks):
+            seconds = silent.get(rank.heartbeat)
+            if seconds is None and time.monotonic() - self.started > self.start_seconds:
+                raise DeadWorkerError(self._title(number), f"it found no place within {self.start_seconds:.0f} s")
+            if seconds is not None and seconds > self.silence_seconds:
+                lines = self._last_lines(number)
+                for process in self.processes:
+                    kill(process)
+                raise DeadWorkerError(self._title(number), f"no heartbeat for {seconds:.0f} s; killed", lines)
+
+    def _collect(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:
+        """All that rank 0 yields, once all ranks have answered. The first failure ends the wait, as in `wait`."""
         import ray
 
         waiting: list[ObjectRef | ObjectRefGenerator] = [stream, *others]
-        heard: list[ObjectRef] = []
+        yielded: list[ObjectRef] = []
         while waiting:
-            # What is only passed on is not fetched to this node.
+            # The driver passes the buckets on, so it does not fetch them to its node.
             (*done,), _ = ray.wait(waiting, num_returns=1, timeout=BEAT_SECONDS, fetch_local=False)
             if not done:
-                self.listen(silence(self.pulse))
+                self.check_heartbeats(silence(self.monitor))
             for each in done:
                 if each is not stream:
                     waiting.remove(each)
                     self.get(each, 1 + others.index(each))
                     continue
                 try:
-                    heard.append(next(stream))
+                    yielded.append(next(stream))
                 except StopIteration:
                     waiting.remove(stream)
-                    self.get(heard[-1], 0)  # the answer, or what it failed of
-        return heard
+                    self.get(yielded[-1], 0)  # the answer, or the error
+        return yielded
 
-    def get(self, reference: ObjectRef, rank: int) -> Any:
-        """What a rank that is there answered. Raises what it raised, or DeadWorkerError where its process ended."""
-        import ray
-        from ray.exceptions import RayActorError, RayTaskError
-
-        try:
-            return ray.get(reference)
-        except RayTaskError as failure:
-            self._mourn(rank)
-            raise failure.cause from failure
-        except RayActorError as error:
-            raise self._death(rank, str(error)) from error
-
-    def listen(self, silent: Mapping[str, float]) -> None:
-        """Raise DeadWorkerError, and end the processes, where one has not beaten for too long, or never did."""
-        for number, rank in enumerate(self.ranks):
-            seconds = silent.get(rank.beats_as)
-            if seconds is None and time.monotonic() - self.started > self.start_seconds:
-                raise DeadWorkerError(self._who(number), f"it found no place within {self.start_seconds:.0f} s")
-            if seconds is not None and seconds > self.silence_seconds:
-                lines = self._last_lines(number)
-                for place in self.where:
-                    end(place)
-                raise DeadWorkerError(self._who(number), f"it hung, without a sign of life for {seconds:.0f} s", lines)
-
-    def _mourn(self, rank: int) -> None:
-        """Raise DeadWorkerError where another rank died: this one may miss it, and fail, before Ray knows."""
+    def _check_peers(self, rank: int) -> None:
+        """Raise DeadWorkerError if a peer of a failed rank died: the rank may have failed for want of the peer."""
         import ray
         from ray.exceptions import RayActorError
 
-        asked = [(number, each.handle.whereabouts.remote()) for number, each in enumerate(self.ranks) if number != rank]
-        if not asked:
+        calls = {number: each.handle.info.remote() for number, each in enumerate(self.ranks) if number != rank}
+        if not calls:
             return
-        done, _ = ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=MOURN_SECONDS)
-        for number, answer in asked:
+        done, _ = ray.wait([*calls.values()], num_returns=len(calls), timeout=PEER_SECONDS)
+        for number, call in calls.items():
             try:
-                if answer in done:
-                    ray.get(answer)
+                if call in done:
+                    ray.get(call)
             except RayActorError as error:
                 raise self._death(number, str(error)) from error
 
@@ -189,53 +187,60 @@ class WorkerGroup:
 
         lines = self._last_lines(rank)
         alive, kills = True, 0
-        if self.where:
-            place = self.where[rank]
-            alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == place.node)
-            if place.node == ray.get_runtime_context().get_node_id():
-                kills = oom_kills() - place.oom_kills
-        return DeadWorkerError(self._who(rank), cause(message, lines, node_alive=alive, oom_kills=kills), lines)
+        if self.processes:
+            process = self.processes[rank]
+            alive = _is_alive(process.node)
+            if process.node == ray.get_runtime_context().get_node_id():
+                kills = oom_kills() - process.oom_kills
+        reason = cause_of_death(message, lines, node_alive=alive, oom_kills=kills)
+        return DeadWorkerError(self._title(rank), reason, lines)
 
-    def _who(self, rank: int) -> str:
+    def _title(self, rank: int) -> str:
         return self.name if self.size == 1 else f"{self.name} rank {rank} of {self.size}"
 
     def _last_lines(self, rank: int) -> tuple[str, ...]:
-        """The end of what a process wrote to stderr, where its log is on this machine."""
+        """The end of a process's stderr, if its log is on this machine."""
         import ray
 
-        if not self.where:
+        if not self.processes:
             return ()
-        # There is no public way to the logs of a session (ray 2.60).
+        # Ray 2.60 has no public way to a session's logs.
         folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
         lines = [
             line
-            for path in folder.glob(f"worker-*-{self.where[rank].pid}.err")
+            for path in folder.glob(f"worker-*-{self.processes[rank].pid}.err")
             for line in path.read_text(errors="replace").splitlines()
             if line.strip() and not line.startswith(":")  # Ray's own markers
         ]
         return tuple(lines[-LAST_LINES:])
 
 
-def silence(pulse: ActorHandle) -> Mapping[str, float]:
-    """Seconds since the last beat of every worker that ever beat."""
+def silence(monitor: ActorHandle) -> Mapping[str, float]:
+    """Seconds since the last heartbeat of every worker that has sent one."""
     import ray
 
-    heard: Mapping[str, float] = ray.get(pulse.silence.remote())
-    return heard
+    seconds: Mapping[str, float] = ray.get(monitor.silence.remote())
+    return seconds
 
 
-def end(place: ProcessInfo) -> None:
-    """Kill a process on whichever node it is. A process that was stopped does not hear what Ray tells it."""
+def kill(process: ProcessInfo) -> None:
+    """Send SIGKILL to a process on any node. `ray.kill` does not reach a stopped process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def kill() -> None:
-        title = Path(f"/proc/{place.pid}/cmdline")
-        if title.exists() and b"ray::" in title.read_bytes():  # and not another that has its number by now
-            os.kill(place.pid, signal.SIGKILL)
+    def kill_here() -> None:
+        title = Path(f"/proc/{process.pid}/cmdline")
+        if title.exists() and b"ray::" in title.read_bytes():  # the pid may have been reused
+            os.kill(process.pid, signal.SIGKILL)
 
-    if place.node == ray.get_runtime_context().get_node_id():
-        kill()
-    elif any(node["Alive"] for node in ray.nodes() if node["NodeID"] == place.node):
-        there = NodeAffinitySchedulingStrategy(place.node, soft=False)
-        ray.get(ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote(), timeout=60)
+    if process.node == ray.get_runtime_context().get_node_id():
+        kill_here()
+    elif _is_alive(process.node):
+        there = NodeAffinitySchedulingStrategy(process.node, soft=False)
+        ray.get(ray.remote(kill_here).options(num_cpus=0, scheduling_strategy=there).remote(), timeout=60)
+
+
+def _is_alive(node: str) -> bool:
+    import ray
+
+    return any(each["Alive"] for each in ray.nodes() if each["NodeID"] == node)

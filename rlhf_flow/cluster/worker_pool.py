@@ -1,4 +1,4 @@
-"""Replicas of a worker: small pieces of work are handed out as they come free, and none is lost with one of them."""
+"""A pool of replicas. Each call goes to a free replica; if the replica dies, the call is retried on another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_flow.cluster.gpu_sharing import GpuSlot
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.cluster.worker_group import WorkerGroup, silence
-from rlhf_flow.system.cancellation import heed
+from rlhf_flow.system.cancellation import check_cancelled
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Call:
-    """A method that any replica may run: the answer must not depend on which one does."""
+    """A method call whose answer does not depend on the replica."""
 
     method: str
     arguments: tuple[Any, ...]
@@ -28,85 +28,85 @@ class Call:
 
 @dataclass
 class Pool:
-    """Crews of one process each that hold the same."""
+    """Replicas of one worker, each a group of one process."""
 
-    turn: GpuSlot
+    slot: GpuSlot
     supervisor: Supervisor
 
-    def ask(self, calls: Sequence[Call]) -> list[Any]:
+    def run(self, calls: Sequence[Call]) -> list[Any]:
         """The answers, in the order of the calls.
 
-        Whoever is free gets the next call. The call of a replica that died goes back to the front, and another replica
-        is started in its place. Raises what a call raised, or WorkerError where too many died; and StoppedError.
+        A replica that died is started again, and its call is the next one to be handed out. Raises what a call raised,
+        WorkerError after too many deaths, and StoppedError if the caller cancelled.
         """
-        self.turn.take()
-        waiting, idle, answers = deque(range(len(calls))), deque(self.crews), dict[int, Any]()
+        self.slot.acquire()
+        waiting, idle, answers = deque(range(len(calls))), deque(self.groups), dict[int, Any]()
         running: dict[ObjectRef, tuple[WorkerGroup, int]] = {}
         while len(answers) < len(calls):
-            heed()
+            check_cancelled()
             while waiting and idle:
-                crew = idle.popleft()
-                if not self._there(crew):
-                    idle.append(crew)
+                group = idle.popleft()
+                if not self._is_up(group):
+                    idle.append(group)
                     continue
                 number = waiting.popleft()
                 call = calls[number]
-                (sent,) = crew.send(call.method, *call.arguments, **call.named)
-                running[sent] = crew, number
+                (sent,) = group.send(call.method, *call.arguments, **call.named)
+                running[sent] = group, number
             for reference in self._done(running, waiting, idle):
-                crew, number = running.pop(reference)
-                idle.append(crew)
+                group, number = running.pop(reference)
+                idle.append(group)
                 try:
-                    crew.locate()
-                    answers[number] = crew.get(reference, 0)
+                    group.locate()
+                    answers[number] = group.get(reference, 0)
                 except DeadWorkerError as death:
                     waiting.appendleft(number)
-                    self._gone(crew, death)
+                    self._drop(group, death)
         return [answers[number] for number in range(len(calls))]
 
     @property
-    def crews(self) -> list[WorkerGroup]:
-        return self.turn.crews
+    def groups(self) -> list[WorkerGroup]:
+        return self.slot.groups
 
-    def dismiss(self) -> None:
-        for crew in self.crews:
-            crew.dismiss()
+    def stop(self) -> None:
+        for group in self.groups:
+            group.stop()
 
     @property
-    def dismissed(self) -> bool:
-        return not any(crew.ranks for crew in self.crews)
+    def stopped(self) -> bool:
+        return not any(group.ranks for group in self.groups)
 
     def _done(
         self, running: dict[ObjectRef, tuple[WorkerGroup, int]], waiting: deque[int], idle: deque[WorkerGroup]
     ) -> list[ObjectRef]:
-        """Calls that ended, all of them at once; those of replicas that hang go back."""
+        """The calls that ended. The calls of replicas that hang go back to `waiting`."""
         import ray
 
         done: list[ObjectRef]
         done, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_SECONDS)
         if done:
             done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
-        else:
-            silent = silence(self.crews[0].pulse)  # one pulse hears all
-            for reference, (crew, number) in list(running.items()):
-                try:
-                    crew.listen(silent)
-                except DeadWorkerError as death:
-                    del running[reference]
-                    idle.append(crew)
-                    waiting.appendleft(number)
-                    self._gone(crew, death)
+            return done
+        silent = silence(self.groups[0].monitor)  # all groups share the monitor
+        for reference, (group, number) in list(running.items()):
+            try:
+                group.check_heartbeats(silent)
+            except DeadWorkerError as death:
+                del running[reference]
+                idle.append(group)
+                waiting.appendleft(number)
+                self._drop(group, death)
         return done
 
-    def _there(self, crew: WorkerGroup) -> bool:
-        """Whether it can be asked: one that is gone is started again."""
+    def _is_up(self, group: WorkerGroup) -> bool:
+        """Start a stopped group. False if it died as it started."""
         try:
-            if not crew.ranks:
-                crew.start()
+            if not group.ranks:
+                group.start()
         except DeadWorkerError as death:
-            self._gone(crew, death)
-        return bool(crew.ranks)
+            self._drop(group, death)
+        return bool(group.ranks)
 
-    def _gone(self, crew: WorkerGroup, death: DeadWorkerError) -> None:
-        self.supervisor.survive(death)
-        crew.dismiss()
+    def _drop(self, group: WorkerGroup, death: DeadWorkerError) -> None:
+        self.supervisor.record(death)
+        group.stop()

@@ -1,4 +1,4 @@
-"""Whether a run's learner and engine can work with the architecture of its model. No weights are read."""
+"""Checks whether learner and engine support the architecture of the model. Reads no weights."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from rlhf_flow.specs import Model
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Layers that keep nothing between two tokens but keys and values, by their names in `layer_types`.
+# Layers without any state but keys and values, by their names in `layer_types`.
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 TRY = "Fix: a decoder of attention layers, such as Llama, Mistral, Mixtral, Qwen3, Gemma 3, Phi-3 or GPT-2."
-# By model_type: vLLM 0.32 takes no adapters of these, or computes something else with them (GPT-BigCode).
+# By model_type: vLLM 0.32 loads no adapters for these, or computes wrong results with them (GPT-BigCode).
 UNADAPTED = ("bloom", "falcon", "gpt_bigcode", "stablelm")
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # keys of configurations
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # keys of config.json
 
 
 def check(model: Model, *, engine: str, lora_rank: int = 0) -> None:
-    """Raise ValueError if `model`, which is a folder, cannot be learned from or drawn from, naming what would work.
+    """Raise ValueError if `model`, a local folder, cannot be trained or sampled from.
 
-    engine: its name. lora_rank: the highest rank of adapters that it loads beside the weights.
+    engine: its registered name. lora_rank: the highest rank of the adapters that it loads.
     """
     about = _config(model)
     lm = _skeleton(model, about)
     name = f"model.path={model.path}: {type(lm).__name__}"
     if kept := _states(lm):
         raise ValueError(
-            f"{name} keeps a state between tokens ({kept}). Engines and learners batch prompts of several lengths, "
-            f"and padding would change that state. {TRY}"
+            f"{name} has layers with a recurrent state ({kept}). Engines and learners pad batches, and padding would "
+            f"change that state. {TRY}"
         )
     if engine == "vllm" and about.get_text_config() is not about and find_spec("torchvision") is None:
         raise ValueError(
-            f"{name} reads images too, and vLLM reads its class with that of its images, which needs torchvision. "
+            f"{name} also reads images, for which vLLM needs torchvision. "
             "Fix: engine=huggingface, or install the torchvision that belongs to this torch."
         )
     if engine == "vllm" and lora_rank:
@@ -41,11 +41,11 @@ def check(model: Model, *, engine: str, lora_rank: int = 0) -> None:
 
 
 def _check_adapters(about: PreTrainedConfig, name: str) -> None:
-    way = "Fix: engine.lora_rank=0, which sends the sum of weights and adapter."
+    remedy = "Fix: engine.lora_rank=0, which sends the sum of weights and adapter."
     if about.model_type in UNADAPTED:
-        raise ValueError(f"{name} takes no adapters in vLLM, or other ones than were learned. {way}")
+        raise ValueError(f"{name} is not supported with adapters by vLLM. {remedy}")
     if _has_experts(about) and not has_gpu():
-        raise ValueError(f"{name} has experts, and vLLM computes their adapters on GPUs alone. {way}")
+        raise ValueError(f"{name} has experts, whose adapters vLLM supports on GPUs only. {remedy}")
 
 
 def _has_experts(about: PreTrainedConfig) -> bool:
@@ -66,12 +66,14 @@ def _config(model: Model) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model.path={model.path}: its config.json cannot be read: {error}") from error
+        raise ValueError(
+            f"model.path={model.path}: its config.json cannot be read: {error}. Fix: fetch the checkpoint again."
+        ) from error
     return config
 
 
 def _skeleton(model: Model, about: PreTrainedConfig) -> PreTrainedModel:
-    """The model without its weights. Raises ValueError if it is no causal language model."""
+    """The model on the meta device. Raises ValueError if it is not a causal language model."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -79,16 +81,16 @@ def _skeleton(model: Model, about: PreTrainedConfig) -> PreTrainedModel:
     classes = ", ".join(about.architectures or [about.model_type])
     own = "AutoModelForCausalLM" in (about.to_dict().get("auto_map") or {})
     if about.is_encoder_decoder or not (own or type(about) in MODEL_FOR_CAUSAL_LM_MAPPING):
-        raise ValueError(f"model.path={model.path}: {classes} is no causal language model. {TRY}")
+        raise ValueError(f"model.path={model.path}: {classes} is not a causal language model. {TRY}")
     with torch.device("meta"):
         lm: PreTrainedModel = AutoModelForCausalLM.from_config(about, trust_remote_code=model.trust_remote_code)
     if not isinstance(lm.get_output_embeddings(), torch.nn.Linear):
-        raise ValueError(f"model.path={model.path}: {classes} has no linear output layer to learn through. {TRY}")
+        raise ValueError(f"model.path={model.path}: {classes} has no linear output layer. {TRY}")
     return lm
 
 
 def _states(lm: PreTrainedModel) -> str:
-    """The kinds of layers that keep more than keys and values; empty if there are none."""
+    """The kinds of layers with a recurrent state; empty if there are none."""
     kinds = set(lm.config.get_text_config().to_dict().get("layer_types") or ()) - ATTENTION
     if lm._is_stateful:
         kinds = kinds or {lm.config.model_type}

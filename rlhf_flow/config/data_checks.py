@@ -1,4 +1,4 @@
-"""Whether a configuration fits the world that it names: the model, its tokenizer and the prompts."""
+"""Checks a configuration against its model, tokenizer and prompts."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 
 def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError for what the configuration alone does not show, with the way out."""
+    """Raise ValueError, with a remedy, for mistakes that the configuration alone does not show."""
     _check_candidates(config.sampler.drawn, prompts.candidates)
     if config.sampler.roles or config.evaluate.by == "answers":
-        end_tokens(model.path, tokenizer)  # raises if no answer could end
+        end_tokens(model.path, tokenizer)  # raises if there is none
     _fits(config, model, prompts, vocabulary=len(tokenizer))
     if config.evaluate.by == "agreement":
         _check_labelled(config.sampler, prompts)
         if outputs(config):
             check_view(tokenizer, prompts)
-        elif max(prompts.candidates.values()) > 1:  # of a judge that compares, an answer is the letter that names it
+        elif max(prompts.candidates.values()) > 1:  # in pairwise prompts, an answer is a letter
             raise ValueError(
-                "evaluate.by=agreement reads one number of each answer, and a learner without a head has all tokens of "
-                "an answer to read. Try reward=pairwise, or evaluate.by=answers."
+                "evaluate.by=agreement needs one number per answer, and a learner without a head gives the log-probs "
+                "of all its tokens. Fix: reward=pairwise, or evaluate.by=answers."
             )
 
 
 def check_start(config: RunConfig, model: Model) -> None:
-    """Raise ValueError for what its files say is wrong with the model that the run starts from."""
+    """Raise ValueError if the files of the start model show that it cannot be used."""
     kind = "start of a reward model" if outputs(config) else "policy"
     for fault in faults(Path(model.path), kind=kind, key="model.path", trust_remote_code=model.trust_remote_code):
         raise ValueError(f"model.path={model.path}: {fault.says}. Fix: {fault.way_out}.")
@@ -59,7 +59,7 @@ def check_start(config: RunConfig, model: Model) -> None:
 
 
 def _check_lora(lora: LoRA, model: Model) -> None:
-    """Raise ValueError if the model has no layers that an adapter can stand beside."""
+    """Raise ValueError if the model has no layers that LoRA supports."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -74,66 +74,65 @@ def _check_lora(lora: LoRA, model: Model) -> None:
     kinds = {type(module).__name__ for module in modules.values()} & {"Conv1D"}
     if not linear and kinds:
         raise ValueError(
-            f"learner.lora.rank={lora.rank}: the layers of {type(skeleton).__name__} are {', '.join(kinds)}, and "
-            "adapters stand beside nn.Linear alone. Fix: learner.lora.rank=0, which trains all weights."
+            f"learner.lora.rank={lora.rank}: LoRA supports only nn.Linear, and the layers of {type(skeleton).__name__} "
+            f"are {', '.join(kinds)}. Fix: learner.lora.rank=0, which trains all weights."
         )
     lora.chosen(linear, [name for name in modules if name not in linear])
 
 
 def warnings(prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What works with these prompts, and a reader of the results should know."""
+    """Properties of the prompts that work but affect the results: one sentence each."""
     asked = [*prompts.batch(1), *prompts.held_out()]
     system = any(prompt.messages and prompt.messages[0].role == "system" for prompt in asked)
     if not system or tokenizer.chat_template is None or takes_system(tokenizer):
         return []
-    return ["the chat template of model.path knows no system role: system messages stand before the first user message"]
+    return ["the chat template of model.path has no system role: system messages go before the first user message"]
 
 
 def check_refresh(config: RunConfig) -> None:
-    """Refuse a judge that cannot be trained, and one that is to be trained on nobody's labels. Raises ValueError."""
+    """Raise ValueError if refresh.every is set and the scorer cannot be trained, or its labels or loss are missing."""
     if config.refresh.every is None:
         return
     if not isinstance(config.scorer, Classifier) or config.scorer.format != "chat":
         raise ValueError(
-            "refresh.every trains the judge, which must be one that rlhf-flow train-reward makes, with "
-            "scorer.format=chat. Leave refresh.every out for a judge that stays as it is."
+            "refresh.every trains the scorer, which must be a model of rlhf-flow train-reward, with "
+            "scorer.format=chat. Fix: leave refresh.every out for a fixed scorer."
         )
     if config.refresh.scorer is None:
         raise ValueError(
-            "refresh.every trains the judge on labels, and nobody gives them. Try scorer@refresh.scorer=human."
+            "refresh.every trains the scorer on labels: refresh.scorer is not set. Fix: scorer@refresh.scorer=human."
         )
     if config.refresh.objective is None:
         raise ValueError(
-            "refresh.every trains the judge, and nothing says by which loss. Try objective@refresh.objective=bt for a "
-            "reward model, general_preference for a general preference model."
+            "refresh.every trains the scorer, but refresh.objective is not set. Fix: objective@refresh.objective=bt "
+            "for a reward model, general_preference for a general preference model."
         )
     needs, head = config.refresh.objective.needs, config.scorer.outputs
     if needs.side_value or needs.readout != ("number" if head == 1 else "embedding"):
         raise ValueError(
-            f"refresh.objective must fit a judge with {head} outputs from pairs alone, and this one reads "
-            f"{needs.readout}"
-            f"{' and the worth of both sides' if needs.side_value else ''}. Try objective@refresh.objective=bt for a "
-            "judge of one output, general_preference for one of several."
+            f"refresh.objective must train a scorer with {head} outputs from pairs alone, and this one reads "
+            f"{needs.readout}{' and a value of both sides' if needs.side_value else ''}. Fix: "
+            "objective@refresh.objective=bt for one output, general_preference for several."
         )
     if config.evaluate.by != "answers" or config.evaluate.scorer is None:
         raise ValueError(
-            "refresh.every changes the judge, so that its win rates in two rounds would not compare. Name another one "
-            "that stays: scorer@evaluate.scorer=name."
+            "refresh.every changes the scorer, so its win rates in different rounds are not comparable. Fix: a fixed "
+            "evaluation scorer, scorer@evaluate.scorer=name."
         )
     if not {"head", "training"} <= {field.name for field in fields(config.learner)}:
         raise ValueError(
-            "refresh.every needs a learner that trains reward models too. Try learner=torch or learner=deepspeed."
+            "refresh.every needs a learner that trains reward models. Fix: learner=torch or learner=deepspeed."
         )
 
 
 def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary: int) -> None:
-    """Refuse a tokenizer that does not belong to the model, and prompts that leave no room for an answer."""
+    """Raise ValueError if the tokenizer has too many tokens, or the prompts leave no room for an answer."""
     sizes = read_sizes(model.path, trust_remote_code=model.trust_remote_code)
     rows = sizes.vocabulary
     if vocabulary > rows > 0:
         raise ValueError(
-            f"model.path={model.path}: its tokenizer has {vocabulary} tokens, but the model knows only {rows}. "
-            "They do not belong together: give the folder that both were saved to."
+            f"model.path={model.path}: its tokenizer has {vocabulary} tokens, but the model only {rows}. "
+            "Fix: a folder to which model and tokenizer were saved together."
         )
     positions = config.engine.max_sequence(sizes.positions)
     longest, answer = prompts.longest, longest_answer(config, prompts)
@@ -144,17 +143,17 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
             raise ValueError(refusal)
     if positions is not None and longest + answer > positions:
         if answer < positions:
-            way = f"prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws"
+            remedy = f"prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws"
         else:
-            way = f"answers.max_tokens={max(positions - longest, positions // 2)}"
+            remedy = f"answers.max_tokens={max(positions - longest, positions // 2)}"
         raise ValueError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
-            f"{positions}. Try {way}."
+            f"{positions} tokens. Fix: {remedy}."
         )
 
 
 def longest_answer(config: RunConfig, prompts: PromptSource) -> int:
-    """The most tokens that an answer can have, of any draw and of evaluation."""
+    """The maximum number of tokens of an answer, of all draws and of evaluation."""
     drawn = list(config.sampler.drawn.values())
     if config.evaluate.by == "answers":
         drawn.append(config.evaluate.draw)
@@ -162,47 +161,47 @@ def longest_answer(config: RunConfig, prompts: PromptSource) -> int:
 
 
 def longest_sequence(config: RunConfig, model: Model, prompts: PromptSource) -> int:
-    """Tokens that an engine holds of a prompt and an answer; one more, which vLLM draws when it measures log-probs."""
+    """Maximum tokens of prompt and answer, plus one that vLLM samples when it computes log-probs."""
     positions = read_sizes(model.path, trust_remote_code=model.trust_remote_code).positions
     longest = prompts.longest + longest_answer(config, prompts) + 1
     return longest if positions is None else min(longest, positions)
 
 
-def _longest_answer(draw: SamplingParams, there: Mapping[str, int]) -> int:
-    """The most tokens that an answer can have: of a data set, as many as the longest has."""
+def _longest_answer(draw: SamplingParams, candidates: Mapping[str, int]) -> int:
+    """The maximum number of tokens of an answer; for a candidate, those of the longest."""
     name = draw.candidate if isinstance(draw, Source) else None
-    return draw.max_tokens if name is None else there.get(name, draw.max_tokens)
+    return draw.max_tokens if name is None else candidates.get(name, draw.max_tokens)
 
 
-def _check_candidates(drawn: Mapping[str, SamplingParams], there: Mapping[str, int]) -> None:
-    """Refuse to draw an answer of the data set that some prompt has not, or that is longer than answers may be."""
+def _check_candidates(drawn: Mapping[str, SamplingParams], candidates: Mapping[str, int]) -> None:
+    """Raise ValueError if a draw names a candidate that some prompt lacks, or one longer than its max_tokens."""
     for key, draw in drawn.items():
         name = draw.candidate if isinstance(draw, Source) else None
         if name is None:
             continue
-        if name not in there:
+        if name not in candidates:
             raise ValueError(
-                f"{key}.candidate must be an answer that every prompt came with ({', '.join(there) or 'none'}), got "
-                f"{name!r}. Name its column with 'prompts.columns.candidates={{{name}: column}}'."
+                f"{key}.candidate must be an answer that every prompt has ({', '.join(candidates) or 'none'}), got "
+                f"{name!r}. Fix: name its column, 'prompts.columns.candidates={{{name}: column}}'."
             )
-        if there[name] > draw.max_tokens:
+        if candidates[name] > draw.max_tokens:
             raise ValueError(
-                f"{key}.max_tokens must be >= {there[name]}, the tokens of the longest {name!r} among the prompts, got "
-                f"{draw.max_tokens}. Raise it, or leave out the prompts with longer ones."
+                f"{key}.max_tokens must be >= {candidates[name]}, the tokens of the longest {name!r} among the "
+                f"prompts, got {draw.max_tokens}. Fix: raise it, or remove the prompts with longer ones."
             )
 
 
 def _check_labelled(sampler: Sampler, prompts: PromptSource) -> None:
-    """Refuse to measure agreement on answers that nobody labelled."""
+    """Raise ValueError if agreement is to be measured on answers without labels."""
     if sampler.roles:
         raise ValueError(
-            f"evaluate.by=agreement takes answers that came with the prompts, and the sampler asks "
-            f"{', '.join(sorted(sampler.roles))}. Try policy=dataset for every draw, or evaluate.by=answers."
+            f"evaluate.by=agreement uses answers that come with the prompts, and the sampler samples from "
+            f"{', '.join(sorted(sampler.roles))}. Fix: policy=dataset for every draw, or evaluate.by=answers."
         )
     drawn = {draw.candidate for draw in sampler.drawn.values() if isinstance(draw, Source)}
     lacking = [prompt.id for prompt in prompts.held_out() if not drawn <= set(prompt.candidates)]
     if lacking:
         raise ValueError(
-            f"evaluate.by=agreement takes answers that came with the held-out prompts, and {len(lacking)} of them, "
-            f"such as {lacking[0]!r}, lack some. Add their columns, or leave prompts.held_out_path out."
+            f"evaluate.by=agreement uses answers that come with the held-out prompts, and {len(lacking)} of them, "
+            f"such as {lacking[0]!r}, lack some. Fix: add their columns, or leave prompts.held_out_path out."
         )

@@ -1,4 +1,4 @@
-"""Keys and values from a file or a mapping, as what would be typed for them on the command line."""
+"""Keys and values of a YAML file or a mapping, as overrides of the command line."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from rlhf_flow.config import renamed
 from rlhf_flow.config.schema import GROUPS
 
-CHOSEN = (*GROUPS, "algorithm", "experiment", "stack", "reward")  # what a name chooses
+CHOSEN = (*GROUPS, "algorithm", "experiment", "stack", "reward")  # keys that choose a part or a file by name
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with the keys of a YAML file in its place; those that are typed come last, and so count.
+    """The arguments, with each YAML file replaced by its keys. Typed keys come last, so that they take precedence.
 
-    Raises ValueError for a file that is not there or holds no keys, and for a key that was renamed.
+    Raises ValueError for a file that is missing or holds no keys, and for a key that was renamed.
     """
     files = [argument for argument in arguments if _is_file(argument)]
     typed = [argument for argument in arguments if not _is_file(argument)]
@@ -34,7 +34,9 @@ def from_file(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}. Fix: rlhf-flow init {path} writes one.") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}. Fix: one `key: value` a line.") from error
+        raise ValueError(
+            f"{path} is not valid YAML: {' '.join(str(error).split())}. Fix: one `key: value` a line."
+        ) from error
     if not isinstance(read, dict):
         raise ValueError(f"{path} holds no keys. Fix: one `key: value` a line, as rlhf-flow init writes it.")
     return from_mapping(read)
@@ -50,7 +52,7 @@ def from_mapping(keys: Mapping[str, object]) -> list[str]:
 
 
 def given_keys(overrides: Sequence[str]) -> Iterator[str]:
-    """The keys that overrides give a value, those inside of a list or a mapping included."""
+    """The keys that overrides set, including those inside of a list or a mapping."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         yield from _keys_of(override.key_or_group, override.value())
 
@@ -76,7 +78,7 @@ def _flat(prefix: str, keys: Mapping[str, object]) -> Iterator[tuple[str, object
 
 
 def _literal(value: object) -> str:
-    """As Hydra's grammar writes it: texts in quotes, so that nothing in them is read as grammar."""
+    """In Hydra's grammar, with texts quoted."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{_literal(key)}:{_literal(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):

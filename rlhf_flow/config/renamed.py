@@ -1,4 +1,4 @@
-"""Names of version 0.1: run folders that it began still hold them, and users may type them."""
+"""Names of version 0.1, which old run folders hold and users may still type, and today's names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,8 @@ MODULES = {  # old -> new
         for name in names
     },
 }
-CLASSES = {  # old -> new, as the last word of a `_target_`
-    "Idle": "NoEngine",
-    "Kept": "PersistentRay",
-    "PlanSampler": "DrawsSampler",
-}
-KEYS = (  # pattern of an old key, or of the beginning of one -> its new name
+CLASSES = {"Idle": "NoEngine", "Kept": "PersistentRay", "PlanSampler": "DrawsSampler"}  # of a `_target_`
+KEYS = (  # pattern of an old key, or of its beginning -> new name
     (re.compile(r"^memory(?=$|[.@])"), "replay"),
     (re.compile(r"^gate(?=\.)"), "off_policy"),
     (re.compile(r"^paging\.pairs$"), "resampling.min_pairs"),
@@ -51,15 +47,18 @@ KEYS = (  # pattern of an old key, or of the beginning of one -> its new name
 CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
 
 
+SECTIONS = {"gate": "off_policy", "paging": "resampling", "cluster.patience": "cluster.fault_tolerance"}  # without keys
+
+
 def key(old: str) -> str:
-    """Today's name of a key with dots; the same text if it was not renamed."""
+    """Today's name of a key with dots."""
     for pattern, new in KEYS:
         old = pattern.sub(new, old)
     return old
 
 
 def choice(group: str, name: object) -> object:
-    """Today's name of a part that was chosen by `name`."""
+    """Today's name of a part of a group."""
     return CHOICES.get((group, name), name) if isinstance(name, str) else name
 
 
@@ -84,14 +83,9 @@ def configuration(written: object, at: str = "") -> object:
     renamed = {}
     for name, value in written.items():
         old = f"{at}.{name}" if at else str(name)
-        new = _emptied(key(old), old)
+        new = SECTIONS.get(old, key(old))
         renamed[new.rpartition(".")[2]] = configuration(value, new)
     return renamed
-
-
-def _emptied(new: str, old: str) -> str:
-    """A group that has keys of its own: its name without the keys."""
-    return {"gate": "off_policy", "paging": "resampling", "cluster.patience": "cluster.fault_tolerance"}.get(old, new)
 
 
 def refuse(override: str) -> None:

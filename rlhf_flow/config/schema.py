@@ -1,6 +1,6 @@
-"""Everything a run's configuration holds: one slot per extension point, and what belongs to no part.
+"""The configuration of a run: one slot per extension point, and the settings that belong to no part.
 
-The defaults in these classes, and in the classes of the parts, are the defaults: no file repeats them.
+Defaults are defined by these classes and by those of the parts alone; no YAML file repeats them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from rlhf_flow.schedule import Lagged
 from rlhf_flow.specs import Model
 from rlhf_flow.types import SamplingParams
 
-GROUPS: dict[str, str] = {  # extension point -> what it decides; `rlhf_flow.<name>.PARTS` has what there is to choose
-    "prompts": "what is asked",
-    "sampler": "who answers, and how often",
-    "engine": "what generates the answers",
-    "scorer": "what an answer is worth",
-    "selector": "which answers become pairs",
-    "objective": "what is minimised",
-    "replay": "which past rounds the learner still sees",
-    "schedule": "which versions of the policy a round uses",
-    "learner": "what optimises",
-    "cluster": "where all of this runs",
+GROUPS: dict[str, str] = {  # extension point -> help; `rlhf_flow.<name>.PARTS` has its registered parts
+    "prompts": "reads the training and held-out prompts (JSONL, parquet or a Hugging Face data set)",
+    "sampler": "chooses which policies answer each prompt, and how often",
+    "engine": "generates the responses (vLLM or transformers)",
+    "scorer": "scores or compares the responses (reward model, LLM judge, rule, people)",
+    "selector": "selects the preference pairs among the scored responses",
+    "objective": "the loss (DPO, IPO, a Nash method, or one for reward models)",
+    "replay": "chooses which past rounds are trained on again",
+    "schedule": "chooses the policy versions to sample from, start from and anchor to",
+    "learner": "trains the policy (PyTorch in one process, or DeepSpeed)",
+    "cluster": "runs the workers (Ray, or all in one process)",
 }
 
 
@@ -42,7 +42,7 @@ def parts(group: str) -> Mapping[str, type]:
 
 
 def part_name(group: str, part: object) -> str:
-    """The name under which a part is chosen: its registered name, or its class where the user brought it along."""
+    """The registered name of a part, or the dotted name of the user's class."""
     for name, registered in parts(group).items():
         if type(part) is registered:
             return name
@@ -51,72 +51,70 @@ def part_name(group: str, part: object) -> str:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How a policy is judged on held-out prompts, or a reward model on the answers that came with them."""
+    """Evaluation of a policy on held-out prompts, or of a reward model on the labelled answers that come with them."""
 
-    by: str = "answers"  # answers: a policy's own, against the start's; agreement: a reward model's, with the labels
+    by: str = "answers"  # answers: a policy's answers against the start's; agreement: a reward model against labels
     every: int = 1  # rounds; the last round is always evaluated
-    scorer: Any = None  # any scorer; null: the one that training uses
-    proxy: bool = True  # whether the judge of training, where it is another, judges the held-out answers too
+    scorer: Any = None  # any scorer; null: the scorer of training
+    proxy: bool = True  # whether the scorer of training, if another, also scores the held-out answers
     draw: SamplingParams = field(default_factory=lambda: SamplingParams(name="held-out", n=1))
 
     def __post_init__(self) -> None:
         if self.by not in ("answers", "agreement"):
             raise ValueError(
-                f"evaluate.by must be answers or agreement, got {self.by!r}. rlhf-flow train-reward sets the latter."
+                f"evaluate.by must be answers or agreement, got {self.by!r}. Fix: use rlhf-flow train-reward."
             )
         if self.every < 1:
             raise ValueError(
-                f"evaluate.every must be >= 1, got {self.every}. Use a number above `rounds` for the last only."
+                f"evaluate.every must be >= 1, got {self.every}. Fix: a number above `rounds` evaluates the last only."
             )
         if self.draw.n != 1:
             raise ValueError(
                 f"evaluate.draw.n must be 1, got {self.draw.n}: every held-out prompt is answered once. "
-                "Try evaluate.draw.n=1, and more held-out prompts for a narrower interval."
+                "Fix: evaluate.draw.n=1, and more held-out prompts for a narrower interval."
             )
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """Whether a round whose prompts gave too few useful pairs asks further ones."""
+    """Whether a round with too few useful pairs samples further batches of prompts."""
 
-    min_pairs: int | None = (
-        None  # useful pairs that are enough; null: a round has `prompts.batch` prompts, come what may
-    )
-    max_batches: int = 4  # of `prompts.batch` prompts each, at most; a page is asked whole
+    min_pairs: int | None = None  # useful pairs that suffice; null: every round has one batch
+    max_batches: int = 4  # at most, of `prompts.batch` prompts each
 
     def __post_init__(self) -> None:
         for key, value in (("min_pairs", self.min_pairs), ("max_batches", self.max_batches)):
             if value is not None and value < 1:
-                raise ValueError(f"resampling.{key} must be >= 1, got {value}. Leave it out for the default.")
+                raise ValueError(f"resampling.{key} must be >= 1, got {value}. Fix: leave it out for the default.")
 
 
 @dataclass(frozen=True)
 class Refresh:
-    """How a judge that can be trained learns from new labels, while the policy learns from the judge."""
+    """Training of the reward model on new labels during the run."""
 
-    every: int | None = None  # rounds between trainings, each at the end of a round; null: the judge stays as it is
-    scorer: Any = None  # whose labels it is trained on: any scorer
-    objective: Any = None  # what it is trained by: one of rewards
-    prompts: int = 64  # of each round, whose answers are labelled
+    every: int | None = None  # rounds between trainings, each at the end of a round; null: never
+    scorer: Any = None  # gives the labels: any scorer
+    objective: Any = None  # the loss: one for reward models
+    prompts: int = 64  # per round, whose answers are labelled
     training: Training = field(default_factory=lambda: Training(optimizer=Optimizer(lr=5e-7)))
 
     def __post_init__(self) -> None:
         if self.every is not None and self.every < 1:
             raise ValueError(
-                f"refresh.every must be >= 1, a number of rounds, got {self.every}. Leave it out for none."
+                f"refresh.every must be >= 1, a number of rounds, got {self.every}. Fix: leave it out to train never."
             )
         if self.prompts < 1:
-            raise ValueError(f"refresh.prompts must be >= 1, got {self.prompts}. Try refresh.prompts=64.")
+            raise ValueError(f"refresh.prompts must be >= 1, got {self.prompts}. Fix: refresh.prompts=64.")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is written to disk, how often, and what stays there."""
+    """How often checkpoints are written, and how many are kept."""
 
-    every: int = 1  # rounds between checkpoints of the policy and the learner; the last round always has one
+    every: int = 1  # rounds between checkpoints of policy and learner; the last round always has one
     steps: int | None = None  # optimizer steps between commits inside a learn stage; null: only at its end
-    keep: int = 2  # checkpoints that stay, besides the best and those that the schedule still names
-    prompts_per_commit: int = 64  # prompts that are sampled and scored between two commits
+    keep: int = 2  # newest checkpoints to keep, besides the best and those that the schedule still uses
+    prompts_per_commit: int = 64  # prompts sampled and scored between two commits
 
     def __post_init__(self) -> None:
         for key, value in (
@@ -126,17 +124,17 @@ class Checkpoint:
             ("prompts_per_commit", self.prompts_per_commit),
         ):
             if value is not None and value < 1:
-                raise ValueError(f"checkpoint.{key} must be >= 1, got {value}. Leave it out for the default.")
+                raise ValueError(f"checkpoint.{key} must be >= 1, got {value}. Fix: leave it out for the default.")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run. The slots of `GROUPS` hold one part each, so they are of any class that keeps the part's promise."""
+    """A run. Each slot of `GROUPS` holds a part, of any class that implements the protocol of its group."""
 
-    run_dir: str = "runs/default"  # the folder the run writes to; the same command again resumes it
-    seed: int = 0  # of everything that is drawn
-    rounds: int = 4  # of sampling, scoring and learning
-    lag: int = 0  # 1: the next round is answered, by the policy of the round before, while this one is learned
+    run_dir: str = "runs/default"  # the folder of the run; the same command resumes it
+    seed: int = 0  # of everything random
+    rounds: int = 4  # of sampling, scoring and training
+    lag: int = 0  # 1: generate round r+1 with policy r-1 while training round r (one step off-policy)
     model: Model = field(default_factory=lambda: Model(path=MISSING))
     prompts: Any = MISSING
     sampler: Any = MISSING
@@ -159,15 +157,15 @@ class RunConfig:
 
     @property
     def timeline(self) -> Lagged:
-        """The schedule, under the lag: which versions each round uses."""
+        """The schedule, shifted by the lag."""
         return Lagged(self.schedule, self.lag)
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
-            raise ValueError(f"rounds must be >= 1, got {self.rounds}. Try rounds=1.")
+            raise ValueError(f"rounds must be >= 1, got {self.rounds}. Fix: rounds=1.")
         if self.lag not in (0, 1):
-            raise ValueError(f"lag must be 0 or 1, got {self.lag}: answers are drawn at most one round ahead.")
+            raise ValueError(f"lag must be 0 or 1, got {self.lag}: sampling runs at most one round ahead. Fix: lag=1.")
         if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}. Try seed=0.")
+            raise ValueError(f"seed must be >= 0, got {self.seed}. Fix: seed=0.")
         if not self.run_dir.strip():
-            raise ValueError("run_dir must name a folder, got an empty text. Try run_dir=runs/first.")
+            raise ValueError("run_dir must name a folder, got an empty text. Fix: run_dir=runs/first.")

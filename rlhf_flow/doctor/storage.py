@@ -1,118 +1,110 @@
-"""Disks: whether the run's folder can be written, has room, and is seen by all nodes; and where the hub's models go."""
+"""Checks of disks: whether run_dir is writable, large enough and seen by all nodes, and where hub models are cached."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_flow.capacity.process_memory import told
+from rlhf_flow.capacity.process_memory import size_text
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
 
-MEMORY = ("tmpfs", "ramfs")
-OF_ONE_NODE = ("/tmp", "/dev/shm", "/var/tmp")  # by custom, on every machine
+IN_MEMORY = ("tmpfs", "ramfs")
+OF_ONE_NODE = ("/tmp", "/dev/shm", "/var/tmp")  # local to each machine by convention
 
 
-def run_folder(run_dir: Path, *, joined: bool, mounts: Path = Path("/proc/mounts")) -> Iterator[Finding]:
-    """`joined`: whether workers may be on other nodes, which read and write there too."""
+def run_folder(run_dir: Path, *, joined: bool, mounts: Path = Path("/proc/mounts")) -> Finding:
+    """`joined`: whether workers may run on other nodes, which read and write `run_dir` too."""
     folder = run_dir.expanduser().absolute()
-    there = existing(folder)
-    if not there.is_dir():
-        yield problem("disk", f"run_dir={run_dir}: {there} is a file", "name another run_dir")
-        return
-    if (reason := _refusal(there)) is not None:
-        yield problem(
+    parent = existing(folder)
+    if not parent.is_dir():
+        return problem("disk", f"run_dir={run_dir}: {parent} is a file", "choose another run_dir")
+    if (reason := _write_error(parent)) is not None:
+        return problem(
             "disk",
-            f"run_dir={run_dir}: {there} cannot be written to ({reason})",
-            f"chmod u+w {there}, or name another run_dir",
+            f"run_dir={run_dir}: {parent} is not writable ({reason})",
+            f"chmod u+w {parent}, or choose another run_dir",
         )
-        return
-    kind = filesystem(there.resolve(), mounts)
-    local = kind in MEMORY or any(folder.is_relative_to(place) for place in OF_ONE_NODE)
+    kind = filesystem(parent.resolve(), mounts)
+    local = kind in IN_MEMORY or any(folder.is_relative_to(place) for place in OF_ONE_NODE)
     if joined and local:
-        yield problem(
+        return problem(
             "disk",
-            f"run_dir={run_dir} is on {'memory' if kind in MEMORY else 'a disk of this machine'}, and "
-            "the workers of a joined cluster read it from their nodes",
+            f"run_dir={run_dir} is {'in memory' if kind in IN_MEMORY else 'on a disk of this machine'}, and the "
+            "workers of a joined cluster read it on their nodes",
             "put run_dir on a shared disk",
         )
-    elif joined and not run_dir.is_absolute():
-        yield warning(
+    if joined and not run_dir.is_absolute():
+        return warning(
             "disk",
             f"run_dir={run_dir} is relative: workers on other nodes need the same folder",
             f"run_dir={folder}, on a shared disk",
         )
-    elif kind in MEMORY:
-        yield warning(
+    if kind in IN_MEMORY:
+        return warning(
             "disk",
-            f"run_dir={run_dir} is on {kind}: it takes memory, and is gone after a restart",
+            f"run_dir={run_dir} is on {kind}: it uses memory, and a restart deletes it",
             "put run_dir on a disk",
         )
-    else:
-        yield ok("disk", f"run_dir={run_dir} can be written")
+    return ok("disk", f"run_dir={run_dir} is writable")
 
 
-def enough(run_dir: Path, most: float) -> Iterator[Finding]:
-    """Room for `most` bytes, which a run may hold at once; a quarter more is wanted before nothing is said."""
+def enough(run_dir: Path, most: float) -> Finding:
+    """Whether `run_dir` has room for `most` bytes; a warning if less than 25 % would stay free."""
     free = shutil.disk_usage(existing(run_dir.expanduser().absolute())).free
     if free < most:
-        yield problem(
+        return problem(
             "disk",
-            f"run_dir={run_dir} has {told(free)} free, and the run may take {told(most)}",
+            f"run_dir={run_dir} has {size_text(free)} free, and the run may need {size_text(most)}",
             "a larger disk, checkpoint.keep=1, or a larger checkpoint.every",
         )
-    elif free < 1.25 * most:
-        yield warning(
+    if free < 1.25 * most:
+        return warning(
             "disk",
-            f"run_dir={run_dir} has {told(free)} free, and the run may take {told(most)}",
-            "free some room, or checkpoint.keep=1",
+            f"run_dir={run_dir} has {size_text(free)} free, and the run may need {size_text(most)}",
+            "free some space, or checkpoint.keep=1",
         )
-    else:
-        yield ok("disk", f"{told(free)} free, of which the run may take {told(most)}")
+    return ok("disk", f"{size_text(free)} free; the run may need {size_text(most)}")
 
 
-def hub_cache(environment: Mapping[str, str], *, fetches: bool) -> Iterator[Finding]:
-    """Where models of the hub are kept. `fetches`: whether the run names one that is not on this disk yet."""
+def hub_cache(environment: Mapping[str, str], *, downloads: bool) -> Finding:
+    """The cache of hub models. `downloads`: whether the run names a model that is not on this disk yet."""
     home = Path(environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     folder = Path(environment.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    there = existing(folder.absolute())
-    if not fetches:
-        yield ok("disk", f"hub cache {folder}: nothing to fetch")
-    elif environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        yield problem(
+    parent = existing(folder.absolute())
+    if not downloads:
+        return ok("disk", f"hub cache {folder}: nothing to download")
+    if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return problem(
             "disk",
             "HF_HUB_OFFLINE is set, and the run names a model that is not in the cache",
             "unset HF_HUB_OFFLINE, or give local folders",
         )
-    elif not there.is_dir() or _refusal(there) is not None:
-        yield problem("disk", f"the hub cache {folder} cannot be written to", "HF_HOME=a folder of yours")
-    else:
-        yield ok("disk", f"hub cache {folder}: {told(shutil.disk_usage(there).free)} free")
+    if not parent.is_dir() or _write_error(parent) is not None:
+        return problem("disk", f"the hub cache {folder} is not writable", "HF_HOME=a folder of yours")
+    return ok("disk", f"hub cache {folder}: {size_text(shutil.disk_usage(parent).free)} free")
 
 
 def existing(path: Path) -> Path:
-    """The nearest that exists."""
+    """The path itself or its nearest parent that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 def filesystem(path: Path, mounts: Path) -> str:
-    """The type of the file system that a folder is on; empty where this machine does not tell."""
+    """The type of the file system that holds a folder; empty if this machine has no `mounts`."""
     try:
         lines = [line.split() for line in mounts.read_text().splitlines()]
     except OSError:
         return ""
-    above = [
-        (Path(line[1].replace("\\040", " ")), line[2])
-        for line in lines
-        if path.is_relative_to(line[1].replace("\\040", " "))
-    ]
+    points = [(Path(line[1].replace("\\040", " ")), line[2]) for line in lines]
+    above = [(point, kind) for point, kind in points if path.is_relative_to(point)]
     return max(above, key=lambda mount: len(mount[0].parts))[1] if above else ""
 
 
-def _refusal(folder: Path) -> str | None:
-    """Why nothing can be written there; None where it can."""
+def _write_error(folder: Path) -> str | None:
+    """Why the folder is not writable; None if it is."""
     try:
         handle, name = tempfile.mkstemp(prefix=".doctor-", dir=folder)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Generation: engines draw answers from exactly the policy that is named."""
+"""Engines: they generate answers with exactly the policy that the caller names."""
 
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.none import NoEngine

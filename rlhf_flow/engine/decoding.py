@@ -1,4 +1,4 @@
-"""Sequences that transformers read side by side, token by token: what may come next in each."""
+"""Token-by-token decoding of a batch with transformers and KV caches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class DecodingBatch:
-    """By one network, or by two whose geometric mixture says what comes next: each has a cache of its own."""
+    """A batch of sequences, read by one network or by two whose logits are mixed; each network has its own KV cache."""
 
     def __init__(self, networks: Sequence[PreTrainedModel], weight: float, prompts: Sequence[tuple[int, ...]]) -> None:
-        """Begin with `prompts` [R]; one that occurs n times is read once. `weight` is the second network's share."""
+        """Read `prompts` [R], equal ones once. `weight` is that of the second network."""
         import torch
         from transformers.cache_utils import DynamicCache
 
@@ -26,7 +26,9 @@ class DecodingBatch:
         device = networks[0].device
         distinct = list(dict.fromkeys(prompts))
         longest = max(len(prompt) for prompt in distinct)
-        pads = [longest - len(prompt) for prompt in distinct]  # on the left, so that every answer begins in one column
+        pads = [
+            longest - len(prompt) for prompt in distinct
+        ]  # on the left, so that all answers begin in the same column
         padded = [[0] * pad + list(prompt) for pad, prompt in zip(pads, distinct, strict=True)]
         ids = torch.tensor(padded, device=device)  # [U, S]
         self._mask = (torch.arange(longest, device=device) >= torch.tensor(pads, device=device)[:, None]).long()
@@ -34,16 +36,16 @@ class DecodingBatch:
         index = {prompt: row for row, prompt in enumerate(distinct)}
         fan = torch.tensor([index[prompt] for prompt in prompts], device=device)  # [R]
         self.keep(fan)
-        self.logits = logits[fan]  # float32 [R, V]: of the token after what was read
+        self.logits = logits[fan]  # float32 [R, V], of the next token
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these sequences, in this order; `go_on` is next."""
+        """Select and order the sequences. The logits are stale until `step`."""
         self._mask = self._mask[rows]  # [R, S]
         for cache in self._caches:
             cache.batch_select_indices(rows)
 
-    def go_on(self, tokens: Tensor) -> None:
-        """Read one more token [R] of each sequence."""
+    def step(self, tokens: Tensor) -> None:
+        """Append a token [R] to each sequence."""
         import torch
 
         positions = self._mask.sum(-1, keepdim=True)  # [R, 1]
@@ -51,7 +53,7 @@ class DecodingBatch:
         self.logits = self._read(tokens[:, None], positions)
 
     def _read(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """float32 [R, V] after the last column of ids [R, S]; the caches grow by S."""
+        """float32 logits [R, V] after ids [R, S], which are appended to the caches."""
         logits = [
             self._last_logits(network, ids, positions, cache)
             for network, cache in zip(self._networks, self._caches, strict=True)
@@ -70,13 +72,13 @@ class DecodingBatch:
         logits = output.logits[:, -1].float()
         if logits.isnan().any():
             raise RuntimeError(
-                "the policy's logits are NaN: its weights or its numerics are broken; nothing was sampled"
+                "the policy's logits are NaN: its weights are NaN, or its forward pass overflows. Nothing was sampled."
             )
         return logits
 
 
-def measured(networks: Sequence[PreTrainedModel], weight: float, tokens: Sequence[int], first: int) -> Tensor:
-    """float32 log-probs [T] of tokens[first:], by one pass without a cache."""
+def log_probs(networks: Sequence[PreTrainedModel], weight: float, tokens: Sequence[int], first: int) -> Tensor:
+    """float32 log-probs [T] of tokens[first:], by one forward pass without a cache."""
     import torch
 
     ids = torch.tensor([list(tokens)], device=networks[0].device)  # [1, S]

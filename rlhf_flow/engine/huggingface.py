@@ -1,8 +1,7 @@
-"""Generation by plain transformers: slower than vLLM, and needs nothing but torch.
+"""Generation with plain transformers: slower than vLLM, but it needs only torch.
 
-Answers are drawn by inverting the distribution function with one uniform number per token, which comes from the seed of
-the answer alone. So in float32 an answer depends neither on what else is in the batch nor on the size of the batch
-(beyond rounding that would have to fall on the edge between two tokens).
+Each token is sampled by inverting the CDF at a uniform number that depends on the answer's seed alone. So in float32 an
+answer does not depend on its batch, except if rounding moves the CDF across that number.
 """
 
 from __future__ import annotations
@@ -10,15 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from rlhf_flow.engine.decoding import DecodingBatch, measured
+from rlhf_flow.engine.decoding import DecodingBatch, log_probs
 from rlhf_flow.engine.loaded_policy import LoadedPolicy, state_shapes
 from rlhf_flow.engine.lora_hooks import LoRAHooks
 from rlhf_flow.engine.mixture import PolicySlots
-from rlhf_flow.engine.requests import Sample, answered, check, first_seed
+from rlhf_flow.engine.requests import Sample, answered, check, first_seed, shorter
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
@@ -30,14 +29,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TAIL = 8  # tokens that are decoded before a text that stops: a tokenizer may change the first of what it decodes
+TAIL = 8  # tokens decoded before a stop text, because tokenizers may change the first of the decoded tokens
 
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """An engine of plain transformers."""
+    """An engine that uses plain transformers."""
 
-    batch: int = 64  # answers that are drawn side by side
+    gpus: ClassVar[int] = 1
+    needs_own_process: ClassVar[bool] = False
+    can_mix: ClassVar[bool] = True
+    batch: int = 64  # answers generated at a time
     max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
@@ -49,27 +51,14 @@ class HuggingFace:
         if self.probe_tolerance is not None and not self.probe_tolerance > 0:
             raise ValueError(f"engine.probe_tolerance must be > 0, got {self.probe_tolerance}")
 
-    @property
-    def gpus(self) -> int:
-        return 1
-
-    @property
-    def needs_own_process(self) -> bool:
-        return False
-
-    @property
-    def can_mix(self) -> bool:
-        return True
-
     def max_sequence(self, positions: int | None) -> int | None:
-        limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
-        return min(limits, default=None)
+        return shorter(positions, self.max_model_len)
 
     def sized(self, longest: int) -> HuggingFace:
         return self if self.max_model_len is not None else replace(self, max_model_len=longest)
 
     def check(self) -> None:
-        """There is nothing that could be missing."""
+        """It needs no extra package."""
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> HuggingFaceEngine:
         import torch
@@ -97,7 +86,7 @@ class HuggingFace:
 
 
 class HuggingFaceEngine:
-    """A live model, or two of them where mixtures are drawn. One caller at a time."""
+    """One model, or two for mixtures. Not thread-safe."""
 
     def __init__(
         self,
@@ -108,26 +97,25 @@ class HuggingFaceEngine:
         *,
         max_model_len: int,
     ) -> None:
-        self._aside = HostOffload()
+        self._offload = HostOffload()
         self._batch = spec.batch
         self._networks = networks
         self._tokenizer = tokenizer
         self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = max_model_len
         shapes = state_shapes(networks[0])
-        holdings = [
+        loaded = [
             LoadedPolicy(model, shapes, max_model_len=max_model_len, tolerance=spec.probe_tolerance) for _ in networks
         ]
         self._adapters = [LoRAHooks(network) for network in networks]
-        self._slots = PolicySlots(holdings, put=self._put, measure=self._measure, lay=self._lay)
+        self._slots = PolicySlots(loaded, load=self._load, measure=self._measure, set_adapter=self._set_adapter)
 
     def generate(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
-        """Draw `draw.n` answers per prompt from exactly `policy`.
+        """Sample `draw.n` answers per prompt from `policy`.
 
-        Raises ValueError where a prompt and `draw.max_tokens` do not fit, for a greedy draw that asks for copies, and
-        for a mixture that the engine was not opened for.
+        Raises ValueError if a prompt and `draw.max_tokens` do not fit, or if the engine was not opened for mixtures.
         """
         check(prompts, draw, self._max_model_len)
         weight = self._slots.hold(policy)
@@ -136,7 +124,7 @@ class HuggingFaceEngine:
             for row, prompt in enumerate(prompts)
             for k in range(draw.n)
         ]
-        wanted.sort(key=lambda each: len(each[1].tokens))  # stable: a prompt's answers stay side by side
+        wanted.sort(key=lambda each: len(each[1].tokens))  # stable: the answers to a prompt stay together
         samples: list[list[Sample]] = [[] for _ in prompts]
         for at in range(0, len(wanted), self._batch):
             part = wanted[at : at + self._batch]
@@ -154,48 +142,40 @@ class HuggingFaceEngine:
             for response in group
         ]
 
-    def has(self, policy: Policy) -> bool:
-        return self._slots.has(policy)
-
-    def take(self, policy: Policy) -> None:
-        """Load its weights now, and come back for it; raises as `generate`."""
-        self.come_back()
-        self._slots.take(policy)
-
     def step_aside(self) -> None:
-        """The networks leave the device; an adapter beside them, which is small, stays."""
-        self._aside.leave(self._networks[0].device, *self._networks)
+        """Offload the networks to the host. The adapter is small and stays."""
+        self._offload.leave(self._networks[0].device, *self._networks)
 
     def come_back(self) -> None:
-        self._aside.come_back()
+        self._offload.come_back()
 
     def close(self) -> None:
         del self._networks, self._adapters
 
-    def _put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        self._adapters[slot].lay(None)
+    def _load(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        self._adapters[slot].set(None)
         own = self._networks[slot].state_dict()
         for name, tensor in tensors:
             own[name].copy_(tensor)
 
-    def _lay(self, slot: int, adapter: Adapter | None) -> None:
-        self._adapters[slot].lay(adapter)
+    def _set_adapter(self, slot: int, adapter: Adapter | None) -> None:
+        self._adapters[slot].set(adapter)
 
     def _measure(self, weight: float, tokens: Sequence[int], first: int) -> np.ndarray:
         import torch
 
         with torch.inference_mode():
-            return measured(self._at_work(weight), weight, tokens, first).cpu().numpy()
+            return log_probs(self._active(weight), weight, tokens, first).cpu().numpy()
 
-    def _at_work(self, weight: float) -> list[PreTrainedModel]:
-        """The networks that have a share in what comes next; `weight` is that of the second."""
+    def _active(self, weight: float) -> list[PreTrainedModel]:
+        """The networks with a positive weight; `weight` is that of the second."""
         shares = (1 - weight, weight)
         return [network for network, share in zip(self._networks, shares, strict=False) if share > 0]
 
     def _draw(
         self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], draw: SamplingParams, weight: float
     ) -> list[Sample]:
-        """One answer per row; rows that ended leave the batch when they are half of it."""
+        """One answer per prompt [R]. Finished rows leave the batch once they are half of it."""
         import torch
 
         device = self._networks[0].device
@@ -205,17 +185,17 @@ class HuggingFaceEngine:
         tokens = torch.zeros((rows, draw.max_tokens), dtype=torch.int64, device=device)  # [R, T]
         logps = torch.zeros((rows, draw.max_tokens), device=device)  # [R, T]
         with torch.inference_mode():
-            reading = DecodingBatch(self._at_work(weight), weight, prompts)
-            alive = torch.arange(rows, device=device)  # the rows of the answers still in the batch
+            batch = DecodingBatch(self._active(weight), weight, prompts)
+            alive = torch.arange(rows, device=device)  # rows [A] still in the batch
             ended = torch.zeros(rows, dtype=torch.bool, device=device)
-            lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # [R], of the answers that ended
-            seen = _seen(prompts, reading.logits)  # bool [R, V]
+            lengths = torch.zeros(rows, dtype=torch.int64, device=device)  # [R], of finished answers; 0: not finished
+            seen = _seen(prompts, batch.logits)  # bool [R, V]
             for step in range(draw.max_tokens):
-                logits = penalised(reading.logits, seen[alive], draw.repetition_penalty)
+                logits = penalised(batch.logits, seen[alive], draw.repetition_penalty)
                 chosen = choose(logits, uniforms[alive, step], draw)  # [A]
                 tokens[alive, step] = chosen
                 seen[alive, chosen] = True
-                logps[alive, step] = reading.logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+                logps[alive, step] = batch.logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
                 ends_now = ~ended & (torch.isin(chosen, ends) | self._stops(tokens[alive, : step + 1], draw))
                 lengths[alive[ends_now]] = step + 1
                 ended |= ends_now
@@ -225,13 +205,13 @@ class HuggingFaceEngine:
                 if left <= len(alive) // 2:
                     going = (~ended).nonzero()[:, 0]
                     alive, chosen, ended = (t[going] for t in (alive, chosen, ended))
-                    reading.keep(going)
-                reading.go_on(chosen)
+                    batch.keep(going)
+                batch.step(chosen)
         drawn = zip(tokens.int().cpu().numpy(), logps.cpu().numpy(), lengths.tolist(), strict=True)
         return [_sample(*one) for one in drawn]
 
     def _stops(self, tokens: Tensor, draw: SamplingParams) -> Tensor:
-        """bool [A]: whether the last of tokens [A, T] completes a text that stops. A token has one byte at least."""
+        """bool [A]: whether the last of tokens [A, T] completes a stop text. A token has at least one byte."""
         import torch
 
         if not draw.stop:
@@ -244,13 +224,13 @@ class HuggingFaceEngine:
 
 
 def _sample(tokens: np.ndarray, logps: np.ndarray, length: int) -> Sample:
-    """An answer of `length` tokens; 0: it did not end, so that it has all of them."""
+    """An answer of `length` tokens; 0: it did not end, and has all of them."""
     end = length or len(tokens)
     return Sample(tokens[:end].copy(), logps[:end].copy(), truncated=not length)
 
 
 def _seen(prompts: Sequence[tuple[int, ...]], logits: Tensor) -> Tensor:
-    """bool [R, V]: the tokens of each prompt. `logits` [R, V] gives the shape and the device."""
+    """bool [R, V]: the tokens in each prompt. `logits` [R, V] gives shape and device."""
     import torch
 
     seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
@@ -260,14 +240,14 @@ def _seen(prompts: Sequence[tuple[int, ...]], logits: Tensor) -> Tensor:
 
 
 def penalised(logits: Tensor, seen: Tensor, penalty: float | None) -> Tensor:
-    """logits [R, V] with those of seen tokens divided by the penalty if they are positive, multiplied otherwise."""
+    """logits [R, V]; those of seen tokens are divided by the penalty if positive, else multiplied (CTRL)."""
     if penalty is None or penalty == 1:
         return logits
     return logits.where(~seen, (logits / penalty).where(logits > 0, logits * penalty))
 
 
 def choose(logits: Tensor, uniforms: Tensor, draw: SamplingParams) -> Tensor:
-    """Tokens [R] from logits [R, V] by a uniform number in [0, 1) each: temperature, then min_p, top_k and top_p."""
+    """Tokens [R] from logits [R, V] and uniforms [R] in [0, 1). Order: temperature, min_p, top_k, top_p."""
     import torch
 
     if draw.temperature == 0:
@@ -282,7 +262,7 @@ def choose(logits: Tensor, uniforms: Tensor, draw: SamplingParams) -> Tensor:
         probs, order = probs.sort(dim=-1, descending=True, stable=True)
         if draw.top_k:
             probs = probs[:, : draw.top_k] / probs[:, : draw.top_k].sum(-1, keepdim=True)
-        before = probs.cumsum(-1) - probs  # mass of the likelier tokens
+        before = probs.cumsum(-1) - probs  # mass of more likely tokens
         probs = probs * (before < draw.top_p)
     cdf = probs.cumsum(-1)
     rank = torch.searchsorted(cdf, uniforms[:, None] * cdf[:, -1:], right=True).clamp(max=probs.shape[-1] - 1)  # [R, 1]

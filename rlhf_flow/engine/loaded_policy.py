@@ -1,10 +1,11 @@
-"""Which policy an engine holds, and the proof that it does."""
+"""The policy that an engine holds, and its proof: the log-probs of a probe must agree with the learner's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -17,15 +18,17 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Put = Callable[[Iterator[tuple[str, "Tensor"]]], None]  # replaces the engine's weights, and takes an adapter away
-Lay = Callable[
-    [Adapter | None], None
-]  # lays an adapter beside the weights in place of another one; None: takes it away
-Measure = Callable[[Sequence[int], int], np.ndarray]  # (tokens, first) -> float32 log-probs of tokens[first:]
+LoadWeights: TypeAlias = Callable[[Iterator[tuple[str, "Tensor"]]], None]  # replaces all weights, removes an adapter
+SetAdapter: TypeAlias = Callable[[Adapter | None], None]  # replaces the adapter; None: removes it
+Measure: TypeAlias = Callable[
+    [Sequence[int], int], np.ndarray
+]  # (tokens, first) -> float32 log-probs of tokens[first:]
+
+OPENED, UNKNOWN = "opened", "unknown"  # in place of a sha256
 
 
 def skeleton(model: Model) -> PreTrainedModel:
-    """The model without its weights, none of which is read."""
+    """The model on the meta device, without its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -41,8 +44,21 @@ def state_shapes(lm: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in lm.state_dict().items()}
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """The weights in an engine."""
+
+    base_sha: str  # of the policy whose whole weights these are; OPENED: the checkpoint of `Model`; or UNKNOWN
+    adapter_sha: str | None = None  # of the policy whose adapter is set; None: no adapter; or UNKNOWN
+    proven: bool = False  # the policy has no probe, or its probe agreed
+
+    @property
+    def policy_sha(self) -> str:
+        return self.adapter_sha or self.base_sha
+
+
 class LoadedPolicy:
-    """The policy inside one engine. Begins with the checkpoint that the engine was opened on."""
+    """Loads policies into one engine. At first the engine holds the checkpoint that it was opened on."""
 
     def __init__(
         self, model: Model, shapes: Mapping[str, tuple[int, ...]], *, max_model_len: int, tolerance: float | None
@@ -50,92 +66,76 @@ class LoadedPolicy:
         self._model = model
         self._shapes = shapes
         self._max_model_len = max_model_len
-        # Rounding alone moves single bfloat16 log-probs by half a nat, so there the mean over tokens is compared.
+        # Rounding moves single bfloat16 log-probs by up to half a nat, so there the mean over tokens is compared.
         self._worst = model.dtype == "float32"
         self._tolerance = tolerance if tolerance is not None else (1e-3 if self._worst else 0.2)
-        self._sha256: str | None = None  # of the policy held; None: the opened checkpoint, or nothing known
-        self._taken: str | None = None  # of the policy whose weights are here, and not proven yet
-        self._as_opened = True
-        self._intact = True  # the opened checkpoint's weights are in place, whatever lies beside them
+        self._loaded = Loaded(OPENED)
 
-    def fetch(self, policy: Policy, put: Put, measure: Measure, lay: Lay | None = None) -> None:
-        """Hold `policy`: load its weights unless they are held already, and let its probe prove it.
+    def fetch(self, policy: Policy, load: LoadWeights, measure: Measure, set_adapter: SetAdapter | None = None) -> None:
+        """Load `policy` unless the engine holds it, and check its probe.
 
-        With `lay`, an adapter of the opened checkpoint comes beside the weights that are there, and they stay as they
-        are for all adapters and for that checkpoint; without it, it comes as the whole weights of the sum.
+        With `set_adapter`, an adapter is set on top of its base, which is loaded only if it is not there. Without it,
+        the whole weights of the sum are loaded.
 
-        Raises ValueError, with the engine unchanged, where the state dict is not the model's; and RuntimeError where
-        the probe disagrees: what the engine holds is then unknown, and the next policy is loaded whatever it is.
+        Raises ValueError, with the engine unchanged, if the state dict does not fit the model; and RuntimeError if the
+        probe disagrees: then the weights are unknown, and the next call loads its policy again.
         """
-        if policy.sha256 == self._sha256:
-            return
-        if self.has(policy):  # opened on it, or given it before
-            self._taken = None
+        if not self.holds(policy):
+            self._load(policy, load, set_adapter)
+        if not self._loaded.proven:
             self._prove(policy, measure)
-            return
-        adapter = policy.weights if lay is not None and isinstance(policy.weights, Adapter) else None
-        below = policy.weights if adapter is None else adapter.base
-        stays = lay is not None and self._intact and self._is_opened(below)
-        if not stays:
-            self._check_index(policy, below.index())
-        tensors = None if stays else below.stream()
-        if adapter is not None:
-            self._check_terms(policy, adapter)
-        self._forget()
-        if tensors is not None:
-            self._intact = False
-            put(tensors)
-            self._intact = self._is_opened(below)
-        if lay is not None:
-            lay(adapter)
-        self._prove(policy, measure)
-
-    def take(self, policy: Policy, put: Put) -> None:
-        """Load the weights of `policy`, which `fetch` proves later. Raises ValueError as `fetch`."""
-        self._check_index(policy, policy.weights.index())
-        tensors = policy.weights.stream()
-        self._forget()
-        self._intact = False
-        put(tensors)
-        self._taken = policy.sha256
-
-    def has(self, policy: Policy) -> bool:
-        """Whether its weights are here, proven or not."""
-        return self.holds(policy) or policy.sha256 == self._taken
 
     def holds(self, policy: Policy) -> bool:
-        """Whether its weights are here, and nothing is left to be done for them but perhaps the first proof."""
-        opened = self._as_opened and self._sha256 is None and self._is_opened(policy.weights)
-        return opened or policy.sha256 == self._sha256
+        """Whether its weights are loaded. Those of the opened checkpoint may not be proven yet."""
+        held = self._loaded.policy_sha
+        return held == policy.sha256 or (held == OPENED and self._is_opened(policy.weights))
 
-    def _forget(self) -> None:
-        """What it holds: other weights are on their way."""
-        self._sha256, self._taken, self._as_opened = None, None, False
+    def _load(self, policy: Policy, load: LoadWeights, set_adapter: SetAdapter | None) -> None:
+        adapter = policy.weights if set_adapter is not None and isinstance(policy.weights, Adapter) else None
+        base, base_sha = (adapter.base, adapter.base_sha256) if adapter else (policy.weights, policy.sha256)
+        held = self._loaded.base_sha
+        has_base = set_adapter is not None and (held == base_sha or (held == OPENED and self._is_opened(base)))
+        if not has_base:
+            self._check_index(policy, base.index())
+        tensors = None if has_base else base.stream()
+        if adapter is not None:
+            self._check_terms(policy, adapter)
+        if tensors is not None:
+            self._loaded = Loaded(UNKNOWN)  # if `load` fails
+            load(tensors)
+        if set_adapter is not None:
+            self._loaded = Loaded(base_sha, UNKNOWN)
+            set_adapter(adapter)
+        self._loaded = Loaded(base_sha, policy.sha256 if adapter else None)
 
     def _prove(self, policy: Policy, measure: Measure) -> None:
+        loaded = self._loaded
         if policy.probe is not None:
-            self._check_probe(policy, policy.probe, measure)
-        self._sha256 = policy.sha256
+            if loaded.base_sha != OPENED:  # if the probe disagrees
+                self._loaded = replace(loaded, adapter_sha=UNKNOWN) if loaded.adapter_sha else Loaded(UNKNOWN)
+            self._check_probe(policy, policy.probe, measure, opened=loaded.base_sha == OPENED)
+        base_sha = policy.sha256 if loaded.adapter_sha is None else loaded.base_sha
+        self._loaded = replace(loaded, base_sha=base_sha, proven=True)
 
     def _is_opened(self, weights: Weights) -> bool:
         return isinstance(weights, Checkpoint) and weights.path.resolve() == Path(self._model.path).resolve()
 
     def _check_index(self, policy: Policy, index: Index) -> None:
-        # vLLM takes a partial state dict without a word, and is lost after a wrong shape: so it sees none of it before.
+        # vLLM accepts a partial state dict, and cannot go on after a wrong shape, so this is checked before.
         found = {entry.name: entry.shape for entry in index}
         lacks = sorted(self._shapes.keys() - found.keys())
-        knows_not = sorted(found.keys() - self._shapes.keys())
+        unknown = sorted(found.keys() - self._shapes.keys())
         misshaped = [
             f"{name} {found[name]} instead of {shape}"
             for name, shape in self._shapes.items()
             if name in found and found[name] != shape
         ]
-        faults = [("lacks", lacks), ("has unknown", knows_not), ("has misshaped", misshaped)]
-        said = "; ".join(f"{what} {', '.join(names[:3])} ({len(names)} in all)" for what, names in faults if names)
-        if said:
+        faults = [("lacks", lacks), ("has unknown", unknown), ("has misshaped", misshaped)]
+        message = "; ".join(f"{what} {', '.join(names[:3])} ({len(names)} in all)" for what, names in faults if names)
+        if message:
             raise ValueError(
-                f"policy {_name(policy)}: its state dict is not that of {self._model.path!r}: it {said}. "
-                f"Give the full state_dict() of a model with the same configuration, tied tensors under each name."
+                f"policy {_name(policy)}: its state dict does not fit {self._model.path!r}: it {message}. "
+                "Fix: give the full state_dict() of a model with the same configuration, tied tensors under each name."
             )
 
     def _check_terms(self, policy: Policy, adapter: Adapter) -> None:
@@ -144,34 +144,34 @@ class LoadedPolicy:
             if wanted != found or up.shape[1] != down.shape[0]:
                 raise ValueError(
                     f"policy {_name(policy)}: its adapter is not for {self._model.path!r}: of {layer} it is "
-                    f"{tuple(up.shape)} times {tuple(down.shape)}, and the weight is {wanted or 'not there'}."
+                    f"{tuple(up.shape)} times {tuple(down.shape)}, and the weight is {wanted or 'missing'}."
                 )
 
-    def _check_probe(self, policy: Policy, probe: Probe, measure: Measure) -> None:
-        # The log-probs of a beginning do not depend on the rest, so a long probe is cut to what fits.
+    def _check_probe(self, policy: Policy, probe: Probe, measure: Measure, *, opened: bool) -> None:
+        # Log-probs do not depend on later tokens, so a long probe is cut to what fits.
         tokens = probe.tokens[: self._max_model_len - 1]
         if len(tokens) <= probe.prompt:
             raise ValueError(
                 f"policy {_name(policy)}: the probe's context of {probe.prompt} tokens does not fit "
-                f"max_model_len={self._max_model_len}. Raise engine.max_model_len."
+                f"max_model_len={self._max_model_len}. Fix: raise engine.max_model_len."
             )
         measured = measure(tokens, probe.prompt)
         off = np.abs(measured - np.asarray(probe.logps[: len(measured)], np.float32))
         kind, difference = ("largest", off.max()) if self._worst else ("mean", off.mean())
-        if difference <= self._tolerance:  # a NaN does not pass
+        if difference <= self._tolerance:  # False if it is NaN
             return
-        said = (
+        problem = (
             f"over {len(off)} tokens of its probe the {kind} difference to the learner's log-probs is "
             f"{difference:.3g} nats, and engine.probe_tolerance allows {self._tolerance:g} in {self._model.dtype}. "
             "Nothing was sampled."
         )
-        if self._as_opened:
+        if opened:
             raise RuntimeError(
-                f"model.path={self._model.path}: the engine reads other weights from it than the learner: {said} Fix: "
-                "engine=huggingface, or save the model anew with save_pretrained(): a tensor has a name there that "
-                "the engine does not know, or misses."
+                f"model.path={self._model.path}: the engine reads other weights from it than the learner: {problem} "
+                "Fix: engine=huggingface, or save the model again with save_pretrained(), because a tensor has a name "
+                "that the engine does not know, or is missing."
             )
-        raise RuntimeError(f"the engine does not hold policy {_name(policy)} after loading it: {said}")
+        raise RuntimeError(f"the engine does not hold policy {_name(policy)} after loading it: {problem}")
 
 
 def _name(policy: Policy) -> str:

@@ -1,4 +1,4 @@
-"""An adapter beside the layers of a network of transformers, whose weights stay as they are.
+"""A LoRA adapter as forward hooks on a network of transformers, whose weights do not change.
 
 y = W x + (alpha / rank) B A x. Hu et al. 2021, arXiv:2106.09685, eq. 3.
 """
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 class LoRAHooks:
-    """At most one adapter on a network. Without one, nothing is left of any."""
+    """At most one adapter on a network."""
 
     def __init__(self, network: PreTrainedModel) -> None:
         self._network = network
         self._hooks: list[RemovableHandle] = []
 
-    def lay(self, adapter: Adapter | None) -> None:
-        """Put `adapter` in the place of the one that is there; None: take that away."""
+    def set(self, adapter: Adapter | None) -> None:
+        """Replace the adapter; None removes it."""
         while self._hooks:
             self._hooks.pop().remove()
-        for name, terms in ({} if adapter is None else adapter.terms()).items():
-            assert adapter is not None
+        if adapter is None:
+            return
+        for name, terms in adapter.terms().items():
             down, up = (term.to(self._network.device, self._network.dtype) for term in terms)
             layer = self._network.get_submodule(name)
             self._hooks.append(layer.register_forward_hook(_adding(down, up, adapter.scale)))

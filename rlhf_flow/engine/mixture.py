@@ -1,12 +1,12 @@
-"""What engines do alike for mixtures: which policy is in which slot, and what the two models' logits become.
+"""Geometric mixtures of two policies: which policy is in which slot of an engine, and the mixture's logits.
 
-An engine holds one policy, or two that it can mix: one in the slot `POLICY` and one in the slot `REFERENCE`.
+An engine holds one policy, or two that it can mix, in the slots `POLICY` and `REFERENCE`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -17,56 +17,55 @@ from rlhf_flow.weights.source import Adapter
 if TYPE_CHECKING:
     from torch import Tensor
 
-NETWORKS = ("policy", "reference")  # by slot: in an engine of two models their weights' names begin so
-POLICY, REFERENCE = 0, 1  # a slot is also the weight at which a mixture is that policy alone
+NETWORKS = ("policy", "reference")  # by slot; the prefixes of weight names in an engine of two models
+POLICY, REFERENCE = 0, 1  # the slot number is also the mixture weight that selects this policy alone
 
-Put = Callable[[int, Iterator[tuple[str, "Tensor"]]], None]  # replaces the weights in a slot, and takes an adapter away
-Lay = Callable[[int, Adapter | None], None]  # lays an adapter beside the weights in a slot; None: takes it away
-Measure = Callable[[int, Sequence[int], int], np.ndarray]  # (slot, tokens, first) -> log-probs of tokens[first:]
+# As in `loaded_policy`, with the slot as the first argument.
+LoadWeights: TypeAlias = Callable[[int, Iterator[tuple[str, "Tensor"]]], None]
+SetAdapter: TypeAlias = Callable[[int, Adapter | None], None]
+Measure: TypeAlias = Callable[[int, Sequence[int], int], np.ndarray]
 
 
 class PolicySlots:
-    """The policies inside one engine."""
+    """The one or two policies in an engine."""
 
-    def __init__(self, holdings: Sequence[LoadedPolicy], *, put: Put, measure: Measure, lay: Lay | None = None) -> None:
-        self._holdings = holdings  # one, or two where the engine mixes
-        self._put = put
+    def __init__(
+        self,
+        loaded: Sequence[LoadedPolicy],
+        *,
+        load: LoadWeights,
+        measure: Measure,
+        set_adapter: SetAdapter | None = None,  # None: adapters are loaded as whole weights
+    ) -> None:
+        self._loaded = loaded
+        self._load = load
         self._measure = measure
-        self._lay = lay  # None: adapters come as whole weights
+        self._set_adapter = set_adapter
 
     def hold(self, asked: Policy | Mixture) -> float:
-        """Hold what `asked` is made of; return the weight of the reference slot that gives exactly `asked`.
+        """Load what `asked` needs and return the weight of the reference slot that gives exactly `asked`.
 
-        One policy is drawn from alone, at the speed of one model, wherever it is held already. Raises ValueError for a
-        mixture that cannot be drawn from, and whatever `LoadedPolicy.fetch` raises.
+        A single policy is used in the slot that holds it, at the speed of one model. Raises ValueError if the mixture
+        is not possible, and what `LoadedPolicy.fetch` raises.
         """
         wanted = self._simplest(asked)
         if isinstance(wanted, Mixture):
             self._fetch(POLICY, wanted.policy)
             self._fetch(REFERENCE, wanted.reference)
             return wanted.weight
-        held = [slot for slot, holding in enumerate(self._holdings) if holding.holds(wanted)]
+        held = [slot for slot, loaded in enumerate(self._loaded) if loaded.holds(wanted)]
         slot = held[0] if held else POLICY
         self._fetch(slot, wanted)
         return float(slot)
 
-    def has(self, policy: Policy) -> bool:
-        """Whether its weights are here, proven or not."""
-        return any(holding.has(policy) for holding in self._holdings)
-
-    def take(self, policy: Policy) -> None:
-        """Load its weights now; `hold` proves them. Raises as `hold`."""
-        if not self.has(policy):
-            self._holdings[POLICY].take(policy, lambda tensors: self._put(POLICY, tensors))
-
     def _simplest(self, asked: Policy | Mixture) -> Policy | Mixture:
-        """`asked`, or the one policy that it comes down to."""
+        """`asked`, or the single policy that it is equal to."""
         if isinstance(asked, Policy):
             return asked
-        if len(self._holdings) == 1:
+        if len(self._loaded) == 1:
             raise ValueError(
                 f"a mixture of {_name(asked.policy)} and {_name(asked.reference)} was asked of an engine that was "
-                "opened for one policy at a time. Open it with mixes=True."
+                "opened for one policy at a time. Fix: open it with mixes=True."
             )
         if not 0 <= asked.weight <= 1:
             raise ValueError(f"the weight of a mixture must be in [0, 1], got {asked.weight}")
@@ -75,20 +74,20 @@ class PolicySlots:
         return asked.reference if asked.weight == 1 else asked
 
     def _fetch(self, slot: int, policy: Policy) -> None:
-        lay = self._lay
-        self._holdings[slot].fetch(
+        set_adapter = self._set_adapter
+        self._loaded[slot].fetch(
             policy,
-            put=lambda tensors: self._put(slot, tensors),
+            load=lambda tensors: self._load(slot, tensors),
             measure=lambda tokens, first: self._measure(slot, tokens, first),
-            lay=None if lay is None else lambda adapter: lay(slot, adapter),
+            set_adapter=None if set_adapter is None else lambda adapter: set_adapter(slot, adapter),
         )
 
 
 def blend(logits: Sequence[Tensor], weight: float) -> Tensor:
-    """float32 logits [R, V] of the mixture, from those of the policy and of the reference; of one alone, as they are.
+    """float32 logits [R, V] of the mixture of policy and reference; a single policy's logits are returned as they are.
 
-    The constants that turn logits into log-probs only move the sum, which the softmax takes out again. Not
-    `torch.lerp`: where both models exclude a token (-inf) its difference would be NaN.
+    Unnormalised logits suffice, because the softmax removes constants. Not `torch.lerp`, which gives NaN if both models
+    exclude a token (-inf).
     """
     if len(logits) == 1:
         return logits[0]

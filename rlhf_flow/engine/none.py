@@ -1,9 +1,10 @@
-"""The engine of a run that draws no answer: all of them came with the prompts."""
+"""The engine of a run that generates no answers, because all of them come from the data set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
@@ -11,19 +12,11 @@ from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 
 @dataclass(frozen=True)
 class NoEngine:
-    """No engine: for runs whose answers all come from a data set. It loads nothing and refuses to generate."""
+    """No engine, for runs whose answers all come from the data set. It loads no model."""
 
-    @property
-    def gpus(self) -> int:
-        return 0
-
-    @property
-    def needs_own_process(self) -> bool:
-        return False
-
-    @property
-    def can_mix(self) -> bool:
-        return False
+    gpus: ClassVar[int] = 0
+    needs_own_process: ClassVar[bool] = False
+    can_mix: ClassVar[bool] = False
 
     def max_sequence(self, positions: int | None) -> int | None:
         return positions
@@ -32,29 +25,29 @@ class NoEngine:
         return self
 
     def check(self) -> None:
-        """There is nothing that could be missing."""
+        """It needs no package."""
 
-    def open(self, model: Model, place: Place, *, mixes: bool = False) -> IdleEngine:
-        return IdleEngine()
+    def open(self, model: Model, place: Place, *, mixes: bool = False) -> RefusingEngine:
+        return RefusingEngine()
 
 
-class IdleEngine:
-    """Nobody at work."""
+class RefusingEngine:
+    """Refuses to generate."""
 
     def generate(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """Raises ValueError, always."""
         raise ValueError(
-            f"engine=none draws no answers, and draw {draw.name!r} asks for some. Try engine=vllm, or policy=dataset "
-            "for every draw."
+            f"engine=none: it generates no answers, and draw {draw.name!r} asks for some. "
+            "Fix: engine=vllm, or policy=dataset in every draw."
         )
 
     def step_aside(self) -> None:
-        """Nothing is held."""
+        """It holds nothing."""
 
     def come_back(self) -> None:
-        """Nothing is held."""
+        """It holds nothing."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """It holds nothing."""

@@ -1,4 +1,4 @@
-"""What every engine does alike for a draw: what it refuses, what ends an answer, how answers are named and seeded."""
+"""What all engines share: which prompts they refuse, and the ids, seeds and texts of answers."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sample:
-    """One drawn answer, before it has a name."""
+    """A generated answer without its id."""
 
     tokens: np.ndarray  # int32 [T], including the end token
     logps: np.ndarray  # float32 [T], raw log-probs at T=1
     truncated: bool
 
 
+def shorter(*limits: int | None) -> int | None:
+    """The smallest limit; None is no limit."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def check(prompts: Sequence[Prompt], draw: SamplingParams, max_model_len: int) -> None:
-    """Raise ValueError for prompts that do not fit: an engine would cut them without a word."""
+    """Raise ValueError if a prompt does not fit, which the engine would cut silently."""
     for prompt in prompts:
         if not prompt.tokens:
-            raise ValueError(f"prompt {prompt.id!r} has no tokens; a model needs at least one (its BOS) to begin")
+            raise ValueError(f"prompt {prompt.id!r} has no tokens; a model needs at least one, its BOS")
         if len(prompt.tokens) + draw.max_tokens > max_model_len:
             raise ValueError(
                 f"prompt {prompt.id!r} has {len(prompt.tokens)} tokens and draw {draw.name!r} asks for "
                 f"max_tokens={draw.max_tokens} more, but the engine holds max_model_len={max_model_len}. "
-                f"Shorten or drop the prompt, lower max_tokens, or raise engine.max_model_len."
+                "Fix: shorten or drop the prompt, lower max_tokens, or raise engine.max_model_len."
             )
 
 
 def first_seed(seed: int, round: int, prompt: Prompt, draw: SamplingParams) -> int:
-    """The seed of answer k = 0; answer k has this plus k."""
+    """The seed of answer 0. Answer k has this seed plus k."""
     return derive(seed, round, prompt.id, draw.name)
 
 
@@ -52,7 +57,7 @@ def answered(
     round: int,
     seed: int,
 ) -> Rollouts:
-    """The samples as responses: named, seeded, and with the text of their tokens, up to a text that stops."""
+    """The samples as responses, with ids, seeds and texts. A text ends before a stop text."""
     texts = iter(
         tokenizer.batch_decode(
             [sample.tokens.tolist() for group in samples for sample in group],

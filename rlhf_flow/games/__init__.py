@@ -1,1 +1,1 @@
-"""Matrix games with exact solutions: engine, learner and scorer of a tabular policy."""
+"""Matrix games with exact solutions, and an engine, learner and scorer for them."""

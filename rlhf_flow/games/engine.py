@@ -1,4 +1,4 @@
-"""Answers to games, by policies that are tables of logits: sampled, or all of them with their probability."""
+"""Engine of tabular policies: samples answers, or enumerates them with their probabilities."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TabularEngine:
-    """Keeps the promises of `protocols.Engine` for the games of a board.
+    """Implements `protocols.Engine` for the games of a board.
 
-    `enumerates`: every draw gives all K answers once, each with the mass that the policy gives it, whatever `n` is.
-    What is learned from them is learned from exact expectations.
+    `enumerates`: every draw gives all K answers once, with their probabilities as masses, regardless of `n`; training
+    then uses exact expectations.
     """
 
     board: Board

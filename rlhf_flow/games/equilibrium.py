@@ -1,7 +1,7 @@
-"""What a game's solution is: the regularised Nash policy, and how far a policy is from it.
+"""The solution of a game, the regularised Nash policy, and the duality gap of other policies.
 
 J_tau(pi1, pi2) = P(pi1 beats pi2) - tau KL(pi1 || ref) + tau KL(pi2 || ref): a symmetric game of constant sum 1. Its
-one equilibrium is pi ~ ref * exp(P(. beats pi) / tau). Munos et al. 2023, arXiv:2312.00886.
+unique equilibrium is pi ~ ref * exp(P(. beats pi) / tau). Munos et al. 2023, arXiv:2312.00886.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rlhf_flow.games.game import Game
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """[K], of sum 1."""
+    """[K]"""
     raised = np.exp(logits - logits.max())
     return np.asarray(raised / raised.sum())
 
@@ -24,9 +24,9 @@ def kl(policy: np.ndarray, other: np.ndarray) -> float:
 
 
 def nash(game: Game, tau: float, *, enough: float = 1e-14, most: int = 200_000) -> np.ndarray:
-    """The regularised Nash policy [K], by the extragradient method, to the last digits of float64.
+    """The regularised Nash policy [K] by the extragradient method, to float64 precision.
 
-    Raises RuntimeError where it does not settle within `most` steps.
+    Raises RuntimeError if it does not converge within `most` steps.
     """
     eta = min(0.5 / tau, 1.0)
     reference = np.log(game.reference)
@@ -45,7 +45,7 @@ def nash(game: Game, tau: float, *, enough: float = 1e-14, most: int = 200_000) 
 
 
 def gap(game: Game, policy: np.ndarray, tau: float) -> float:
-    """The duality gap of playing `policy` [K] against itself: 0 at the equilibrium alone, above 0 elsewhere.
+    """The duality gap of `policy` [K] against itself: 0 at the equilibrium only, positive elsewhere.
 
     G_tau = max_pi1 J_tau(pi1, pi) - min_pi2 J_tau(pi, pi2), in closed form; at tau = 0 it is 2 max_y P(y beats pi) - 1.
     """
@@ -57,5 +57,5 @@ def gap(game: Game, policy: np.ndarray, tau: float) -> float:
 
 
 def tilted(base: np.ndarray, tilt: np.ndarray) -> np.ndarray:
-    """base * exp(tilt), normalised: the answer to every regularised maximisation here. [K]"""
+    """base * exp(tilt), normalised, [K]: the solution of a KL-regularised maximisation."""
     return softmax(np.log(base) + tilt)

@@ -1,8 +1,7 @@
-"""Games small enough to solve: K answers to a prompt, a preference between any two, and a policy that is a table.
+"""Games small enough to solve exactly: K answers to a prompt, a preference between any two, and a tabular policy.
 
-An answer is a short sequence of tokens, so a policy has what a language model has: log-probs token by token, answers
-of unequal length, a mixture that is normalised at every token. The tabular engine and learner, and the judge `matrix`,
-play them; `rlhf_flow.verify` solves them.
+An answer is a short sequence of tokens, so a policy is like a language model: it has log-probs per token, answers of
+unequal length, and mixtures that are normalised at every token.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LOGITS = "logits"  # the one tensor of a tabular policy's state dict
 class Game:
     """P(i beats j) among K answers, and the reference policy over them.
 
-    Raises ValueError where `wins` is no preference, `reference` no distribution, or one answer begins another.
+    Raises ValueError if `wins` is no preference, `reference` no distribution, or one answer is a prefix of another.
     """
 
     wins: np.ndarray = field(repr=False)  # [K, K]: wins + wins.T = 1
@@ -56,17 +55,17 @@ class Game:
 
 
 def bradley_terry(worth: npt.ArrayLike, reference: npt.ArrayLike) -> Game:
-    """The game of a judge that gives each answer a number: P(i beats j) = sigma(worth_i - worth_j)."""
+    """The transitive game P(i beats j) = sigma(worth_i - worth_j)."""
     values = np.asarray(worth, dtype=np.float64)
     return Game(1 / (1 + np.exp(values[None, :] - values[:, None])), np.asarray(reference))
 
 
 @dataclass(frozen=True)
 class Board:
-    """Some games side by side. Prompt "<g>/<copy>" plays game g, whose tokens are (g,).
+    """Several games. Prompt "<g>/<copy>", with tokens (g,), plays game g.
 
-    A policy is a table of logits [rows, V], a row for every beginning of an answer of every game: float64, -inf where
-    no answer goes on with that token.
+    A policy is a table of logits, float64 [rows, V], with a row for every proper prefix of an answer of every game, and
+    -inf for tokens that continue no answer.
     """
 
     games: tuple[Game, ...]
@@ -81,19 +80,19 @@ class Board:
 
     @cached_property
     def index(self) -> dict[tuple[int, tuple[int, ...]], int]:
-        """(game, tokens of an answer) -> which of all games' answers it is."""
+        """(game, answer) -> index among all games' answers."""
         flat = [(g, answer) for g, game in enumerate(self.games) for answer in game.answers]
         return {key: place for place, key in enumerate(flat)}
 
     @cached_property
     def of_game(self) -> list[slice]:
-        """Which of all games' answers are those of game g."""
+        """The slice of game g among all games' answers."""
         ends = np.cumsum([game.size for game in self.games])
         return [slice(int(end) - game.size, int(end)) for end, game in zip(ends, self.games, strict=True)]
 
     @cached_property
     def paths(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For all games' answers: the rows they pass [A, T], the tokens they take there [A, T], the mask [A, T]."""
+        """Of all games' answers: rows [A, T], tokens [A, T], mask [A, T]."""
         longest = max(len(answer) for _, answer in self.index)
         rows, tokens = np.zeros((2, len(self.index), longest), dtype=np.int64)
         mask = np.zeros((len(self.index), longest), dtype=bool)
@@ -104,29 +103,29 @@ class Board:
 
     @cached_property
     def rows(self) -> dict[tuple[int, tuple[int, ...]], int]:
-        """(game, beginning of an answer) -> row of the table."""
+        """(game, prefix of an answer) -> row of the table."""
         begun = dict.fromkeys((g, answer[:t]) for g, answer in self.index for t in range(len(answer)))
         return {key: row for row, key in enumerate(begun)}
 
     @cached_property
     def games_of_rows(self) -> np.ndarray:
-        """Which game each row of the table belongs to."""
+        """The game of each row of the table."""
         return np.asarray([g for g, _ in self.rows])
 
     def token_logps(self, logits: Tensor) -> Tensor:
-        """Log-probs [A, T] of all games' answers; 0 behind an answer's end."""
+        """Log-probs [A, T] of all games' answers; 0 after an answer's end."""
         import torch
 
         rows, tokens, mask = (torch.from_numpy(part) for part in self.paths)
         return torch.where(mask, logits.log_softmax(-1)[rows, tokens], 0.0)
 
     def probabilities(self, logits: Tensor) -> list[np.ndarray]:
-        """The policy over the answers of each game: [K] each."""
+        """The probabilities [K] of each game's answers."""
         flat = self.token_logps(logits).sum(-1).exp().numpy()
         return [flat[part] for part in self.of_game]
 
     def logits(self, policies: Sequence[np.ndarray]) -> Tensor:
-        """The table whose policy over each game's answers is the given one [K]."""
+        """The table of the given probabilities [K] of each game's answers."""
         import torch
 
         table = torch.full((len(self.rows), 1 + int(self.paths[1].max())), -torch.inf, dtype=torch.float64)

@@ -1,7 +1,6 @@
-"""Learning a table of logits in float64.
+"""Trains a table of logits in float64.
 
-One learner for all games of a board, and each learns as if it were alone: the loss of a game is the mean over its own
-pairs, by their weights.
+All games of a board are trained independently: the loss of a game is the weighted mean over its own pairs.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from rlhf_flow.games.game import LOGITS, Board
 from rlhf_flow.games.solvers import Method
 from rlhf_flow.learner.batching import named, read_anchors, read_pairs
 from rlhf_flow.learner.logits import spread
-from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.protocols import TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
 from rlhf_flow.weights.source import InMemoryWeights, fingerprint
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TabularLearner:
-    """Keeps the promises of `protocols.Learner`. `published` has the policy over each game's answers, by round."""
+    """Implements `protocols.Learner`. `published`: round -> the probabilities [K] of each game's answers."""
 
     board: Board
     method: Method
@@ -58,7 +58,7 @@ class TabularLearner:
     def _table(
         self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy, columns: Mapping[str, Tensor]
     ) -> pa.Table:
-        """Of columns [A, T] the rows of the wanted answers, as far as these go."""
+        """The rows of the wanted answers, of columns [A, T], without padding."""
         import pyarrow as pa
 
         places = _places(self.board, responses)
@@ -113,14 +113,14 @@ class TabularLearner:
 
 @dataclass(frozen=True)
 class Study:
-    """A lesson in tensors: which answers its pairs name, and all that the objective reads but the current log-probs."""
+    """A training round in tensors: everything that the objective reads except the current log-probs."""
 
     board: Board
     lesson: TrainingRound
-    places: list[Tensor]  # [P] each: of first, second and, where pairs have it, extra, among all games' answers
-    pairs: PairLogps  # of which `current` is still to be filled in
+    places: list[Tensor]  # [P] each, of first, second and, if pairs have it, extra: index of the answer
+    pairs: PairLogps  # `current` is empty
     share: Tensor  # [P]: the pair's share of its game's weight
-    games: Tensor  # [P]: which game it belongs to
+    games: Tensor  # [P]: the pair's game
 
     def losses(self, logits: Tensor) -> Tensor:
         """The mean loss of each game [G] under a table of logits."""
@@ -182,7 +182,7 @@ def _anchors(
 
 
 def _places(board: Board, tables: Sequence[Table]) -> dict[str, int]:
-    """Response id -> which of all games' answers it is."""
+    """Response id -> index among all games' answers."""
     places = {}
     for table in tables:
         for shard in table.read_shards(["response", "prompt_tokens", "tokens"]):

@@ -1,4 +1,4 @@
-"""The judge of a game: P(one answer beats another), read from its matrix."""
+"""The scorer of a game: P(one answer beats another) from its matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_flow.types import Rollouts, Scored
 
 @dataclass(frozen=True)
 class MatrixScorer:
-    """Keeps the promises of `protocols.Scorer` for the games of a board."""
+    """Implements `protocols.Scorer` for the games of a board."""
 
     board: Board
 

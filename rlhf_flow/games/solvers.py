@@ -1,4 +1,4 @@
-"""How a table of logits follows from its losses: gradient steps, the minimum, or a choice from a finite class."""
+"""Solvers for tabular policies: gradient descent, Newton's method, or a choice from a finite class."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Losses = Callable[[Tensor], Tensor]  # a table of logits -> the loss of each gam
 
 
 class Method(Protocol):
-    """How the next table follows from the losses."""
+    """Computes the next table from the losses."""
 
     def solve(self, board: Board, logits: Tensor, losses: Losses) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Steps of plain gradient descent on the logits."""
+    """Gradient descent on the logits."""
 
     lr: float
     steps: int = 1
@@ -35,12 +35,12 @@ class Descent:
 
 @dataclass(frozen=True)
 class Fit:
-    """The minimum of the loss, by Newton's method with a line search, from where the policy is.
+    """The minimum of the loss, by Newton's method with a line search, starting from the current policy.
 
-    `bound`: the largest |logit - reference logit|, in nats. The policies are then those of bounded rewards,
-    pi ~ pi_ref * exp(r / beta) with |r| <= beta * bound, as theory assumes; without it a hard label has no minimum.
-    `corners`: start also from where one answer leads all others by `bound`, and keep the best end: a loss that rewards
-    exploration is not convex.
+    `bound`: the maximum |logit - reference logit| in nats. The policies are then those of bounded rewards,
+    pi ~ pi_ref * exp(r / beta) with |r| <= beta * bound, as theory assumes; without it hard labels have no minimum.
+    `corners`: also start from each answer leading all others by `bound`, and keep the best result: a loss with an
+    exploration term is not convex.
     """
 
     bound: float | None = None
@@ -56,7 +56,7 @@ class Fit:
             starts += [torch.where(raised[d], newton.high, newton.low) for d in range(len(raised))]
         ends = torch.stack([self._descended(newton, start) for start in starts])  # [starts, G, D]
         found = torch.stack([losses(newton.table(end)) for end in ends])  # [starts, G]
-        gained = found[0] - found > 1e-9  # by more than rounding: where nothing is gained, the policy stays where it is
+        gained = found[0] - found > 1e-9  # more than rounding; else the policy keeps the first result
         best = torch.where(gained, found, found[0]).argmin(0)  # [G]
         return newton.table(ends[best, torch.arange(len(best))])
 
@@ -71,7 +71,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best of a finite class of policies for each game; among equals the first."""
+    """The best of a finite class of policies for each game; the first, if several are equal."""
 
     tables: Sequence[Tensor] = field(repr=False)
 
@@ -84,11 +84,11 @@ class Choice:
 def _gradient(losses: Losses, logits: Tensor) -> Tensor:
     leaf = logits.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(losses(leaf).sum(), leaf)
-    return gradient.nan_to_num()  # 0 where no answer goes
+    return gradient.nan_to_num()  # 0 for logits of -inf
 
 
 class Newton:
-    """Newton's method for all games at once. A point is [G, D]: the free logits of each game, filled up with zeros."""
+    """Newton's method for all games at once. A point is [G, D]: the free logits of each game, padded with zeros."""
 
     def __init__(self, board: Board, losses: Losses, logits: Tensor, *, width: float) -> None:
         self.losses, self.base = losses, logits
@@ -104,7 +104,7 @@ class Newton:
         return self.base.masked_scatter(self.allowed, point[self.real])
 
     def step(self, point: Tensor, *, enough: float) -> Tensor | None:
-        """The next point inside the box, or None where no step lowers the loss of any game."""
+        """The next point inside the box, or None if no step lowers the loss of any game."""
         leaf = point.detach().requires_grad_()
         values = self.losses(self.table(leaf))  # [G]
         (slope,) = torch.autograd.grad(values.sum(), leaf, create_graph=True)
@@ -118,14 +118,14 @@ class Newton:
         return self._searched(point, direction, values.detach())
 
     def _hessian(self, gradient: Tensor, leaf: Tensor) -> Tensor:
-        """[G, D, D]. No game's loss depends on another's logits, so one pass gives a column of every game's block."""
+        """[G, D, D]. Games are independent, so one backward pass gives a column of every game's block."""
         columns = [
             torch.autograd.grad(gradient[:, d].sum(), leaf, retain_graph=True)[0] for d in range(gradient.shape[1])
         ]
         return torch.stack(columns, -1)
 
     def _searched(self, point: Tensor, direction: Tensor, values: Tensor) -> Tensor | None:
-        """Halve each game's step until its loss falls; a game where it never does stays."""
+        """Halve each game's step until its loss falls; a game whose loss never falls keeps its point."""
         rate = torch.ones(len(point), 1, dtype=torch.float64)
         best = point
         for _ in range(40):
@@ -142,7 +142,7 @@ class Newton:
 
 
 def _solved(hessian: Tensor, gradient: Tensor, free: Tensor) -> Tensor:
-    """|H|^-1 gradient over the free entries [G, D]: downhill also where the loss bends down, still where it is flat."""
+    """|H|^-1 gradient of the free entries [G, D]: a descent direction even if H is indefinite, 0 where it is flat."""
     both = free[:, :, None] & free[:, None, :]
     curvature, axes = torch.linalg.eigh(torch.where(both, hessian, 0.0))
     size = curvature.abs()

@@ -1,1 +1,1 @@
-"""People say which answer is better, in a browser: `rlhf-flow label`, for runs with `scorer=human`."""
+"""The labelling page for annotators: `rlhf-flow label`, for runs with `scorer=human`."""

@@ -1,20 +1,19 @@
-"""The labelling server as browsers see it: the page, and what the page asks.
+"""The labelling server: the page, and the requests of the page.
 
-All that changes anything is a POST of JSON, under any path: a proxy may put the page under one of its own.
-POST /state       the annotator's question, their progress; it also keeps the question for them
-POST /label       a verdict; 200 says that it is on disk. Sent again, with the same id, it is written once
-POST /undo        takes the label with this id back
-POST /reconsider  hands the annotator again what they have skipped
-POST /history     what the annotator said so far
-POST /guidelines  what annotators are told
+Every change is a POST of JSON. Only the last part of the path counts, so a proxy may serve the page under a prefix.
+POST /state       the annotator's question and progress; also keeps the question for them
+POST /label       a verdict; 200 says that it is on disk. The same id is written once
+POST /undo        removes the label with this id
+POST /reconsider  offers the annotator their skipped questions again
+POST /history     the annotator's labels
+POST /guidelines  the instructions for annotators
 POST /export      the annotator's labels, as lines in the common preference format
 
 An annotator's name belongs to the session that first labelled under it. The session is in a cookie, or in the header
-X-Session for browsers that take no cookies.
+X-Session for browsers without cookies.
 
-400 called by a name that is not the server's. 401 no token, or another. 403 a page from elsewhere, or another
-annotator's name. 408, 413 and 415 a body that is no small JSON. 422 a request that makes no sense, and why, in
-{"detail": ...}.
+400 unknown host name. 401 missing or wrong token. 403 request from another origin, or another annotator's name.
+408, 413, 415 body too slow, too large, or not JSON. 422 invalid request, with the reason in {"detail": ...}.
 """
 
 # Annotations are not postponed here: FastAPI reads those of the functions inside `application`.
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow.label.exchange import rows_of
 from rlhf_flow.label.markdown import to_html
-from rlhf_flow.label.view import history, named, verdict, view
+from rlhf_flow.label.view import annotator_name, history, verdict, view
 from rlhf_flow.scorer.human.annotations import Annotations
 from rlhf_flow.scorer.human.annotators import Annotators, NotTheirs
 from rlhf_flow.system.http_guard import bearer, guard
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 FILES = {"": "page.html", "page.css": "page.css", "page.js": "page.js", "store.js": "store.js"}
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-MOST = 64 * 2**10  # bytes of a request
-SECONDS = 20.0  # in which the body of a request must have come
+MAX_BODY = 64 * 2**10  # bytes
+SECONDS = 20.0  # to receive the body of a request
 SESSION = "X-Session"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -58,132 +57,127 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class Asking:
-    """The annotator and session of a request."""
+class AnnotatorBody:
+    """The body of a request that names only the annotator."""
 
     annotator: str
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """What /label is told."""
+class LabelBody:
+    """The body of /label."""
 
     id: str  # made by the page, new for every label
     question: str
     annotator: str
     choice: str  # left, right, tie, bad or skip
     comment: str = ""
-    instead: str | None = None  # the id of the label that this one replaces
+    instead: str | None = None  # id of the label that this one replaces
 
 
 @dataclass(frozen=True)
-class Undone:
-    """What /undo is told."""
+class UndoBody:
+    """The body of /undo."""
 
     id: str  # of the label
     annotator: str
 
 
 def application(annotations: Annotations, *, run: str, token: str | None, names: Sequence[str]) -> "fastapi.FastAPI":
-    """run: its name. names: by which browsers call it. Without a token, every request by these is answered."""
+    """The server's app. names: the host names that requests may use. token: None accepts requests without one."""
     from fastapi import APIRouter, Depends, FastAPI, Request, Response
-    from fastapi.responses import JSONResponse
 
     annotators = Annotators(annotations)
     session = _session(annotations.path)
     app = FastAPI(title="rlhf-flow label", openapi_url=None)
     posted = APIRouter(dependencies=[Depends(bearer(token))])
-
-    def known(name: str, session: str) -> str:
-        annotator = named(name)
-        annotators.check(annotator, session)
-        return annotator
-
-    guard(app, names=names, max_body=MOST, seconds=SECONDS)
+    guard(app, names=names, max_body=MAX_BODY, seconds=SECONDS)
 
     @app.middleware("http")
-    async def anywhere(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        request.scope["path"] = f"/{request.scope['path'].rpartition('/')[2]}"  # a proxy may leave its own path on
+    async def last_part_of_path(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        request.scope["path"] = f"/{request.scope['path'].rpartition('/')[2]}"
         answer = await call(request)
         answer.headers.update(HEADERS)
         return answer
 
-    _tell_mistakes(app)
+    for kind, status in ((ValueError, 422), (NotTheirs, 403)):
+        app.add_exception_handler(kind, _answers_with(status))
+
+    def checked(name: str, session: str) -> str:
+        annotator = annotator_name(name)
+        annotators.check(annotator, session)
+        return annotator
 
     @posted.post("/state")
-    def state(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
-        return {"run": run, **view(annotations, known(asked.annotator, session))}
+    def state(body: AnnotatorBody, session: str = Depends(session)) -> dict[str, object]:
+        return {"run": run, **view(annotations, checked(body.annotator, session))}
 
     @posted.post("/label")
-    def label(said: Labelled, session: str = Depends(session)) -> dict[str, object]:
-        annotator = known(said.annotator, session)
-        word = verdict(said.choice, said.question, annotator)
-        annotations.label(said.id, said.question, annotator, word, comment=said.comment, instead=said.instead)
+    def label(body: LabelBody, session: str = Depends(session)) -> dict[str, object]:
+        annotator = checked(body.annotator, session)
+        word = verdict(body.choice, body.question, annotator)
+        annotations.label(body.id, body.question, annotator, word, comment=body.comment, instead=body.instead)
         return {}
 
     @posted.post("/undo")
-    def undo(taken: Undone, session: str = Depends(session)) -> dict[str, object]:
-        annotations.undo(taken.id, known(taken.annotator, session))
+    def undo(body: UndoBody, session: str = Depends(session)) -> dict[str, object]:
+        annotations.undo(body.id, checked(body.annotator, session))
         return {}
 
     @posted.post("/reconsider")
-    def reconsider(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
-        annotations.reconsider(known(asked.annotator, session))
+    def reconsider(body: AnnotatorBody, session: str = Depends(session)) -> dict[str, object]:
+        annotations.reconsider(checked(body.annotator, session))
         return {}
 
     @posted.post("/history")
-    def said_before(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
-        return {"labels": history(annotations, known(asked.annotator, session))}
+    def labels(body: AnnotatorBody, session: str = Depends(session)) -> dict[str, object]:
+        return {"labels": history(annotations, checked(body.annotator, session))}
 
     @posted.post("/export")
-    def export(asked: Asking, session: str = Depends(session)) -> dict[str, object]:
-        mine = annotations.labels(known(asked.annotator, session))[::-1]
-        return {"lines": "".join(f"{json.dumps(row)}\n" for row in rows_of(mine))}
+    def export(body: AnnotatorBody, session: str = Depends(session)) -> dict[str, object]:
+        own = annotations.labels(checked(body.annotator, session))[::-1]
+        return {"lines": "".join(f"{json.dumps(row)}\n" for row in rows_of(own))}
 
     @posted.post("/guidelines")
-    def guidelines(asked: Asking) -> dict[str, object]:
+    def guidelines(body: AnnotatorBody) -> dict[str, object]:
         return {"html": to_html(annotations.guidelines)}
 
     app.include_router(posted)
 
-    @app.get("/{name}")
-    @app.get("/")
-    def file(name: str = "") -> Response:
-        if (found := FILES.get(name)) is None:
-            return JSONResponse({"detail": "there is no such page"}, 404)
-        path = Path(__file__).with_name(found)
-        return Response(path.read_bytes(), media_type=TYPES[path.suffix])
-
+    app.get("/{name}", response_model=None)(_file)
+    app.get("/", response_model=None)(_file)
     return app
 
 
 def _session(labels: Path) -> Callable[..., Awaitable[str]]:
-    """A dependency for FastAPI: the session of the request; a new one, which the response tells, if it has none."""
+    """A dependency for FastAPI: the session of the request. Without one, it makes one and sends it in the response."""
     from fastapi import Request, Response
 
-    # Servers on one machine share their cookies, whatever their ports.
+    # cookies ignore the port: all servers on one host share them
     cookie = f"rlhf-flow-{hashlib.sha256(str(labels).encode()).hexdigest()[:12]}"
 
     async def session(request: Request, response: Response) -> str:
         given = request.headers.get(SESSION) or request.cookies.get(cookie)
         if given:
             return given
-        made = secrets.token_urlsafe(16)
-        response.headers[SESSION] = made
-        response.set_cookie(cookie, made, max_age=10**8, path=None, httponly=True, samesite="strict")
-        return made
+        new = secrets.token_urlsafe(16)
+        response.headers[SESSION] = new
+        response.set_cookie(cookie, new, max_age=10**8, path=None, httponly=True, samesite="strict")
+        return new
 
     return session
 
 
-def _tell_mistakes(app: "fastapi.FastAPI") -> None:
-    from fastapi import Request, Response
+def _answers_with(status: int) -> "Callable[[fastapi.Request, Exception], fastapi.Response]":
     from fastapi.responses import JSONResponse
 
-    @app.exception_handler(ValueError)
-    async def mistaken(request: Request, error: ValueError) -> Response:
-        return JSONResponse({"detail": str(error)}, 422)
+    return lambda request, error: JSONResponse({"detail": str(error)}, status)
 
-    @app.exception_handler(NotTheirs)
-    async def not_theirs(request: Request, error: NotTheirs) -> Response:
-        return JSONResponse({"detail": str(error)}, 403)
+
+def _file(name: str = "") -> "fastapi.Response":
+    from fastapi.responses import JSONResponse, Response
+
+    if (found := FILES.get(name)) is None:
+        return JSONResponse({"detail": "there is no such page"}, 404)
+    path = Path(__file__).with_name(found)
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix])

@@ -1,8 +1,8 @@
-"""Labels to and from files: the common preference format, and the exports of Argilla and Label Studio.
+"""Export and import of labels: the common preference format, and exports of Argilla and Label Studio.
 
 A row of the common format is one annotator's verdict: prompt, chosen, rejected, annotator. A tie is two rows, one in
-each order, which a Bradley-Terry loss reads as a preference of one half; they say `bad` if both answers are. Skipped
-questions are not written.
+each order, which a Bradley-Terry loss reads as a preference of 1/2; if both answers are bad, the rows also have `bad`.
+Skipped questions are not written.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from rlhf_flow.prompts.bad_rows import BadRowError, BadRows
 from rlhf_flow.prompts.files import read
 from rlhf_flow.prompts.layout import AUTO, lay_out
 from rlhf_flow.prompts.limits import Limits
-from rlhf_flow.prompts.parse import Columns, Row, question, valid
+from rlhf_flow.prompts.parse import Columns, Row, Rows, question, valid
 from rlhf_flow.scorer.human.annotations import Annotations
 from rlhf_flow.scorer.human.questions import Label, Question
 from rlhf_flow.system.private_sqlite import FILE_MODE
 
 PAIR = Columns(candidates={"first": "chosen", "second": "rejected"})
-UNNAMED = "import"  # the annotator of rows that name none
+UNNAMED = "import"  # the annotator of rows without one
 COLUMNS = {"first": ("chosen", "rejected"), "second": ("rejected", "chosen")}  # of the first and second answer
-TURNED = {"first": "second", "second": "first"}
+SWAPPED = {"first": "second", "second": "first"}
 
 
 @dataclass(frozen=True)
-class Said:
-    """A verdict of a file."""
+class ImportedLabel:
+    """A verdict from a file."""
 
     question: Question
     annotator: str
@@ -41,23 +41,23 @@ class Said:
     comment: str = ""
 
     @property
-    def turned(self) -> Said:
-        """The same of the answers in the other order."""
+    def swapped(self) -> ImportedLabel:
+        """The same verdict with the answers in the other order."""
         asked = Question(self.question.messages, self.question.second, self.question.first)
-        return replace(self, question=asked, verdict=TURNED.get(self.verdict, self.verdict))
+        return replace(self, question=asked, verdict=SWAPPED.get(self.verdict, self.verdict))
 
 
 def export_labels(annotations: Annotations, path: Path) -> str:
-    """Write every verdict that counts to a file of JSON lines, and say how many there are."""
-    labels = annotations.labels()[::-1]  # as they were said
+    """Write every valid verdict to a file of JSON lines. Returns a summary."""
+    labels = annotations.labels()[::-1]  # oldest first
     rows = rows_of(labels)
-    path.touch(FILE_MODE)  # what people said is their own
+    path.touch(FILE_MODE)  # labels are private to their user
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    said = Counter(label.verdict for label in labels)
-    skipped = f"; {said['skip']} skipped questions are not written" if said["skip"] else ""
-    ties = said["tie"] + said["bad"]
+    counts = Counter(label.verdict for label in labels)
+    skips, ties = counts["skip"], counts["tie"] + counts["bad"]
+    skipped = f"; {skips} skipped questions are not written" if skips else ""
     twice = f" ({ties} ties are two rows each, one in each order)" if ties else ""
-    return f"{path}: {len(labels) - said['skip']} verdicts in {len(rows)} rows{twice}{skipped}"
+    return f"{path}: {len(labels) - skips} verdicts in {len(rows)} rows{twice}{skipped}"
 
 
 def rows_of(labels: Sequence[Label]) -> list[dict[str, object]]:
@@ -78,36 +78,36 @@ def rows_of(labels: Sequence[Label]) -> list[dict[str, object]]:
 
 
 def import_labels(annotations: Annotations, path: str) -> str:
-    """Take the verdicts of a file, and say how many there are. Raises ValueError, naming the rows it cannot read.
+    """Import the verdicts of a file. Returns a summary; raises ValueError, naming the rows that cannot be read.
 
-    A question that the run has keeps its place, also if its answers stand in the other order. An annotator's first
+    A question that the run already has is reused, even with its answers in the other order. An annotator's first
     verdict on a question stays.
     """
     rows = read(path, "--import", Limits())
     bad = BadRows({}, Counter())
-    labels: dict[tuple[Question, str], Said] = {}
-    for one in _said(rows, bad):
-        if (one.turned.question, one.annotator) in labels:
-            one = one.turned
+    labels: dict[tuple[Question, str], ImportedLabel] = {}
+    for one in _labels(rows, bad):
+        if (one.swapped.question, one.annotator) in labels:
+            one = one.swapped
         before = labels.setdefault((one.question, one.annotator), one)
         if {before.verdict, one.verdict} == {"first", "second"}:  # both orders of a pair: neither is better
             labels[one.question, one.annotator] = replace(before, verdict="tie")
     bad.check()
-    questions, written = _take(annotations, [*labels.values()])
-    known = f", {len(labels) - written} were there" if written < len(labels) else ""
-    return f"{path}: {written} verdicts taken{known}; {questions} new questions"
+    questions, written = _insert(annotations, [*labels.values()])
+    known = f", {len(labels) - written} already known" if written < len(labels) else ""
+    return f"{path}: {written} verdicts imported{known}; {questions} new questions"
 
 
-def _take(annotations: Annotations, labels: Sequence[Said]) -> tuple[int, int]:
+def _insert(annotations: Annotations, labels: Sequence[ImportedLabel]) -> tuple[int, int]:
     """Write labels; returns the numbers of new questions and of labels that were written."""
     questions = written = 0
     with annotations.transaction() as file:
         for one in labels:
             found = None
-            for said in (one.turned, one):  # as it was asked, in either order
-                row = file.execute("SELECT id FROM questions WHERE key = ?", [said.question.key]).fetchone()
+            for label in (one.swapped, one):
+                row = file.execute("SELECT id FROM questions WHERE key = ?", [label.question.key]).fetchone()
                 if row is not None:
-                    found, one = row, said
+                    found, one = row, label
             if found is None:
                 questions += 1
                 found = file.execute(
@@ -124,11 +124,10 @@ def _take(annotations: Annotations, labels: Sequence[Said]) -> tuple[int, int]:
     return questions, written
 
 
-def _said(rows: Sequence[Row | BadRowError], bad: BadRows) -> Iterator[Said]:
+def _labels(rows: Rows, bad: BadRows) -> Iterator[ImportedLabel]:
     """The verdicts of the rows; faults go to `bad`."""
     first = next((row for row in rows if isinstance(row, Row)), None)
-    exported = first is not None and _exported(first)
-    laid_out = None if exported else lay_out(rows, AUTO, PAIR, system=True)
+    laid_out = None if first is not None and _is_export(first) else lay_out(rows, AUTO, PAIR, system=True)
     for row in rows if laid_out is None else laid_out.rows:
         try:
             if isinstance(row, BadRowError):
@@ -139,32 +138,34 @@ def _said(rows: Sequence[Row | BadRowError], bad: BadRows) -> Iterator[Said]:
             bad.add(fault)
 
 
-def _exported(row: Row) -> bool:
+def _is_export(row: Row) -> bool:
     try:
         return comparison(row.values) is not None
     except NoComparisonError:
         return True
 
 
-def _of_pair(row: Row, columns: Columns) -> list[Said]:
+def _of_pair(row: Row, columns: Columns) -> list[ImportedLabel]:
     """The verdict of a row in the common format."""
     asked = question(row, columns)
     pair = Question(asked.messages, asked.candidates["first"], asked.candidates["second"])
     verdict = "bad" if asked.meta.get("bad") is True else "first"
-    return [Said(pair, str(asked.meta.get("annotator", UNNAMED)), verdict, str(asked.meta.get("comment") or ""))]
+    return [
+        ImportedLabel(pair, str(asked.meta.get("annotator", UNNAMED)), verdict, str(asked.meta.get("comment") or ""))
+    ]
 
 
-def _of_export(row: Row) -> list[Said]:
+def _of_export(row: Row) -> list[ImportedLabel]:
     """The verdicts of a record of Argilla or Label Studio."""
     try:
         found = comparison(row.values)
     except NoComparisonError as error:
-        raise BadRowError(row.place, str(error), "export a comparison of two answers, or remove the record") from error
+        raise row.error(str(error), "export a comparison of two answers, or remove the record") from error
     if found is None:
-        raise BadRowError(row.place, "expected a record as the others are", "remove it")
+        raise row.error("expected a record of the same tool as the first one", "remove it")
     values = {"prompt": found.prompt, "chosen": found.first, "rejected": found.second}
     (pair,) = _of_pair(Row(row.place, row.number, values), PAIR)
     return [
-        Said(pair.question, valid(row, "the name of an annotator", annotator), verdict)
-        for annotator, verdict in found.said.items()
+        ImportedLabel(pair.question, valid(row, "the name of an annotator", annotator), verdict)
+        for annotator, verdict in found.verdicts.items()
     ]

@@ -1,8 +1,8 @@
-"""An answer's Markdown as HTML that can do no harm.
+"""An answer's Markdown as safe HTML.
 
-The parser writes every tag itself: HTML in an answer is escaped, not filtered (`html` is off), so there is nothing left
-that a sanitiser would have to find. Links lead to the web or to mail, and images are not loaded. What Markdown would
-hide or change is shown as it was written: mathematics, link references, and what leaves nothing to be seen.
+HTML in an answer is escaped, not filtered (`html` is off), so no sanitiser is needed. Links lead to the web or to mail,
+and images are not loaded. Text that Markdown would hide or change is shown as written: mathematics, link references,
+and answers that render to nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ LINKS = ("http://", "https://", "mailto:")
 
 
 def to_html(text: str) -> str:
-    """Answers are judged as they were written: a line break stays one."""
+    """The HTML of a text; line breaks are kept."""
     html = str(_parser().render(text))
-    if _visible(re.sub(r"<[^>]*>", "", html)) or not text.strip() or "<hr" in html:
+    if _is_visible(re.sub(r"<[^>]*>", "", html)) or not text.strip() or "<hr" in html:
         return html
-    # A lone "#" or "```", or invisible characters: what is there is shown, and not an empty answer.
-    shown = text.strip() if _visible(text) else text.encode("unicode_escape").decode("ascii")
+    # a lone "#" or "```", or invisible characters: shown as written, not as an empty answer
+    shown = text.strip() if _is_visible(text) else text.encode("unicode_escape").decode("ascii")
     return f"<p><code>{escapeHtml(shown)}</code></p>\n"
 
 
-def _visible(text: str) -> bool:
+def _is_visible(text: str) -> bool:
     return any(category(letter)[0] not in "CZ" for letter in text)
 
 
@@ -39,14 +39,14 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True})
     parser.enable(["table", "strikethrough"]).disable(["image", "reference"])
     keep_mathematics(parser)
-    parser.validateLink = _leads_elsewhere  # type: ignore[method-assign]  # the library's way to set it
+    parser.validateLink = _is_external  # type: ignore[method-assign]  # the library's way to set it
     parser.add_render_rule("link_open", _link)
     for cell in ("th_open", "td_open"):
         parser.add_render_rule(cell, _plain)
     return parser
 
 
-def _leads_elsewhere(url: str) -> bool:
+def _is_external(url: str) -> bool:
     return url.strip().lower().startswith(LINKS)
 
 
@@ -56,5 +56,5 @@ def _link(self: Any, tokens: Any, at: int, options: Any, env: Any) -> str:  # no
 
 
 def _plain(self: Any, tokens: Any, at: int, options: Any, env: Any) -> str:  # noqa: ANN401
-    tokens[at].attrs.pop("style", None)  # of an aligned column: the page allows no styles but its own
+    tokens[at].attrs.pop("style", None)  # column alignment: the page's policy forbids inline styles
     return str(self.renderToken(tokens, at, options, env))

@@ -1,7 +1,7 @@
-"""Mathematics in an answer's Markdown is shown as it was written: `$…$`, `$$…$$`, `\\(…\\)`, `\\[…\\]`, environments.
+"""Keeps mathematics in Markdown as written: `$…$`, `$$…$$`, `\\(…\\)`, `\\[…\\]`, environments.
 
-Markdown would take the backslashes away, and turn underscores and stars in it into emphasis. It is not typeset: a
-renderer that gets one formula wrong makes people judge what no policy wrote.
+Markdown would drop the backslashes and read underscores and stars as emphasis. Formulas are not typeset: a renderer
+that gets one wrong would make annotators judge a text that no policy wrote.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
 from markdown_it.rules_inline.emphasis import tokenize as emphasis
 
-MOST = 2000  # characters of a formula inside a line: a search for its end that is bounded, however many begin
+MOST = 2000  # characters of an inline formula; bounds the search for its end
 INLINE = re.compile(
     rf"\$\$.{{1,{MOST}}}?\$\$|\$(?=\S)(?:\\.|[^$\\\n]){{1,{MOST}}}?(?<=\S)\$(?!\d)"
     rf"|\\\(.{{1,{MOST}}}?\\\)|\\\[.{{1,{MOST}}}?\\\]",
@@ -26,7 +26,7 @@ ASCII_WORD = re.compile(r"[A-Za-z0-9]")
 
 
 def keep_mathematics(parser: MarkdownIt) -> None:
-    """Teach a parser to leave formulas alone, and underscores and stars inside words."""
+    """Make a parser keep formulas, and underscores and stars inside words."""
     parser.inline.ruler.before("escape", "mathematics", _inline)
     parser.inline.ruler.at("emphasis", _emphasis)
     parser.block.ruler.before("fence", "mathematics", _block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
@@ -55,7 +55,7 @@ def _emphasis(state: StateInline, silent: bool) -> bool:
 
 
 def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A formula on lines of its own, from its first delimiter to its last one."""
+    """A formula on its own lines, from its first delimiter to its last."""
     opened = BLOCK.match(_line(state, start)) if state.sCount[start] - state.blkIndent < 4 else None
     if opened is None:
         return False
@@ -64,7 +64,7 @@ def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         text = _line(state, line)[opened.end() if line == start else 0 :].rstrip()
         if closing in text:
             if not text.endswith(closing) or text.count(closing) > 1:
-                return False  # there is more on the line: a paragraph with a formula in it
+                return False  # a paragraph that contains a formula
             break
     else:
         return False

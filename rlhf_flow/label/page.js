@@ -1,15 +1,14 @@
 "use strict";
-// What was said is kept in this browser until the server has said that it is on disk. Everything that is sent may be
-// sent again: a label and its undoing carry the label's own id. All addresses are relative: a proxy may serve the page
-// under a path.
+// The browser keeps each label until the server confirms that it is on disk. Every request may be repeated: a label and
+// its undo carry the label's id. All addresses are relative, because a proxy may serve the page under a path.
 
-const ASKING_MS = 20000; // between two words to the server that the question is still being looked at
-const LOOKING_MS = 600000; // after that nobody is: the question is free for others, and a late verdict still counts
-const WAITING_MS = 2000; // between two looks for a new question
-const LOST_MS = 1000; // between two attempts to reach a server that is not there
+const RENEW_MS = 20000; // between two requests that keep the question for this annotator
+const HOLD_MS = 600000; // after that the question is offered to others; a late verdict still counts
+const POLL_MS = 2000; // between two requests for a new question
+const RETRY_MS = 1000; // between two attempts to reach a server that does not answer
 const TIMEOUT_MS = 15000; // of one request
-const FRESH_MS = 300; // a question that has just appeared takes no verdict: what was pressed was meant for the one before
-const SEEN_PX = 96; // of an answer, or all of a shorter one: so much on the screen is seen
+const FRESH_MS = 300; // a new question takes no verdict for so long: the key was meant for the previous one
+const SEEN_PX = 96; // visible height from which an answer counts as seen, if it is not shorter
 const WORDS = { left: "1 is better", right: "2 is better", tie: "About the same", bad: "Both are bad", skip: "Skipped" };
 const OUTBOX = "rlhf-flow.outbox.";
 
@@ -17,15 +16,15 @@ const $ = (id) => document.getElementById(id);
 const choices = [...document.querySelectorAll("[data-choice]")];
 let shown = null; // the question that can be answered
 let editing = null; // the label that is being changed, and its question
-let seen = false; // whether answer 2 was on the screen
+let seen = false; // whether answer 2 was visible
 let last = null; // the id of the label that can be undone
 let since = 0; // when the question appeared
-let run = null; // the round of messages with the server that is under way
+let syncing = null; // the exchange with the server in progress
 let timer = 0;
-let refused = ""; // what was said of a label that can never be written
+let refused = ""; // the reason for which the server refused a label
 let joining = false; // whether the name is being changed
-let session = decodeURIComponent(/[#&]session=([^&]*)/.exec(location.hash)?.[1] ?? ""); // in the cookie too, if there are cookies
-let token = null; // in the session's storage too, if there is one
+let session = decodeURIComponent(/[#&]session=([^&]*)/.exec(location.hash)?.[1] ?? ""); // also in a cookie, if allowed
+let token = null; // also in sessionStorage, if allowed
 
 class Lost extends Error {}
 class Refused extends Error {}
@@ -44,7 +43,10 @@ async function post(path, body) {
   } catch {
     throw new Lost();
   }
-  if (response.headers.get("X-Session")) begun(response.headers.get("X-Session"));
+  if (response.headers.get("X-Session")) {
+    session = response.headers.get("X-Session");
+    remember();
+  }
   if (response.status >= 500 || response.status === 408) throw new Lost();
   if (response.status === 401) throw new Unauthorised();
   if (response.status === 403) throw new NotTheirs(answer.detail);
@@ -52,12 +54,7 @@ async function post(path, body) {
   return answer;
 }
 
-function begun(made) {
-  session = made;
-  remember();
-}
-
-function remember() { // where nothing is kept, the address keeps who this is
+function remember() { // without storage, the address keeps the session and the name
   if (store.lasts || !annotator()) return;
   history.replaceState(null, "", `#session=${encodeURIComponent(session)}&name=${encodeURIComponent(annotator())}`);
 }
@@ -70,7 +67,7 @@ function secret() {
   }
 }
 
-// -- what is not sent yet --------------------------------------------------------------------------------------------
+// -- labels that are not sent yet -------------------------------------------------------------------------------------
 
 const waiting = () => store.keys(OUTBOX);
 
@@ -80,41 +77,41 @@ function keep(path, body) {
 
 async function deliver() {
   for (const key of waiting()) {
-    const item = JSON.parse(store.get(key) ?? "null"); // null: another tab was faster
+    const item = JSON.parse(store.get(key) ?? "null"); // null: another tab has sent it
     try {
       if (item) await post(item.path.replace(/^\//, ""), item.body);
     } catch (error) {
-      const gone = error instanceof NotTheirs && item.body.annotator !== annotator(); // said under an earlier name
+      const gone = error instanceof NotTheirs && item.body.annotator !== annotator(); // given under an earlier name
       if (!(error instanceof Refused) && !gone) throw error;
-      refused = `The server refused a label: ${error.message}`; // and would again
+      refused = `The server refused a label: ${error.message}`; // and would refuse it again
     }
     store.remove(key);
   }
 }
 
-function unique() { // crypto.randomUUID is there on https and on this machine alone
+function unique() { // crypto.randomUUID needs https or localhost
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// -- with the server -------------------------------------------------------------------------------------------------
+// -- exchange with the server -----------------------------------------------------------------------------------------
 
 function sync() {
-  run ??= round().finally(() => (run = null));
-  return run;
+  syncing ??= exchange().finally(() => (syncing = null));
+  return syncing;
 }
 
-async function round() {
+async function exchange() {
   clearTimeout(timer);
   if (!annotator() || joining) return show("join");
   try {
     while (waiting().length) await deliver();
     const state = await post("state", { annotator: annotator() });
-    if (waiting().length || joining) return later(0); // said meanwhile: this is no news any more
+    if (waiting().length || joining) return later(0); // new labels since: this state is outdated
     warn(refused);
     render(state);
     if (guided === null) await guidance();
-    if (!state.question) later(WAITING_MS);
-    else if (Date.now() < since + LOOKING_MS) later(ASKING_MS);
+    if (!state.question) later(POLL_MS);
+    else if (Date.now() < since + HOLD_MS) later(RENEW_MS);
   } catch (error) {
     failed(error);
   }
@@ -133,18 +130,18 @@ function failed(error) {
     show("join");
   } else if (error instanceof Refused || error instanceof NotTheirs) {
     warn(error.message);
-    joining = true; // until there is another name
+    joining = true; // until another name is given
     show("join");
   } else if (error instanceof Lost) {
-    const kept = waiting().length ? "Your label is kept here, and is sent" : "The page goes on";
+    const kept = waiting().length ? "Your label is kept here and will be sent" : "The page continues";
     warn(`The server does not answer. ${kept} when it is back.`);
-    later(LOST_MS);
+    later(RETRY_MS);
   } else {
     throw error;
   }
 }
 
-// -- what is seen ----------------------------------------------------------------------------------------------------
+// -- views ------------------------------------------------------------------------------------------------------------
 
 let named = decodeURIComponent(/[#&]name=([^&]*)/.exec(location.hash)?.[1] ?? "");
 const annotator = () => named || store.get("rlhf-flow.annotator");
@@ -157,7 +154,7 @@ function warn(text) {
 
 function show(view) {
   for (const id of ["join", "ask", "rest"]) $(id).hidden = id !== view;
-  for (const id of ["policy", "counts", "agreement", "past"]) $(id).hidden = view === "join";
+  for (const id of ["annotator", "counts", "agreement", "past"]) $(id).hidden = view === "join";
   $("undo").hidden = view === "join" || !last || editing !== null;
   $("skip").hidden = view !== "ask" || editing !== null;
   $("raw").hidden = view !== "ask";
@@ -175,7 +172,7 @@ function render({ run, question, progress, agreement, last: label }) {
   last = label;
   const done = progress.asked - progress.open;
   $("run").textContent = run;
-  $("policy").textContent = annotator();
+  $("annotator").textContent = annotator();
   $("counts").textContent = `${progress.mine} by you · ${done} of ${progress.asked} done · ${progress.open} open`;
   $("bar").style.width = `${progress.asked ? (100 * done) / progress.asked : 0}%`;
   $("agreement").textContent = agreement ? agreed(agreement) : "";
@@ -205,17 +202,17 @@ function ask(question, news) {
     if (!editing) button.removeAttribute("aria-pressed");
     button.setAttribute("aria-disabled", "true");
   }
-  $("talk").scrollTop = $("talk").scrollHeight;
+  $("chat").scrollTop = $("chat").scrollHeight;
   scrollTo(0, 0);
   look();
   setTimeout(look, FRESH_MS + 20);
   say(news);
 }
 
-function texts() { // of the question that is shown, as Markdown or as they were written
+function texts() { // the texts of the question, rendered or raw
   const raw = $("raw").getAttribute("aria-pressed") === "true";
   const { written } = shown;
-  $("talk").replaceChildren(...shown.messages.map((one, at) => message(one, raw ? written.messages[at] : null)));
+  $("chat").replaceChildren(...shown.messages.map((one, at) => message(one, raw ? written.messages[at] : null)));
   fill($("left"), shown.left, raw ? written.left : null);
   fill($("right"), shown.right, raw ? written.right : null);
 }
@@ -223,14 +220,14 @@ function texts() { // of the question that is shown, as Markdown or as they were
 function fill(element, html, written) {
   element.classList.toggle("written", written !== null);
   if (written !== null) element.textContent = written;
-  else element.innerHTML = html; // HTML that the server made of Markdown, with every tag in it escaped
+  else element.innerHTML = html; // HTML that the server made from Markdown, with HTML in it escaped
 }
 
 function message({ role, html }, written) {
   const block = document.createElement("div");
-  const who = block.appendChild(document.createElement("p"));
-  who.className = "role";
-  who.textContent = role;
+  const label = block.appendChild(document.createElement("p"));
+  label.className = "role";
+  label.textContent = role;
   const text = block.appendChild(document.createElement("div"));
   text.className = "text";
   text.dir = "auto";
@@ -238,7 +235,7 @@ function message({ role, html }, written) {
   return block;
 }
 
-function look() { // whether answer 2 is on the screen, and not behind the buttons: without it there is no verdict
+function look() { // checks whether answer 2 is visible and not behind the buttons: before that no verdict is taken
   if (!shown) return;
   const card = $("right").getBoundingClientRect();
   const bottom = document.querySelector("nav").getBoundingClientRect().top;
@@ -256,28 +253,28 @@ function rest({ asked, open, skipped }) {
   show("rest");
   $("rest-title").textContent = "Nothing to label now";
   $("rest-why").textContent = open
-    ? `What is still open (${open}) is for other people. This page shows your next pair by itself.`
-    : `${asked ? "All pairs are labelled. " : ""}This page waits for the next round, and shows its first pair by itself.`;
+    ? `The open pairs (${open}) are for other people. Your next pair will appear here.`
+    : `${asked ? "All pairs are labelled. " : ""}This page waits for the next round. Its first pair will appear here.`;
   $("again").hidden = !skipped;
-  $("again").textContent = `Show me again what I skipped (${skipped})`;
+  $("again").textContent = `Show skipped pairs again (${skipped})`;
 }
 
-// -- guidelines, and what was said before ------------------------------------------------------------------------------
+// -- guidelines and history -------------------------------------------------------------------------------------------
 
-let guided = null; // the guidelines, once the server has told them
+let guided = null; // the guidelines, once the server has sent them
 
 async function guidance() {
   const { html } = await post("guidelines", { annotator: annotator() });
   guided = html;
-  $("guidelines").innerHTML = html; // as of an answer
-  if (html && store.get("rlhf-flow.guidelines") !== html) unfold(true); // they are new to this browser
+  $("guidelines").innerHTML = html; // escaped by the server, as answers are
+  if (html && store.get("rlhf-flow.guidelines") !== html) unfold(true); // new to this browser
   guide();
 }
 
 function guide() {
-  const told = $("guidelines").innerHTML !== "" && document.body.dataset.view !== "join" && $("join").hidden;
-  $("guide").hidden = !told;
-  $("guidelines").hidden = !told || $("guide").getAttribute("aria-expanded") !== "true";
+  const available = $("guidelines").innerHTML !== "" && document.body.dataset.view !== "join" && $("join").hidden;
+  $("guide").hidden = !available;
+  $("guidelines").hidden = !available || $("guide").getAttribute("aria-expanded") !== "true";
 }
 
 function unfold(open) {
@@ -320,8 +317,8 @@ function change(label) {
   editing = label;
   shown = null;
   $("editing").hidden = false;
-  $("editing").firstElementChild.textContent = `You said “${WORDS[label.choice]}” of this pair. Say it anew, or`;
-  ask(label.question, "A pair that you have labelled.");
+  $("editing").firstElementChild.textContent = `Your label for this pair: “${WORDS[label.choice]}”. Choose again, or`;
+  ask(label.question, "A pair that you have already labelled.");
 }
 
 function unchanged() {
@@ -343,19 +340,19 @@ async function download() {
   }
 }
 
-// -- what is done ----------------------------------------------------------------------------------------------------
+// -- actions ----------------------------------------------------------------------------------------------------------
 
 function choose(choice) {
   if (!shown || Date.now() < since + FRESH_MS) return;
   if (choice === "skip" && editing) return;
   look();
   if (!seen && choice !== "skip") {
-    say("Answer 2 comes first.");
-    return $("onward").focus(); // it is not scrolled there: a second press would be a verdict on what flew by
+    say("Scroll to answer 2 first.");
+    return $("onward").focus(); // no automatic scrolling: a second key press would label an unread answer
   }
   const label = { id: unique(), question: shown.key, annotator: annotator(), choice, comment: $("comment").value.trim() };
   keep("/label", editing ? { ...label, instead: editing.id } : label);
-  shown = editing = null; // answered: a second press finds no question
+  shown = editing = null; // a second key press finds no question
   $("editing").hidden = true;
   $("comment").blur();
   document.body.dataset.chosen = choice;
@@ -380,16 +377,16 @@ function raw() {
   look();
 }
 
-function grow() { // the field is as high as its text
+function grow() { // fits the comment field to its text
   $("comment").style.height = "auto";
   $("comment").style.height = `${$("comment").scrollHeight + 2}px`;
 }
 
 for (const button of choices) {
-  button.addEventListener("click", (event) => event.detail > 1 || choose(button.dataset.choice)); // no second of two
+  button.addEventListener("click", (event) => event.detail > 1 || choose(button.dataset.choice)); // not the second click of a double click
 }
 $("undo").addEventListener("click", (event) => event.detail > 1 || undo());
-$("policy").addEventListener("click", () => {
+$("annotator").addEventListener("click", () => {
   joining = true;
   sync();
 });
@@ -416,7 +413,7 @@ $("join").addEventListener("submit", (event) => {
     token = $("token").value;
     try {
       sessionStorage.setItem("rlhf-flow.token", token);
-    } catch {} // refused: it is kept in this page
+    } catch {} // refused: kept in this page only
   }
   joining = false;
   guided = null;
@@ -430,10 +427,10 @@ const DOES = {
   c: () => $("comment").focus(),
 };
 
-function pressed({ key, code, shiftKey }) { // the key by what is on it; by its place if that is no letter of ours
+function pressed({ key, code, shiftKey }) { // the action by the key's character, or by its position on other layouts
   const name = key.toLowerCase();
   if (name in DOES) return name;
-  if (/^[a-z]$/.test(name) || shiftKey) return null; // another letter: the places of letters differ between layouts
+  if (/^[a-z]$/.test(name) || shiftKey) return null; // another Latin letter: positions differ between Latin layouts
   return /^(?:Digit|Numpad)([0-9])$/.exec(code)?.[1] ?? (/^[!-~]$/.test(name) ? null : /^Key([A-Z])$/.exec(code)?.[1].toLowerCase());
 }
 
@@ -444,11 +441,11 @@ document.addEventListener("keydown", (event) => {
   if ($("history").open || event.getModifierState?.("AltGraph")) return;
   const name = pressed(event);
   if (!(name in DOES) || (!shown && !["u", "h", "g"].includes(name))) return;
-  event.preventDefault(); // the comment's field takes no c
+  event.preventDefault(); // "c" must not be typed into the comment
   DOES[name]();
 });
 for (const event of ["scroll", "resize"]) addEventListener(event, look, { passive: true });
 document.addEventListener("visibilitychange", () => document.hidden || sync());
 addEventListener("pageshow", (event) => event.persisted && sync());
-addEventListener("beforeunload", (event) => store.unsent(OUTBOX) && event.preventDefault()); // kept in this page alone
+addEventListener("beforeunload", (event) => store.unsent(OUTBOX) && event.preventDefault()); // only this page has them
 sync();

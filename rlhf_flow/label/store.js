@@ -1,5 +1,5 @@
 "use strict";
-// What this browser keeps: in its storage, and in this page alone if the storage is refused or full.
+// Key-value storage: localStorage, or the memory of this page if localStorage is refused or full.
 
 const store = (() => {
   const memory = new Map();
@@ -8,7 +8,7 @@ const store = (() => {
     localStorage.setItem("rlhf-flow.try", "");
     localStorage.removeItem("rlhf-flow.try");
     area = localStorage;
-  } catch {} // refused, in which case even its name throws; or full
+  } catch {} // refused (then even naming it throws) or full
   return {
     lasts: area !== null,
     get: (key) => (memory.has(key) ? memory.get(key) : (area?.getItem(key) ?? null)),
@@ -17,7 +17,7 @@ const store = (() => {
         if (!area) throw new Error();
         area.setItem(key, value);
         memory.delete(key);
-      } catch { // full meanwhile
+      } catch { // full by now
         memory.set(key, value);
       }
     },
@@ -26,6 +26,6 @@ const store = (() => {
       area?.removeItem(key);
     },
     keys: (prefix) => [...new Set([...Object.keys(area ?? {}), ...memory.keys()])].filter((key) => key.startsWith(prefix)).sort(),
-    unsent: (prefix) => [...memory.keys()].some((key) => key.startsWith(prefix)), // what is lost with this page
+    unsent: (prefix) => [...memory.keys()].some((key) => key.startsWith(prefix)), // whether closing this page would lose anything
   };
 })();

@@ -1,4 +1,4 @@
-"""What an annotator sees: a question with its answers on drawn sides, and how far labelling is."""
+"""The state of the labelling page as JSON: a question with its answers on drawn sides, and the progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HISTORY = 100  # labels
 
 
 def view(annotations: Annotations, annotator: str) -> dict[str, object]:
-    """As JSON: the question in their hands, the id of their last label, and the counts."""
+    """The question that the annotator holds, the id of their last label, the progress and the agreement."""
     question = annotations.hand(annotator)
     agreed = agreement(annotations.shared())
     return {
@@ -27,7 +27,7 @@ def view(annotations: Annotations, annotator: str) -> dict[str, object]:
 
 
 def verdict(choice: str, key: str, annotator: str) -> str:
-    """Which answer was chosen, of a choice by sides. Raises ValueError for one that there is not."""
+    """The verdict that a choice by sides means. Raises ValueError for an unknown choice."""
     if choice not in CHOICES:
         raise ValueError(f"choice must be one of {', '.join(CHOICES)}, got {choice!r}")
     if choice not in ("left", "right"):
@@ -36,7 +36,7 @@ def verdict(choice: str, key: str, annotator: str) -> str:
 
 
 def history(annotations: Annotations, annotator: str) -> list[dict[str, object]]:
-    """As JSON: what this annotator said, the latest first, with the questions as they were shown."""
+    """The annotator's labels, the latest first, with the questions as they were shown."""
     return [
         {
             "id": label.id,
@@ -57,12 +57,12 @@ def _choice(verdict: str, key: str, annotator: str) -> str:
 
 
 def first_left(key: str, annotator: str) -> bool:
-    """Whether the first answer stands left: as often as not, and always the same for one annotator and question."""
+    """Whether the first answer is on the left: with probability 1/2, fixed for one annotator and question."""
     return derive("stands left", key, annotator) % 2 == 0
 
 
-def named(name: str) -> str:
-    """An annotator's name without needless blanks. Raises ValueError where it is none."""
+def annotator_name(name: str) -> str:
+    """The name with single blanks. Raises ValueError if it is empty or too long."""
     plain = " ".join(name.split())
     if not 0 < len(plain) <= LONGEST_NAME:
         raise ValueError(f"annotator must be a name of at most {LONGEST_NAME} characters, got {name[:100]!r}")
@@ -70,18 +70,18 @@ def named(name: str) -> str:
 
 
 def _shown(question: Question, annotator: str) -> dict[str, object]:
-    answers = [_written(question.first), _written(question.second)]
+    answers = [_encodable(question.first), _encodable(question.second)]
     left, right = answers if first_left(question.key, annotator) else reversed(answers)
-    talk = [(message.role, _written(message.content)) for message in question.messages]
+    chat = [(message.role, _encodable(message.content)) for message in question.messages]
     return {
         "key": question.key,
-        "messages": [{"role": role, "html": to_html(text)} for role, text in talk],
+        "messages": [{"role": role, "html": to_html(text)} for role, text in chat],
         "left": to_html(left),
         "right": to_html(right),
-        "written": {"messages": [text for _, text in talk], "left": left, "right": right},
+        "written": {"messages": [text for _, text in chat], "left": left, "right": right},
     }
 
 
-def _written(text: str) -> str:
-    """A text without halves of surrogate pairs, which no response can hold."""
+def _encodable(text: str) -> str:
+    """The text with lone surrogates replaced, which no HTTP response can hold."""
     return text.encode("utf-8", "replace").decode()

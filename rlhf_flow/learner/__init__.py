@@ -1,4 +1,4 @@
-"""Optimisation: the policy is fitted to preferences."""
+"""Learners: train the policy, or a reward model, on preference pairs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""What a learner asks of the machinery under it: one process, or ranks that share the work.
+"""The protocol between the learner and what runs it: one torch process, or the ranks of a DeepSpeed engine.
 
-Everything that knows how gradients and weights are spread over ranks is behind this protocol; what is learned, in which
-order, and what is written to disk is not.
+A backend knows how weights and gradients are spread over ranks. It knows neither the loss nor the files on disk.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """The elements [start, start + n) of a flattened parameter, where they lie on this rank."""
+    """The elements [start, start + n) of a flattened parameter that are on this rank."""
 
-    values: Tensor  # [n], a view: who writes to it writes the parameter
+    values: Tensor  # [n], a view of the parameter
     start: int
-    everywhere: bool  # whether every rank holds the whole parameter
+    everywhere: bool  # whether every rank has the whole parameter
 
     def write(self, whole: Tensor) -> None:
         self.values.copy_(whole.reshape(-1)[self.start : self.start + self.values.numel()])
@@ -37,12 +36,12 @@ class Parameter:
     name: str
     shape: tuple[int, ...]
     seen: Part  # what the forward pass reads
-    master: Part  # float32: what the optimizer steps
-    owner: Tensor  # the tensor under which the optimizer knows `master`
+    master: Part  # float32, what the optimizer updates
+    owner: Tensor  # the key of `master` in the optimizer's state
     offset: int  # of `master` in `owner`
 
     def moment(self, state: Tensor) -> Part:
-        """The part of a tensor that the optimizer keeps for `owner`."""
+        """This parameter's part of a tensor in the optimizer's state of `owner`."""
         values = state.view(-1).narrow(0, self.offset, self.master.values.numel())
         return Part(values, self.master.start, self.master.everywhere)
 
@@ -55,37 +54,30 @@ class Backend(Protocol):
     optimizer: torch.optim.Optimizer
 
     def parameters(self) -> Sequence[Parameter]:
-        """All trained parameters, in the model's order, the same on all ranks. Good until the next forward pass."""
-        ...
-
-    def holders(self) -> Sequence[object]:
-        """What holds every tensor that is on the device between two calls: modules, optimizers."""
+        """The trained parameters in the model's order, the same on all ranks. Valid until the next forward pass."""
         ...
 
     def logps(self, packed: Packed) -> Tensor:
-        """Log-probs float32 [M] of the response tokens, or what else the model reads, row by row.
-
-        With gradients where torch's grad mode is on.
-        """
+        """Log-probs float32 [M] of the response tokens, row by row; of a reward model, its outputs."""
         ...
 
     def spread(self, packed: Packed) -> Tensor:
-        """Of a policy, for each response token [M, 3]: its log-prob, entropy and mass of the likeliest tokens there."""
+        """[M, 3] per response token of a policy: log-prob, entropy and mass of the most likely tokens."""
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of this rank's share of the loss; after the last share of a step, sum them over ranks."""
+        """Accumulate the gradients of this rank's share of the loss; if `last`, sum them over ranks."""
         ...
 
     def step(self, lr: float) -> float:
-        """Clip, take an optimizer step, and return the gradient norm before clipping.
+        """Clip the gradients, take an optimizer step, and return the gradient norm before clipping.
 
-        Raises FloatingPointError, with the weights as they were, where the norm is not finite.
+        Raises FloatingPointError, without changing the weights, if the norm is not finite.
         """
         ...
 
     def discard(self, loss: Tensor) -> None:
-        """Instead of the last `backward` and `step`: forget the gradients and leave the weights as they are."""
+        """Drop the gradients, in place of the last `backward` and `step`."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -93,14 +85,22 @@ class Backend(Protocol):
         ...
 
     def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
-        """The whole of what every rank has a part of: on rank `to`, else None.
+        """The whole parameter, gathered from the parts of all ranks, on rank `to`; None on the others.
 
-        Gathered into the memory of `into` where it is of the same kind, which is returned then.
+        Gathers into `into` and returns it, if its dtype and device are the same.
         """
         ...
 
     def share(self, text: str) -> str:
-        """What rank 0 says, on all ranks."""
+        """Broadcast the text of rank 0."""
+        ...
+
+    def offload(self) -> None:
+        """Move weights, gradients and optimizer state to host memory. Idempotent."""
+        ...
+
+    def reload(self) -> None:
+        """Undo `offload`, bit for bit. Idempotent."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The machinery of many ranks: a DeepSpeed engine, and where its ZeRO stages keep each parameter."""
+"""The backend of many ranks: a DeepSpeed engine, and where its ZeRO stages keep each parameter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,14 +21,15 @@ from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.reward_model import RewardHeadModel
+from rlhf_flow.learner.storages import OffloadedStorages
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Place
 
-ZeroParameter = Any  # a torch parameter on which DeepSpeed has hung attributes of its own
+ZeroParameter = Any  # a torch parameter with attributes added by DeepSpeed
 
 
 def join(place: Place) -> None:
-    """Meet the other ranks: gloo on CPUs, NCCL on GPUs. A process group that exists already is used."""
+    """Join the process group: gloo on CPUs, NCCL on GPUs. Uses the default group if there is one."""
     index = torch.device(place.device).index or 0
     os.environ |= {"LOCAL_RANK": str(index), "RANK": str(place.rank), "WORLD_SIZE": str(place.size)}
     if place.device == "cpu":
@@ -35,31 +37,31 @@ def join(place: Place) -> None:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # what DeepSpeed calls
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     backend = "gloo" if place.device == "cpu" else "nccl"
     if not dist.is_initialized():
-        dist.init_process_group(backend, store=_meeting(place), rank=place.rank, world_size=place.size)
-    # Its kernel for shared memory is compiled on first use, adds in an order of its own, and gains nothing here.
+        dist.init_process_group(backend, store=_store(place), rank=place.rank, world_size=place.size)
+    # Its shared-memory kernel is compiled on first use, sums in another order, and is no faster here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _meeting(place: Place) -> dist.Store:
-    """Where ranks find each other. Of ranks on one machine, nothing listens where another machine could reach it."""
+def _store(place: Place) -> dist.Store:
+    """The rendezvous of the ranks. On a loopback address it listens on that address only."""
     if place.size == 1:
         return dist.HashStore()
-    listening = None  # on all interfaces, as a store does by itself
+    listener = None  # TCPStore listens on all interfaces
     if place.address.startswith("127."):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if place.rank == 0:
-            listening = socket.create_server((place.address, place.port)).detach()  # the store closes it
+            listener = socket.create_server((place.address, place.port)).detach()  # closed by the store
     return dist.TCPStore(
         place.address,
         place.port,
         place.size,
         is_master=place.rank == 0,
         timeout=default_pg_timeout,
-        master_listen_fd=listening,
+        master_listen_fd=listener,
     )
 
 
@@ -77,23 +79,23 @@ class DeepSpeedBackend:
         self.stage = self.engine.zero_optimization_stage()
         self.device = self.engine.device
         self.clip = training.clip or 0.0
-        self.stretches: dict[str, list[tuple[int, int]]] | None = None  # once someone asked
+        self.offloaded = OffloadedStorages()
 
     def parameters(self) -> Sequence[Parameter]:
         if self.stage == 0:
             return [self._replicated(name, parameter) for name, parameter in self.trained]
         if self.stage == 3:
-            self.engine.optimizer._partition_all_parameters()  # nothing is gathered while parts are read or written
+            self.engine.optimizer._partition_all_parameters()  # release gathered parameters
             return [self._sharded(name, parameter) for name, parameter in self.trained]
         return [self._flattened(name, parameter) for name, parameter in self.trained]
 
     def _replicated(self, name: str, owner: Tensor) -> Parameter:
-        """Stage 0: every rank steps the model's own parameters."""
+        """Stage 0: every rank updates all parameters of the model."""
         part = Part(owner.detach().view(-1), start=0, everywhere=True)
         return Parameter(name, tuple(owner.shape), part, part, owner, offset=0)
 
     def _flattened(self, name: str, parameter: ZeroParameter) -> Parameter:
-        """Stages 1 and 2: each rank steps a stretch of all parameters laid end to end, which may cut this one."""
+        """Stages 1 and 2: each rank updates one range of the concatenated parameters, which may split this one."""
         seen = Part(parameter.detach().view(-1), start=0, everywhere=True)
         for group, flat in zip(*self._groups(), strict=True):
             if any(member is parameter for member in group):
@@ -109,12 +111,12 @@ class DeepSpeedBackend:
         from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
 
         optimizer = self.engine.optimizer
-        if isinstance(optimizer, BF16_Optimizer):  # stage 1 with gradients in float32
+        if isinstance(optimizer, BF16_Optimizer):  # stage 1 with float32 gradients
             return optimizer.bf16_groups, optimizer.fp32_groups_flat_partition
         return optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups
 
     def _sharded(self, name: str, parameter: ZeroParameter) -> Parameter:
-        """Stage 3: each rank keeps one slice of every parameter; the last slice may be padded."""
+        """Stage 3: each rank has one slice of every parameter; the last slice may be padded."""
         optimizer = self.engine.optimizer
         group, offset, slice_size = optimizer.grad_position[optimizer.get_param_id(parameter)]
         start = min(self.rank * slice_size, parameter.ds_numel)
@@ -123,10 +125,6 @@ class DeepSpeedBackend:
         seen = Part(parameter.ds_tensor.detach().view(-1).narrow(0, 0, count), start, everywhere=False)
         master = Part(owner.detach().narrow(0, offset, count), start, everywhere=False)
         return Parameter(name, tuple(parameter.ds_shape), seen, master, owner, offset)
-
-    def holders(self) -> Sequence[object]:
-        """DeepSpeed 0.19.8 would offload less by itself: nothing in stage 0, nothing of a torch AdamW in stage 3."""
-        return self.engine.module, self.optimizer, self.engine.optimizer
 
     def logps(self, packed: Packed) -> Tensor:
         return self._forward(packed)
@@ -140,7 +138,7 @@ class DeepSpeedBackend:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed takes the mean over ranks; the shares of a global batch are to be summed.
+        # DeepSpeed averages over ranks, but the shares of a global batch must be summed.
         self.engine.backward(loss * self.size, scale_wrt_gas=False)
 
     def step(self, lr: float) -> float:
@@ -155,7 +153,7 @@ class DeepSpeedBackend:
         raise FloatingPointError("the gradient norm is not finite")
 
     def _clipped_norm(self) -> Tensor:
-        """Stage 0 leaves gradients of the whole model on every rank, and does not look at their size."""
+        """Stage 0 leaves the gradients of the whole model on every rank and does not clip them."""
         parameters = list(self.engine.module.parameters())
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip:
@@ -166,7 +164,7 @@ class DeepSpeedBackend:
         if self.stage == 0:
             self.engine.zero_grad()
             return
-        # What ZeRO has begun to reduce it only forgets in a step that it refuses: one without a finite norm.
+        # ZeRO drops gradients that it has begun to reduce only in a step that it skips: one with a non-finite norm.
         self.backward(loss * torch.nan, last=True)
         self.engine.step()
         assert not self.engine.was_step_applied(), "DeepSpeed took a step with gradients of NaN"
@@ -181,9 +179,7 @@ class DeepSpeedBackend:
     def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
         if part.everywhere or self.size == 1:
             return part.values.view(parameter.shape) if self.rank == to else None
-        if self.stretches is None:
-            self.stretches = self._all_stretches()
-        stretches = self.stretches[parameter.name]
+        ranges = self._ranges[parameter.name]
         if self.rank != to:
             if part.values.numel():
                 dist.send(part.values.to(self.device), dst=to)
@@ -191,30 +187,41 @@ class DeepSpeedBackend:
         whole = into
         if whole is None or (whole.dtype, whole.device) != (part.values.dtype, self.device):
             whole = torch.empty(parameter.shape, dtype=part.values.dtype, device=self.device)
-        for rank, (start, count) in enumerate(stretches):
-            stretch = whole.view(-1).narrow(0, start, count)
+        for rank, (start, count) in enumerate(ranges):
+            target = whole.view(-1).narrow(0, start, count)
             if rank == to:
-                stretch.copy_(part.values)
+                target.copy_(part.values)
             elif count:
-                dist.recv(stretch, src=rank)
+                dist.recv(target, src=rank)
         return whole
 
-    def _all_stretches(self) -> dict[str, list[tuple[int, int]]]:
-        """For each parameter the start and the number of the elements that each rank steps: these never change."""
+    @cached_property
+    def _ranges(self) -> dict[str, list[tuple[int, int]]]:
+        """Per parameter, (start, count) of the elements that each rank updates. These never change. Collective."""
         parameters = self.parameters()
-        mine = [(one.master.start, one.master.values.numel()) for one in parameters]
-        told = torch.tensor(mine, dtype=torch.int64, device=self.device)  # [P, 2]
-        found = [torch.empty_like(told) for _ in range(self.size)]
-        dist.all_gather(found, told)
-        by_parameter = torch.stack(found, dim=1).tolist()  # [P, ranks, 2]
-        return {one.name: [tuple(each) for each in ranks] for one, ranks in zip(parameters, by_parameter, strict=True)}
+        own = [(parameter.master.start, parameter.master.values.numel()) for parameter in parameters]
+        local = torch.tensor(own, dtype=torch.int64, device=self.device)  # [P, 2]
+        gathered = [torch.empty_like(local) for _ in range(self.size)]
+        dist.all_gather(gathered, local)
+        by_parameter = torch.stack(gathered, dim=1).tolist()  # [P, ranks, 2]
+        return {
+            parameter.name: [tuple(one) for one in ranks]
+            for parameter, ranks in zip(parameters, by_parameter, strict=True)
+        }
 
     def share(self, text: str) -> str:
         if self.size == 1:
             return text
-        said = [text]
-        dist.broadcast_object_list(said, src=0, device=self.device)
-        return said[0]
+        message = [text]
+        dist.broadcast_object_list(message, src=0, device=self.device)
+        return message[0]
+
+    def offload(self) -> None:
+        # DeepSpeed 0.19.8 would offload less: nothing in stage 0, no moments of a torch AdamW in stage 3.
+        self.offloaded.leave(self.device, self.engine.module, self.optimizer, self.engine.optimizer)
+
+    def reload(self) -> None:
+        self.offloaded.come_back()
 
     def close(self) -> None:
         self.engine.destroy()

@@ -1,4 +1,4 @@
-"""The machinery of one process: a torch optimizer on the model's own parameters."""
+"""The backend of one process: a torch optimizer on the model's parameters."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.reward_model import RewardHeadModel
 from rlhf_flow.learner.training import Training
+from rlhf_flow.weights.offload import free_gpu_cache
 
 
 class TorchBackend:
@@ -23,6 +24,7 @@ class TorchBackend:
         self.device = torch.device(device)
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
         self.optimizer = training.optimizer.build(self.lm)
+        self.moments = training.optimizer.moments
         self.clip = training.clip or 0.0
         self.autocast = training.precision == "bfloat16"
 
@@ -32,9 +34,6 @@ class TorchBackend:
             part = Part(owner.detach().view(-1), start=0, everywhere=True)
             parameters.append(Parameter(name, tuple(owner.shape), part, part, owner, offset=0))
         return parameters
-
-    def holders(self) -> Sequence[object]:
-        return self.model, self.optimizer
 
     def logps(self, packed: Packed) -> Tensor:
         return self._forward(packed)
@@ -75,5 +74,18 @@ class TorchBackend:
 
     def share(self, text: str) -> str:
         return text
+
+    def offload(self) -> None:
+        self._move(torch.device("cpu"))
+        free_gpu_cache()
+
+    def reload(self) -> None:
+        self._move(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        self.model.to(device)  # gradients too
+        for state in self.optimizer.state.values():
+            for key in self.moments:
+                state[key] = state[key].to(device)
 
     def close(self) -> None: ...

@@ -1,7 +1,7 @@
-"""Which pairs an optimizer step sees, and which rank computes which of them: pure bookkeeping.
+"""Which pairs are in the batch of an optimizer step, and which rank computes which of them.
 
-A global batch is a function of the lesson alone. Ranks and micro-batches only share it out: their number changes
-nothing but the order of float additions.
+A global batch depends on the training round only. Ranks and micro-batches split it: their number changes nothing but
+the order of float additions.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rlhf_flow.protocols import RoundTables, TrainingRound
 from rlhf_flow.seeds import derive
-from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Pair
 
 
 @dataclass(frozen=True)
 class Row:
-    """A response behind its prompt, in tokens."""
+    """A prompt and a response, in tokens."""
 
     prompt: np.ndarray  # int32 [L]
     tokens: np.ndarray  # int32 [T]
@@ -30,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Example:
-    """A pair with the tokens and the anchors' log-probs of both sides, and of its third response where it has one."""
+    """A pair: tokens and anchor log-probs of both responses, and of the third response if the objective reads one."""
 
     ids: tuple[str, ...]  # of first, second, extra
     rows: tuple[Row, ...]
@@ -46,14 +47,12 @@ class Example:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows as one rectangle. Padding stands on the right, where a causal model's responses cannot see it."""
+    """Rows as one rectangle, padded on the right, which causal attention does not see."""
 
-    tokens: np.ndarray  # int64 [R, L], or fewer lines where rows share one
-    at: (
-        np.ndarray
-    )  # int64 [M]: indices into tokens.flatten(), row by row, of the positions that predict response tokens
+    tokens: np.ndarray  # int64 [R, L], or fewer lines if rows share one
+    at: np.ndarray  # int64 [M]: indices into tokens.flatten() of the positions that predict response tokens
     targets: np.ndarray  # int64 [M]: the response tokens, row by row
-    mask: np.ndarray  # bool [R, T]: where what is read of each row stands
+    mask: np.ndarray  # bool [R, T]: the valid outputs of each row
 
 
 def pack(rows: Sequence[Row]) -> Packed:
@@ -70,9 +69,9 @@ def pack(rows: Sequence[Row]) -> Packed:
 
 
 def pack_policy(rows: Sequence[Row]) -> Packed:
-    """The same, with rows that differ in their last token alone in one line: no position reads it.
+    """Like `pack`, with one line for rows that differ in their last token only, which no position reads.
 
-    That is so of answers of one token to the same prompt, such as two letters behind a question.
+    One-token responses to the same prompt are such rows: the letters A and B of a pairwise question.
     """
     read = [(row.prompt.tobytes(), row.tokens[:-1].tobytes()) for row in rows]
     line = {each: number for number, each in enumerate(dict.fromkeys(read))}
@@ -86,7 +85,7 @@ def pack_policy(rows: Sequence[Row]) -> Packed:
 
 
 def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
-    """The rows of the wanted responses, by id. Raises KeyError for one that no table holds."""
+    """The rows of the wanted responses, by id. Raises KeyError if no table has one of them."""
     missing = set(wanted)
     rows: dict[str, Row] = {}
     for table in tables:
@@ -95,11 +94,11 @@ def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
             found = [i for i, id in enumerate(ids) if id in missing]
             part = shard.take(np.array(found, dtype=np.int64))
             for i, prompt, tokens in zip(found, part["prompt_tokens"], part["tokens"], strict=True):
-                rows[ids[i]] = Row(_array(prompt.values, np.int32), _array(tokens.values, np.int32))
+                rows[ids[i]] = Row(np.asarray(prompt.values, np.int32), np.asarray(tokens.values, np.int32))
                 missing.discard(ids[i])
     if missing:
         raise KeyError(
-            f"no response {min(missing)!r} in the tables of responses ({len(missing)} of the wanted are missing)"
+            f"no response {min(missing)!r} in the tables of responses ({len(missing)} responses are missing)"
         )
     for id, row in rows.items():
         if len(row.prompt) == 0:
@@ -108,17 +107,17 @@ def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
 
 
 def read_examples(lesson: TrainingRound) -> list[Example]:
-    """All pairs of the lesson with a positive weight, in the order of its tables.
+    """All pairs of the round with a positive weight, in the order of its tables.
 
-    Raises KeyError naming the response and the policy where an anchor's log-probs are missing, and ValueError for a
-    pair without the third response that the objective reads.
+    Raises KeyError if an anchor's log-probs are missing, and ValueError if a pair lacks the third response that the
+    objective reads.
     """
     third = lesson.objective.needs.extra is not None
     pairs = [pair if third else replace(pair, extra=None) for tables in lesson.tables for pair in read_pairs(tables)]
-    if third and (lacking := [pair for pair in pairs if pair.extra is None]):
+    if third and (incomplete := [pair for pair in pairs if pair.extra is None]):
         raise ValueError(
-            f"the objective needs a third response beside each pair, and the pair of {lacking[0].first!r} and "
-            f"{lacking[0].second!r} has none ({len(lacking)} of {len(pairs)} pairs). Set selector.extra."
+            f"the objective needs a third response in each pair, and the pair of {incomplete[0].first!r} and "
+            f"{incomplete[0].second!r} has none ({len(incomplete)} of {len(pairs)} pairs). Fix: set selector.extra."
         )
     ids = {id for pair in pairs for id in named(pair)}
     rows = read_rows((tables.responses for tables in lesson.tables), ids)
@@ -140,13 +139,13 @@ def read_examples(lesson: TrainingRound) -> list[Example]:
 
 
 def count(lesson: TrainingRound) -> int:
-    """The number of pairs of the lesson with a positive weight."""
+    """The number of pairs of the round with a positive weight."""
     rounds = [tables for tables in lesson.tables if tables.pairs.rows]
     return sum(int((np.asarray(tables.read_pairs(["weight"])["weight"]) > 0).sum()) for tables in rounds)
 
 
 def global_batches(pairs: int, *, batch: int, epochs: int, seed: int, round: int) -> list[np.ndarray]:
-    """The indices of the pairs of each optimizer step: every pair once an epoch, in an order drawn for that epoch."""
+    """The indices of the pairs of each optimizer step: each epoch is a seeded permutation of all pairs."""
     steps = []
     for epoch in range(epochs):
         order = np.random.Generator(np.random.PCG64(derive(seed, "pairs", round, epoch))).permutation(pairs)
@@ -155,18 +154,20 @@ def global_batches(pairs: int, *, batch: int, epochs: int, seed: int, round: int
 
 
 def deal(lengths: Sequence[int], *, ranks: int, micro_batch: int) -> list[list[np.ndarray]]:
-    """Share out a global batch: for each micro step, each rank's positions [<= micro_batch] in the batch.
+    """Split a global batch: for each micro step, each rank's positions [<= micro_batch] in the batch.
 
-    Neighbours in length go together, so little is padded and no rank waits long. All ranks take equally many micro
-    steps; a rank may get nothing in the last of them.
+    Rows of similar length go together, which keeps padding and waiting short. All ranks take equally many micro steps;
+    a rank may get no row in the last one.
     """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")  # the longest first: memory fails at once
+    order = np.argsort(
+        -np.asarray(lengths, dtype=np.int64), kind="stable"
+    )  # longest first: runs out of memory early, if at all
     wave = ranks * micro_batch
     return [[order[start : start + wave][rank::ranks] for rank in range(ranks)] for start in range(0, len(order), wave)]
 
 
 def read_pairs(tables: RoundTables) -> list[Pair]:
-    """The pairs of a round that are learned from, with a positive weight."""
+    """The pairs of a round with a positive weight."""
     columns = ["prompt", "first", "second", "preference", "weight", "worth", "extra"]
     rows = tables.read_pairs(columns).to_pylist() if tables.pairs.rows else []
     return [
@@ -177,15 +178,14 @@ def read_pairs(tables: RoundTables) -> list[Pair]:
 
 
 def named(pair: Pair) -> tuple[str, ...]:
-    """The responses of a pair: first, second, and the third where there is one."""
+    """The ids of a pair's responses: first, second, and the third if it has one."""
     return (pair.first, pair.second) if pair.extra is None else (pair.first, pair.second, pair.extra)
 
 
 def read_anchors(lesson: TrainingRound, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:
     """The log-probs [T] of these responses under every anchor, by (response, policy)."""
     needed = lesson.objective.needs.anchors
-    absent = sorted(needed - set(lesson.roles))
-    if absent:
+    if absent := sorted(needed - set(lesson.roles)):
         raise KeyError(
             f"the objective needs the anchor {absent[0]!r}; round {lesson.round} has only {sorted(lesson.roles)}"
         )
@@ -212,7 +212,3 @@ def _anchor(
             f"but {len(logps)} log-probs under policy {policy!r}, which is the anchor {name!r}"
         )
     return logps
-
-
-def _array(values: object, dtype: type) -> np.ndarray:
-    return np.asarray(values, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The learner of many ranks: DeepSpeed. One process per rank."""
+"""The learner with DeepSpeed, one process per rank."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rlhf_flow.system.optional_deps import require
 
 @dataclass(frozen=True)
 class DeepSpeed:
-    """Training on ranks that share each batch, with ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
+    """Data-parallel training with ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
 
-    ranks: int = 1  # processes that share each batch
-    zero_stage: int = 2  # 0 shares nothing; 1 moments; 2 and gradients; 3 and weights
-    config: str | None = None  # your own DeepSpeed JSON: its settings hold wherever they are not ours to make
+    ranks: int = 1  # data-parallel processes
+    zero_stage: int = 2  # 0: no sharding; 1: moments; 2: also gradients; 3: also weights
+    config: str | None = None  # a DeepSpeed JSON, for settings without a key here
     training: Training = field(default_factory=Training)
     head: Head = field(default_factory=Head)  # of a reward model
-    lora: LoRA = field(default_factory=LoRA)  # an adapter beside the weights, which is then all that is trained
+    lora: LoRA = field(default_factory=LoRA)  # train an adapter instead of the weights
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -32,8 +32,8 @@ class DeepSpeed:
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
         if self.zero_stage == 0 and self.training.precision == "bfloat16":
             raise ValueError(
-                "learner.zero_stage must be >= 1 with learner.training.precision=bfloat16, got 0: "
-                "DeepSpeed's stage 0 adds up gradients in bfloat16. Try learner.zero_stage=1, or precision=float32."
+                "learner.zero_stage must be >= 1 with learner.training.precision=bfloat16, got 0: DeepSpeed's stage 0 "
+                "accumulates gradients in bfloat16. Fix: learner.zero_stage=1, or learner.training.precision=float32."
             )
         self.lora.check(self.head)
         if self.config is not None:

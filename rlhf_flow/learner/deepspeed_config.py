@@ -1,4 +1,4 @@
-"""DeepSpeed's own configuration: what we decide, merged with what the user's JSON adds."""
+"""The DeepSpeed configuration: our settings, merged with the user's JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_flow.learner.training import Training
 
 Json = dict[str, object]
 
-OWNED = {  # dotted key of a DeepSpeed JSON -> where it is set here
+OWNED = {  # dotted key of a DeepSpeed JSON -> our key for it
     "train_batch_size": "learner.training.batch",
     "train_micro_batch_size_per_gpu": "learner.training.micro_batch",
     "gradient_accumulation_steps": "learner.training.batch and micro_batch",
@@ -24,7 +24,7 @@ OWNED = {  # dotted key of a DeepSpeed JSON -> where it is set here
     "torch_autocast": "learner.training.precision",
     "data_types": "learner.training.precision",
     "zero_optimization.stage": "learner.zero_stage",
-    # DeepSpeed 0.19.8 then places a parameter's float32 weights elsewhere than its own map of them says.
+    # With it, DeepSpeed 0.19.8 places float32 weights elsewhere than its own map says.
     "zero_optimization.round_robin_gradients": "nowhere: weights could not be saved and loaded",
     "zero_allow_untested_optimizer": "nowhere: it is always true",
     "zero_force_ds_cpu_optimizer": "nowhere: it is always false",
@@ -35,7 +35,7 @@ OWNED = {  # dotted key of a DeepSpeed JSON -> where it is set here
 
 
 def read_user_config(path: str) -> Json:
-    """The user's JSON without its "auto" entries. Raises ValueError for what it may not set."""
+    """The user's JSON without its "auto" entries. Raises ValueError if it sets a key of OWNED."""
     try:
         settings = json.loads(Path(path).read_text())
     except OSError as error:
@@ -48,7 +48,7 @@ def read_user_config(path: str) -> Json:
     for key, place in OWNED.items():
         if _value(settings, key) is not None:
             raise ValueError(
-                f"learner.config={path!r} sets {key}, which is set by {place}. Take it out, or write 'auto'."
+                f"learner.config={path!r} sets {key}, which is set by {place}. Fix: remove it, or set it to 'auto'."
             )
     for key in ("zero_optimization.offload_param.device", "zero_optimization.offload_optimizer.device"):
         device = _value(settings, key)
@@ -58,13 +58,13 @@ def read_user_config(path: str) -> Json:
 
 
 def engine_config(training: Training, *, ranks: int, zero_stage: int, path: str | None, device: str) -> Json:
-    """Everything that `deepspeed.initialize` is told."""
+    """The `config` of `deepspeed.initialize`."""
     accumulation = -(-training.batch // (ranks * training.micro_batch))
     zero: Json = {"stage": zero_stage}
     if device == "cpu":
         zero |= {"overlap_comm": False, "reduce_bucket_size": 1 << 24, "allgather_bucket_size": 1 << 24}
     ours: Json = {
-        # Only their ratio matters to DeepSpeed: the learner itself marks where a global batch ends and scales the loss.
+        # DeepSpeed uses only their ratio: the learner marks the end of a global batch and scales the loss.
         "train_micro_batch_size_per_gpu": training.micro_batch,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": training.micro_batch * accumulation * ranks,
@@ -80,7 +80,7 @@ def engine_config(training: Training, *, ranks: int, zero_stage: int, path: str 
 
 
 def _without_auto(settings: Json) -> Json:
-    """Files written for the Hugging Face trainer leave "auto" where somebody else decides."""
+    """Files for the Hugging Face trainer have "auto" for values that the trainer sets."""
     kept: Json = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
@@ -91,7 +91,7 @@ def _without_auto(settings: Json) -> Json:
 
 
 def _value(settings: object, key: str) -> object:
-    """What stands under a dotted key, or None."""
+    """The value of a dotted key, or None."""
     for name in key.split("."):
         if not isinstance(settings, dict) or name not in settings:
             return None
@@ -102,6 +102,6 @@ def _value(settings: object, key: str) -> object:
 def _merged(ours: Json, theirs: Json) -> Json:
     merged = dict(ours)
     for key, value in theirs.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        own = merged.get(key)
+        merged[key] = _merged(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
     return merged

@@ -1,4 +1,4 @@
-"""A published policy, or reward model, as an ordinary Hugging Face checkpoint."""
+"""Write a policy or reward model as a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from rlhf_flow.specs import Model
 from rlhf_flow.weights.buckets import Bucket, Index
 
-# Beside config, tokenizer and weights: what reads pictures and sound in front of a language model, for servers.
+# Processors of images and audio, which servers of multimodal models need.
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
 def write_checkpoint(
     folder: Path, model: Model, lm: PreTrainedModel, groups: Sequence[Index], buckets: Iterator[Bucket]
 ) -> None:
-    """A file for each bucket, which holds one of the `groups`. Config, tokenizer and code are those of `model.path`.
+    """One weight file per bucket, with the index in `groups`. Config, tokenizer and code come from `model.path`.
 
-    The generation config names the special tokens and nothing else, so that nobody inherits a sampling default.
+    The generation config holds special tokens only, no sampling defaults.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
@@ -31,7 +31,7 @@ def write_checkpoint(
     config.architectures = [type(lm).__name__]
     config.num_labels = lm.config.num_labels
     config.get_text_config().pad_token_id = lm.config.get_text_config().pad_token_id
-    vars(config).pop("quantization_config", None)  # the weights are not quantised any more
+    vars(config).pop("quantization_config", None)  # published weights are not quantised
     config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model.path, **source).save_pretrained(folder)
     _copy_code(model, folder)
@@ -43,7 +43,7 @@ def write_checkpoint(
 
 
 def _copy_code(model: Model, folder: Path) -> None:
-    """The modules that `auto_map` names, with whatever they import, and the settings of processors."""
+    """The modules of `auto_map` and what they import, and the processors' settings."""
     start = Path(model.path)
     code = start.rglob("*.py") if model.trust_remote_code else ()
     for path in [*code, *(start / name for name in PROCESSORS)]:
@@ -54,7 +54,7 @@ def _copy_code(model: Model, folder: Path) -> None:
 
 
 def _write_weights(folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-    """One file without an index where one bucket suffices, else as many shards and an index of what is where."""
+    """A single file, or shards and an index."""
     count = len(groups)
     names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     if count == 1:
@@ -62,7 +62,7 @@ def _write_weights(folder: Path, groups: Sequence[Index], buckets: Iterator[Buck
     for name, bucket in zip(names, buckets, strict=True):
         bucket.write(folder / name)
     if count > 1:
-        where = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
+        weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
         total = sum(entry.size for group in groups for entry in group)
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

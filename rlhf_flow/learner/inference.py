@@ -1,4 +1,4 @@
-"""Forward passes over many rows that the ranks share, without gradients."""
+"""Forward passes without gradients; the ranks share the rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Forward: TypeAlias = Callable[[Packed], Tensor]
 def read_all(
     backend: Backend, reading: Readout, rows: Sequence[Row], forward: Forward, *, micro_batch: int, numbers: int
 ) -> list[np.ndarray]:
-    """What `forward` reads of each row, float32 [W, numbers]; every rank gets all of it."""
+    """The outputs of `forward` of each row, float32 [W, numbers], on every rank."""
     if not rows:
         return []
     widths = [reading.width(row) for row in rows]
@@ -28,11 +28,11 @@ def read_all(
     flat = torch.zeros(int(ends[-1]), numbers)
     for wave in deal([row.length for row in rows], ranks=backend.size, micro_batch=micro_batch):
         mine = wave[backend.rank]
-        stand_in = wave[0][-1:]  # a rank without a row still takes part: collectives count on it
+        stand_in = wave[0][-1:]  # a rank without rows must still take part in collectives
         packed = reading.pack([rows[i] for i in (mine if len(mine) else stand_in)])
-        read = forward(packed).cpu().view(-1, numbers)
+        outputs = forward(packed).cpu().view(-1, numbers)
         start = 0
         for i in mine:
-            flat[ends[i] - widths[i] : ends[i]] = read[start : start + widths[i]]
+            flat[ends[i] - widths[i] : ends[i]] = outputs[start : start + widths[i]]
             start += widths[i]
     return np.split(backend.sum(flat).numpy(), ends[:-1])

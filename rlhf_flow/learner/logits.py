@@ -1,6 +1,6 @@
-"""What is read of the logits at a position of a response: what was said there, and what else could have been.
+"""What the learner computes from the logits at each position of a response.
 
-The indicators of likelihood over-optimisation: Shi et al. 2024, arXiv:2410.11677.
+Entropy and mass of the most likely tokens indicate likelihood over-optimisation: Shi et al. 2024, arXiv:2410.11677.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 TOP = 10  # tokens: the paper's k
 
-Reader: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # logits [M, V], targets [M] -> what is read of each [M, ...]
+Reader: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # logits [M, V], targets [M] -> [M, ...]
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -23,13 +23,12 @@ def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def spread(logits: Tensor, targets: Tensor) -> Tensor:
-    """For each position [M, 3]: the target's log-prob; entropy and mass of the TOP likeliest tokens (or all, if fewer).
+    """[M, 3]: the target's log-prob, and entropy and mass of the TOP most likely tokens (of all, if there are fewer).
 
-    With their probabilities p_1..p_k: the mass is M = sum of p_i, in (0, 1]; the entropy is the sum of -q_i log q_i
-    with q = p / M, in nats, in [0, log k]. With p itself it would be M H - M log M and move with the mass; this way one
-    number says how the likeliest share what they have, and the other how much that is.
+    With their probabilities p_1..p_k: the mass is M = sum p_i, in (0, 1]; the entropy is -sum q_i log q_i with
+    q = p / M, in nats, in [0, log k]. Normalising by M makes the entropy independent of the mass.
     """
-    likeliest = logits.log_softmax(-1).topk(min(TOP, logits.shape[-1]), dim=-1).values  # [M, k]
-    mass = likeliest.logsumexp(-1, keepdim=True)  # [M, 1], its log
-    entropy = torch.special.entr((likeliest - mass).exp()).sum(-1)  # [M]
+    top = logits.log_softmax(-1).topk(min(TOP, logits.shape[-1]), dim=-1).values  # [M, k]
+    mass = top.logsumexp(-1, keepdim=True)  # [M, 1], its log
+    entropy = torch.special.entr((top - mass).exp()).sum(-1)  # [M]
     return torch.stack([token_logps(logits, targets), entropy, mass[:, 0].exp()], dim=-1)

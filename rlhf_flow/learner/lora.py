@@ -1,4 +1,4 @@
-"""Adapters instead of weights: what a learner is told about them. Hu et al. 2021, arXiv:2106.09685."""
+"""Settings of LoRA adapters. Hu et al. 2021, arXiv:2106.09685."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from rlhf_flow.system.optional_deps import require
 
 @dataclass(frozen=True)
 class LoRA:
-    """W + (alpha / rank) B A: the base W stays as it is, and B and A are trained. There is no dropout anywhere."""
+    """W + (alpha / rank) B A: the base W is frozen, B and A are trained, without dropout."""
 
-    rank: int = 0  # of B A; 0: no adapter, all weights are trained
+    rank: int = 0  # of B A; 0: train all weights, without an adapter
     alpha: float = 32.0  # scale of the adapter, usually twice the rank
-    targets: list[str] = field(default_factory=list)  # q_proj, ...: linear layers by the end of their names; none: all
-    seed: int = 0  # of A; B begins at zero, so that the policy begins as the base
+    targets: list[str] = field(
+        default_factory=list
+    )  # linear layers by the ends of their names, such as q_proj; []: all
+    seed: int = 0  # of A; B starts at zero, so the policy starts as the base
 
     def __post_init__(self) -> None:
         key = "learner.lora"
@@ -28,22 +30,22 @@ class LoRA:
             raise ValueError(f"{key}.seed must be >= 0, got {self.seed}. Try {key}.seed=0")
 
     def check(self, head: Head) -> None:
-        """Raise ValueError where adapters cannot be trained: on a reward model."""
+        """Raise ValueError for a reward model, which cannot be trained with an adapter."""
         if self.rank and head.outputs:
             raise ValueError(
                 f"learner.lora.rank must be 0 with learner.head.outputs={head.outputs}, got {self.rank}: the new head "
-                "of a reward model is no low-rank term. Train all its weights, with learner.lora.rank=0."
+                "of a reward model is not low-rank. Fix: learner.lora.rank=0, which trains all weights."
             )
 
     def check_installed(self) -> None:
-        """Raise ValueError where adapters are asked for and peft is missing."""
+        """Raise ValueError if adapters need peft and it is not installed."""
         if self.rank:
             require("peft", part="learner.lora", extras=("lora",), instead="learner.lora.rank=0")
 
     def chosen(self, linear: Collection[str], others: Collection[str]) -> list[str]:
-        """The ends of the names of the layers that get an adapter, of all `linear` ones; `others` can have none.
+        """The name ends of the layers that get an adapter, out of `linear`; `others` cannot have one.
 
-        Raises ValueError for a target that is no linear layer.
+        Raises ValueError if a target is not a linear layer.
         """
         can = {end(name) for name in linear} - {end(name) for name in others}
         if not can:

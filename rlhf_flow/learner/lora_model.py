@@ -1,6 +1,6 @@
-"""An adapter is what is learned and published; the base below it stays as it is, for every policy and the reference.
+"""Training and publishing of a LoRA adapter; all policies and the reference share the frozen base.
 
-Hu et al. 2021, arXiv:2106.09685. This module is imported where a learner is opened, so torch may stand at its top.
+Hu et al. 2021, arXiv:2106.09685. Imported only when a learner opens, so it may import torch at its top.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import Bucket, Index
+from rlhf_flow.weights.buckets import Bucket, Index, torch_dtype
 from rlhf_flow.weights.source import (
     PREFIX,
     Adapter,
@@ -29,18 +29,18 @@ from rlhf_flow.weights.source import (
     write_adapter,
 )
 
-NAME = "default"  # peft's, of the one adapter in the model
+NAME = "default"  # peft's name of the adapter
 
 
 @dataclass(frozen=True)
 class LoRAModel:
-    """Keeps the promises of `trained.Trained` for the low-rank terms that `beside` has put into the model."""
+    """Implements `Trainable` for the adapter that `add_adapter` has put into the model."""
 
     model: Model
     lm: PreTrainedModel
     lora: LoRA
     base: str
-    fresh: Mapping[str, Tensor]  # with which the policy is the base
+    fresh: Mapping[str, Tensor]  # the untrained adapter, with which the policy equals the base
 
     @property
     def layout(self) -> None:
@@ -58,25 +58,25 @@ class LoRAModel:
         weights = policy.weights
         if not isinstance(weights, Adapter):
             raise ValueError(
-                f"policy {policy.name!r} of round {policy.round} has weights of its own, and learner.lora trains "
-                f"adapters for {self.model.path}. Start from that model, or use learner.lora.rank=0."
+                f"policy {policy.name!r} of round {policy.round} has weights of its own, but learner.lora trains "
+                f"adapters of {self.model.path}. Fix: start from that model, or learner.lora.rank=0."
             )
         if weights.base_sha256 != self.base:
             raise ValueError(
                 f"policy {policy.name!r} of round {policy.round} is an adapter for the weights "
-                f"{weights.base_sha256[:12]}…, and {self.model.path} holds {self.base[:12]}…. Set model.path to the "
-                "folder that it was trained on."
+                f"{weights.base_sha256[:12]}…, but {self.model.path} holds {self.base[:12]}…. Fix: set model.path to "
+                "the folder that it was trained on."
             )
         if (weights.rank, weights.scale) != (self.lora.rank, self.lora.alpha / self.lora.rank):
             raise ValueError(
                 f"policy {policy.name!r} of round {policy.round} has an adapter of rank {weights.rank} and alpha "
                 f"{weights.alpha:g}, but learner.lora has rank={self.lora.rank} and alpha={self.lora.alpha:g}. "
-                "Set them alike."
+                "Fix: set them to the same values."
             )
         return weights.tensors
 
     def at_hand(self, policy: Policy) -> AbstractContextManager[None] | None:
-        """The base needs no second copy of the model: it is there, with the adapter off."""
+        """Of the base: a context with the adapter switched off."""
         return self._off() if self._is_base(policy) else None
 
     def sha256(self, tensors_sha256: str) -> str:
@@ -87,21 +87,21 @@ class LoRAModel:
         return Adapter(base, self.base, self.lora.rank, self.lora.alpha, tensors)
 
     def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
-        """Refused: the average of products B A is no product of averages, and its rank grows with every term."""
+        """Raises ValueError: the mean of LoRA adapters has a higher rank."""
         raise ValueError(
-            "learner.lora trains adapters, whose average is no adapter of the same rank: the mean of the products B A "
-            "is not the product of the means. Use learner.lora.rank=0, or a schedule that averages no policies."
+            "learner.lora trains adapters, whose average has a higher rank: the mean of the products B A is not the "
+            "product of the means. Fix: learner.lora.rank=0, or a schedule that averages no policies."
         )
 
     def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-        """In peft's format, with the tokenizer; in one piece, for that is all that peft reads."""
+        """Write peft's format, one file, and the tokenizer."""
         tensors = {name: tensor.clone() for bucket in buckets for name, tensor in bucket.tensors()}
         write_adapter(folder, self.weights(InMemoryWeights(tensors)))
         source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
         AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
 
     def _is_base(self, policy: Policy) -> bool:
-        """Whether it is the model as it was opened."""
+        """Whether it is the base without an adapter."""
         weights = policy.weights
         return isinstance(weights, Checkpoint) and weights.path.resolve() == Path(self.model.path).resolve()
 
@@ -119,14 +119,14 @@ class LoRAModel:
                 layer.enable_adapters(True)
 
 
-def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> LoRAModel:
-    """Freeze the model, and put an adapter beside its linear layers. Raises ValueError where it cannot have one.
+def add_adapter(lm: PreTrainedModel, lora: LoRA, model: Model) -> LoRAModel:
+    """Freeze the model and add an adapter to its linear layers. Raises ValueError if it has none.
 
-    The base is rounded to what engines hold of it: nothing of it is trained, so nothing finer is needed.
+    Rounds the base to `model.dtype`, in which engines hold it.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
+    dtype = torch_dtype(model.dtype)
     with torch.no_grad():
         for parameter in lm.parameters():
             parameter.copy_(parameter.to(dtype))
@@ -141,13 +141,13 @@ def beside(lm: PreTrainedModel, lora: LoRA, model: Model) -> LoRAModel:
 
 
 def linear_layers(lm: PreTrainedModel) -> tuple[list[str], list[str]]:
-    """The layers that can have an adapter, and the names of all other modules."""
+    """The names of the layers that can have an adapter, and those of all other modules."""
     output = lm.get_output_embeddings()
     layers = [name for name, module in lm.named_modules() if isinstance(module, nn.Linear) and module is not output]
     return layers, [name for name, _ in lm.named_modules() if name and name not in layers]
 
 
 def _names(lm: PreTrainedModel) -> dict[str, list[str]]:
-    """The names that peft gives to the adapter's parameters in a file."""
-    mine = [name for name, _ in lm.named_parameters() if f".{NAME}." in name and ".lora_" in name]
-    return {name: [PREFIX + name.replace(f".{NAME}.", ".")] for name in mine}
+    """Parameter name -> [peft's name in a file], of the adapter."""
+    own = [name for name, _ in lm.named_parameters() if f".{NAME}." in name and ".lora_" in name]
+    return {name: [PREFIX + name.replace(f".{NAME}.", ".")] for name in own}

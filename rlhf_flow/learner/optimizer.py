@@ -1,4 +1,4 @@
-"""How weights move: the optimizer, and its learning rate as a pure function of progress."""
+"""The optimizer, and its learning rate as a pure function of progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-RATE = 5e-7  # usual for preference optimisation of models of 7 B weights
+RATE = 5e-7  # common for preference optimisation of 7 B models
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), or plain gradient descent."""
 
     name: str = "adamw"  # adamw or sgd
-    lr: float | None = None  # the highest: the schedule scales it; null: by the model's size, 5e-7 for 7 B weights
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw alone
-    eps: float = 1e-8  # adamw alone
-    weight_decay: float = 0.0  # decoupled in adamw; of matrices alone: not of norms and biases
+    lr: float | None = None  # peak, scaled by the schedule; null: by model size, 5e-7 for 7 B
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw only
+    eps: float = 1e-8  # adamw only
+    weight_decay: float = 0.0  # of matrices only, not of norms and biases; decoupled in adamw
 
     def __post_init__(self) -> None:
         key = "learner.training.optimizer"
@@ -38,16 +38,16 @@ class Optimizer:
 
     @property
     def rate(self) -> float:
-        """`lr`; of a learner that is opened outside of a run, which says the rate of its model, 5e-7."""
+        """`lr`, or 5e-7 if unset. A run sets `lr` by the size of its model."""
         return RATE if self.lr is None else self.lr
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """The names of the tensors that it keeps for each weight."""
+        """The keys of its moments in the optimizer's state."""
         return ("exp_avg", "exp_avg_sq") if self.name == "adamw" else ()
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of what is trained of a model; its rate is set before each step."""
+        """The optimizer of the trainable parameters. The caller sets its learning rate before each step."""
         import torch
 
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -63,11 +63,11 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The factor on `optimizer.lr`: rises from 0 over `warmup`, then stays, or falls to 0 at the end of the span."""
+    """The factor on `optimizer.lr`: rises from 0 during `warmup`, then stays, or falls to 0 at the end of the span."""
 
     kind: str = "constant"  # constant, linear or cosine
     warmup: float = 0.0  # share of the span
-    span: str = "round"  # round: each starts anew; run: all rounds together
+    span: str = "round"  # round: every round restarts; run: all rounds together
 
     def __post_init__(self) -> None:
         key = "learner.training.schedule"
@@ -81,7 +81,7 @@ class LearningRate:
     def progress(self, step: int, steps: int, *, round: int, rounds: int) -> float:
         """The share of the span, in (0, 1), at the middle of step 0 <= step < steps of round 1 <= round <= rounds.
 
-        The middle, so that neither the first step of a warm-up nor the last of a decay is wasted on a rate of 0.
+        The middle, so that neither the first step of a warm-up nor the last of a decay has a rate of 0.
         """
         share = (step + 0.5) / steps
         return share if self.span == "round" else (round - 1 + share) / rounds

@@ -1,6 +1,6 @@
-"""A causal language model that answers with the log-probs of response tokens.
+"""A causal language model whose forward pass returns the log-probs of response tokens.
 
-This module is imported where a learner is opened, so torch may stand at its top.
+Imported only when a learner opens, so it may import torch at its top.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from rlhf_flow.learner.logits import Reader, token_logps
 
-TOLERANCE = 1e-3  # nats, between our forward pass and the model's own in float32
+TOLERANCE = 1e-3  # nats, between our log-probs and those of the model's own logits in float32
 
 
 class ResponseLogps(nn.Module):
-    """Log-probs of given tokens, in float32, without a [P, T, V] tensor of logits ever existing."""
+    """Log-probs of given tokens, in float32, without a [R, T, V] tensor of logits."""
 
     def __init__(self, lm: PreTrainedModel, *, chunk: int) -> None:
         super().__init__()
@@ -27,17 +27,17 @@ class ResponseLogps(nn.Module):
     def forward(self, tokens: Tensor, at: Tensor, targets: Tensor, read: Reader = token_logps) -> Tensor:
         """Tokens [R, L] padded on the right, at [M] into tokens.flatten(), targets [M] -> log-probs float32 [M].
 
-        Or whatever else `read` makes of the logits there [M, ...]. No attention mask: under causal attention no
-        position sees the padding that stands to its right.
+        With another `read`, its output [M, ...]. No attention mask is needed: the padding is on the right, which causal
+        attention does not see.
         """
         hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # [R, L, H]
         return self.head(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
 
 
 class Head(nn.Module):
-    """The output layer, `chunk` tokens at a time; the backward pass computes each chunk's logits again.
+    """The output layer, `chunk` tokens at a time; the backward pass recomputes the logits of each chunk.
 
-    It owns the layer's weight (the same parameter), so that ZeRO-3 gathers it once per pass, not once per chunk.
+    It registers the layer's weight, so that ZeRO-3 gathers it once per pass instead of once per chunk.
     """
 
     def __init__(self, lm: PreTrainedModel, *, chunk: int) -> None:
@@ -50,8 +50,8 @@ class Head(nn.Module):
         self.scale, self.cap = _after_logits(lm.config.get_text_config())
 
     def forward(self, hidden: Tensor, targets: Tensor, read: Reader) -> Tensor:
-        """Hidden states [M, H], targets [M] -> what is read of their logits, float32 [M, ...]."""
-        pieces = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)  # without a token: one of none
+        """Hidden states [M, H], targets [M] -> the output of `read`, float32 [M, ...]."""
+        pieces = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)  # M = 0 gives one empty chunk
         return torch.cat(
             [checkpoint(self._read, h, t, read, use_reentrant=False, preserve_rng_state=False) for h, t in pieces]
         )
@@ -64,7 +64,7 @@ class Head(nn.Module):
 
 
 def load(path: str, *, revision: str | None, trust_remote_code: bool, gradient_checkpointing: bool) -> PreTrainedModel:
-    """The model in float32, without dropout. Raises ValueError where `path` is no causal LM."""
+    """The model in float32, without dropout. Raises ValueError if `path` is no causal LM."""
     from transformers import AutoModelForCausalLM
 
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -87,11 +87,11 @@ def quiet_config(path: str, **source: object) -> PreTrainedConfig:
 
 
 def ready(lm: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
-    """The model, as it is to be trained."""
+    """Prepare the model for training."""
     lm.config.use_cache = False
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        lm.train()  # checkpointing is off in eval mode; there is no dropout to switch on
+        lm.train()  # gradient checkpointing is off in eval mode; there is no dropout
     else:
         lm.eval()
     return lm
@@ -99,12 +99,13 @@ def ready(lm: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedMod
 
 @torch.no_grad()
 def verify(model: ResponseLogps) -> None:
-    """Compare with the model's own logits, for architectures that do more than hidden states times a matrix.
+    """Compare our log-probs with the model's own logits.
 
-    Raises ValueError where the log-probs differ, dropout is left, or the forward pass sees to the right.
+    Raises ValueError if they differ: the output is more than hidden states times a matrix, dropout is left, or the
+    model is not causal.
     """
     tokens = torch.arange(8).remainder(model.head.weight.shape[0])[None]  # [1, 8]
-    ours = model(tokens, torch.arange(6), tokens[0, 1:7])  # [6]; the model itself does not get to see the last token
+    ours = model(tokens, torch.arange(6), tokens[0, 1:7])  # [6]; the model's own pass lacks the last token
     logits = model.lm(input_ids=tokens[:, :7]).logits[0, :6]
     theirs = logits.float().log_softmax(-1).gather(-1, tokens[0, 1:7, None])[:, 0]
     worst = (ours - theirs).abs().max().item()
@@ -116,7 +117,7 @@ def verify(model: ResponseLogps) -> None:
 
 
 def _after_logits(config: PreTrainedConfig) -> tuple[float, float | None]:
-    """What some architectures do to their logits: (factor, soft cap)."""
+    """The (factor, soft cap) that some architectures apply to their logits."""
     keys = config.to_dict()
     factor = keys.get("logit_scale") or 1.0  # Cohere
     divisor = keys.get("logits_scaling") or 1.0  # Granite

@@ -1,8 +1,8 @@
-"""The learner of pairwise preferences: what it promises to the loop, on whichever backend."""
+"""The learner of pairwise preferences, on any backend."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +14,17 @@ import torch
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batching import Example, Row, count, global_batches, read_examples, read_rows
-from rlhf_flow.learner.gather import Gathered
+from rlhf_flow.learner.gather import Gathered, Stored
 from rlhf_flow.learner.inference import Forward, read_all
 from rlhf_flow.learner.readout import Readout
 from rlhf_flow.learner.step import take_step
-from rlhf_flow.learner.stored import Stored
 from rlhf_flow.learner.trainable import Trainable
 from rlhf_flow.learner.training import Training
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model
-from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy, Probe
-from rlhf_flow.weights.buckets import Bucket, Index, fill, pack, reader
-from rlhf_flow.weights.offload import HostOffload
+from rlhf_flow.weights.buckets import Bucket, Index, fill, pack, reader, torch_dtype
 from rlhf_flow.weights.publish import DetachedWeights, Publishing, held
 from rlhf_flow.weights.source import Fingerprint, Weights
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedBatches:
-    """A lesson that was read: its pairs, and which of them each optimizer step sees."""
+    """The pairs of a training round, and the indices [<= batch] of those of each optimizer step."""
 
     lesson: TrainingRound
     examples: list[Example]
@@ -43,21 +42,20 @@ class PreparedBatches:
 
 
 class PreferenceLearner:
-    """Keeps the promises of `protocols.Learner`; every rank has one, and their calls come in the same order."""
+    """Implements `protocols.Learner`. Every rank has one; all ranks call its methods in the same order."""
 
     def __init__(
         self, model: Model, training: Training, backend: Backend, reading: Readout, trained: Trainable, *, bucket: int
     ) -> None:
         self.model, self.training, self.backend = model, training, backend
         self.reading, self.trained = reading, trained
-        self.bucket = bucket  # bytes of weights that are gathered at once
-        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]  # of what is published
-        # The name of the weights held. They keep the one under which they were started, whatever it is a hash of; once
-        # moved they have none, and get their own where it is asked for.
+        self.bucket = bucket  # bytes of weights to gather at once
+        self.dtype = torch_dtype(model.dtype)  # of published weights
+        # The identity of the weights held: at first that of the policy started from, which may be a hash of files. None
+        # after an optimizer step, until `fingerprint` is called.
         self.held: str | None = None
-        self._studied: PreparedBatches | None = None
+        self._prepared: PreparedBatches | None = None
         self._probe: state.Context | None = None
-        self._aside = HostOffload()
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
@@ -79,14 +77,11 @@ class PreferenceLearner:
 
     def publishing(self, name: str, round: int) -> Publishing:
         groups, buckets = self._gathered()
-        yield from self._name(buckets)
-        assert self.held is not None
-        return Policy(name, round, self.held, self.trained.weights(DetachedWeights(groups)), self._prove())
-
-    def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
-        if sha256 != self.held:
-            raise RuntimeError(f"the weights {sha256} are not held here any more")
-        return self._gathered(device)[1]
+        digest = Fingerprint() if self.held is None else None
+        yield from self._stream(buckets, digest)
+        if digest is not None:
+            self.held = self._identity(digest)
+        return Policy(name, round, self.fingerprint(), self.trained.weights(DetachedWeights(groups)), self._prove())
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
         return held(self.averaging(name, round, terms))
@@ -95,7 +90,9 @@ class PreferenceLearner:
         weights = self.trained.average(terms, self.dtype)
         groups = tuple(pack(weights.index(), self.bucket))
         mine = groups if self.backend.rank == 0 else ()
-        sha256 = yield from self._hashed(fill(mine, reader(weights.stream())))
+        digest = Fingerprint()
+        yield from self._stream(fill(mine, reader(weights.stream())), digest)
+        sha256 = self._identity(digest)
         probe = self._prove(Policy(name, round, sha256, self.trained.weights(weights)))
         return Policy(name, round, sha256, self.trained.weights(DetachedWeights(groups)), probe)
 
@@ -106,15 +103,11 @@ class PreferenceLearner:
         if self.backend.rank == 0:
             self.trained.save(folder, groups, fill(groups, read))
         elif policy is None:
-            for _ in fill(groups, read):  # rank 0 needs this one's part of them
+            for _ in fill(groups, read):  # rank 0 gathers this rank's parts
                 pass
 
     def save_state(self, folder: Path) -> None:
-        if self.held is None:
-            for _ in self._name(self._gathered()[1]):  # for the name alone
-                pass
-        assert self.held is not None
-        sha256, base = self.held, self.trained.base
+        sha256, base = self.fingerprint(), self.trained.base
         state.save(folder, self.backend, self.training.optimizer, sha256=sha256, probe=self._probe, base=base)
 
     def load_state(self, folder: Path) -> None:
@@ -123,11 +116,10 @@ class PreferenceLearner:
         self.held, self._probe = counters.sha256, counters.probe
 
     def step_aside(self) -> None:
-        """Weights, gradients and moments leave the device."""
-        self._aside.leave(self.backend.device, *self.backend.holders())
+        self.backend.offload()
 
     def come_back(self) -> None:
-        self._aside.come_back()
+        self.backend.reload()
 
     def close(self) -> None:
         self.backend.close()
@@ -138,13 +130,13 @@ class PreferenceLearner:
         return self._table(responses, wanted, policy, self.backend.logps, "logps")
 
     def spread(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
-        assert self.reading.generates, "a reward model has no next tokens"
+        assert self.reading.generates, "a reward model has no distribution of the next token"
         return self._table(responses, wanted, policy, self.backend.spread, "logps", "entropy", "mass")
 
     def _table(
         self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy, forward: Forward, *columns: str
     ) -> pa.Table:
-        """The numbers that `forward` gives of each position, a column for each."""
+        """One list column per number that `forward` returns of a position."""
         import pyarrow as pa
 
         rows = read_rows(responses, wanted)
@@ -160,15 +152,15 @@ class PreferenceLearner:
         )
 
     def _forward(self, rows: Sequence[Row], forward: Forward, *, numbers: int = 1) -> list[np.ndarray]:
-        """What is read of each row, float32 [W, numbers]; the ranks share the rows, and all get the result."""
+        """The outputs of each row, float32 [W, numbers]. The ranks share the rows; all get the result."""
         micro_batch = 2 * self.training.micro_batch
         return read_all(self.backend, self.reading, rows, forward, micro_batch=micro_batch, numbers=numbers)
 
     @contextmanager
     def _reading(self, policy: Policy | None = None) -> Iterator[None]:
-        """In the forward passes of the block, read `policy` (by default the one held) as engines get it: rounded.
+        """Forward passes in this block use `policy` (default: the weights held), rounded to the published dtype.
 
-        There is no second model; afterwards all weights are as they were, bit for bit.
+        There is no second model: the weights are replaced, and restored afterwards, bit for bit.
         """
         held = policy is None or policy.sha256 == self.held
         if held and self.dtype == torch.float32:
@@ -198,18 +190,18 @@ class PreferenceLearner:
         return self.training.epochs * -(-count(lesson) // self.training.batch)
 
     def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
-        studied = self._study(lesson)
+        prepared = self._prepare(lesson)
         pairs, sums = 0.0, dict[str, float]()
         for step in range(first, last):
             progress = self.training.schedule.progress(
-                step, len(studied.batches), round=lesson.round, rounds=lesson.rounds
+                step, len(prepared.batches), round=lesson.round, rounds=lesson.rounds
             )
             rate = self.training.optimizer.rate * self.training.schedule.factor(progress)
-            self.held = None  # from here on the weights have no name until they are published
+            self.held = None
             taken, norm = take_step(
                 self.backend,
                 lesson.objective,
-                [studied.examples[i] for i in studied.batches[step]],
+                [prepared.examples[i] for i in prepared.batches[step]],
                 micro_batch=self.training.micro_batch,
                 lr=rate,
                 pack=self.reading.pack,
@@ -220,8 +212,8 @@ class PreferenceLearner:
                 sums[name] = sums.get(name, 0.0) + value
         return {"pairs": pairs, **{name: value / pairs for name, value in sums.items()}} if sums else {}
 
-    def _study(self, lesson: TrainingRound) -> PreparedBatches:
-        if self._studied is None or self._studied.lesson != lesson:
+    def _prepare(self, lesson: TrainingRound) -> PreparedBatches:
+        if self._prepared is None or self._prepared.lesson != lesson:
             examples = read_examples(lesson)
             batches = global_batches(
                 len(examples),
@@ -230,16 +222,16 @@ class PreferenceLearner:
                 seed=lesson.seed,
                 round=lesson.round,
             )
-            self._studied = PreparedBatches(lesson, examples, batches)
+            self._prepared = PreparedBatches(lesson, examples, batches)
             if examples and self.reading.generates:
                 row = examples[0].rows[0]
                 self._probe = state.Context([*row.prompt.tolist(), *row.tokens.tolist()], len(row.prompt))
-        return self._studied
+        return self._prepared
 
-    # -- between the model's names and the backend's parts ------------------------------------------------------------
+    # -- published weights --------------------------------------------------------------------------------------------
 
     def _prove(self, policy: Policy | None = None) -> Probe | None:
-        """What engines can check `policy` by, by default the one held."""
+        """Log-probs by which an engine checks that it has loaded `policy` (default: the weights held)."""
         if self._probe is None:
             return None
         tokens, prompt = np.array(self._probe.tokens, dtype=np.int32), self._probe.prompt
@@ -247,48 +239,52 @@ class PreferenceLearner:
             (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])], self.backend.logps)
         return Probe(tuple(self._probe.tokens), prompt, tuple(logps[:, 0].tolist()))
 
-    def _gathered(self, device: str = "cpu") -> tuple[tuple[Index, ...], Iterator[Bucket]]:
+    def _gathered(self) -> tuple[tuple[Index, ...], Iterator[Bucket]]:
         """The weights held, as they are published; what is in each bucket is known before."""
         gathered = Gathered(self.backend, self.trained, self.dtype)
         groups = tuple(pack(gathered.index(), self.bucket))
-        return groups, fill(groups, gathered.read, device)
+        return groups, fill(groups, gathered.read)
 
-    def _name(self, buckets: Iterator[Bucket]) -> Generator[Bucket, None, None]:
-        """Pass on, of rank 0, the buckets of the weights held; where these have no name yet, they get one."""
-        if self.held is not None:
-            yield from (bucket for bucket in buckets if self.backend.rank == 0)
-        else:
-            self.held = yield from self._hashed(buckets)
+    def fingerprint(self) -> str:
+        """The identity of the weights held. Collective: hashes them if they changed since the last call."""
+        if self.held is None:
+            digest = Fingerprint()
+            for _ in self._stream(self._gathered()[1], digest):
+                pass
+            self.held = self._identity(digest)
+        return self.held
 
-    def _hashed(self, buckets: Iterator[Bucket]) -> Generator[Bucket, None, str]:
-        """Pass on the buckets of rank 0; return the identity of what they hold."""
-        digest = Fingerprint()
+    def _stream(self, buckets: Iterator[Bucket], digest: Fingerprint | None) -> Iterator[Bucket]:
+        """The buckets, hashed on the way. Yields them on rank 0 only; other ranks take part in gathering them."""
         for bucket in buckets:
             if self.backend.rank == 0:
-                for name, tensor in bucket.tensors():
-                    digest.add(name, tensor)
+                if digest is not None:
+                    digest.add_all(bucket.tensors())
                 yield bucket
+
+    def _identity(self, digest: Fingerprint) -> str:
+        """The policy's identity, from rank 0's digest of the published tensors."""
         return self.backend.share(self.trained.sha256(digest.hexdigest()))
 
     def _write(self, weights: Weights, *, moves_masters: bool = True) -> None:
-        """Make these the weights of the forward pass, and of the optimizer where asked."""
+        """Load weights into the forward pass and the master weights. Raises ValueError if they do not fit."""
         buffers, names = self.trained.buffers(), self.trained.names()
         parameters = {names[parameter.name][0]: parameter for parameter in self.backend.parameters()}
         expected = {name for group in names.values() for name in group} | set(buffers)
         found = {entry.name: entry.shape for entry in weights.index()}
         if set(found) != expected:
             missing, unknown = sorted(expected - set(found))[:3], sorted(set(found) - expected)[:3]
-            raise ValueError(f"these weights are not of {self.model.path}: missing {missing}, unknown {unknown}")
+            raise ValueError(f"these weights do not fit {self.model.path}: missing {missing}, unknown {unknown}")
         for name, parameter in parameters.items():
             if found[name] != parameter.shape:
                 raise ValueError(
-                    f"these weights are not of {self.model.path}: {parameter.name} is {found[name]}, "
+                    f"these weights do not fit {self.model.path}: {parameter.name} is {found[name]}, "
                     f"not {parameter.shape}"
                 )
         for name, tensor in weights.stream():
             if name in buffers:
                 buffers[name].copy_(tensor)
-            elif name in parameters:  # not another name of one that is tied
+            elif name in parameters:  # tied weights: the first name only
                 parameters[name].seen.write(tensor)
                 if moves_masters:
                     parameters[name].master.write(tensor)

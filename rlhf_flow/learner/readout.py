@@ -1,7 +1,6 @@
-"""How a learner reads a response: as the log-probs of its tokens, or as a few numbers at its end.
+"""The outputs of a model for a response: log-probs of its tokens (policy), or outputs at its end (reward model).
 
-The first makes a policy of the model, the second a reward model. Whatever the numbers are, they travel alike: [W] of a
-response, as `TokenLogps` of a pair's sides. So everything behind a forward pass is the same for both.
+Both are [W] per response and become `TokenLogps` of a pair's sides, so the code after the forward pass is shared.
 """
 
 from __future__ import annotations
@@ -23,34 +22,33 @@ from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, Weights
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-CHATS = 32  # prompts whose answers are rendered to see how a scorer would read them
+CHATS = 32  # prompts whose responses are rendered to compare with a scorer's tokens
 
 
 class Readout(Protocol):
-    """Which numbers a model gives of a response."""
+    """Which outputs a model has for a response."""
 
     @property
     def generates(self) -> bool:
-        """Whether the model is a policy: engines draw from it, and check its weights by the log-probs of a probe."""
+        """Whether the model is a policy, which engines sample from and check by a probe."""
         ...
 
     def width(self, row: Row) -> int:
-        """How many numbers [W] a response has."""
+        """The number of outputs W of a response."""
         ...
 
     def pack(self, rows: Sequence[Row]) -> Packed:
-        """The rows for one forward pass; `mask` [R, W] is True where numbers of a row stand, row by row."""
+        """The rows for one forward pass; `mask` [R, W] marks the outputs of each row."""
         ...
 
     def weights(self, weights: Weights) -> Weights:
-        """Those of the model, from wherever they are."""
+        """The weights in the form of this model."""
         ...
 
 
 @dataclass(frozen=True)
 class PolicyReadout:
-    """A policy: the log-prob of each token of the response."""
+    """Policy: the log-prob of each response token."""
 
     @property
     def generates(self) -> bool:
@@ -68,10 +66,10 @@ class PolicyReadout:
 
 @dataclass(frozen=True)
 class RewardReadout:
-    """A reward model: the outputs of its head at the last token of the conversation."""
+    """Reward model: the outputs of its head at the last token of the conversation."""
 
     head: Head
-    tail: tuple[int, ...] = ()  # what the chat template writes behind an answer
+    tail: tuple[int, ...] = ()  # tokens of the chat template after a response
     trust_remote_code: bool = False
 
     @property
@@ -82,7 +80,7 @@ class RewardReadout:
         return self.head.outputs
 
     def pack(self, rows: Sequence[Row]) -> Packed:
-        """`at` [R] is each row's last position; there are no targets."""
+        """`at` [R] holds each row's last position; there are no targets."""
         tail = np.array(self.tail, dtype=np.int32)
         whole = [replace(row, tokens=np.concatenate([row.tokens, tail])) for row in rows]
         packed = pack(whole)
@@ -92,7 +90,7 @@ class RewardReadout:
         return Packed(packed.tokens, last, np.zeros(0, dtype=np.int64), mask)
 
     def weights(self, weights: Weights) -> Weights:
-        """Of a checkpoint of a language model too: its head is then the new one that `head.seed` makes."""
+        """The weights; a checkpoint of a language model gets the new head of `head.seed`."""
         if not isinstance(weights, Checkpoint):
             return weights
         from rlhf_flow.learner.reward_model import load_classifier
@@ -102,9 +100,9 @@ class RewardReadout:
 
 
 def tail_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The tokens that the chat template writes behind an answer and its end token, where a judge reads the score.
+    """The tokens of the chat template after a response and its end token; the last one has the score.
 
-    Empty without a template, and if the template writes something else before the end token.
+    Empty without a template, or if the template inserts other tokens before the end token.
     """
     end = end_of_answer(tokenizer, chat=True)
     if tokenizer.chat_template is None or end is None:
@@ -116,9 +114,9 @@ def tail_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def check_view(tokenizer: PreTrainedTokenizerBase, prompts: PromptSource) -> None:
-    """Refuse to train a judge on other tokens than it will read: a scorer renders prompt and answer as one chat.
+    """Raise ValueError if training would use other tokens than a scorer, which renders prompt and response as one chat.
 
-    Some answers may differ, where the tokenizer merges their first characters with the end of the prompt.
+    Up to half of the chats may differ: a tokenizer may merge a response's first characters with the prompt's end.
     """
     require_template(tokenizer, "prompts.format")
     tail = tail_of(tokenizer)
@@ -130,7 +128,7 @@ def check_view(tokenizer: PreTrainedTokenizerBase, prompts: PromptSource) -> Non
     ]
     if 2 * sum(alike) < len(alike):
         raise ValueError(
-            "what is trained is a prompt as the model continues it, an answer and its end token, and a scorer would "
-            f"read other tokens in {len(alike) - sum(alike)} of {len(alike)} chats. Use prompts.format=chat, "
-            "and in model.path a chat template that writes nothing between an answer and the token that ends its turn."
+            "training uses the prompt, the response and its end token, but a scorer would read other tokens in "
+            f"{len(alike) - sum(alike)} of {len(alike)} chats. Fix: prompts.format=chat, and in model.path a chat "
+            "template that writes nothing between a response and the token that ends its turn."
         )

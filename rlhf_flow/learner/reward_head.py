@@ -1,4 +1,4 @@
-"""The head of a reward model: how many numbers it gives of a response, and how a new one begins."""
+"""The head of a reward model: its outputs, and its initialisation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 class Head:
     """A linear layer on the last token's hidden state.
 
-    A checkpoint for sequence classification brings its own. On a language model a new one is drawn, from `seed` alone:
-    N(0, 1 / (H + 1)) for hidden states of H numbers, Stiennon et al. 2020, arXiv:2009.01325, which makes outputs of
-    about 1.
+    A checkpoint for sequence classification has its own. A language model gets a new one, drawn from `seed` only:
+    N(0, 1 / (H + 1)) for hidden size H, Stiennon et al. 2020, arXiv:2009.01325, which makes outputs of about 1.
     """
 
-    outputs: int = 0  # 0: no head, a policy; 1: a reward; 2k: the embedding of a general preference model of k blocks
-    seed: int = 0  # of its first weights
+    outputs: int = 0  # 0: none, a policy; 1: a reward; 2k: the embedding of a general preference model
+    seed: int = 0  # of a new head
 
     def __post_init__(self) -> None:
         if self.outputs < 0:

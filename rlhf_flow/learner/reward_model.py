@@ -1,6 +1,6 @@
-"""A reward model: a causal model for sequence classification that answers with the outputs of its head.
+"""A reward model: a causal sequence classifier whose forward pass returns the outputs of its head.
 
-This module is imported where a learner is opened, so torch may stand at its top.
+Imported only when a learner opens, so it may import torch at its top.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.utils import logging
 from rlhf_flow.learner.policy_model import quiet_config
 from rlhf_flow.learner.reward_head import Head
 
-TOLERANCE = 1e-3  # between our forward pass and the model's own in float32
+TOLERANCE = 1e-3  # between our outputs and the model's own in float32
 
 
 class RewardHeadModel(nn.Module):
@@ -29,21 +29,21 @@ class RewardHeadModel(nn.Module):
     def forward(self, tokens: Tensor, at: Tensor, targets: Tensor) -> Tensor:
         """Tokens [R, L] padded on the right, at [R] into tokens.flatten() -> float32 [R * D], row by row.
 
-        No attention mask: under causal attention no position sees the padding that stands to its right. `targets` are
-        not read; a policy's are.
+        No attention mask is needed: the padding is on the right, which causal attention does not see. `targets` are
+        those of a policy, and unused.
         """
         hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # [R, L, H]
         last = hidden.flatten(0, 1).index_select(0, at)  # [R, H]
         score = score_of(self.lm)
-        with torch.autocast(last.device.type, enabled=False):  # a reward in bfloat16 would have three digits
+        with torch.autocast(last.device.type, enabled=False):  # bfloat16 rewards would have three digits
             numbers: Tensor = score(last.to(score.weight.dtype))  # [R, D]
         return numbers.float().flatten()
 
 
 def load_classifier(path: str, head: Head, *, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The model in float32, without dropout; on a language model with a new head, the same wherever it is made.
+    """The model in float32, without dropout. A language model gets a new head, the same on every machine.
 
-    Raises ValueError where `path` is neither a causal LM nor a classifier with `head.outputs` labels.
+    Raises ValueError if `path` is neither a causal LM nor a classifier with `head.outputs` labels.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -54,7 +54,7 @@ def load_classifier(path: str, head: Head, *, revision: str | None, trust_remote
         if own and config.num_labels != head.outputs:
             raise ValueError(f"its head has {config.num_labels} outputs, and learner.head.outputs is {head.outputs}")
         config.num_labels = head.outputs
-        with _silent():  # about the head of a language model, which is left out, and the one that is missing
+        with _silent():  # about the unused head of a language model, and the missing one
             lm, report = AutoModelForSequenceClassification.from_pretrained(
                 path, config=config, dtype=torch.float32, output_loading_info=True, **source
             )
@@ -62,14 +62,14 @@ def load_classifier(path: str, head: Head, *, revision: str | None, trust_remote
         raise ValueError(f"model.path={path!r} cannot be trained as a reward model: {error}") from error
     missing = set(report["missing_keys"])
     if missing - {"score.weight"} or (own and missing):
-        raise ValueError(f"model.path={path!r} is no complete checkpoint: it has no weights for {sorted(missing)[:3]}")
+        raise ValueError(f"model.path={path!r} is incomplete: it has no weights for {sorted(missing)[:3]}")
     if missing:
         _begin(score_of(lm), head.seed)
     return lm
 
 
 def score_of(lm: PreTrainedModel) -> nn.Linear:
-    """Raises ValueError where the model has no linear head named `score`, as all causal classifiers have."""
+    """The head. Raises ValueError if the model has no linear layer `score`, as all causal classifiers have."""
     score = dict(lm.named_children()).get("score")
     if not isinstance(score, nn.Linear):
         raise ValueError(f"model.path: {type(lm).__name__} has no linear layer `score`: not a causal classifier")
@@ -78,15 +78,12 @@ def score_of(lm: PreTrainedModel) -> nn.Linear:
 
 @torch.no_grad()
 def verify(model: RewardHeadModel) -> None:
-    """Compare with the model's own output.
-
-    Raises ValueError where it differs, or the forward pass sees to the right.
-    """
+    """Compare our outputs with the model's own. Raises ValueError if they differ, or if the model is not causal."""
     text = model.lm.config.get_text_config()
     tokens = torch.arange(min(9, text.vocab_size))
     tokens = tokens[tokens != (-1 if text.pad_token_id is None else text.pad_token_id)][None]  # [1, 8]
     middle = tokens.shape[1] // 2
-    ours = model(tokens, torch.tensor([middle]), torch.zeros(0))  # [D]; the model itself does not get to see the rest
+    ours = model(tokens, torch.tensor([middle]), torch.zeros(0))  # [D]; the model's own pass lacks the rest
     theirs = model.lm(input_ids=tokens[:, : middle + 1]).logits[0].float()
     worst = (ours - theirs).abs().max().item()
     if not worst <= TOLERANCE:

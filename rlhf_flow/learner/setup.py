@@ -1,4 +1,4 @@
-"""What every rank does before it learns: settle how torch computes in this process, and load the model."""
+"""Setup of a rank: deterministic torch, and the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from rlhf_flow.learner import policy_model as policies
 from rlhf_flow.learner import reward_model as rewards
 from rlhf_flow.learner.lora import LoRA
-from rlhf_flow.learner.lora_model import beside
+from rlhf_flow.learner.lora_model import add_adapter
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.readout import PolicyReadout, Readout, RewardReadout, tail_of
 from rlhf_flow.learner.reward_head import Head
@@ -22,25 +22,23 @@ from rlhf_flow.tokenization.end_tokens import end_of_answer
 
 
 def be_deterministic(place: Place, *, threads: int | None) -> None:
-    """The same weights from the same lesson: a fixed number of threads, and deterministic kernels on a GPU."""
+    """Reproducible training: a fixed number of threads, and deterministic kernels on a GPU."""
     torch.set_num_threads(place.threads if threads is None else threads)
     if place.device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        # It would write NaN over every large buffer that DeepSpeed allocates.
+        # It would fill every large buffer of DeepSpeed with NaN.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch has no stub
 
 
 def open_model(
     model: Model, training: Training, head: Head, lora: LoRA
 ) -> tuple[ResponseLogps | RewardHeadModel, Readout, Trainable]:
-    """The model in float32 on the CPU, how it reads responses, and what of it is trained.
+    """The model in float32 on the CPU, its readout, and its trainable part: a policy, or with a head a reward model.
 
-    A policy without a head, a reward model with one.
-
-    Raises ValueError where it cannot be trained here.
+    Raises ValueError if it cannot be trained.
     """
-    disable_progress_bar()  # of loading: a run shows its own
+    disable_progress_bar()  # a run shows its own
     if model.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype must be float32 or bfloat16, got {model.dtype!r}")
     if head.outputs:
@@ -51,7 +49,7 @@ def open_model(
         trust_remote_code=model.trust_remote_code,
         gradient_checkpointing=training.gradient_checkpointing,
     )
-    trained = beside(lm, lora, model) if lora.rank else FullModel(model, lm, PolicyReadout())
+    trained = add_adapter(lm, lora, model) if lora.rank else FullModel(model, lm, PolicyReadout())
     logps = ResponseLogps(lm, chunk=training.chunk)
     policies.verify(logps)
     return logps, PolicyReadout(), trained
@@ -63,7 +61,7 @@ def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[Re
     tail = tail_of(tokenizer)
     lm = rewards.load_classifier(model.path, head, revision=model.revision, trust_remote_code=trust)
     text, end = lm.config.get_text_config(), tail[-1] if tail else end_of_answer(tokenizer, chat=True)
-    if text.pad_token_id == end:  # a classifier reads before its padding: it would pass over the end of every answer
+    if text.pad_token_id == end:  # else a classifier would take the end token for padding
         text.pad_token_id = None
     numbers = RewardHeadModel(policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing))
     rewards.verify(numbers)

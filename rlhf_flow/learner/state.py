@@ -1,6 +1,6 @@
-"""The learner on disk: float32 weights and moments as safetensors, counters as JSON. No pickle.
+"""Learner state on disk: float32 weights and moments as safetensors, counters as JSON. No pickle.
 
-Parameter i is in the file of rank i % size, whole; so any number of ranks can read what any number has written.
+Parameter i is whole in the file of rank i % size, so the number of ranks may change between save and load.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INDEX = "state.json"
 
 @dataclass(frozen=True)
 class Context:
-    """The sequence by which an engine proves that it holds the weights: a prompt and a response."""
+    """The prompt and response of the probe by which engines check their weights."""
 
     tokens: list[int]
     prompt: int  # length of the prompt
@@ -29,17 +29,17 @@ class Context:
 
 @dataclass(frozen=True)
 class Counters:
-    sha256: str  # of the weights as they are published
+    sha256: str  # of the weights as published
     optimizer: str  # adamw or sgd
-    steps: int  # that the moments have seen
+    steps: int  # in the moments
     probe: Context | None
-    base: str | None = None  # sha256 of the weights below those that are trained; None: there are none
+    base: str | None = None  # sha256 of the frozen base of an adapter; None: all weights are trained
 
 
 def save(
     folder: Path, backend: Backend, optimizer: Optimizer, *, sha256: str, probe: Context | None, base: str | None
 ) -> None:
-    """Called on all ranks. Each writes its own file; rank 0 writes the index."""
+    """Collective. Each rank writes its file; rank 0 writes the index."""
     folder.mkdir(parents=True, exist_ok=True)
     steps = step_count(backend)
     moments = optimizer.moments if steps else ()
@@ -59,7 +59,7 @@ def save(
 
 
 def load(folder: Path, backend: Backend, optimizer: Optimizer, *, base: str | None) -> Counters:
-    """Called on all ranks, of any number: weights and moments become exactly those that were saved."""
+    """Collective, on any number of ranks. Restores weights and moments exactly."""
     index = json.loads((folder / INDEX).read_text())
     files = index.pop("files")
     probe = index.pop("probe")
@@ -67,16 +67,16 @@ def load(folder: Path, backend: Backend, optimizer: Optimizer, *, base: str | No
     if counters.optimizer != optimizer.name:
         raise ValueError(
             f"learner.training.optimizer.name is {optimizer.name}, but {folder} holds the state of "
-            f"{counters.optimizer}. Go on with {counters.optimizer}, or start another run from the published policy."
+            f"{counters.optimizer}. Fix: use {counters.optimizer}, or start another run from the published policy."
         )
     if counters.base != base:
         raise ValueError(
-            f"{folder} holds the state of {_kind(counters.base)}, and the learner trains {_kind(base)}. "
-            "Set learner.lora and model.path as they were."
+            f"{folder} holds the state of {_kind(counters.base)}, but the learner trains {_kind(base)}. "
+            "Fix: set learner.lora and model.path as they were."
         )
     moments = optimizer.moments if counters.steps else ()
     if moments:
-        _make_room(backend, moments)
+        _allocate(backend, moments)
     forget(backend)
     for i, parameter in enumerate(backend.parameters()):
         with safe_open(folder / files[i % len(files)], framework="pt") as file:
@@ -93,19 +93,19 @@ def load(folder: Path, backend: Backend, optimizer: Optimizer, *, base: str | No
 
 
 def forget(backend: Backend) -> None:
-    """Set all moments to those of an optimizer that has not taken a step."""
+    """Reset the optimizer's state to zero."""
     for state in backend.optimizer.state.values():
         for tensor in state.values():
             tensor.zero_()
 
 
 def step_count(backend: Backend) -> int:
-    """The number of steps that the moments have seen."""
+    """The number of steps in the moments."""
     return max((int(state["step"]) for state in backend.optimizer.state.values() if "step" in state), default=0)
 
 
-def _make_room(backend: Backend, moments: tuple[str, ...]) -> None:
-    """What the optimizer itself would do in its first step."""
+def _allocate(backend: Backend, moments: tuple[str, ...]) -> None:
+    """Allocate the moments, as the optimizer would do in its first step."""
     for parameter in backend.parameters():
         if not backend.optimizer.state[parameter.owner]:
             tensors = {key: torch.zeros_like(parameter.owner, requires_grad=False) for key in moments}

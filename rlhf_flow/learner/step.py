@@ -1,4 +1,4 @@
-"""One optimizer step on a global batch, whoever shares it."""
+"""One optimizer step on a global batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rlhf_flow.learner.batching import Example, Packed, Row, deal, pack
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Loss, PairLogps, Sides, TokenLogps
 
-Pack: TypeAlias = Callable[[Sequence[Row]], Packed]  # how a model reads rows
+Pack: TypeAlias = Callable[[Sequence[Row]], Packed]  # of the model's readout
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the pairs of a global batch, each times its weight."""
+    """Weighted sums over the pairs of a global batch."""
 
     weight: float
     values: Mapping[str, float]  # loss, and the objective's metrics
@@ -35,18 +35,18 @@ def take_step(
     lr: float,
     pack: Pack = pack,
 ) -> tuple[Sums, float]:
-    """Move the weights by the gradient of a global batch's weighted mean loss; return its sums and the gradient norm.
+    """Step along the gradient of a global batch's weighted mean loss; return its sums and the gradient norm.
 
-    Every rank calls it with the same arguments and computes its own share. Raises FloatingPointError, with the weights
-    as they were, where a loss or the gradient is not finite.
+    Every rank calls it with the same arguments and computes its share. Raises FloatingPointError, without changing the
+    weights, if a loss or the gradient norm is not finite.
     """
     weight = sum(example.weight for example in batch)
     waves = deal([example.length for example in batch], ranks=backend.size, micro_batch=micro_batch)
     sums: dict[str, float] = {}
-    broken = torch.zeros(len(batch), dtype=torch.float64)  # 1 where a pair's loss is not finite
+    broken = torch.zeros(len(batch), dtype=torch.float64)  # 1: the pair's loss is not finite
     for wave in waves:
         mine = wave[backend.rank]
-        # A rank without a pair still takes part: collectives count on it. Its stand-in weighs nothing.
+        # A rank without pairs must still take part in collectives: it computes a stand-in of weight 0.
         share = [batch[i] for i in mine] or [replace(batch[wave[0][-1]], weight=0.0)]
         loss, weights = pair_loss(backend, objective, share, pack=pack)
         total = (loss.values * weights).sum() / weight
@@ -60,13 +60,13 @@ def take_step(
     broken = added[len(names) :]
     if broken.any():
         backend.discard(total)
-        culprits = _names([batch[i] for i in broken.nonzero()[:, 0].tolist()])
-        raise FloatingPointError(f"the loss is not finite for {culprits}. The weights are as they were.")
+        names_of_pairs = _names([batch[i] for i in broken.nonzero()[:, 0].tolist()])
+        raise FloatingPointError(f"the loss is not finite for {names_of_pairs}. The weights are unchanged.")
     backend.backward(total, last=True)
     try:
         norm = backend.step(lr)
     except FloatingPointError as error:
-        message = f"{error}, though every loss is finite, for {_names(batch)}. The weights are as they were."
+        message = f"{error}, though every loss is finite, for {_names(batch)}. The weights are unchanged."
         raise FloatingPointError(message) from error
     return Sums(weight, dict(zip(names, added[: len(names)].tolist(), strict=True))), norm
 
@@ -74,7 +74,7 @@ def take_step(
 def pair_loss(
     backend: Backend, objective: Objective, examples: Sequence[Example], *, pack: Pack = pack
 ) -> tuple[Loss, Tensor]:
-    """The loss of each pair [P], and the pairs' weights [P]. A response that several pairs name is read once."""
+    """The loss of each pair [P], and the pairs' weights [P]. A response of several pairs has one forward pass."""
     at = _places(examples)
     packed = pack([examples[p].rows[side] for p, side in at.first_seen])
     logps = backend.logps(packed)  # [M]
@@ -103,10 +103,10 @@ def pair_loss(
 
 @dataclass(frozen=True)
 class Places:
-    """Where the responses of P pairs stand among R different ones."""
+    """The row of each response of P pairs, among R distinct responses."""
 
-    first_seen: list[tuple[int, int]]  # [R]: (pair, side) that brings the response
-    rows: list[list[int]]  # for first, second and, where pairs have it, extra: the response's place [P]
+    first_seen: list[tuple[int, int]]  # [R]: the first (pair, side) with this response
+    rows: list[list[int]]  # [P] each, of first, second and, if pairs have it, extra
 
 
 def _places(examples: Sequence[Example]) -> Places:

@@ -1,4 +1,4 @@
-"""The learner of one process: PyTorch alone."""
+"""The learner with PyTorch only, in one process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rlhf_flow.specs import Model, Place
 
 @dataclass(frozen=True)
 class Torch:
-    """Training in one process. Under bfloat16 the weights stay float32 and autocast does the rest."""
+    """Training in one process. With precision=bfloat16 the weights stay float32, and the forward pass uses autocast."""
 
-    ranks: int = 1  # one: it is a single process
+    ranks: int = 1  # must be 1
     training: Training = field(default_factory=Training)
     head: Head = field(default_factory=Head)  # of a reward model
-    lora: LoRA = field(default_factory=LoRA)  # an adapter beside the weights, which is then all that is trained
+    lora: LoRA = field(default_factory=LoRA)  # train an adapter instead of the weights
 
     def __post_init__(self) -> None:
         if self.ranks != 1:
-            raise ValueError(f"learner.ranks must be 1 with learner=torch, got {self.ranks}. Try learner=deepspeed")
+            raise ValueError(f"learner.ranks must be 1 with learner=torch, got {self.ranks}. Fix: learner=deepspeed.")
         self.lora.check(self.head)
 
     @property

@@ -1,4 +1,4 @@
-"""What of a model is learned and published: all of its weights, or less (`rlhf_flow.learner.lora_model`)."""
+"""Which weights of a model are trained and published: all of them, or an adapter (`rlhf_flow.learner.lora_model`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf_flow.learner.hf_checkpoint import write_checkpoint
 from rlhf_flow.learner.readout import Readout
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import Bucket, Index
+from rlhf_flow.weights.buckets import Bucket, Index, dtype_name
 from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.source import Weights
 
@@ -25,44 +25,44 @@ from rlhf_flow.weights.source import Weights
 class Trainable(Protocol):
     @property
     def base(self) -> str | None:
-        """The hash of weights that stay as they are, below those that are trained; None: there are none."""
+        """The hash of the frozen base of an adapter; None: all weights are trained."""
         ...
 
     @property
     def layout(self) -> Layout | None:
-        """How a checkpoint stores what is published; None: as it is published."""
+        """How a checkpoint stores the published tensors; None: under the same names."""
         ...
 
     def names(self) -> dict[str, list[str]]:
-        """For each trained parameter all names under which it is published: tied weights have several."""
+        """Trained parameter -> its published names; tied weights have several."""
         ...
 
     def buffers(self) -> dict[str, Tensor]:
-        """What is published besides parameters."""
+        """Published tensors that are not parameters."""
         ...
 
     def of(self, policy: Policy) -> Weights:
-        """What of a policy is published. Raises ValueError where it is of another kind."""
+        """The published tensors of a policy. Raises ValueError if it is of another kind."""
         ...
 
     def at_hand(self, policy: Policy) -> AbstractContextManager[None] | None:
-        """A block in which the forward pass reads `policy` though nothing is written; None: its tensors must be."""
+        """A context in which forward passes use `policy` without loading it; None if it must be loaded."""
         ...
 
     def sha256(self, tensors_sha256: str) -> str:
-        """The identity of a policy, from the fingerprint of what of it is published."""
+        """The identity of a policy, from the fingerprint of its published tensors."""
         ...
 
     def weights(self, tensors: Weights) -> Weights:
-        """Those of a policy, from what of it is published."""
+        """The weights of a policy, from its published tensors."""
         ...
 
     def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
-        """The sum of policies, each times its coefficient. Raises ValueError where it is not of this kind."""
+        """The weighted sum of policies. Raises ValueError if it is not of this kind."""
         ...
 
     def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-        """Write `buckets`, of which each holds one of the `groups`, for others to load."""
+        """Write `buckets`, whose indices are `groups`, as a checkpoint."""
         ...
 
 
@@ -92,9 +92,8 @@ class FullModel:
 
     def buffers(self) -> dict[str, Tensor]:
         parameters = {id(parameter) for parameter in self.lm.parameters()}
-        return {
-            name: tensor for name, tensor in self.lm.state_dict(keep_vars=True).items() if id(tensor) not in parameters
-        }
+        state = self.lm.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if id(tensor) not in parameters}
 
     def of(self, policy: Policy) -> Weights:
         return self.reading.weights(policy.weights)
@@ -117,20 +116,20 @@ class FullModel:
 
 @dataclass(frozen=True)
 class Average:
-    """The sum of weights, each times its coefficient, computed where it is asked for."""
+    """The weighted sum of weights, computed when streamed."""
 
     terms: tuple[tuple[Weights, float], ...]
     dtype: torch.dtype
 
     def index(self) -> Index:
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         return tuple(
             replace(entry, dtype=dtype) if entry.torch_dtype.is_floating_point else entry
             for entry in self.terms[-1][0].index()
         )
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """In float32; what is no floating-point number is of the last of them."""
+        """Summed in float32. Integer tensors are those of the last term."""
         for parts in zip(*(weights.stream() for weights, _ in self.terms), strict=True):
             name, tensor = parts[-1]
             if tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""What every learner is told about training, whichever backend runs it."""
+"""Training settings of every learner."""
 
 from __future__ import annotations
 
@@ -9,30 +9,25 @@ from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 
 @dataclass(frozen=True)
 class Training:
-    """How a round's pairs are learned: in which steps, by which optimizer, in how much memory."""
+    """Batches, optimizer, learning rate, precision and memory."""
 
     batch: int = 64  # pairs per optimizer step, over all ranks
-    micro_batch: int = 8  # pairs per forward pass of one rank: sets the memory, not the result
+    micro_batch: int = 8  # pairs per forward pass of one rank; affects memory, not the result
     epochs: int = 1  # passes over a round's pairs
     clip: float | None = 1.0  # largest global gradient norm; 0 or null: off
-    chunk: int = 1024  # tokens whose logits exist at once: sets the memory, not the result
+    chunk: int = 1024  # tokens whose logits exist at once; affects memory, not the result
     gradient_checkpointing: bool = False  # recompute each layer in the backward pass
-    precision: str = "float32"  # float32 or bfloat16, of the forward pass; master weights are float32 always
-    optimizer_state: str = "carry"  # from round to round; fresh: each round starts with moments of zero
+    precision: str = "float32"  # of the forward pass: float32 or bfloat16; master weights are always float32
+    optimizer_state: str = "carry"  # carry: keep it from round to round; fresh: start each round with zero moments
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: LearningRate = field(default_factory=LearningRate)
-    threads: int | None = None  # CPU threads of a rank; null: as the cluster places it
+    threads: int | None = None  # CPU threads of a rank; null: set by the cluster
 
     def __post_init__(self) -> None:
         key = "learner.training"
-        for name, value in (
-            ("batch", self.batch),
-            ("micro_batch", self.micro_batch),
-            ("epochs", self.epochs),
-            ("chunk", self.chunk),
-        ):
-            if value < 1:
-                raise ValueError(f"{key}.{name} must be >= 1, got {value}")
+        for name in ("batch", "micro_batch", "epochs", "chunk"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{key}.{name} must be >= 1, got {vars(self)[name]}")
         if self.clip is not None and self.clip < 0:
             raise ValueError(f"{key}.clip must be >= 0 (0 or null: off), got {self.clip}")
         if self.precision not in ("float32", "bfloat16"):

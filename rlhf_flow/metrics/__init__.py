@@ -1,1 +1,1 @@
-"""What is computed about a round: win rates, intransitivity, agreement, alarms."""
+"""Metrics of a round: win rates, intransitivity, agreement, mismatch, alarms."""

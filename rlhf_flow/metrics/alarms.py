@@ -1,211 +1,234 @@
-"""Alarms: signs, in what evaluation measures, that a run pleases its judge instead of getting better.
+"""Alarms: signs in the metrics that a run exploits its scorer instead of improving.
 
-A pure function of the metrics of the rounds so far. What trips is `alarm/<name>` = 1 in the round's metrics.
+A pure function of the metrics of the rounds so far. An alarm that trips is the metric `alarm/<name>` = 1 of its round.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from rlhf_flow.metrics.bucket_counts import pairs, reasons
 from rlhf_flow.types import RoundRecord
 
 Metrics = Mapping[str, float]
 PREFIX = "alarm/"
-OF_JUDGES = ("silent_judge", "inconsistent_judge")  # by what judges count, in every round
-FEW, MANY = 8, 16  # questions to a judge
-MOST_CUT = (
-    0.8  # share of cut answers that trips `truncated_rise` from any start: a start of 89 % leaves no room to rise
-)
-SHORT = 20.0  # tokens: one decision among eight words is 2 nats, which is much per token of a short answer
+NO_PAIRS = f"{PREFIX}no_pairs"
+OF_SCORERS = ("silent_judge", "inconsistent_judge")  # from the counts of scorers, in every round
+FEW, MANY = 8, 16  # questions to a scorer
+MOST_TRUNCATED = 0.8  # trips `truncated_rise` regardless of the start, which may have no room to rise
+SHORT = 20.0  # tokens: in a short response, one choice among eight words (2 nats) is a high KL per token
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What tripped, by its key under `alarms`, and why."""
+    """An alarm that tripped: its key under `alarms`, and why."""
 
     name: str
     reason: str
 
 
 class AlarmError(RuntimeError):
-    """A run ended because of an alarm. What it committed stays, its last policy included."""
+    """An alarm stopped the run. All committed stages and the last policy are kept."""
+
+
+class SilentJudgeError(RuntimeError):
+    """A scorer gave almost no verdicts. Its last chunk is not committed, so the next start asks again."""
 
 
 @dataclass(frozen=True)
 class Alarms:
     """When an alarm trips (null: never), and what happens then.
 
-    warn says it on the console, in the report and in the round's metrics. stop also ends the run, with exit status 1,
-    once the round is committed and its policy saved; the same command goes on with the next round.
+    warn: shown on the console and in the report, and recorded in the round's metrics. stop: also ends the run, with
+    exit status 1, once the round is committed and its policy saved; the same command continues with the next round.
 
-    The defaults are meant to be silent in a run that goes well: a false alarm costs more trust than a late one. Where a
-    measure has an interval over prompts, all of it must be beyond the threshold. That alone errs in 2.5 % of the rounds
-    in which nothing happens, too often for runs of many rounds; the threshold is what makes it rare. The others are
-    compared as they are: with few held-out prompts, shares of them jump.
+    The defaults are meant to be silent in a good run. Metrics with an interval over prompts must be beyond the
+    threshold with the whole interval. Others are compared as they are; with few held-out prompts they are noisy.
     """
 
     action: str = "warn"  # warn or stop
-    no_pairs: str | None = "stop"  # no pair in a whole round: stop if it learned nothing, warn, or null: say nothing
-    proxy_gap: float | None = 0.1  # the win rate by training's judge exceeds evaluation's: one answer in ten
-    length_drift: float | None = 1.5  # answers become so many times as long as the start's, or as short: half again
-    win_rate_drop: float | None = 0.05  # the win rate falls below its best, or 1/2: their intervals are so far apart
-    entropy_fall: float | None = 0.5  # share of its highest that eval/topk_entropy loses: it falls in good runs too
-    mass_fall: float | None = 0.05  # eval/topk_mass falls below its highest: in good runs it rises
-    truncated_rise: float | None = 0.2  # the share of answers that are cut exceeds the start's; or it is above MOST_CUT
-    distinct_fall: float | None = 0.5  # share of the start's distinct answers that is lost
-    silent_judge: float | None = 0.1  # share of a judge's questions that have a verdict; below it the run stops at once
-    inconsistent_judge: float | None = 0.5  # share of verdicts that turn with the order of the answers
-    repetition_rise: float | None = 0.2  # the share of an answer's 4-grams that repeat earlier ones exceeds the start's
-    kl: float | None = 0.5  # eval/kl, nats per token; answers of fewer than SHORT tokens count as SHORT
+    no_pairs: str | None = "stop"  # a round without pairs. stop: if it trained on nothing; warn; null: ignore
+    proxy_gap: float | None = 0.1  # win rate by the scorer of training minus that by the evaluation scorer
+    length_drift: float | None = 1.5  # responses this many times as long as the start's, or as short
+    win_rate_drop: float | None = 0.05  # fall of the win rate below its best, or 1/2: distance of the intervals
+    entropy_fall: float | None = 0.5  # share of its highest value that eval/topk_entropy loses
+    mass_fall: float | None = 0.05  # fall of eval/topk_mass below its highest value
+    truncated_rise: float | None = 0.2  # rise of the share of truncated responses over the start's; or 80 % are
+    distinct_fall: float | None = 0.5  # share of the start's distinct responses that is lost
+    silent_judge: float | None = 0.1  # share of a scorer's questions with a verdict; below it, the run stops at once
+    inconsistent_judge: float | None = 0.5  # share of verdicts that flip with the order of the responses
+    repetition_rise: float | None = 0.2  # rise of the share of repeated 4-grams over the start's
+    kl: float | None = 0.5  # eval/kl, nats per token; responses of fewer than 20 tokens count as 20
 
     def __post_init__(self) -> None:
         if self.action not in ("warn", "stop"):
-            raise ValueError(f"alarms.action must be warn or stop, got {self.action!r}. Try alarms.action=warn.")
+            raise ValueError(f"alarms.action must be warn or stop, got {self.action!r}. Fix: alarms.action=warn.")
         if self.no_pairs not in ("warn", "stop", None):
             raise ValueError(
                 f"alarms.no_pairs must be stop, warn or null, got {self.no_pairs!r}. Fix: alarms.no_pairs=warn."
             )
-        for name in (*THRESHOLDS, *OF_JUDGES):
+        for name in (*THRESHOLDS, *OF_SCORERS):
             value, least = vars(self)[name], 1.0 if name == "length_drift" else 0.0
             if value is not None and not least <= value < math.inf:
                 raise ValueError(
-                    f"alarms.{name} must be a number >= {least:g}, got {value}. Use null for no such alarm."
+                    f"alarms.{name} must be a number >= {least:g}, got {value}. Fix: null turns the alarm off."
                 )
 
     def stops(self, record: RoundRecord) -> bool:
-        """Whether a run ends behind this round."""
+        """Whether the run ends after this round."""
         return (self.action == "stop" and bool(raised(record.metrics))) or self.learned_nothing(record.metrics)
 
     def learned_nothing(self, metrics: Metrics) -> bool:
-        """Whether a round without a pair ends the run: earlier rounds' pairs may have given it something to learn."""
+        """Whether a round without pairs ends the run. With replay it may have trained on pairs of earlier rounds."""
         return self.no_pairs == "stop" and bool(metrics.get(NO_PAIRS)) and not metrics.get("train/steps")
 
 
-NO_PAIRS = f"{PREFIX}no_pairs"
-THRESHOLDS = tuple(field.name for field in fields(Alarms) if field.name not in ("action", "no_pairs", *OF_JUDGES))
+@dataclass(frozen=True)
+class Sign:
+    """An alarm on the metrics of evaluation."""
+
+    trips: Callable[[Sequence[Metrics], Metrics, float], bool]  # given earlier rounds, this one and the threshold
+    reason: str  # a format of the metric `eval/<metric>`
+    metric: str
+
+
+SIGNS: Mapping[str, Sign] = {
+    "proxy_gap": Sign(
+        lambda earlier, now, limit: _get(now, "proxy_gap_low") > limit,
+        "the win rate by the scorer of training exceeds that by the evaluation scorer by {:+.3f}",
+        "proxy_gap",
+    ),
+    "length_drift": Sign(
+        lambda earlier, now, limit: _get(now, "length_drift_low") > limit or _get(now, "length_drift_high") < 1 / limit,
+        "answers are {:.2f} times as long as the start's",
+        "length_drift",
+    ),
+    "win_rate_drop": Sign(
+        lambda earlier, now, limit: _highest(earlier, "win_rate_low") - _get(now, "win_rate_high") > limit,
+        "the win rate fell to {:.3f}, below its best",
+        "win_rate",
+    ),
+    "entropy_fall": Sign(
+        lambda earlier, now, limit: _get(now, "topk_entropy") < (1 - limit) * _highest(earlier, "topk_entropy"),
+        "the entropy of the likeliest next tokens fell to {:.3f} nats",
+        "topk_entropy",
+    ),
+    "mass_fall": Sign(
+        lambda earlier, now, limit: _highest(earlier, "topk_mass") - _get(now, "topk_mass") > limit,
+        "the probability of the likeliest next tokens fell to {:.3f}",
+        "topk_mass",
+    ),
+    "truncated_rise": Sign(
+        lambda earlier, now, limit: (
+            _get(now, "truncated") - _first(earlier, "truncated") > limit or _get(now, "truncated") > MOST_TRUNCATED
+        ),
+        "{:.1%} of the answers are cut at the token limit",
+        "truncated",
+    ),
+    "distinct_fall": Sign(
+        lambda earlier, now, limit: _get(now, "distinct") < (1 - limit) * _first(earlier, "distinct"),
+        "only {:.1%} of the answers are distinct",
+        "distinct",
+    ),
+    "repetition_rise": Sign(
+        lambda earlier, now, limit: _get(now, "repetition") - _first(earlier, "repetition") > limit,
+        "{:.1%} of an answer's 4-grams repeat earlier ones",
+        "repetition",
+    ),
+    "kl": Sign(
+        lambda earlier, now, limit: _get(now, "kl") > limit * max(now.get("eval/length", 0.0), SHORT),
+        "the policy is {:.1f} nats per answer from the start",
+        "kl",
+    ),
+}
+THRESHOLDS = tuple(SIGNS)
+
+
+def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
+    """The alarms of the last round of `history`, the metrics of all rounds so far.
+
+    A metric that a round lacks trips nothing and is not compared with.
+    """
+    if not history:
+        return []
+    *earlier, now = history
+    limits = {name: vars(thresholds)[name] for name in SIGNS}
+    return [
+        _alarm(name, now)
+        for name, sign in SIGNS.items()
+        if limits[name] is not None and sign.trips(earlier, now, limits[name])
+    ]
 
 
 def without_pairs(metrics: Metrics, alarms: Alarms) -> dict[str, float]:
-    """`alarm/no_pairs` = 1 for a round that considered answers and has no pair, unless labels are still to come."""
+    """`alarm/no_pairs` = 1 if a round considered responses and has no pair, unless labels are overdue."""
     counted = pairs(metrics)
     if alarms.no_pairs is None or counted is None or counted[0] or metrics.get("judge/overdue"):
         return {}
     return {NO_PAIRS: 1}
 
 
-def tripped(history: Sequence[Metrics], thresholds: Alarms) -> list[Alarm]:
-    """The alarms of the last round of `history`: the metrics of all rounds so far, the start's first.
-
-    What a round has not measured trips nothing, and is nothing to compare with.
-    """
-    if not history:
-        return []
-    *earlier, now = history
-    return [
-        _alarm(name, now)
-        for name in THRESHOLDS
-        if (limit := vars(thresholds)[name]) is not None and SIGNS[name](earlier, now, limit)
-    ]
-
-
 def of_judge(now: Metrics, thresholds: Alarms) -> list[Alarm]:
-    """The alarms of a round by what its judges counted. A silent judge has stopped the run before (`check_silence`)."""
+    """The alarms on the counts of scorers. `check_silence` has already stopped the run on a silent one."""
     limit = thresholds.inconsistent_judge
     return [_alarm("inconsistent_judge", now)] if limit is not None and _inconsistent(now) > limit else []
 
 
-class SilentJudgeError(RuntimeError):
-    """A judge gave almost no verdicts. What it was asked last is not committed, so that the next start asks again."""
-
-
 def check_silence(counts: Metrics, limit: float | None, *, slot: str) -> None:
-    """Raise SilentJudgeError if a judge gives verdicts on less than `limit` of what it is asked.
+    """Raise SilentJudgeError if a scorer gives verdicts on less than `limit` of its questions.
 
-    What is beyond a cap of the budget does not count: the user set it. Few abstentions may be chance, so it takes
-    `FEW` without a single verdict, or `MANY`.
+    Questions beyond a cap of its budget do not count, since the user set it. To exclude chance it takes `FEW` questions
+    without a single verdict, or `MANY`.
     """
     asked = counts.get("judge/asked", 0) - counts.get("judge/capped", 0)
     verdicts = counts.get("judge/verdicts", 0)
     enough = FEW if verdicts == 0 else MANY
     if limit is None or asked < enough or verdicts >= limit * asked:
         return
-    causes = {name: counts.get(f"judge/{name}", 0) for name in ("cut", "empty", "unclear", "failed", "inconsistent")}
-    told = ", ".join(f"{number:g} {name}" for name, number in causes.items() if number) or "no cause is told"
-    ways = {
-        "cut": f"raise {slot}.max_tokens (a model that thinks needs thousands, or {slot}.thinking=false)",
-        "empty": f"raise {slot}.max_tokens, or look at what the endpoint says",
+    remedies = {
+        "cut": f"raise {slot}.max_tokens (a thinking model needs thousands, or {slot}.thinking=false)",
+        "empty": f"raise {slot}.max_tokens, or look at the endpoint's replies",
         "unclear": f"set {slot}.structured=auto, or a {slot}.template that asks for the verdict alone",
         "failed": f"look at {slot}.endpoint",
         "inconsistent": f"set {slot}.inconsistent=average, or use another judge",
     }
+    causes = {name: counts.get(f"judge/{name}", 0) for name in remedies}
+    shown = ", ".join(f"{number:g} {name}" for name, number in causes.items() if number) or "no cause is known"
     worst = max(causes, key=lambda name: causes[name])
-    way = f"Fix: {ways[worst]}. " if causes[worst] else ""
+    remedy = f"Fix: {remedies[worst]}. " if causes[worst] else ""
     raise SilentJudgeError(
-        f"alarms.silent_judge={limit:g}: {slot} gave {verdicts:g} verdicts on {asked:g} questions ({told}). {way}"
-        "As long as the run has no verdict, these keys may change when it goes on; alarms.silent_judge=null goes on "
-        "without verdicts."
+        f"alarms.silent_judge={limit:g}: {slot} gave {verdicts:g} verdicts on {asked:g} questions ({shown}). {remedy}"
+        "Until the run has a verdict, a resumed run may change these keys; alarms.silent_judge=null continues without "
+        "verdicts."
     )
 
 
 def raised(metrics: Metrics) -> list[Alarm]:
-    """The alarms that a round's metrics tell of, an unknown one included."""
+    """The alarms in a round's metrics, including unknown ones."""
     return [
         _alarm(key.removeprefix(PREFIX), metrics) for key, value in metrics.items() if key.startswith(PREFIX) and value
     ]
 
 
-def heed(record: RoundRecord, alarms: Alarms) -> None:
-    """Raise AlarmError where the run ends behind this round."""
+def raise_if_stopped(record: RoundRecord, alarms: Alarms) -> None:
+    """Raise AlarmError if an alarm ended the run after this round."""
     if alarms.learned_nothing(record.metrics):
         raise AlarmError(
             f"round {record.round} has no pair, so it learned nothing and the run stopped. "
-            f"{_no_pairs(record.metrics)}. {_way_out(record.metrics)} alarms.no_pairs=warn goes on all the same."
+            f"{_no_pairs(record.metrics)}. {_no_pairs_remedy(record.metrics)} alarms.no_pairs=warn continues anyway."
         )
     if alarms.stops(record):
-        told = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
+        reasons = "; ".join(f"alarms.{alarm.name}: {alarm.reason}" for alarm in raised(record.metrics))
         raise AlarmError(
-            f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {told}. "
-            "Look at report.html. The same command goes on with the next round, alarms.action=warn to the end."
+            f"an alarm stopped the run after round {record.round}, which is committed and its policy saved. {reasons}. "
+            "Look at report.html. The same command continues with the next round; alarms.action=warn never stops."
         )
-
-
-# -- signs ------------------------------------------------------------------------------------------------------------
-
-
-def _proxy_gap(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/proxy_gap_low") > limit
-
-
-def _length_drift(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/length_drift_low") > limit or _of(now, "eval/length_drift_high") < 1 / limit
-
-
-def _win_rate_drop(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _highest(earlier, "eval/win_rate_low") - _of(now, "eval/win_rate_high") > limit
-
-
-def _entropy_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/topk_entropy") < (1 - limit) * _highest(earlier, "eval/topk_entropy")
-
-
-def _mass_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _highest(earlier, "eval/topk_mass") - _of(now, "eval/topk_mass") > limit
-
-
-def _truncated_rise(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    cut = _of(now, "eval/truncated")
-    return cut - _first(earlier, "eval/truncated") > limit or cut > MOST_CUT
-
-
-def _distinct_fall(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/distinct") < (1 - limit) * _first(earlier, "eval/distinct")
 
 
 def _inconsistent(now: Metrics) -> float:
-    """The larger share, of the judge of training and that of the evaluation."""
+    """The larger share, of the scorer of training and of the evaluation scorer."""
     shares = [0.0]
     for prefix in ("judge", "eval/judge"):
         asked = now.get(f"{prefix}/asked", 0)
@@ -213,51 +236,19 @@ def _inconsistent(now: Metrics) -> float:
     return max(shares)
 
 
-def _repetition_rise(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/repetition") - _first(earlier, "eval/repetition") > limit
-
-
-def _kl(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    return _of(now, "eval/kl") > limit * max(now.get("eval/length", 0.0), SHORT)
-
-
-SIGNS: Mapping[str, Callable[[Sequence[Metrics], Metrics, float], bool]] = {
-    "proxy_gap": _proxy_gap,
-    "length_drift": _length_drift,
-    "win_rate_drop": _win_rate_drop,
-    "entropy_fall": _entropy_fall,
-    "mass_fall": _mass_fall,
-    "truncated_rise": _truncated_rise,
-    "distinct_fall": _distinct_fall,
-    "repetition_rise": _repetition_rise,
-    "kl": _kl,
-}
-REASONS = {  # what is said, and the measure that it is filled in with
-    "proxy_gap": ("the judge of training sees {:+.3f} more win rate than the judge of the evaluation", "proxy_gap"),
-    "length_drift": ("answers are {:.2f} times as long as the start's", "length_drift"),
-    "win_rate_drop": ("the win rate fell to {:.3f}, below what it was", "win_rate"),
-    "entropy_fall": ("the entropy of the likeliest next tokens fell to {:.3f} nats", "topk_entropy"),
-    "mass_fall": ("the likeliest next tokens lost probability, to {:.3f}", "topk_mass"),
-    "truncated_rise": ("answers that are cut at the limit are {:.1%} of all", "truncated"),
-    "distinct_fall": ("different answers became {:.1%} of all", "distinct"),
-    "repetition_rise": ("of an answer's 4-grams {:.1%} repeat earlier ones", "repetition"),
-    "kl": ("the policy is {:.1f} nats per answer from the start", "kl"),
-}
-
-
 def _no_pairs(metrics: Metrics) -> str:
     answers = sum(
         value for key, value in metrics.items() if key.startswith("responses/") and key != "responses/sampled"
     )
-    return f"no pair is left of {answers:.0f} answers ({reasons(metrics) or 'their judge chose none'})"
+    return f"no pair is left of {answers:.0f} answers ({reasons(metrics) or 'the scorer preferred none'})"
 
 
-def _way_out(metrics: Metrics) -> str:
+def _no_pairs_remedy(metrics: Metrics) -> str:
     if metrics.get("responses/truncated"):
         return "Fix: a higher answers.max_tokens in a new run_dir, or selector.truncated=keep."
     if metrics.get("pairs/abstained") or metrics.get("pairs/capped"):
-        return "Fix: look at what the judge says, and raise its budget or max_tokens."
-    return "Fix: more answers to each prompt (answers.n), or a judge that tells them apart."
+        return "Fix: look at the scorer's replies, and raise its budget or max_tokens."
+    return "Fix: more answers to each prompt (answers.n), or a scorer that discriminates between them."
 
 
 def _alarm(name: str, metrics: Metrics) -> Alarm:
@@ -265,23 +256,23 @@ def _alarm(name: str, metrics: Metrics) -> Alarm:
         return Alarm(name, _no_pairs(metrics))
     if name == "inconsistent_judge":
         share = _inconsistent(metrics)
-        return Alarm(name, f"{share:.0%} of the judge's verdicts turn with the order of the answers: they say nothing")
-    form, measure = REASONS.get(name, ("tripped", ""))
-    return Alarm(name, form.format(_of(metrics, f"eval/{measure}")))
+        return Alarm(name, f"{share:.0%} of the judge's verdicts flip with the order of the answers")
+    sign = SIGNS.get(name)
+    return Alarm(name, "tripped" if sign is None else sign.reason.format(_get(metrics, sign.metric)))
 
 
-def _of(metrics: Metrics, key: str) -> float:
-    """NaN where it was not measured: no comparison with it holds."""
-    return metrics.get(key, math.nan)
+def _get(metrics: Metrics, name: str) -> float:
+    """NaN, which compares as False, if it was not measured."""
+    return metrics.get(f"eval/{name}", math.nan)
 
 
-def _first(earlier: Sequence[Metrics], key: str) -> float:
-    return next(_known(earlier, key), math.nan)
+def _first(earlier: Sequence[Metrics], name: str) -> float:
+    return next(_known(earlier, name), math.nan)
 
 
-def _highest(earlier: Sequence[Metrics], key: str) -> float:
-    return max(_known(earlier, key), default=math.nan)
+def _highest(earlier: Sequence[Metrics], name: str) -> float:
+    return max(_known(earlier, name), default=math.nan)
 
 
-def _known(earlier: Sequence[Metrics], key: str) -> Iterator[float]:
-    return (metrics[key] for metrics in earlier if not math.isnan(_of(metrics, key)))
+def _known(earlier: Sequence[Metrics], name: str) -> Iterator[float]:
+    return (value for metrics in earlier if not math.isnan(value := _get(metrics, name)))

@@ -1,4 +1,4 @@
-"""Do annotators agree? On the pairs that more than one of them has judged.
+"""Agreement of annotators on the pairs that more than one of them has judged.
 
 Krippendorff 2011, Computing Krippendorff's Alpha-Reliability: nominal data, any number of annotators, missing verdicts.
 """
@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far annotators say the same of the same pairs."""
-
-    pairs: int  # that two annotators or more have a verdict on
-    share: float  # of two annotators of such a pair, who say the same; the mean over the pairs
-    alpha: float | None  # 1: always the same, 0: as chance would have it; None where nobody ever said anything else
+    pairs: int  # with verdicts of two annotators or more
+    share: float  # of pairs of annotators that agree, on average over the pairs
+    alpha: float | None  # Krippendorff's alpha: 1 perfect, 0 chance; None if all verdicts are equal
 
 
 def agreement(shared: Sequence[Sequence[float]]) -> Agreement | None:
-    """Of the verdicts on each pair; those with fewer than two do not count. None where there is no other."""
+    """Agreement given the verdicts on each pair. None if no pair has two verdicts."""
     units = [Counter(verdicts) for verdicts in shared if len(verdicts) > 1]
     if not units:
         return None
@@ -33,6 +31,6 @@ def agreement(shared: Sequence[Sequence[float]]) -> Agreement | None:
 
 
 def _chance_same(verdicts: Counter[float]) -> float:
-    """That two of them, drawn without putting back, are the same."""
+    """The probability that two of them, drawn without replacement, are equal."""
     n = verdicts.total()
     return sum(count * (count - 1) for count in verdicts.values()) / (n * (n - 1))

@@ -1,9 +1,8 @@
-"""How far an answer may be from the policy that learns from it: in rounds, and in log-probs.
+"""How far a response may be from the policy that trains on it.
 
-An answer is `staleness` rounds old: so many were learned since the policy that drew it. Its mismatch is the mean over
-its tokens of |log pi(y_t) - log mu(y_t)| in nats: mu is the policy as the engine had it, pi the one that the round
-starts from as the learner has it. On-policy that is what the two programs compute differently; one round off, what was
-learned as well.
+Staleness: rounds trained since the policy that sampled the response. Mismatch: mean over its tokens of
+|log pi(y_t) - log mu(y_t)| in nats, where mu is the policy as computed by the engine and pi the one that the round
+starts from, as computed by the learner. On-policy, the mismatch is the numerical difference of the two programs.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STALE, MISMATCHED = "stale", "mismatched"  # the buckets of answers that are beyond
+STALE, MISMATCHED = "stale", "mismatched"  # the buckets of responses beyond a bound
 
 
 class GateError(RuntimeError):
-    """Answers are farther from the policy than the run allows. What is committed stays."""
+    """Responses are further from the policy than the run allows. Committed stages are kept."""
 
 
 @dataclass(frozen=True)
 class OffPolicy:
-    """The bounds, and what becomes of an answer beyond them."""
+    """Bounds on staleness and mismatch, and what happens to responses beyond them."""
 
     max_staleness: int | None = None  # rounds; null: any
     max_mismatch: float | None = None  # nats a token; null: any
-    exceeding: str = "drop"  # drop: such an answer is in no pair, its bucket says why; stop: such a run stops
-    measured: int = 64  # answers of a round whose mismatch is measured, up to 64 at most 1 in 8; max_mismatch: all
+    exceeding: str = "drop"  # drop: no pair uses such a response (buckets stale, mismatched); stop: the run stops
+    measured: int = 64  # responses per round whose mismatch is measured; up to 64: at most 1 in 8 of them. Bounded: all
 
     def __post_init__(self) -> None:
         stale, mismatch = self.max_staleness, self.max_mismatch
@@ -42,20 +41,20 @@ class OffPolicy:
                 raise ValueError(f"off_policy.{key} must be {rule}, got {vars(self)[key]!r}")
 
     def bucket(self, staleness: int | None, mismatch: float | None) -> str | None:
-        """Why an answer may be in no pair; None where it may, and where nothing is known of it."""
+        """The bucket of a response beyond a bound; None if it is within them or not measured."""
         if self.max_staleness is not None and staleness is not None and staleness > self.max_staleness:
             return STALE
         if self.max_mismatch is not None and mismatch is not None and not mismatch <= self.max_mismatch:
-            return MISMATCHED  # a NaN is, too
+            return MISMATCHED  # so is NaN
         return None
 
 
 @dataclass(frozen=True)
 class Distance:
-    """Of one answer, from the policy as the engine had it to the policy as the learner has it."""
+    """Of one response, from the engine's policy mu to the learner's policy pi."""
 
     mismatch: float  # mean over its tokens of |log pi - log mu|, nats
-    divergence: float  # sum over its tokens of log mu - log pi, nats: its mean over answers of mu is KL(mu || pi)
+    divergence: float  # sum over its tokens of log mu - log pi, nats: its mean over responses of mu is KL(mu || pi)
 
 
 def distance(sampled: np.ndarray, learned: np.ndarray) -> Distance:
@@ -65,7 +64,7 @@ def distance(sampled: np.ndarray, learned: np.ndarray) -> Distance:
 
 
 def measures(distances: Sequence[Distance]) -> Mapping[str, float]:
-    """The metrics of a round's answers; absent where none was measured."""
+    """The metrics of a round; empty if nothing was measured."""
     if not distances:
         return {}
     off = np.array([(each.mismatch, each.divergence) for each in distances])  # [M, 2]

@@ -1,4 +1,4 @@
-"""What is minimised: pure functions of log-probs, or of what else a learner reads of responses."""
+"""Losses: pure functions of log-probs, or of the outputs of a reward model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARTS: dict[str, type] = {
     "inpo": INPO,
     "nash_md": NashMD,
     "sppo": SPPO,
-    "generative_preference": GenerativePreference,  # the last five fit judges
+    "generative_preference": GenerativePreference,  # from here: losses of judges
     "bt": BradleyTerry,
     "rating_regression": RatingRegression,
     "rated_preference": RatedPreference,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.log_ratios import log_ratios, pair_metrics, soft
+from rlhf_flow.objective.log_ratios import Constant, cross_entropy, log_ratios, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
 @dataclass(frozen=True)
-class DPO:
+class DPO(Constant):
     """Binary cross-entropy of sigma(beta * delta) against P(first beats second).
 
-    delta is the difference of the two log-ratios log pi(y|x) - log pi_ref(y|x), each a sum over tokens. A hard label is
-    a preference of 0 or 1 and gives eq. 7; a soft one is its expectation over the label.
+    delta is the difference of the two log-ratios log pi(y|x) - log pi_ref(y|x), each a sum over tokens. A hard label
+    (0 or 1) gives eq. 7, a soft label its expectation.
     """
 
     beta: float = 0.1  # strength of the KL to the reference
@@ -22,20 +22,15 @@ class DPO:
         if not self.beta > 0:
             raise ValueError(
                 f"objective.beta must be > 0, got {self.beta}. It is the strength of the KL to the reference: "
-                "0.1 is common; smaller moves further from the reference, and the sign is never changed."
+                "0.1 is common; smaller moves further from the reference."
             )
 
     @property
     def needs(self) -> Needs:
         return Needs(anchors=frozenset({"reference"}))
 
-    def at(self, round: int) -> DPO:
-        return self
-
     def loss(self, pairs: PairLogps) -> Loss:
-        """The loss of each pair [P], in nats, and its metrics: those of `pair_metrics`, with beta as the scale."""
-        from torch.nn.functional import logsigmoid
-
+        """The loss of each pair [P], in nats, and the metrics of `pair_metrics` with scale beta."""
         first, second = log_ratios(pairs, "reference")  # [P]
-        values = soft(lambda logit: -logsigmoid(logit), self.beta * (first - second), pairs.preference)  # [P]
+        values = soft(cross_entropy, self.beta * (first - second), pairs.preference)  # [P]
         return Loss(values, pair_metrics(first, second, pairs.preference, scale=self.beta))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_flow.objective.bradley_terry import cross_entropy, numbers
-from rlhf_flow.objective.log_ratios import pair_metrics, soft
+from rlhf_flow.objective.bradley_terry import numbers
+from rlhf_flow.objective.log_ratios import Constant, cross_entropy, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 if TYPE_CHECKING:
@@ -14,35 +14,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GeneralPreference:
+class GeneralPreference(Constant):
     """Cross-entropy of sigma(s) against the label, with s = <R v_1, v_2>, in nats.
 
-    v is the embedding [2k] that the learner reads of a response, R has k blocks [[0, -1], [1, 0]], so s is skew: it
-    changes its sign with the order, and preferences may have cycles. The temperature and the scales of the blocks in
-    the paper are factors of v, which the head learns.
+    v is the embedding [2k] of a response; R has k blocks [[0, -1], [1, 0]]. s is skew-symmetric: it changes sign with
+    the order, so preferences may be intransitive. The paper's temperature and block scales are factors of v, which the
+    head learns.
     """
 
     @property
     def needs(self) -> Needs:
         return Needs(readout="embedding")
 
-    def at(self, round: int) -> GeneralPreference:
-        return self
-
     def loss(self, pairs: PairLogps) -> Loss:
-        """The loss of each pair [P], in nats, and its metrics: `margin` = s towards the preferred side, `accuracy`.
+        """The loss of each pair [P], in nats, and its metrics: `margin` = s of the preferred side, and `accuracy`.
 
-        Raises ValueError where the learner reads no embedding: no numbers, or an odd number of them.
+        Raises ValueError unless the model has an even number of outputs per response.
         """
         first, second = numbers(pairs.current.first), numbers(pairs.current.second)  # [P, 2k]
         if first.shape[-1] % 2:
             raise ValueError(
-                f"the objective reads an embedding of each response, an even number of numbers, and the learner reads "
-                f"{first.shape[-1]}. Try learner.head.outputs=8."
+                "the objective reads an embedding of each response, an even number of numbers, and the learner reads "
+                f"{first.shape[-1]}. Fix: learner.head.outputs=8."
             )
         s = skew(first, second)  # [P]
-        told = pair_metrics(s.detach(), -s.detach(), pairs.preference, scale=0.5)
-        return Loss(soft(cross_entropy, s, pairs.preference), {name: told[name] for name in ("margin", "accuracy")})
+        metrics = pair_metrics(s.detach(), -s.detach(), pairs.preference, scale=0.5)
+        return Loss(soft(cross_entropy, s, pairs.preference), {name: metrics[name] for name in ("margin", "accuracy")})
 
 
 def skew(first: Tensor, second: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loss of a language model that is asked which of two answers is better, A or B.
+"""The loss of a language model that is asked which of two responses is better, A or B.
 
 RLHF Workflow, Dong et al. 2024, arXiv:2405.07863; its judge is `scorer=preference_model`.
 """
@@ -7,29 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.bradley_terry import cross_entropy
-from rlhf_flow.objective.log_ratios import pair_metrics, soft
+from rlhf_flow.objective.log_ratios import Constant, cross_entropy, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
 @dataclass(frozen=True)
-class GenerativePreference:
+class GenerativePreference(Constant):
     """Cross-entropy of sigma(log pi(y_1|x) - log pi(y_2|x)) against P(y_1 beats y_2): no reference, no scale.
 
-    With prompts.compare x is the question and y a letter, and the difference is that of two logits behind one question:
-    nothing is said of the other words, which such a judge does not read either. In the paper the model is fitted to the
-    letter among all words.
+    With prompts.compare, x is the question and y a letter, so the difference is that of two logits at one position. The
+    other tokens are ignored, as the judge ignores them. The paper fits the letter among all tokens.
     """
 
     @property
     def needs(self) -> Needs:
         return Needs()
 
-    def at(self, round: int) -> GenerativePreference:
-        return self
-
     def loss(self, pairs: PairLogps) -> Loss:
-        """The loss of each pair [P], in nats, and its metrics: those of `pair_metrics`, of log-probs."""
+        """The loss of each pair [P], in nats, and the metrics of `pair_metrics`, of log-probs."""
         first, second = pairs.current.first.sum, pairs.current.second.sum  # [P]
         values = soft(cross_entropy, first - second, pairs.preference)
         return Loss(values, pair_metrics(first.detach(), second.detach(), pairs.preference, scale=1.0))

@@ -11,15 +11,15 @@ from rlhf_flow.types import Loss, Needs, PairLogps
 
 @dataclass(frozen=True)
 class INPO:
-    """The square of h_t - 1 / (2 eta), where h_t is the winner's log-ratio to the anchor less the loser's.
+    """(h_t - 1 / (2 eta))^2, where h_t is the winner's log-ratio to the anchor minus the loser's.
 
-    The anchor is pi_t^(1 - tau/eta) pi_ref^(tau/eta), with pi_t the policy that drew the pair. The target 1 / (2 eta)
-    is that of a hard label: the win rates themselves are never estimated.
+    The anchor is pi_t^(1 - tau/eta) pi_ref^(tau/eta), with pi_t the policy that sampled the pair. The target
+    1 / (2 eta) is that of a hard label; win rates are not estimated.
     """
 
-    eta: float = 0.005  # one over the size of a step
+    eta: float = 0.005  # 1 / step size
     tau: float | None = None  # strength of the KL to the reference, below eta; null: eta / 3, as in the paper
-    decaying: bool = False  # eta_t = tau (t + 2) / 2 in round t, the schedule of Theorem 4; eta is not read
+    decaying: bool = False  # eta_t = tau (t + 2) / 2 in round t, the schedule of Theorem 4; eta is unused
     reduction: str = "sum"  # sum | mean of the log-ratio over a response's tokens
 
     def __post_init__(self) -> None:
@@ -27,20 +27,20 @@ class INPO:
         if self.decaying:
             if self.tau is None or not self.tau > 0:
                 raise ValueError(
-                    "objective.tau must be > 0 where objective.decaying=true makes eta_t = tau (t + 2) / 2 of it, got "
-                    f"{self.tau}. Try objective.tau=0.002, or objective.decaying=false."
+                    "objective.tau must be > 0 with objective.decaying=true, which sets eta_t = tau (t + 2) / 2, got "
+                    f"{self.tau}. Fix: objective.tau=0.002, or objective.decaying=false."
                 )
             return
         if not self.eta > 0:
             raise ValueError(
-                f"objective.eta must be > 0, got {self.eta}. It is one over the size of a step: the paper uses 0.005; "
-                "larger stays nearer to the previous policy, and the sign is never changed."
+                f"objective.eta must be > 0, got {self.eta}. It is 1 / step size: the paper uses 0.005; larger stays "
+                "nearer to the previous policy."
             )
         if self.tau is not None and not 0 < self.tau < self.eta:
             raise ValueError(
                 f"objective.tau must be > 0 and < objective.eta={self.eta}, got {self.tau}: tau / eta is the "
-                "reference's share of the anchor. Leave it out for eta / 3, or set objective.decaying=true for "
-                "eta_t = tau (t + 2) / 2, which is above tau in every round. (objective=squared_anchor takes tau=0.)"
+                "reference's share of the anchor. Fix: leave it out for eta / 3; or objective.decaying=true, for "
+                "eta_t = tau (t + 2) / 2, which is always above tau; or objective=squared_anchor, which takes tau=0."
             )
 
     @property
@@ -54,10 +54,9 @@ class INPO:
         return replace(self, eta=self.tau * (round + 2) / 2, decaying=False)
 
     def loss(self, pairs: PairLogps) -> Loss:
-        """The loss of each pair [P], in nats squared, and its metrics.
+        """The loss of each pair [P], in nats squared, and the metrics of `IPO.loss` with scale eta.
 
-        Those of `pair_metrics`, with eta as the scale; `h` = chosen - rejected; `target` = where h is drawn to. Before
-        `at` has named a round, a decaying eta is that of the first.
+        Without `at`, a decaying eta is that of round 1.
         """
         return self._square().loss(pairs)
 

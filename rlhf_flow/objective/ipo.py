@@ -1,6 +1,6 @@
 """IPO. Azar et al. 2023, arXiv:2310.12036, eq. 17; online and soft: Calandriello et al. 2024, arXiv:2403.08635.
 
-On pairs of a fixed data set the optimum depends on who wrote them. On pairs that the policy itself draws afresh it is
+On a fixed data set the optimum depends on the distribution of the pairs. On pairs sampled from the current policy it is
 the Nash equilibrium of the game regularised by tau * KL (Calandriello et al., Prop. 4.1).
 """
 
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.log_ratios import check_reduction, log_ratios, pair_metrics, soft
+from rlhf_flow.objective.log_ratios import Constant, check_reduction, log_ratios, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
 @dataclass(frozen=True)
-class IPO:
-    """The square of h - 1 / (2 tau), where h is the difference of the log-ratios of winner and loser.
+class IPO(Constant):
+    """(h - 1 / (2 tau))^2, where h is the difference of the log-ratios of winner and loser.
 
     A soft label p gives p (h - 1/(2 tau))^2 + (1 - p) (-h - 1/(2 tau))^2, whose gradient is that of one square with
-    the target (2 p - 1) / (2 tau). This is the raw square of eq. 17. The form that Calandriello et al. run,
-    -h + tau h^2 for the winner's order, has tau times its gradient: learning rates and clipping do not carry over.
+    the target (2 p - 1) / (2 tau). This is the square of eq. 17. Calandriello et al. use -h + tau h^2 for the winner's
+    order, with tau times the gradient: learning rates and clipping do not carry over.
     """
 
     tau: float = 1.0  # strength of the KL to the reference
@@ -36,13 +36,10 @@ class IPO:
     def needs(self) -> Needs:
         return Needs(anchors=frozenset({"reference"}), on_policy=True)
 
-    def at(self, round: int) -> IPO:
-        return self
-
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats squared, and its metrics.
 
-        Those of `pair_metrics`, with tau as the scale; `h` = chosen - rejected; `target` = where h is drawn to.
+        The metrics of `pair_metrics` with scale tau; `h` = chosen - rejected; `target` = the value of h at the minimum.
         """
         target = 1 / (2 * self.tau)
         first, second = log_ratios(pairs, "reference", reduction=self.reduction)  # [P]

@@ -1,14 +1,14 @@
-"""What the objectives read: log-ratios of the responses, the rule for soft labels, metrics that mean the same in all.
+"""Shared by the objectives: log-ratios, soft labels, and metrics with the same meaning in all of them.
 
-A log-ratio is log pi(y|x) - log pi_anchor(y|x), in nats: of the whole response (`sum`), or a token of it on average
-(`mean`). Public code disagrees on which of the two a method takes, and constants do not carry over from one to the
-other: they differ by about the length of a response.
+A log-ratio is log pi(y|x) - log pi_anchor(y|x), in nats: summed over the tokens of a response (`sum`), or averaged
+(`mean`). Public code disagrees on which one a method uses. Constants do not carry over: they differ by about the length
+of a response.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rlhf_flow.types import PairLogps, TokenLogps
 
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Constant:
+    """An objective with the same constants in every round."""
+
+    def at(self, round: int) -> Self:
+        return self
+
+
 def check_reduction(reduction: str) -> None:
-    """Raise ValueError for a reduction that there is not."""
+    """Raise ValueError unless it is sum or mean."""
     if reduction not in ("sum", "mean"):
         raise ValueError(
-            f"objective.reduction must be sum or mean, got {reduction}. It is how the log-ratio of a response is made "
-            "from those of its tokens: sum is what the papers write; mean needs constants smaller by about the length."
+            f"objective.reduction must be sum or mean, got {reduction}. It reduces the log-ratios of the tokens of a "
+            "response: sum is what the papers use; mean needs constants smaller by about the length."
         )
 
 
@@ -39,8 +46,8 @@ def extra_log_ratio(pairs: PairLogps, anchor: str) -> Tensor:
     current, sides = pairs.current.extra, pairs.anchors[anchor].extra
     if current is None or sides is None:
         raise ValueError(
-            "the objective reads the log-probs of a third response of each pair, and these pairs have none. "
-            "Try a selector that names one (its `extra`)."
+            "the objective reads the log-probs of a third response of each pair, but these pairs have none. "
+            "Fix: a selector that names one (its `extra`)."
         )
     return _log_ratio(current, sides, "sum")
 
@@ -49,24 +56,30 @@ def win_rates(pairs: PairLogps) -> tuple[Tensor, Tensor]:
     """The win rates of first and second [P], in [0, 1]."""
     if pairs.worth is None:
         raise ValueError(
-            "the objective reads the win rates of both sides of a pair, and these pairs have none. "
-            "Try a selector that records them (`worth`)."
+            "the objective reads the win rates of both sides of a pair, but these pairs have none. "
+            "Fix: a selector that records them (`worth`)."
         )
     return pairs.worth[:, 0], pairs.worth[:, 1]
 
 
 def soft(loss: Callable[[Tensor], Tensor], gap: Tensor, preference: Tensor) -> Tensor:
-    """p loss(gap) + (1 - p) loss(-gap) [P]: the expectation of a hard-labelled loss over a label of probability p."""
+    """p loss(gap) + (1 - p) loss(-gap) [P]: the expected loss if the label is 1 with probability p."""
     return preference * loss(gap) + (1 - preference) * loss(-gap)
 
 
-def pair_metrics(first: Tensor, second: Tensor, preference: Tensor, *, scale: float) -> dict[str, Tensor]:
-    """What is told of every pairwise loss, given the log-ratios of both sides and the label [P].
+def cross_entropy(logit: Tensor) -> Tensor:
+    """-log sigma, in nats."""
+    from torch.nn.functional import logsigmoid
 
-    `chosen` and `rejected` = the log-ratios of the preferred and of the other side, `margin` = scale * (chosen -
-    rejected), the gap of the implicit rewards, `accuracy` = 1 where the preferred side has the larger one. A pair of
-    preference 1/2 prefers neither side: its margin is 0, chosen = rejected = the mean, and its accuracy is 1/2, as is
-    that of equal rewards.
+    return -logsigmoid(logit)
+
+
+def pair_metrics(first: Tensor, second: Tensor, preference: Tensor, *, scale: float) -> dict[str, Tensor]:
+    """Metrics of every pairwise loss [P], from the log-ratios of both sides and the label [P].
+
+    `chosen` and `rejected` = the log-ratios of the preferred and the other side; `margin` = scale * (chosen -
+    rejected), the gap of the implicit rewards; `accuracy` = 1 if chosen > rejected, 1/2 if equal. With preference 1/2,
+    chosen = rejected = the mean of both.
     """
     import torch
 

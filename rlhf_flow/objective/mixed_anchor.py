@@ -1,7 +1,7 @@
-"""The anchor of a step of mirror descent in a regularised game: pi_previous^(1 - tau/eta) * pi_reference^(tau/eta).
+"""The anchor of a mirror-descent step in a regularised game: pi_previous^(1 - tau/eta) * pi_reference^(tau/eta).
 
-Not normalised: the constant is the same for both sides of a pair. Without a regulariser (tau = 0) it is the previous
-policy, and nobody has to play the reference.
+Not normalised: the constant cancels between the sides of a pair. With tau = 0 it is the previous policy, and the
+reference is not needed.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from rlhf_flow.types import PairLogps, Sides, TokenLogps
 
 
 def check_step(eta: float, tau: float) -> None:
-    """Raise ValueError where eta and tau make no step."""
+    """Raise ValueError unless eta > 0 and 0 <= tau < eta."""
     if not eta > 0:
         raise ValueError(
-            f"objective.eta must be > 0, got {eta}. It is one over the size of a step from the previous policy: "
-            "larger stays nearer to it, and the sign is never changed."
+            f"objective.eta must be > 0, got {eta}. It is 1 / step size from the previous policy: larger stays "
+            "nearer to it."
         )
     if not 0 <= tau < eta:
         raise ValueError(
             f"objective.tau must be >= 0 and < objective.eta={eta}, got {tau}. It is the strength of the KL to the "
             "reference, and tau / eta is the reference's share of the anchor. "
-            f"Try objective.tau={eta / 3:.3g}, or a larger objective.eta."
+            f"Fix: objective.tau={eta / 3:.3g}, or a larger objective.eta."
         )
 
 
 def anchors(tau: float) -> frozenset[str]:
-    """The names of the policies that the anchor is made of."""
+    """The policies in the anchor."""
     return frozenset({"previous", "reference"}) if tau > 0 else frozenset({"previous"})
 
 
@@ -42,5 +42,5 @@ def anchored(pairs: PairLogps, eta: float, tau: float) -> Sides:
 
 
 def _between(previous: TokenLogps, reference: TokenLogps, share: float) -> TokenLogps:
-    # written so that it is exactly the previous policy where the two are equal
+    # this form is exact if both are equal
     return TokenLogps(previous.values + share * (reference.values - previous.values), previous.mask)

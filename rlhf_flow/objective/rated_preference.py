@@ -1,6 +1,6 @@
-"""Preferences and ratings of the same answers, in one loss. HelpSteer2-Preference, Wang et al. 2024, arXiv:2410.01257.
+"""Preferences and ratings of the same responses in one loss. HelpSteer2-Preference, Wang et al. 2024, arXiv:2410.01257.
 
-The paper fits preferences from a model that was fitted to ratings; here both are added.
+The paper first fits ratings, then preferences; this loss adds both.
 """
 
 from __future__ import annotations
@@ -8,19 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf_flow.objective.bradley_terry import BradleyTerry, rewards
+from rlhf_flow.objective.log_ratios import Constant
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
 @dataclass(frozen=True)
-class RatedPreference:
-    """The loss of `BradleyTerry`, and `weight` times ((r_1 - u_1)^2 + (r_2 - u_2)^2) / 2, with u the ratings.
+class RatedPreference(Constant):
+    """The loss of `BradleyTerry`, plus `weight` times ((r_1 - u_1)^2 + (r_2 - u_2)^2) / 2, with u the ratings.
 
-    By default the first is the scaled Bradley-Terry loss of the paper, -m log sigma(r_w - r_l) for a preference of
-    strength m. The ratings fix the level of the rewards and their unit, which differences do not.
+    By default the first is the paper's scaled Bradley-Terry loss, -m log sigma(r_w - r_l) for a preference of strength
+    m. The ratings fix the level and the unit of the rewards, which differences do not.
     """
 
-    strength: str = "scale"  # label | margin | scale: what a label other than 0 and 1 means, as of objective=bt
-    weight: float = 1.0  # of the regression; 0: the preferences alone
+    strength: str = "scale"  # label | margin | scale, as in objective=bt
+    weight: float = 1.0  # of the regression; 0: preferences only
 
     def __post_init__(self) -> None:
         BradleyTerry(strength=self.strength)
@@ -31,19 +32,16 @@ class RatedPreference:
     def needs(self) -> Needs:
         return Needs(side_value="utility", readout="number")
 
-    def at(self, round: int) -> RatedPreference:
-        return self
-
     def loss(self, pairs: PairLogps) -> Loss:
-        """The loss of each pair [P], and its metrics: those of `pair_metrics`, of rewards, and `rating_error`.
+        """The loss of each pair [P], and the metrics of `pair_metrics`, of rewards.
 
-        `rating_error` is the mean of (r - u)^2 over both sides. Raises ValueError as `BradleyTerry` does, and for pairs
+        `rating_error` = the mean of (r - u)^2 over both sides. Raises ValueError like `BradleyTerry`, and for pairs
         without ratings.
         """
         if pairs.worth is None:
             raise ValueError(
-                "the objective reads the ratings of both sides of a pair, and these pairs have none. "
-                "Try selector.worth=utility, and scorer.ratings."
+                "the objective reads the ratings of both sides of a pair, but these pairs have none. "
+                "Fix: selector.worth=utility, and scorer.ratings."
             )
         preferred = BradleyTerry(strength=self.strength).loss(pairs)
         first, second = rewards(pairs)  # [P]

@@ -1,4 +1,4 @@
-"""Who watches a run: the terminal, TensorBoard, Weights & Biases. None of them can change it."""
+"""Observers of a run: the terminal, TensorBoard, Weights & Biases. None of them affects what a run computes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rlhf_flow.types import RoundRecord
 
 @dataclass(frozen=True)
 class Observe:
-    """Which observers a run has. They are no part of its identity: a resumed run may have others."""
+    """Which observers a run has. They are not part of its identity: a resumed run may have others."""
 
-    console: bool = True  # a line a round, and bars on a terminal
+    console: bool = True  # one line a round, and progress bars on a terminal
     tensorboard: bool = False  # event files under run_dir/tensorboard
     wandb: WandbSettings = field(default_factory=WandbSettings)
 
     def open(self, run_dir: Path, records: Sequence[RoundRecord], config: Mapping[str, object]) -> list[Observer]:
-        """The observers of this start of the run; `records` are the rounds that earlier starts committed.
+        """The observers of this start of the run. `records`: the rounds that earlier starts committed.
 
-        Raises ValueError, naming what to install, where the package of an observer is missing.
+        Raises ValueError, naming the package to install, if an observer's package is missing.
         """
         from rlhf_flow.observe.console import Console
         from rlhf_flow.observe.tensorboard import TensorBoard
@@ -32,6 +32,6 @@ class Observe:
             observers.append(TensorBoard.open(run_dir, records))
         if self.wandb.mode != "disabled":
             observers.append(Wandb.open(run_dir, records, config, self.wandb))
-        if self.console:  # last: nothing that fails to open leaves a live view behind
+        if self.console:  # last: if another observer fails to open, no live view is left running
             observers.append(Console.open(run_dir, records, config))
         return observers

@@ -1,4 +1,4 @@
-"""What an observer is told, and the settings of those that have some."""
+"""The protocol of observers, and their settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MODES = ("disabled", "offline", "online")
 
 
 class Observer(Protocol):
-    """What a watcher is told. It is opened with the records that are already committed, so no round is told twice."""
+    """Receives the progress of a run. It is opened with the committed records, so it receives each round once."""
 
     def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
-        """`done` of `total` units (tokens, pairs, ...) of a stage are there; `done == total` ends the stage.
+        """`done` of `total` units (tokens, pairs, ...) of a stage are done; `done == total` ends the stage.
 
-        `detail` says how the stage goes so far, such as the loss of the latest steps.
+        `detail`: further information, such as the loss of the latest steps.
         """
         ...
 
@@ -38,13 +38,13 @@ class WandbSettings:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(
-                f"observe.wandb.mode must be one of {', '.join(MODES)}, got {self.mode!r}. "
-                "`offline` needs no account; `wandb sync` uploads such a run later."
+                f"observe.wandb.mode must be one of {', '.join(MODES)}, got {self.mode!r}. Fix: use offline, which "
+                "needs no account; `wandb sync` uploads such a run later."
             )
         if not self.project.strip():
-            raise ValueError("observe.wandb.project must not be empty. Name a project, or leave it at rlhf-flow.")
+            raise ValueError("observe.wandb.project must not be empty. Fix: name a project, or leave it at rlhf-flow.")
         if self.name is not None and not self.name.strip():
-            raise ValueError("observe.wandb.name must not be empty. Use null for the name of the run's folder.")
+            raise ValueError("observe.wandb.name must not be empty. Fix: use null for the name of the run's folder.")
 
 
 def flat(record: RoundRecord) -> dict[str, float]:

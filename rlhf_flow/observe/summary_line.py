@@ -1,4 +1,4 @@
-"""A round in one line: what the terminal says when a round is committed."""
+"""A committed round in one line, for the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_flow.metrics.bucket_counts import pairs, reasons
 RATES = (("eval/win_rate", "win rate"), ("eval/accuracy", "held-out accuracy"))  # with their intervals
 PARTS = (
     ("eval/reward", "judge {:.3f}"),
-    ("eval/proxy", "proxy {:.3f}"),  # the judge of training, where it is another
+    ("eval/proxy", "proxy {:.3f}"),  # the training scorer, if it is not the evaluation scorer
     ("eval/proxy_gap", "gap {:+.3f}"),
     ("eval/kl", "KL {:.2f}"),
     ("eval/length", "length {:.1f}"),
@@ -18,13 +18,13 @@ PARTS = (
     ("train/loss", "loss {:.4f}"),
     ("train/accuracy", "accuracy {:.1%}"),
 )
-CAUSES = ("cut", "empty", "unclear", "failed", "capped", "inconsistent")  # of what a judge did not say
+CAUSES = ("cut", "empty", "unclear", "failed", "capped", "inconsistent")  # of missing verdicts
 
 
 def line(round: int, rounds: int | None, metrics: Mapping[str, float], *, limit: int | None = None) -> str:
-    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; what was not measured is not mentioned.
+    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; metrics that were not measured are omitted.
 
-    `limit`: the tokens at which an answer is cut, if all draws have the same.
+    `limit`: the tokens at which an answer is truncated, if it is the same for all draws.
     """
     parts = [f"round {round}" if rounds is None else f"round {round}/{rounds}"]
     if round == 0:
@@ -46,20 +46,20 @@ def line(round: int, rounds: int | None, metrics: Mapping[str, float], *, limit:
 
 
 def judged(metrics: Mapping[str, float]) -> list[str]:
-    """`verdicts 70/72 (2 cut, 9 inconsistent), 144 calls, cost 0.31`: of a judge that abstains, or is paid."""
+    """`verdicts 70/72 (2 cut, 9 inconsistent), 144 calls, cost 0.31`: of a judge that abstains or makes paid calls."""
     asked, verdicts = metrics.get("judge/asked", 0), metrics.get("judge/verdicts", 0)
     causes = {name: metrics.get(f"judge/{name}", 0) for name in CAUSES}
     calls = metrics.get("judge/calls", 0)
     if not asked or (verdicts == asked and not any(causes.values()) and not calls):
         return []
-    told = ", ".join(f"{number:.0f} {name}" for name, number in causes.items() if number)
+    counted = ", ".join(f"{number:.0f} {name}" for name, number in causes.items() if number)
     cost = f", cost {metrics['judge/cost_micro'] / 1e6:.2f}" if "judge/cost_micro" in metrics else ""
     paid = f", {calls:.0f} calls" if calls else ""
-    return [f"verdicts {verdicts:.0f}/{asked:.0f}{f' ({told})' if told else ''}{paid}{cost}"]
+    return [f"verdicts {verdicts:.0f}/{asked:.0f}{f' ({counted})' if counted else ''}{paid}{cost}"]
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 07 min`; whatever is no finite length of time stays as it is."""
+    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 07 min`; other values are shown unformatted."""
     if not 0 <= seconds < float("inf"):
         return f"{seconds} s"
     if seconds < 9.95:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class TensorBoard:
-    """One event file per start, which holds the whole run: those of earlier starts are replaced by it.
+    """Each start writes one event file from the ledger, with the whole run, and deletes those of earlier starts.
 
-    A start that was killed may have logged its last round or not; the ledger knows, so the file is written from it.
+    A killed start may or may not have logged its last round.
     """
 
     writer: SummaryWriter

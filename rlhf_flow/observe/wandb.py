@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Wandb:
-    """One run of W&B per run of ours, however often that is started: its id lives in `<run_dir>/wandb/id`.
+    """One W&B run per run folder, for all its starts; the id is in `<run_dir>/wandb/id`.
 
-    Online, the server says at which step to go on. Offline, the folder of this start holds the whole run and replaces
-    those of earlier starts, so that `wandb sync` uploads each round once.
+    Online, the server knows the next step. Offline, the folder of this start holds the whole run and replaces those of
+    earlier starts, so that `wandb sync` uploads each round once.
     """
 
     run: Run
@@ -49,8 +49,7 @@ class Wandb:
                 name=settings.name or name,
                 config=dict(config),
                 mode="offline" if settings.mode == "offline" else "online",
-                # the console shows a live view: not worth recording
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(silent=True, console="off"),  # off: the live view would fill the log
             )
         except wandb.errors.UsageError as error:
             raise ValueError(
@@ -59,7 +58,7 @@ class Wandb:
             ) from error
         observer = cls(run=run)
         for record in records:
-            if record.round >= run.starting_step:  # the steps before are on the server already
+            if record.round >= run.starting_step:  # the server has the earlier steps
                 observer.round(record)
         if settings.mode == "offline":
             for folder in earlier:
@@ -77,11 +76,11 @@ class Wandb:
 
 
 def _id(path: Path, name: str) -> str:
-    """The run's id at W&B, made by the first start: a folder that is moved keeps it, one made anew gets another."""
+    """The W&B id of the run, made by its first start. A moved folder keeps it; a new folder gets a new one."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
-        aside = path.with_name(".id")
-        aside.write_text(f"{letters[:40]}-{secrets.token_hex(4)}\n", encoding="utf-8")
-        aside.replace(path)
+        temporary = path.with_name(".id")
+        temporary.write_text(f"{letters[:40]}-{secrets.token_hex(4)}\n", encoding="utf-8")
+        temporary.replace(path)
     return path.read_text(encoding="utf-8").strip()

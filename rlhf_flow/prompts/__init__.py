@@ -1,11 +1,7 @@
-"""x ~ rho: where prompts come from."""
+"""Prompt sources: x ~ rho."""
 
 from rlhf_flow.prompts.huggingface import HuggingFace
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.parquet import Parquet
 
-PARTS: dict[str, type] = {
-    "jsonl": Jsonl,
-    "parquet": Parquet,
-    "huggingface": HuggingFace,
-}
+PARTS: dict[str, type] = {"jsonl": Jsonl, "parquet": Parquet, "huggingface": HuggingFace}

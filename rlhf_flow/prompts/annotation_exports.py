@@ -1,4 +1,4 @@
-"""Exports of annotation tools: a record of Argilla or Label Studio as two answers and what each annotator says."""
+"""Records exported from Argilla or Label Studio: two answers and the verdict of each annotator."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 
 ARGILLA = ("fields", "responses")  # the columns of a record
 LABEL_STUDIO = ("data", "annotations")
-ANSWERS = ("response", "answer", "completion", "generation", "chosen", "rejected", "output")  # names begin so
+ANSWERS = ("response", "answer", "completion", "generation", "chosen", "rejected", "output")  # prefixes of names
 PROMPTS = ("prompt", "instruction", "question", "messages", "conversation", "input", "text")
 TIES = ("tie", "both", "equal", "same", "neutral", "none")
 SIDES = {"left": "first", "right": "second", "a": "first", "b": "second", "1": "first", "2": "second"}
 
 
 class NoComparisonError(ValueError):
-    """Why a record has no two answers that are compared."""
+    """A record does not compare two answers."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two answers to a prompt, and what people say."""
+    """Two answers to a prompt, and the annotators' verdicts."""
 
     prompt: object  # a text or a list of {role, content}
     first: object
     second: object
-    said: Mapping[str, str]  # annotator -> first, second, tie or skip
+    verdicts: Mapping[str, str]  # annotator -> first, second, tie or skip
 
 
 def comparison(values: Mapping[str, object]) -> Comparison | None:
-    """The comparison in a record; None if it is a record of neither tool. Raises NoComparisonError if it holds none."""
+    """The comparison of a record; None if it is a record of neither tool. Raises NoComparisonError if it has none."""
     if set(ARGILLA) <= values.keys():
         return argilla(values)
     return label_studio(values) if set(LABEL_STUDIO) <= values.keys() else None
@@ -40,11 +40,11 @@ def argilla(values: Mapping[str, object]) -> Comparison:
     if not isinstance(fields, dict):
         raise NoComparisonError("`fields` must be an object")
     prompt, (first, second) = _texts(fields)
-    said = {}
+    verdicts = {}
     for annotator, value, submitted in _responses(values["responses"]):
         if submitted:
-            said[annotator] = _verdict(value, first, second)
-    return Comparison(fields[prompt], fields[first], fields[second], said)
+            verdicts[annotator] = _verdict(value, first, second)
+    return Comparison(fields[prompt], fields[first], fields[second], verdicts)
 
 
 def label_studio(values: Mapping[str, object]) -> Comparison:
@@ -53,12 +53,12 @@ def label_studio(values: Mapping[str, object]) -> Comparison:
     if not isinstance(data, dict) or not isinstance(annotations, list):
         raise NoComparisonError("`data` must be an object and `annotations` a list")
     names: tuple[str, str] | None = None
-    said = {}
+    verdicts = {}
     for annotation in annotations:
         by = annotation.get("completed_by")
         annotator = str(by.get("email", by.get("id")) if isinstance(by, dict) else by)
         if annotation.get("was_cancelled"):
-            said[annotator] = "skip"
+            verdicts[annotator] = "skip"
             continue
         for result in annotation.get("result", []):
             to = str(result.get("to_name", "")).split(",")
@@ -67,10 +67,10 @@ def label_studio(values: Mapping[str, object]) -> Comparison:
             value = result.get("value", {})
             chosen = value.get("selected", value.get("choices"))
             if chosen is not None:
-                said[annotator] = _verdict(chosen, *(names or _texts(data)[1]))
+                verdicts[annotator] = _verdict(chosen, *(names or _texts(data)[1]))
     prompt, found = _texts(data)
     first, second = names or found
-    return Comparison(data[prompt], data[first], data[second], said)
+    return Comparison(data[prompt], data[first], data[second], verdicts)
 
 
 def _texts(fields: Mapping[str, object]) -> tuple[str, tuple[str, str]]:
@@ -87,10 +87,10 @@ def _texts(fields: Mapping[str, object]) -> tuple[str, tuple[str, str]]:
 
 def _responses(responses: object) -> Iterator[tuple[str, object, bool]]:
     """Annotator, value, and whether it was submitted."""
-    if isinstance(responses, dict):  # question -> what each annotator answers; the first question compares
+    if isinstance(responses, dict):  # question -> responses; the first question compares
         for one in next(iter(responses.values()), None) or []:
             yield _annotator(one), one.get("value"), one.get("status", "submitted") == "submitted"
-    for one in responses if isinstance(responses, list) else []:  # annotator by annotator
+    for one in responses if isinstance(responses, list) else []:  # one for each annotator
         value: object = next(iter((one.get("values") or {}).values()), None)
         submitted = one.get("status", "submitted") == "submitted"
         yield _annotator(one), value.get("value") if isinstance(value, dict) else value, submitted
@@ -101,7 +101,7 @@ def _annotator(response: Mapping[str, object]) -> str:
 
 
 def _verdict(value: object, first: str, second: str) -> str:
-    """first, second or tie; of a ranking [{value, rank}, ...] the one that ranks higher."""
+    """first, second or tie. `value`: the name of an answer, or a ranking [{value, rank}, ...]."""
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         ranks = {str(one.get("value")): one.get("rank") for one in value}
         one, other = ranks.get(first), ranks.get(second)

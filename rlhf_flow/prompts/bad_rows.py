@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 KINDS = ("empty", "malformed", "too_long")
-WHAT_TO_DO = ("refuse", "drop")
-SHOWN = 10  # rows of a refusal
+ACTIONS = ("refuse", "drop")
+SHOWN = 10  # rows that a refusal lists
 
 
 class BadRowError(ValueError):
-    """Why a row cannot be a prompt: the place, what is wrong there, and what the user can do."""
+    """Why a row cannot be a prompt: the place, the problem and the fix."""
 
     def __init__(self, place: str, problem: str, fix: str, *, kind: str = "malformed") -> None:
         assert kind in KINDS
@@ -20,7 +20,7 @@ class BadRowError(ValueError):
 
 
 class BadRows:
-    """The bad rows of a data set. `drop` names the kinds of fault whose rows are dropped."""
+    """Collects the bad rows of a data set. `drop`: kind of fault -> whether such rows are dropped."""
 
     def __init__(self, drop: Mapping[str, bool], counts: Counter[str]) -> None:
         self._drop = drop
@@ -44,11 +44,10 @@ class BadRows:
         """Raises ValueError, naming the first rows and their number, if any row is refused."""
         if not self._refused:
             return
-        first = self._refused[0]
-        dropping = " ".join(f"prompts.{kind}=drop" for kind in KINDS if kind in {row.kind for row in self._refused})
-        drop = f"Or drop and count such rows: {dropping}."
+        kinds = {row.kind for row in self._refused}
+        drop = f"Or drop and count such rows: {' '.join(f'prompts.{kind}=drop' for kind in KINDS if kind in kinds)}."
         if len(self._refused) == 1:
-            raise ValueError(f"{first} {drop}")
+            raise ValueError(f"{self._refused[0]} {drop}")
         listed = "\n".join(f"- {row.place}: {row.problem}" for row in self._refused[:SHOWN])
         fixes = "; ".join(dict.fromkeys(row.fix for row in self._refused[:SHOWN]))
         which = f", the first {SHOWN}" if len(self._refused) > SHOWN else ""

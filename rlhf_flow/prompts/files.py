@@ -1,4 +1,4 @@
-"""The rows of data files: JSON lines, JSON, CSV, text or parquet, compressed or not; a file, a folder, a pattern."""
+"""The rows of data files: JSON lines, JSON, CSV, text or parquet, compressed or not; a file, a folder or a pattern."""
 
 from __future__ import annotations
 
@@ -10,33 +10,48 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlhf_flow.prompts.bad_rows import BadRowError
-from rlhf_flow.prompts.decoding import COMPRESSED, decompressed, is_parquet, lines, whole
+from rlhf_flow.prompts.decoding import decompressed, is_parquet, lines, whole
 from rlhf_flow.prompts.limits import Budget, Limits
 from rlhf_flow.prompts.parse import Row, shown
 from rlhf_flow.prompts.tables import table_rows
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
-SUFFIXES = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz"}
-DEEPEST = 64  # objects and lists inside of each other
+COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+SAVED = ("dataset_dict.json", "state.json")  # files that `save_to_disk` of `datasets` writes
+DEEPEST = 64  # levels of nested objects and lists
 CORRECT = "correct or remove the line"
-
-assert set(SUFFIXES) == set(COMPRESSED.values())
 
 
 def read(path: str, key: str, limits: Limits) -> list[Row | BadRowError]:
     """All rows, in the order of the files' names. Row numbers go on from file to file.
 
-    Raises ValueError if there is no such file, a file is damaged, or a limit is exceeded.
+    `key`: the configuration key of `path`, for errors. Raises ValueError if no file is found, a file is damaged, or a
+    limit is exceeded.
     """
     budget = Budget(limits)
     rows: list[Row | BadRowError] = []
+    last = 0
     for file in found(path, key):
-        last = max((row.number for row in rows if isinstance(row, Row)), default=0)
+        before = last
         for row in _rows(file, budget):
-            rows.append(replace(row, number=last + row.number) if isinstance(row, Row) and last else row)
+            if isinstance(row, Row):
+                row = replace(row, number=before + row.number) if before else row
+                last = row.number
+            rows.append(row)
     if not rows:
         raise ValueError(f"{key}={path}: expected rows, found an empty file. Fix: name a file with rows.")
     return rows
+
+
+def read_held_out(path: str | None, limits: Limits) -> list[Row | BadRowError] | None:
+    """The rows of `prompts.held_out_path`, if it is set."""
+    return None if path is None else read(path, "prompts.held_out_path", limits)
+
+
+def all_files(path: str, held_out_path: str | None) -> list[Path]:
+    """The files of `prompts.path` and `prompts.held_out_path`."""
+    held_out = [] if held_out_path is None else found(held_out_path, "prompts.held_out_path")
+    return found(path, "prompts.path") + held_out
 
 
 def found(path: str, key: str) -> list[Path]:
@@ -45,7 +60,7 @@ def found(path: str, key: str) -> list[Path]:
     if one.is_file():
         return [one]
     if one.is_dir():
-        if any((one / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if any((one / name).is_file() for name in SAVED):
             raise ValueError(f"{key}={path}: `save_to_disk` wrote this folder. Fix: prompts=huggingface {key}={path}.")
         files = sorted(file for file in one.iterdir() if file.is_file() and _kind(file) in KINDS)
         if not files:
@@ -62,7 +77,7 @@ def found(path: str, key: str) -> list[Path]:
 
 
 def _rows(file: Path, budget: Budget) -> Iterator[Row | BadRowError]:
-    """The rows of one file. Its name says whether it is CSV or text; its content says everything else."""
+    """The rows of one file. CSV and text are recognised by the name, everything else by the content."""
     kind = _kind(file)
     if is_parquet(file):
         return table_rows(file, budget)
@@ -70,48 +85,45 @@ def _rows(file: Path, budget: Budget) -> Iterator[Row | BadRowError]:
         return _csv(file, budget, delimiter="\t" if kind == ".tsv" else ",")
     if kind == ".txt":
         return _text(file, budget)
-    if kind == ".json" and (listed := _json(file, budget)) is not None:
-        return iter(listed)
+    if kind == ".json" and _is_list(file):
+        return _json_list(file, budget)
     return _json_lines(file, budget)
 
 
 def _kind(file: Path) -> str:
     """The suffix, without that of a compression."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
-    if suffixes and suffixes[-1] in SUFFIXES.values():
+    if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
 def _json_lines(file: Path, budget: Budget) -> Iterator[Row | BadRowError]:
     for number, line in lines(file, budget):
-        if not line.strip():
-            continue
-        place = f"{file}, line {number}"
-        try:
-            yield Row(place, number, _object(place, _parsed(place, line)))
-        except BadRowError as bad:
-            yield bad
+        if line.strip():
+            place = f"{file}, line {number}"
+            try:
+                yield Row(place, number, _object(place, _parsed(place, line)))
+            except BadRowError as bad:
+                yield bad
 
 
-def _json(file: Path, budget: Budget) -> list[Row | BadRowError] | None:
-    """The rows of one JSON list; None if the file does not begin as a list."""
+def _is_list(file: Path) -> bool:
     with decompressed(file) as stream:
         start = stream.read(64)
-    if not start.translate(None, b"\0\xef\xbb\xbf\xfe\xff").lstrip().startswith(b"["):
-        return None
+    return start.translate(None, b"\0\xef\xbb\xbf\xfe\xff").lstrip().startswith(b"[")  # without zero bytes and BOMs
+
+
+def _json_list(file: Path, budget: Budget) -> Iterator[Row | BadRowError]:
     values = _parsed(str(file), whole(file, budget))
-    if not isinstance(values, list):
-        raise BadRowError(str(file), f"expected a list of objects, found {shown(values)}", "write a list of objects")
-    rows: list[Row | BadRowError] = []
+    assert isinstance(values, list)
     for number, value in enumerate(values, start=1):
         place = f"{file}, row {number}"
         budget.add(place, 0)
         try:
-            rows.append(Row(place, number, _object(place, value)))
+            yield Row(place, number, _object(place, value))
         except BadRowError as bad:
-            rows.append(bad)
-    return rows
+            yield bad
 
 
 def _csv(file: Path, budget: Budget, *, delimiter: str) -> Iterator[Row | BadRowError]:
@@ -125,11 +137,11 @@ def _csv(file: Path, budget: Budget, *, delimiter: str) -> Iterator[Row | BadRow
             budget.add(place, 0)
             if not cells:
                 continue
-            if len(cells) != len(header):
-                found_cells = f"expected {len(header)} columns, found {len(cells)}"
-                yield BadRowError(place, found_cells, "put quotes around a text with commas")
-            else:
+            if len(cells) == len(header):
                 yield Row(place, number, dict(zip(header, cells, strict=True)))
+            else:
+                problem = f"expected {len(header)} columns, found {len(cells)}"
+                yield BadRowError(place, problem, "put quotes around a text with commas")
     except csv.Error as error:
         raise ValueError(f"{file}, row {number + 1}: {error}. Fix: correct the file.") from error
 
@@ -139,62 +151,50 @@ def _text(file: Path, budget: Budget) -> Iterator[Row | BadRowError]:
     for number, line in lines(file, budget):
         place = f"{file}, line {number}"
         try:
-            text = (line if isinstance(line, str) else _decoded(place, line)).strip()
+            if text := _decoded(place, line).strip():
+                yield Row(place, number, {"prompt": text})
         except BadRowError as bad:
             yield bad
-            continue
-        if text:
-            yield Row(place, number, {"prompt": text})
 
 
 def _parsed(place: str, text: bytes | str) -> object:
     try:
-        value: object = json.loads(text if isinstance(text, str) else _decoded(place, text))
+        value: object = json.loads(_decoded(place, text))
     except json.JSONDecodeError as error:
-        found_text = shown(error.doc.strip())
-        raise BadRowError(
-            place, f"expected one JSON object, found {found_text} ({error.msg} at column {error.colno})", CORRECT
-        ) from error
+        problem = f"expected one JSON object, found {shown(error.doc.strip())} ({error.msg} at column {error.colno})"
+        raise BadRowError(place, problem, CORRECT) from error
     except RecursionError as error:
-        raise BadRowError(
-            place, f"expected at most {DEEPEST} levels of lists and objects, found more", CORRECT
-        ) from error
-    except ValueError as error:  # Python reads no whole numbers of more than 4,300 digits
-        raise BadRowError(
-            place, f"a whole number is too long ({error})", "write it as text, or remove the line"
-        ) from error
+        raise _too_deep(place) from error
+    except BadRowError:
+        raise
+    except ValueError as error:  # Python parses no whole number of more than 4,300 digits
+        problem = f"a whole number is too long ({error})"
+        raise BadRowError(place, problem, "write it as text, or remove the line") from error
     return value
 
 
-def _decoded(place: str, line: bytes) -> str:
+def _decoded(place: str, line: bytes | str) -> str:
+    if isinstance(line, str):
+        return line
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise BadRowError(
-            place,
-            f"expected UTF-8, found byte 0x{line[error.start]:02x} at column {error.start + 1}",
-            "save it as UTF-8",
-        ) from error
+        problem = f"expected UTF-8, found byte 0x{line[error.start]:02x} at column {error.start + 1}"
+        raise BadRowError(place, problem, "save it as UTF-8") from error
 
 
 def _object(place: str, value: object) -> dict[str, object]:
+    """The value, if it is an object of at most DEEPEST levels."""
     if not isinstance(value, dict):
         raise BadRowError(place, f"expected a JSON object, found {shown(value)}", CORRECT)
-    if _too_deep([value]):
-        raise BadRowError(place, f"expected at most {DEEPEST} levels of lists and objects, found more", CORRECT)
+    level: Sequence[object] = [value]
+    for _ in range(DEEPEST):  # no recursion: a deep value would exceed Python's limit
+        children = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [child for group in children for child in group if isinstance(child, dict | list)]
+    if level:
+        raise _too_deep(place)
     return value
 
 
-def _too_deep(level: Sequence[object]) -> bool:
-    """Whether values nest deeper than DEEPEST. Without recursion, which deep values would exhaust."""
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+def _too_deep(place: str) -> BadRowError:
+    return BadRowError(place, f"expected at most {DEEPEST} levels of lists and objects, found more", CORRECT)

@@ -1,4 +1,4 @@
-"""Prompts from a Hugging Face data set: a name on the hub, a local folder of files, or what `save_to_disk` wrote."""
+"""Prompts from a Hugging Face data set: a name on the hub, a local folder of files, or a `save_to_disk` folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.prompts.files import SAVED
 from rlhf_flow.prompts.limits import Budget
-from rlhf_flow.prompts.parse import Row
+from rlhf_flow.prompts.parse import Row, Rows
 from rlhf_flow.prompts.source import PromptSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset  # type: ignore[import-untyped]
-    from transformers import PreTrainedTokenizerBase
-
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +25,20 @@ class HuggingFace(PromptSpec):
     config: str | None = None  # the subset, of data sets that have several
     split: str = "train"  # of the data set, for training
     revision: str | None = None  # of a data set on the hub
-    held_out_split: str | None = None  # prompts for evaluation from a split of their own
+    held_out_split: str | None = None  # split with the prompts for evaluation
     first: int | None = None  # rows of each split that are taken; None: all
-    streaming: bool = False  # read rows as they come, without a copy on disk; for a data set of which `first` is a part
+    streaming: bool = False  # read rows without a copy on disk; for a large data set of which `first` takes a part
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.first is not None and self.first < 1:
             raise ValueError(f"prompts.first={self.first}: must be >= 1. Fix: leave it out for all rows.")
 
-    def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> Dealt:
-        """Read and check everything. Raises ValueError with split, row, expectation, finding and way out."""
-        apart = None if self.held_out_split is None else self._rows(self.held_out_split)
-        return self.deal(self._rows(self.split), apart, tokenizer=tokenizer, seed=seed)
+    def rows(self) -> Rows:
+        return self._rows(self.split)
+
+    def held_out_rows(self) -> Rows | None:
+        return None if self.held_out_split is None else self._rows(self.held_out_split)
 
     def _rows(self, split: str) -> list[Row]:
         from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
@@ -52,7 +50,7 @@ class HuggingFace(PromptSpec):
             dataset: Iterable[dict[str, object]] = self._load(split)
             for at, values in enumerate(islice(dataset, self.first), start=1):
                 place = f"{where}, row {at}"
-                budget.add(place, _characters(values))
+                budget.add(place, _bytes(values))
                 rows.append(Row(place, at, dict(values)))
         except (DatasetsError, OSError, ImportError, RuntimeError) as error:
             raise self._failed(split, error) from error
@@ -79,12 +77,12 @@ class HuggingFace(PromptSpec):
         return ValueError(
             f"prompts.path={self.path}: must be a Hugging Face data set with prompts.config={self.config}, "
             f"prompts.split={split} and prompts.revision={self.revision}, and loading it failed: {_causes(error)}. "
-            "Fix: correct these keys, or prompts=jsonl for files that are here."
+            "Fix: correct these keys, or use prompts=jsonl for local files."
         )
 
 
 def _split(saved: Dataset | dict[str, Dataset], split: str) -> Dataset:
-    if not isinstance(saved, dict):  # a folder that holds one split, which knows its name or has none
+    if not isinstance(saved, dict):  # a folder that holds one split, with or without its name
         saved = {split if saved.split is None else str(saved.split): saved}
     if split not in saved:
         raise ValueError(f"the splits there are: {', '.join(saved)}")
@@ -92,21 +90,17 @@ def _split(saved: Dataset | dict[str, Dataset], split: str) -> Dataset:
 
 
 def _causes(error: BaseException) -> str:
-    """What the error and those behind it say: of an error while a data set is generated, the cause is the last."""
-    said: list[str] = []
+    """The messages of an error and its causes. `datasets` gives the reason for a failed generation as the last one."""
+    messages: list[str] = []
     at: BaseException | None = error
     while at is not None:
-        text = str(at).strip().rstrip(".")
-        if text and text not in said:
-            said.append(text)
+        messages.append(str(at).strip().rstrip("."))
         at = at.__cause__ or at.__context__
-    return " ← ".join(said) or type(error).__name__
+    return " ← ".join(dict.fromkeys(filter(None, messages))) or type(error).__name__
 
 
-def _characters(value: object) -> int:
-    """About how large a value is in memory, in bytes."""
-    if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    if isinstance(value, list):
-        return sum(map(_characters, value))
+def _bytes(value: object) -> int:
+    """The approximate size of a value in memory."""
+    if isinstance(value, dict | list):
+        return sum(map(_bytes, value.values() if isinstance(value, dict) else value))
     return len(value) if isinstance(value, str | bytes) else 8

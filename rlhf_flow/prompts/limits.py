@@ -9,7 +9,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """What reading a data set may take. A data set beyond a limit is refused."""
+    """A data set beyond one of these limits is refused."""
 
     rows: int = 10_000_000  # of the data set; blank lines count
     row_mib: float = 16.0  # of a row, decompressed
@@ -30,7 +30,7 @@ class Limits:
 
 
 class Budget:
-    """What was read so far, against the limits."""
+    """Counts the rows and bytes read so far against the limits."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -46,16 +46,15 @@ class Budget:
         if self._rows > self.limits.rows:
             raise ValueError(
                 f"{place}: the data set has more than prompts.limits.rows={self.limits.rows} rows. "
-                f"Fix: use fewer, or raise prompts.limits.rows."
+                "Fix: use fewer rows, or raise prompts.limits.rows."
             )
         if self._bytes > self.limits.total_bytes:
             raise ValueError(
                 f"{place}: the data set is larger than prompts.limits.total_mib={self.limits.total_mib:g} when "
-                "decompressed. Fix: use fewer rows, or raise prompts.limits.total_mib if the memory is there."
+                "decompressed. Fix: use fewer rows, or raise prompts.limits.total_mib if there is memory for them."
             )
 
     def row_too_large(self, place: str) -> ValueError:
-        """The error for a row that is too large to be read whole."""
         return ValueError(
             f"{place}: the row is larger than prompts.limits.row_mib={self.limits.row_mib:g} when decompressed. "
             "Fix: remove the row, or raise prompts.limits.row_mib."

@@ -1,4 +1,4 @@
-"""What a row of a data set must hold to be a prompt."""
+"""Checks a row of a data set and turns it into a question: what a prompt needs before it is tokenised."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Columns:
 
     @property
     def named(self) -> Mapping[str, str]:
-        """The columns that are named, by the key that does so."""
+        """The columns that are named, by their keys."""
         single = {"prompt": self.prompt, "id": self.id, "answer": self.answer, "system": self.system}
         several = {f"candidates.{name}": column for name, column in self.candidates.items()}
         return {key: column for key, column in (single | several).items() if column is not None}
@@ -36,16 +36,22 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One row as it was read, and where it stands."""
+    """One row as it was read, with its place in the data set."""
 
     place: str  # "prompts.jsonl, line 17"
     number: int  # 1-based: the line of a text file, the row of a table
     values: Mapping[str, object]
 
+    def error(self, problem: str, fix: str, *, kind: str = "malformed") -> BadRowError:
+        return BadRowError(self.place, problem, fix, kind=kind)
+
+
+Rows = Sequence[Row | BadRowError]
+
 
 @dataclass(frozen=True)
 class Question:
-    """A row that holds what a prompt needs; not yet tokenised."""
+    """A checked row, not yet tokenised."""
 
     place: str
     id: str
@@ -53,11 +59,11 @@ class Question:
     answer: str | None
     candidates: Mapping[str, str]  # name -> text
     meta: Mapping[str, object]  # JSON values only
-    left_out: tuple[str, ...]  # columns that are no JSON values and so cannot be in meta
+    left_out: tuple[str, ...]  # columns that are not JSON values and so cannot be in meta
 
 
 def question(row: Row, columns: Columns, *, prefix: str = "row") -> Question:
-    """Check a row. Raises BadRowError with the place, what was expected, what was found and the way out."""
+    """Check a row. Raises BadRowError with the place, what was expected, what was found and the fix."""
     for name in row.values:
         valid(row, f"the name of column {name!r}", name)
     for key, name in columns.named.items():
@@ -80,22 +86,29 @@ def question(row: Row, columns: Columns, *, prefix: str = "row") -> Question:
 
 def missing(row: Row, key: str, name: str) -> BadRowError:
     """The error for a row without a column that is named."""
-    there = ", ".join(row.values).encode(errors="backslashreplace").decode() or "none"
-    return BadRowError(
-        row.place,
-        f"expected a column {name!r}; the columns there are: {there}",
-        f"name the right one with prompts.columns.{key}=…, or how the data set is laid out with prompts.schema=…",
-    )
+    columns = ", ".join(row.values).encode(errors="backslashreplace").decode() or "none"
+    fix = f"name the right one with prompts.columns.{key}=…, or the layout of the data set with prompts.schema=…"
+    return row.error(f"expected a column {name!r}; the columns there are: {columns}", fix)
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: its type, and a few of its characters."""
+    """A value as an error message shows it: its type and its first characters."""
     text = REPR.repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '…'}"
 
 
+def valid(row: Row, where: str, text: str) -> str:
+    """The text. Raises BadRowError for a lone surrogate, which JSON can write but no tokenizer or file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"{where} must be valid Unicode, found half a surrogate pair at character {error.start + 1}"
+        raise row.error(problem, "write the file anew from its source") from error
+    return text
+
+
 def _meta(row: Row, columns: Columns) -> tuple[dict[str, object], tuple[str, ...]]:
-    """The columns that are not named, and the names of those that are no JSON values."""
+    """The columns that are not named, and the names of those that are not JSON values."""
     kept, left_out = {}, []
     for name, value in row.values.items():
         if name in columns.named.values():
@@ -115,30 +128,27 @@ def _messages(row: Row, column: str) -> tuple[Message, ...]:
     if value is None or isinstance(value, str):
         return (Message("user", _text(row, f"column {column!r}", value)),)
     if not isinstance(value, list):
-        raise BadRowError(
-            row.place,
+        raise row.error(
             f"column {column!r} must be a text or a list of {{role, content}}, found {shown(value)}",
             "correct the row, or name another column with prompts.columns.prompt=…",
         )
     messages = tuple(_message(row, f"message {at} of column {column!r}", one) for at, one in enumerate(value, start=1))
     if not messages or messages[-1].role != "user":
         found = f"one from the {messages[-1].role}" if messages else "no message"
-        raise BadRowError(
-            row.place,
+        raise row.error(
             f"the last message of column {column!r} must be from the user, found {found}",
-            "take the answer off the end of the chat (the policy gives its own), or prompts.schema=messages for a "
-            "column `messages` that ends with an answer",
+            "remove the answer at the end of the chat, or use prompts.schema=messages for a column `messages` that "
+            "ends with an answer",
             kind="malformed" if messages else "empty",
         )
     if any(message.role == "system" for message in messages[1:]):
-        raise BadRowError(
-            row.place, f"a system message may only come first in column {column!r}", "move it to the front of the chat"
-        )
+        problem = f"a system message may only come first in column {column!r}"
+        raise row.error(problem, "move it to the front of the chat")
     return messages
 
 
 def _with_system(row: Row, column: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages behind the system text of the row; an empty or absent one is none."""
+    """The messages behind the system text of the row, if it has one."""
     value = row.values[column]
     if value is None or (isinstance(value, str) and not value.strip()):
         return messages
@@ -146,74 +156,62 @@ def _with_system(row: Row, column: str, messages: tuple[Message, ...]) -> tuple[
     if messages[0].role != "system":
         return (system, *messages)
     if messages[0] != system:
-        raise BadRowError(
-            row.place,
+        raise row.error(
             f"the chat begins with another system message than column {column!r} has",
             "remove one of them, or use prompts.schema=columns to leave the column in meta",
         )
     return messages
 
 
-def _candidate(row: Row, column: str, asked: tuple[Message, ...]) -> str:
-    """The text; of a chat the last message, which must be the assistant's. What comes before it must be the prompt."""
+def _candidate(row: Row, column: str, prompt: tuple[Message, ...]) -> str:
+    """The text. Of a chat: the last message, which must be the assistant's; the turns before it must be the prompt."""
     value = row.values[column]
     if not isinstance(value, list):
         return _text(row, f"column {column!r}", value)
     last = _message(row, f"the last message of column {column!r}", value[-1]) if value else None
     if last is None or last.role != "assistant":
-        raise BadRowError(
-            row.place,
-            f"column {column!r} must be a text, or a chat whose last message is from the assistant, found "
-            f"{'no message' if last is None else f'one from the {last.role}'}",
+        found = "no message" if last is None else f"one from the {last.role}"
+        raise row.error(
+            f"column {column!r} must be a text, or a chat whose last message is from the assistant, found {found}",
             "correct the row, or name another column",
             kind="empty" if last is None else "malformed",
         )
     before = [(one.get("role"), _joined(one.get("content"))) for one in value[:-1] if isinstance(one, dict)]
-    if before and _turns(before) != _turns([(message.role, message.content) for message in asked]):
-        raise BadRowError(
-            row.place,
+    if before and _turns(before) != _turns([(message.role, message.content) for message in prompt]):
+        raise row.error(
             f"column {column!r} answers another conversation than the prompt: found {shown(before[-1][1])}, expected "
-            f"{shown(asked[-1].content)}",
+            f"{shown(prompt[-1].content)}",
             "correct the row, or take the conversation from the answers with prompts.schema=implicit",
         )
     return last.content
 
 
 def _turns(chat: Sequence[tuple[object, object]]) -> list[tuple[object, str]]:
-    """What a conversation is compared by: the system message may be in one of two columns only."""
+    """A conversation as it is compared: without the system message, which only one of two columns may have."""
     return [(role, str(content).strip()) for role, content in chat if role != "system"]
 
 
 def _message(row: Row, where: str, value: object) -> Message:
     if not isinstance(value, dict) or not {"role", "content"} <= value.keys():
-        raise BadRowError(
-            row.place,
+        raise row.error(
             f"{where} must be an object with role and content, found {shown(value)}",
             "correct the row; for objects with `from` and `value` use prompts.schema=sharegpt",
         )
     more = sorted(key for key in value.keys() - {"role", "content"} if value[key] is not None)
     if more:
-        raise BadRowError(
-            row.place,
-            f"{where} must hold role and content only, found also {more}, which would not reach the policy",
-            "remove it, or write it into the content",
-        )
+        problem = f"{where} must hold role and content only, found also {more}, which would not reach the policy"
+        raise row.error(problem, "remove it, or write it into the content")
     if value["role"] not in ROLES:
-        raise BadRowError(
-            row.place,
-            f"the role of {where} must be {', '.join(ROLES)}, found {shown(value['role'])}",
-            "rename the role, or remove the row",
-        )
+        problem = f"the role of {where} must be {', '.join(ROLES)}, found {shown(value['role'])}"
+        raise row.error(problem, "rename the role, or remove the row")
     return Message(value["role"], _text(row, f"the content of {where}", _joined(value["content"])))
 
 
 def _joined(content: object) -> object:
-    """The text of content that is a list of parts, if all of them are texts."""
+    """Content that is a list of text parts as one text; any other content unchanged."""
     if isinstance(content, list) and content:
-        texts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        if all(isinstance(text, str) for text in texts):
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
             return "".join(map(str, texts))
     return content
 
@@ -221,33 +219,15 @@ def _joined(content: object) -> object:
 def _text(row: Row, where: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         found = "an empty one" if isinstance(value, str) else shown(value)
-        raise BadRowError(
-            row.place,
-            f"{where} must be a text that is not empty, found {found}",
-            "fill or remove the row",
-            kind="empty" if value is None or isinstance(value, str) else "malformed",
-        )
+        kind = "empty" if value is None or isinstance(value, str) else "malformed"
+        raise row.error(f"{where} must be a text that is not empty, found {found}", "fill or remove the row", kind=kind)
     return valid(row, where, value)
-
-
-def valid(row: Row, where: str, text: str) -> str:
-    """The text. JSON can write half a surrogate pair, which neither a tokenizer nor a file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadRowError(
-            row.place,
-            f"{where} must be valid Unicode, found half a surrogate pair at character {error.start + 1}",
-            "write the file anew from its source",
-        ) from error
-    return text
 
 
 def _id(row: Row, column: str) -> str:
     value = row.values[column]
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise BadRowError(
-            row.place,
+        raise row.error(
             f"column {column!r} must be a text or a whole number, found {shown(value)}",
             "correct the row, or leave prompts.columns.id empty to number the rows",
         )
@@ -257,8 +237,7 @@ def _id(row: Row, column: str) -> str:
 def _answer(row: Row, column: str) -> str | None:
     value = row.values[column]
     if value is not None and not isinstance(value, str):
-        raise BadRowError(
-            row.place,
+        raise row.error(
             f"column {column!r} must be a text (or null if there is no gold answer), found {shown(value)}",
             "write it as text, or leave prompts.columns.answer empty: rules find the column in meta",
         )

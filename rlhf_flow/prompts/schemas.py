@@ -1,6 +1,6 @@
-"""The layouts of public data sets. Each is a function from a row to the columns prompt, chosen and rejected.
+"""Schemas of public data sets: each maps a row to the columns prompt, chosen and rejected.
 
-Answers with ratings or ranks become a pair: the best against the worst. A row whose answers are equally good has none.
+Answers with ratings or ranks become a pair, the best against the worst; a row whose answers are equally good has none.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ SPEAKERS = {
 
 
 class UnreadableError(ValueError):
-    """What a value of the row should have been, and what it is."""
+    """A value of the row is not as the schema expects it."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A layout: the columns that a row of it has, what is made of them, and the same in a few words."""
+    """The columns of a data set and how they are read."""
 
     columns: tuple[str, ...]  # every row has these
-    read: Callable[[Values], Values]  # a row -> prompt, and chosen, rejected, score_chosen, ... as far as it has them
-    says: str
-    uses: tuple[str, ...] = ()  # columns that `read` takes if they are there
-    asks: bool = False  # whether rows of prompts alone are recognised too, although they have a column `prompt`
+    read: Callable[[Values], Values]  # a row -> prompt and, if it has answers, chosen, rejected, score_chosen, ...
+    summary: str
+    uses: tuple[str, ...] = ()  # optional columns that `read` consumes
+    asks: bool = False  # recognised by its columns although it has a column `prompt`, as prompts without answers have
 
     def fits(self, values: Values) -> bool:
         return set(self.columns) <= values.keys()
@@ -52,14 +52,14 @@ def _alpaca(values: Values) -> Values:
 
 
 def _turns_in(column: str) -> Callable[[Values], Values]:
-    """Reads a column of {role, content}."""
+    """A reader of a column of {role, content}."""
     return lambda values: _demonstration(_chat(values[column], column))
 
 
 def _sharegpt(values: Values) -> Values:
-    turns = [_said(turn) for turn in _chat(values["conversations"], "conversations")]
+    turns = [_turn_of(turn) for turn in _chat(values["conversations"], "conversations")]
     answers = {
-        name: _said(values[name])["content"] for name in ("chosen", "rejected") if isinstance(values.get(name), dict)
+        name: _turn_of(values[name])["content"] for name in ("chosen", "rejected") if isinstance(values.get(name), dict)
     }
     return {"prompt": turns, **answers} if answers else _demonstration(turns)
 
@@ -72,7 +72,7 @@ def _demonstration(turns: Sequence[object]) -> Values:
     return {"prompt": [*turns]}
 
 
-def _said(turn: object) -> Turn:
+def _turn_of(turn: object) -> Turn:
     if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
         raise UnreadableError(f"expected an object with `from` and `value`, found {type(turn).__name__}")
     if turn["from"] not in SPEAKERS:
@@ -84,7 +84,7 @@ def _said(turn: object) -> Turn:
 
 
 def _implicit(values: Values) -> Values:
-    """The conversation is the beginning that both answers have. Of texts: up to the last blank of it."""
+    """The conversation is the common prefix of both answers; of texts, up to its last blank."""
     chosen, rejected = values["chosen"], values["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
         end = next((at for at, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
@@ -94,7 +94,7 @@ def _implicit(values: Values) -> Values:
 
 
 def _dialogues(values: Values) -> Values:
-    """`Human:` and `Assistant:` in one text; the prompt stands in a column of its own, or before both answers."""
+    """`Human:` and `Assistant:` in one text; the prompt is in its own column or at the start of both answers."""
     if isinstance(values.get("prompt"), str):
         return {"prompt": _dialogue(values["prompt"], "prompt", open_end=True)}
     return {
@@ -104,7 +104,7 @@ def _dialogues(values: Values) -> Values:
 
 
 def _dialogue(text: object, column: str, *, open_end: bool = False) -> list[Turn]:
-    """The turns of a text; `open_end` takes an empty last turn of the assistant off."""
+    """The turns of a text; `open_end` removes an empty last turn of the assistant."""
     found = list(TURN.finditer(text)) if isinstance(text, str) else []
     if not isinstance(text, str) or not found or text[: found[0].start()].strip():
         raise UnreadableError(f"column {column!r} must begin with Human: or Assistant:, found {text!r:.60}")
@@ -116,32 +116,34 @@ def _dialogue(text: object, column: str, *, open_end: bool = False) -> list[Turn
     return turns[:-1] if open_end and turns[-1] == {"role": "assistant", "content": ""} else turns
 
 
+def _pair(first: object, second: object, margin: float) -> Values:
+    """`margin` > 0: the first is better; 0: there is no pair."""
+    if not margin:
+        return {}
+    return {"chosen": first, "rejected": second} if margin > 0 else {"chosen": second, "rejected": first}
+
+
 def _numbered(values: Values) -> Values:
     better = values.get("better_response_id", values.get("safer_response_id"))
     if better not in (0, 1):
         raise UnreadableError(f"better_response_id must be 0 or 1, found {better!r:.60}")
-    answers = values["response_0"], values["response_1"]
-    return {"chosen": answers[int(better)], "rejected": answers[1 - int(better)]}  # type: ignore[call-overload]
+    return _pair(values["response_0"], values["response_1"], 1 if better == 0 else -1)
 
 
 def _lettered(values: Values) -> Values:
     first = _first_wins(values)
-    chosen, rejected = (values["response_a"], values["response_b"])[:: 1 if first > 0.5 else -1]
-    if first == 0.5:
-        return {}
-    return {"chosen": chosen, "rejected": rejected, "preference": max(first, 1 - first)}
+    pair = _pair(values["response_a"], values["response_b"], first - 0.5)
+    return {**pair, "preference": max(first, 1 - first)} if pair else {}
 
 
 def _arena(values: Values) -> Values:
     """Two conversations that differ in their last answers."""
     a, b = (_chat(values[name], name) for name in ("conversation_a", "conversation_b"))
-    first = _first_wins(values)
-    pair = {} if first == 0.5 else dict(zip(("chosen", "rejected"), (a, b) if first > 0.5 else (b, a), strict=True))
-    return {"prompt": a[:-1], **pair}
+    return {"prompt": a[:-1], **_pair(a, b, _first_wins(values) - 0.5)}
 
 
 def _first_wins(values: Values) -> float:
-    """P(the first is better), of a probability or of the winner's name."""
+    """P(the first is better), from a probability or the winner's name."""
     if isinstance(p := values.get("prob_b"), int | float) and 0 <= p <= 1:
         return 1 - p
     winner = str(values.get("winner", values.get("preference"))).lower()
@@ -156,11 +158,7 @@ def _signed(values: Values) -> Values:
     strength = values["overall_preference"]
     if not isinstance(strength, int | float):
         raise UnreadableError(f"overall_preference must be a number, found {strength!r:.60}")
-    answers = [values["response1"], values["response2"]][:: 1 if strength < 0 else -1]
-    return {
-        "prompt": values["context"],
-        **(dict(zip(("chosen", "rejected"), answers, strict=True)) if strength else {}),
-    }
+    return {"prompt": values["context"], **_pair(values["response1"], values["response2"], -strength)}
 
 
 # -- answers with ratings or ranks ------------------------------------------------------------------------------------
@@ -199,11 +197,9 @@ def _helpfulness(values: Values) -> Values:
 
 def _best_and_worst(rated: Sequence[tuple[object, object]]) -> Values:
     known = [(score, answer) for answer, score in rated if isinstance(score, int | float) and score == score]
-    if not known:
+    if len({score for score, _ in known}) < 2:
         return {}
     (high, chosen), (low, rejected) = max(known, key=lambda one: one[0]), min(known, key=lambda one: one[0])
-    if high == low:
-        return {}
     return {"chosen": chosen, "rejected": rejected, "score_chosen": high, "score_rejected": low}
 
 
@@ -228,12 +224,9 @@ def _voted(read: Callable[[Values], Comparison]) -> Callable[[Values], Values]:
 
     def pair(values: Values) -> Values:
         found = read(values)
-        said = [*found.said.values()]
-        first, second = said.count("first"), said.count("second")
-        if first == second:
-            return {"prompt": found.prompt}
-        answers = (found.first, found.second)[:: 1 if first > second else -1]
-        return {"prompt": found.prompt, **dict(zip(("chosen", "rejected"), answers, strict=True))}
+        verdicts = [*found.verdicts.values()]
+        first, second = verdicts.count("first"), verdicts.count("second")
+        return {"prompt": found.prompt, **_pair(found.first, found.second, first - second)}
 
     return pair
 

@@ -1,4 +1,4 @@
-"""What every kind of prompt file can be told, and how its rows become rounds."""
+"""The keys that all prompt sources share, and how their rows become the prompts of each round."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_flow.prompts.bad_rows import WHAT_TO_DO, BadRowError, BadRows
-from rlhf_flow.prompts.epochs import Dealt
-from rlhf_flow.prompts.facts import Facts
+from rlhf_flow.prompts.bad_rows import ACTIONS, BadRowError, BadRows
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.layout import AUTO, CHOICES, lay_out
 from rlhf_flow.prompts.limits import Limits
 from rlhf_flow.prompts.pairwise import Compare, Comparing, row_of
-from rlhf_flow.prompts.parse import Columns, Question, Row, question
+from rlhf_flow.prompts.parse import Columns, Question, Row, Rows, question
 from rlhf_flow.prompts.tokenize import TOO_LONG, Rendering
 from rlhf_flow.seeds import derive
 from rlhf_flow.storage.data_origin import origin
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 class PromptSpec:
     """The fields that all sources share. Every row is checked when the source is opened, before any worker starts."""
 
-    schema: str = AUTO  # how the data set is laid out: auto finds out, columns takes prompts.columns, or one by name
+    schema: str = AUTO  # layout of the data set: auto detects it, columns takes prompts.columns, or one by name
     columns: Columns = field(default_factory=Columns)
     format: str = "chat"  # chat: the tokenizer's template; plain: BOS and the text
     system: str | None = None  # put before every chat that has no system message of its own
@@ -39,129 +38,138 @@ class PromptSpec:
     empty: str = "refuse"  # refuse | drop: rows without a prompt, or without an answer that is named; counted
     malformed: str = "refuse"  # refuse | drop: rows that cannot be read; counted
     batch: int = 64  # prompts a round
-    held_out: float = 0.05  # a share (< 1) or a number, by hash of the id; no part where they are given apart
+    held_out: float = 0.05  # a share (< 1) or a number of prompts, by hash of the id; unused with held-out data
     compare: Compare | None = None  # two prompts of each row: its two answers as a question, in both orders
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        share = self.held_out
         for key, rule, ok in (
             ("schema", f"one of {', '.join(CHOICES)}", self.schema in CHOICES),
             ("format", f"one of {', '.join(FORMATS)}", self.format in FORMATS),
             ("system", "left empty with prompts.format=plain", self.system is None or self.format == "chat"),
             ("max_tokens", ">= 1", self.max_tokens >= 1),
             ("too_long", f"one of {', '.join(TOO_LONG)}", self.too_long in TOO_LONG),
-            ("empty", f"one of {', '.join(WHAT_TO_DO)}", self.empty in WHAT_TO_DO),
-            ("malformed", f"one of {', '.join(WHAT_TO_DO)}", self.malformed in WHAT_TO_DO),
+            ("empty", f"one of {', '.join(ACTIONS)}", self.empty in ACTIONS),
+            ("malformed", f"one of {', '.join(ACTIONS)}", self.malformed in ACTIONS),
             ("batch", ">= 1", self.batch >= 1),
-            ("held_out", "a share in [0, 1) or a whole number", 0 <= self.held_out < 1 or self.held_out % 1 == 0),
+            ("held_out", "a share in [0, 1) or a whole number", 0 <= share < 1 or share % 1 == 0 <= share),
         ):
             if not ok:
                 raise ValueError(f"prompts.{key} must be {rule}, got {vars(self)[key]!r}")
-        if self.held_out < 0:
-            raise ValueError(f"prompts.held_out must be >= 0, got {self.held_out}")
 
-    def deal(
-        self,
-        rows: Sequence[Row | BadRowError],
-        apart: Sequence[Row | BadRowError] | None,
-        *,
-        tokenizer: PreTrainedTokenizerBase,
-        seed: int,
-        files: Sequence[Path] = (),
-    ) -> Dealt:
-        """Rows to rounds; `apart` are rows for evaluation from elsewhere, None to take a share of `rows` instead.
+    def rows(self) -> Rows:
+        """The rows of the data set, as they are stored. Raises ValueError if it cannot be read."""
+        raise NotImplementedError
 
-        Raises ValueError, with places and way out, if any row cannot be a prompt and is not to be dropped.
+    def held_out_rows(self) -> Rows | None:
+        """The rows for evaluation, or None to hold out a share of `rows`."""
+        raise NotImplementedError
+
+    def files(self) -> Sequence[Path]:
+        """The local files that were read."""
+        return ()
+
+    def open(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptSet:
+        """Read, check and tokenise everything.
+
+        Raises ValueError, with place, problem and fix, if the data cannot be read, or if a row cannot be a prompt and
+        is not to be dropped.
         """
-        facts = Facts()
-        rendering = Rendering(
-            tokenizer, self.format, system=self.system, max_tokens=self.max_tokens, too_long=self.too_long
-        )
-        bad = BadRows({"empty": self.empty == "drop", "malformed": self.malformed == "drop"}, facts.counts)
-        training = self._prompts(rows, self.columns, rendering, facts, bad)
-        kept: list[Prompt] = []
-        if apart is not None:
-            kept = self._prompts(
-                apart, _present(self.columns, apart, self.schema), rendering, facts, bad, prefix="held-out-row"
-            )
-        bad.check()
-        if apart is None:
-            training, kept = self._sides(training, facts)
+        rows, held_out_rows = self.rows(), self.held_out_rows()
+        reader = _Reader(self, tokenizer)
+        training = reader.prompts(rows, self.columns)
+        held_out: list[Prompt] = []
+        if held_out_rows is not None:
+            present = _present(self.columns, held_out_rows, self.schema)
+            held_out = reader.prompts(held_out_rows, present, prefix="held-out-row")
+        reader.bad.check()
+        if held_out_rows is None:
+            training, held_out = self._split(training)
         else:
-            _refuse_overlap(training, kept)
-        counts = facts.counts
-        counts.update(training=len(training), held_out=len(kept))
+            _refuse_overlap(training, held_out)
+        counts = reader.counts
+        counts.update(training=len(training), held_out=len(held_out))
         if self.batch > len(training):
             raise ValueError(
                 f"prompts.batch must be <= {len(training)}, the number of prompts left for training "
                 f"({', '.join(f'{name} {count}' for name, count in counts.items())}), got {self.batch}. "
-                "Fix: lower prompts.batch or prompts.held_out, or bring more prompts."
+                "Fix: lower prompts.batch or prompts.held_out, or use more prompts."
             )
-        return Dealt(
-            tuple(training),
-            tuple(kept),
-            size=self.batch,
-            seed=seed,
-            counts=dict(counts),
-            summary=facts.summary(),
-            origin=origin(files),
-        )
+        summary = reader.summary() + ("" if held_out else ", nothing held out, so no round is evaluated")
+        return PromptSet(
+            tuple(training), tuple(held_out), size=self.batch, seed=seed, counts=dict(counts), summary=summary,
+            origin=origin(self.files()),
+        )  # fmt: skip
 
-    def _prompts(
-        self,
-        rows: Sequence[Row | BadRowError],
-        columns: Columns,
-        rendering: Rendering,
-        facts: Facts,
-        bad: BadRows,
-        *,
-        prefix: str = "row",
-    ) -> list[Prompt]:
-        laid_out = lay_out(rows, self.schema, columns, system=self.format == "chat")
-        facts.add(laid_out)
-        special = [token for token in rendering.tokenizer.all_special_tokens if token]
-        maker = rendering if self.compare is None else Comparing(rendering, self.compare)
+    def _split(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+        """Training and held out. Raises ValueError if a number is to be held out and none can be."""
+        kept = _held_out_ids(prompts, self.held_out)
+        if not kept and self.held_out >= 1 and prompts:
+            least = min(Counter(prompt.messages for prompt in prompts).values())
+            more = f"prompts.held_out={least} or more, " if least < len(prompts) else ""
+            raise ValueError(
+                f"prompts.held_out={self.held_out:g}: no prompt can be held out, because equal prompts stay on one "
+                f"side, and each text occurs {least} times or more. Fix: {more}prompts.held_out=0 for a run without "
+                "evaluation, or prompts.held_out_path=FILE with other prompts."
+            )
+        training = [one for one in prompts if row_of(one.id) not in kept]
+        return training, [one for one in prompts if row_of(one.id) in kept]
+
+
+class _Reader:
+    """Turns rows into prompts, and counts what became of the rows."""
+
+    def __init__(self, spec: PromptSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._spec = spec
+        self.counts = Counter(dict.fromkeys(("too_long_cut", "too_long_dropped", "repeated"), 0))
+        self.bad = BadRows({"empty": spec.empty == "drop", "malformed": spec.malformed == "drop"}, self.counts)
+        self._special = [token for token in tokenizer.all_special_tokens if token]
+        rendering = Rendering(tokenizer, spec.format, spec.system, spec.max_tokens, spec.too_long)
+        self._maker = rendering if spec.compare is None else Comparing(rendering, spec.compare)
+        self._left_out: Counter[str] = Counter()  # column -> rows whose value is not JSON
+        self._read_as: list[str] = []
+
+    def prompts(self, rows: Rows, columns: Columns, *, prefix: str = "row") -> list[Prompt]:
+        laid_out = lay_out(rows, self._spec.schema, columns, system=self._spec.format == "chat")
+        self.counts["rows"] += len(laid_out.rows) + laid_out.undecided
+        if laid_out.undecided:
+            self.counts["undecided_dropped"] += laid_out.undecided
+        if laid_out.summary and laid_out.summary not in self._read_as:
+            self._read_as.append(laid_out.summary)
         seen: set[tuple[Message, ...]] = set()
         ids: dict[str, str] = {}
-        prompts = []
+        prompts: list[Prompt] = []
         for row in laid_out.rows:
             try:
                 if isinstance(row, BadRowError):
                     raise row
                 one = question(row, laid_out.columns, prefix=prefix)
                 _take_id(one, ids)
-                made = maker.prompts(one, facts.counts)
+                made = self._maker.prompts(one, self.counts)
             except BadRowError as fault:
-                bad.add(fault)
+                self.bad.add(fault)
                 continue
-            bad.good()
-            facts.left_out.update(one.left_out)
-            facts.counts["meta_left_out"] += len(one.left_out)
-            if not made:
-                continue
-            messages = made[0].messages
-            facts.counts["repeated"] += messages in seen  # the same messages under another id
-            facts.counts["special_tokens_in_text"] += any(
-                token in message.content for message in messages for token in special
-            )
-            seen.add(messages)
+            self.bad.good()
+            self._left_out.update(one.left_out)
+            self.counts["meta_left_out"] += len(one.left_out)
+            if made:
+                self._count_messages(made[0].messages, seen)
             prompts += made
         return prompts
 
-    def _sides(self, prompts: Sequence[Prompt], facts: Facts) -> tuple[list[Prompt], list[Prompt]]:
-        """Training and held out. Raises ValueError if a number is to be held out and none can be."""
-        kept_ids = _share(prompts, self.held_out)
-        if not kept_ids and self.held_out >= 1 and prompts:
-            least = min(Counter(prompt.messages for prompt in prompts).values())
-            more = f"prompts.held_out={least} or more, " if least < len(prompts) else ""
-            raise ValueError(
-                f"prompts.held_out={self.held_out:g}: no prompt can be held out, because equal prompts stay on one "
-                f"side, and each text is there {least} times or more. Fix: {more}prompts.held_out=0 for a run without "
-                "evaluation, or prompts.held_out_path=FILE with other prompts."
-            )
-        facts.nothing_held_out = not kept_ids
-        training = [one for one in prompts if row_of(one.id) not in kept_ids]
-        return training, [one for one in prompts if row_of(one.id) in kept_ids]
+    def _count_messages(self, messages: tuple[Message, ...], seen: set[tuple[Message, ...]]) -> None:
+        self.counts["repeated"] += messages in seen  # the same messages under another id
+        special = any(token in message.content for message in messages for token in self._special)
+        self.counts["special_tokens_in_text"] += special
+        seen.add(messages)
+
+    def summary(self) -> str:
+        """One line for the console: `read as orca (question → prompt); 23 training, 1 held out`."""
+        counts = [f"{number} {name.replace('_', ' ')}" for name, number in self.counts.items() if number]
+        left_out = f" ({', '.join(self._left_out)})"
+        counts = [text + left_out if text.endswith(" meta left out") else text for text in counts]
+        return "; ".join([*self._read_as, ", ".join(counts)])
 
 
 def _take_id(one: Question, ids: dict[str, str]) -> None:
@@ -175,19 +183,19 @@ def _take_id(one: Question, ids: dict[str, str]) -> None:
     ids[one.id] = one.place
 
 
-def _present(columns: Columns, apart: Sequence[Row | BadRowError], schema: str) -> Columns:
-    """The columns, with those candidates that every row has: a policy is evaluated without any."""
+def _present(columns: Columns, rows: Rows, schema: str) -> Columns:
+    """The columns, with only those candidates that every row has: evaluation needs none."""
     with suppress(BadRowError):  # rows without answers are laid out without them
-        apart = lay_out(apart, schema, columns, system=False).rows
-    rows = [row for row in apart if isinstance(row, Row)]
-    there = {name: column for name, column in columns.candidates.items() if all(column in row.values for row in rows)}
-    return replace(columns, candidates=there)
+        rows = lay_out(rows, schema, columns, system=False).rows
+    values = [row.values for row in rows if isinstance(row, Row)]
+    candidates = {name: column for name, column in columns.candidates.items() if all(column in one for one in values)}
+    return replace(columns, candidates=candidates)
 
 
-def _share(prompts: Sequence[Prompt], wanted: float) -> set[str]:
-    """The rows that are held out, by their ids: a function of the ids, not of the seed or of the order of the file.
+def _held_out_ids(prompts: Sequence[Prompt], wanted: float) -> set[str]:
+    """The ids of the rows that are held out: a function of the ids, not of the seed or the order of the file.
 
-    Prompts with the same messages stay together, on the side where the least of their ids falls.
+    `wanted`: a share below 1, or a number. Prompts with equal messages stay on one side, decided by their least id.
     """
     groups: dict[tuple[Message, ...], set[str]] = {}
     for prompt in prompts:
@@ -202,13 +210,13 @@ def _share(prompts: Sequence[Prompt], wanted: float) -> set[str]:
     return kept
 
 
-def _refuse_overlap(training: Sequence[Prompt], kept: Sequence[Prompt]) -> None:
+def _refuse_overlap(training: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
     ids = {prompt.id for prompt in training}
     messages = {prompt.messages: prompt.id for prompt in training}
-    for prompt in kept:
+    for prompt in held_out:
         if prompt.id in ids or prompt.messages in messages:
             same = "id" if prompt.id in ids else f"text as training prompt {messages[prompt.messages]!r}"
             raise ValueError(
-                f"held-out prompt {prompt.id!r} is also trained on: it has the same {same}. "
-                "Remove it from one of the two, or let prompts.held_out take a share of the training prompts."
+                f"held-out prompt {prompt.id!r} is also trained on: it has the same {same}. Fix: remove it from one of "
+                "the two, or let prompts.held_out take a share of the training prompts."
             )

@@ -1,4 +1,4 @@
-"""The rows of a parquet file, measured before they are kept."""
+"""The rows of a parquet file. Their sizes are checked before any row is kept."""
 
 from __future__ import annotations
 
@@ -11,22 +11,16 @@ import pyarrow.parquet as pq
 from rlhf_flow.prompts.limits import Budget
 from rlhf_flow.prompts.parse import Row
 
-AT_ONCE = 64  # rows that are decoded together: a dictionary of one value can stand for any number of large ones
+BATCH = 64  # rows decoded together; small, because a dictionary-encoded value can stand for any number of large ones
 
 
 def table_rows(file: Path, budget: Budget) -> Iterator[Row]:
-    """Raises ValueError if the file is damaged or exceeds a limit; the latter before any row is kept."""
+    """Raises ValueError if the file is damaged, or, before it yields a row, if it exceeds a limit."""
     try:
         with pq.ParquetFile(file) as table:
             budget.add(f"{file}", 0, rows=table.metadata.num_rows)
             for at, batch in _batches(table):
-                batch_bytes = sum(_bytes(column) for column in batch.columns)
-                if batch_bytes > budget.limits.row_bytes:
-                    for row in range(batch.num_rows):
-                        size = sum(_bytes(column.slice(row, 1)) for column in batch.columns)
-                        if size > budget.limits.row_bytes:
-                            raise budget.row_too_large(f"{file}, row {at + row}")
-                budget.add(f"{file}, row {at + batch.num_rows - 1}", batch_bytes, rows=0)
+                _check_size(file, at, batch, budget)
             for at, batch in _batches(table):
                 for row, values in enumerate(_values(f"{file}, row {at}", batch)):
                     yield Row(f"{file}, row {at + row}", at + row, values)
@@ -38,11 +32,20 @@ def table_rows(file: Path, budget: Budget) -> Iterator[Row]:
 
 
 def _batches(table: pq.ParquetFile) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Each batch of rows, and the number of its first row."""
+    """The number of the first row of each batch, and the batch."""
     at = 1
-    for batch in table.iter_batches(batch_size=AT_ONCE, use_threads=False):
+    for batch in table.iter_batches(batch_size=BATCH, use_threads=False):
         yield at, batch
         at += batch.num_rows
+
+
+def _check_size(file: Path, at: int, batch: pa.RecordBatch, budget: Budget) -> None:
+    size = sum(map(_bytes, batch.columns))
+    if size > budget.limits.row_bytes:
+        for row in range(batch.num_rows):
+            if sum(_bytes(column.slice(row, 1)) for column in batch.columns) > budget.limits.row_bytes:
+                raise budget.row_too_large(f"{file}, row {at + row}")
+    budget.add(f"{file}, row {at + batch.num_rows - 1}", size, rows=0)
 
 
 def _values(place: str, batch: pa.RecordBatch) -> list[dict[str, object]]:
@@ -54,7 +57,7 @@ def _values(place: str, batch: pa.RecordBatch) -> list[dict[str, object]]:
 
 
 def _bytes(values: pa.Array) -> int:
-    """Of the values as Python will hold them: each with its own text, if the file keeps equal texts once."""
+    """The size of the values as Python objects, where no two rows share a text."""
     if pa.types.is_dictionary(values.type):
         return _bytes(values.dictionary_decode())
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):

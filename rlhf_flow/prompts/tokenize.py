@@ -1,4 +1,4 @@
-"""Questions as tokens: in the chat template or plain, and cut, dropped or refused where they are too long."""
+"""Questions as tokens, in the chat template or plain. A question that is too long is cut, dropped or refused."""
 
 from __future__ import annotations
 
@@ -36,35 +36,27 @@ class Rendering:
 
     @cached_property
     def end(self) -> int | None:
-        """The token by which the policy ends its answers."""
+        """The token that ends the policy's answers."""
         return end_of_answer(self.tokenizer, chat=self.format == "chat")
 
     def prompts(self, question: Question, counts: Counter[str]) -> list[Prompt]:
-        """The prompt of a row, alone; none where it is dropped. `counts` what became of it."""
+        """The prompt of a row; empty if the row is dropped. Adds to `counts` if it is cut or dropped."""
         rendered = self.render(question)
         if rendered is None:
             counts["too_long_dropped"] += 1
             return []
         asked, tokens, cut = rendered
         counts["too_long_cut"] += cut
-        return [
-            Prompt(
-                asked.id,
-                asked.messages,
-                tokens,
-                answer=asked.answer,
-                candidates={name: self.candidate(asked.place, text) for name, text in asked.candidates.items()},
-                meta=asked.meta,
-            )
-        ]
+        candidates = {name: self.candidate(asked.place, text) for name, text in asked.candidates.items()}
+        return [Prompt(asked.id, asked.messages, tokens, answer=asked.answer, candidates=candidates, meta=asked.meta)]
 
     def render(self, question: Question) -> tuple[Question, tuple[int, ...], bool] | None:
-        """The question as the policy sees it, its tokens, and whether it was cut; None where it is to be dropped.
+        """The question as the policy sees it, its tokens, and whether it was cut; None if it is to be dropped.
 
-        Raises ValueError where it is too long and is to be refused, or cannot be cut.
+        Raises BadRowError if it is too long and is to be refused, or cannot be cut.
         """
         asked = self.with_system(question)
-        tokens = self._tokens(asked, asked.messages)
+        tokens = self._tokens(asked)
         if len(tokens) <= self.max_tokens:
             return asked, tuple(tokens), False
         if self.too_long == "drop":
@@ -77,52 +69,49 @@ class Rendering:
                 kind="too_long",
             )
         cut = self._cut(asked)
-        return cut, tuple(self._tokens(cut, cut.messages)), True
+        return cut, tuple(self._tokens(cut)), True
 
     def candidate(self, place: str, text: str) -> Candidate:
-        """An answer as the policy would have given it: its text, and the token that ends the policy's own answers.
+        """An answer of the data set as the policy would give it: its tokens, and the policy's end token.
 
-        Encoded by itself, for a policy too starts it after the last token of the prompt. Raises ValueError if the
-        tokenizer knows no such token.
+        It is encoded without the prompt, as a policy starts its answer after the prompt's last token. Raises ValueError
+        if the tokenizer has no end token.
         """
         if self.end is None:
             raise ValueError(
-                f"{place}: an answer of the data set ends as the policy's own answers do, and neither its chat "
-                "template nor its tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
+                f"{place}: an answer of the data set must end like the policy's answers, but neither the chat template "
+                "nor the tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
             )
         return Candidate(text, (*encode(self.tokenizer, text), self.end))
 
     def with_system(self, question: Question) -> Question:
-        """The question behind the system message, where there is one; a row's own stands."""
+        """The question with the configured system message, if it has none of its own."""
         if self.system is None or question.messages[0].role == "system":
             return question
         return replace(question, messages=(Message("system", self.system), *question.messages))
 
-    def _tokens(self, question: Question, messages: tuple[Message, ...]) -> list[int]:
+    def _tokens(self, question: Question) -> list[int]:
         if self.format == "chat":
             try:
-                return chat_tokens(self.tokenizer, messages, reply=True)
+                return chat_tokens(self.tokenizer, question.messages, reply=True)
             except ValueError as error:
                 raise BadRowError(question.place, str(error), "correct the row, or the chat template") from error
-        if len(messages) != 1:
-            raise BadRowError(
-                question.place,
-                f"prompts.format=plain takes one user message, found {len(messages)} messages",
-                "prompts.format=chat, or write the chat as one text",
-            )
-        return plain_tokens(self.tokenizer, messages[0].content)
+        if len(question.messages) != 1:
+            problem = f"prompts.format=plain takes one user message, found {len(question.messages)} messages"
+            raise BadRowError(question.place, problem, "prompts.format=chat, or write the chat as one text")
+        return plain_tokens(self.tokenizer, question.messages[0].content)
 
     def _cut(self, question: Question) -> Question:
-        """Shorten the last user message to the longest beginning that fits; the template around it stays whole.
+        """Shorten the last user message to the longest prefix that fits; the template around it stays whole.
 
-        By bisection over characters with a fresh rendering each time: no token is split, and neighbours may merge.
+        Bisects over characters and renders each time, so that no token is split and neighbouring tokens may merge.
         """
         *before, last = question.messages
         fits, too_many = 0, len(last.content)
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
-            messages = (*before, Message(last.role, last.content[:middle]))
-            if len(self._tokens(question, messages)) <= self.max_tokens:
+            shorter = replace(question, messages=(*before, Message(last.role, last.content[:middle])))
+            if len(self._tokens(shorter)) <= self.max_tokens:
                 fits = middle
             else:
                 too_many = middle
@@ -130,8 +119,8 @@ class Rendering:
         if not content.strip():
             raise BadRowError(
                 question.place,
-                f"the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because what stands around "
-                "its last user message (template, system message, earlier turns) fills them",
+                f"the prompt cannot be cut to prompts.max_tokens={self.max_tokens} tokens, because the template, the "
+                "system message and earlier turns fill them",
                 "raise prompts.max_tokens",
                 kind="too_long",
             )

@@ -1,4 +1,4 @@
-"""What a run shows: a page that opens from disk without a network, its numbers as CSV, and a summary for the terminal.
+"""The report of a run: a self-contained HTML page, its numbers as CSV, and a summary for the terminal.
 
 Every function raises ValueError if a folder holds no run, or if a file of it cannot be read.
 """
@@ -52,8 +52,8 @@ def samples(run_dir: Path, n: int = 3) -> str:
 
 
 def _put(path: Path, text: str) -> Path:
-    """Replace a file at once: a reader never sees half of it."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    aside.replace(path)
+    """Replace a file atomically."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
     return path

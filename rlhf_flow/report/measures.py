@@ -1,17 +1,17 @@
-"""What a report shows of a run: each measure with its title, its colour and the least span of its axis.
+"""The measures of a report, each with its title, its colour and the least span of its axis.
 
-A colour stands for the part of the system that a number comes from, over the whole page:
+On the whole page a colour stands for the part of the system that a number comes from:
 
-eval    the judge of the evaluation
-train   the judge of training
+eval    the evaluation scorer
+train   the training scorer
 policy  the answers of the policy
 learner the learner
-other   the driver, and what belongs to no part
+other   the driver, and everything else
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.report.axes import Scale
@@ -19,13 +19,12 @@ from rlhf_flow.report.format import short
 
 EVAL, TRAIN, POLICY, LEARNER, OTHER = "eval", "train", "policy", "learner", "other"
 COLOURS = (
-    (EVAL, "judge of the evaluation"),
-    (TRAIN, "judge of training"),
+    (EVAL, "evaluation scorer"),
+    (TRAIN, "training scorer"),
     (POLICY, "answers of the policy"),
     (LEARNER, "learner"),
     (OTHER, "driver and others"),
 )
-JUDGE, PROXY = "Judge of the evaluation", "Judge of training (proxy)"
 
 RATE = Scale(least=0.4, floor=0.0, ceiling=1.0)
 GAP = Scale(least=0.2)
@@ -37,29 +36,18 @@ KL = Scale(least=1.0, zero=True)
 LOSS = Scale(least=0.1, relative=0.1)
 WORTH = Scale(least=0.2, relative=0.25)
 COUNT = Scale(floor=0.0, zero=True)
-LEAST = (
-    ("win rates", RATE),
-    ("differences of win rates", GAP),
-    ("other shares", SHARE),
-    ("lengths", LENGTH),
-    ("multiples", MULTIPLE),
-    ("KL", KL),
-    ("other nats", NATS),
-    ("losses", LOSS),
-    ("rewards and aspects", WORTH),
-)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One key of the metrics; `key`_low and `key`_high are its interval, if they are there."""
+    """One key of the metrics; `key`_low and `key`_high are its interval, if present."""
 
     key: str
     title: str
     note: str
     colour: str
     scale: Scale
-    base: float | None = None  # a value that means something: an even win rate, no gap
+    base: float | None = None  # a reference value: a win rate of 1/2, no gap
     form: str = ".3f"  # in a table
 
 
@@ -67,14 +55,14 @@ RESULTS = (
     Measure("eval/win_rate", "Win rate", "against the start, held-out prompts", EVAL, RATE, 0.5),
     Measure(
         "eval/win_rate_length_controlled", "Win rate at equal length",
-        "what the win rate would be if the answers were as long as the start's", EVAL, RATE, 0.5,
+        "estimated win rate for answers as long as the start's", EVAL, RATE, 0.5,
     ),
     Measure(
-        "eval/proxy_win_rate", "Win rate by the judge of training",
-        "of the same answers; what only this judge likes was learned to please it", TRAIN, RATE, 0.5,
+        "eval/proxy_win_rate", "Win rate by the training scorer",
+        "of the same answers; a higher value than the win rate indicates overoptimisation", TRAIN, RATE, 0.5,
     ),
     Measure(
-        "eval/proxy_gap", "Proxy gap", "win rate by the judge of training less that by the judge of the evaluation",
+        "eval/proxy_gap", "Proxy gap", "win rate by the training scorer minus that by the evaluation scorer",
         TRAIN, GAP, 0.0,
     ),
     Measure(
@@ -84,47 +72,47 @@ RESULTS = (
     Measure(
         "eval/log_loss", "Held-out log loss", "of the reward model's probabilities against the labels, nats", EVAL, LOSS
     ),
-    Measure("eval/reward", JUDGE, "mean over held-out answers", EVAL, WORTH),
-    Measure("eval/proxy", PROXY, "the same answers", TRAIN, WORTH),
+    Measure("eval/reward", "Evaluation scorer", "mean over held-out answers", EVAL, WORTH),
+    Measure("eval/proxy", "Training scorer (proxy)", "the same answers", TRAIN, WORTH),
     Measure(
-        "eval/gap", "Duality gap", "to the equilibrium of the judge's preferences: 0 there and nowhere else", EVAL,
-        GAP, 0.0,
+        "eval/gap", "Duality gap", "distance to the equilibrium of the scorer's preferences; 0 only at the equilibrium",
+        EVAL, GAP, 0.0,
     ),
 )  # fmt: skip
 CHANGES = (
     Measure("eval/kl", "KL from the start", "nats per answer, mean over held-out answers", POLICY, KL, form=".2f"),
     Measure("eval/length", "Length", "tokens per held-out answer", POLICY, LENGTH, form=".1f"),
     Measure(
-        "eval/truncated", "Cut at the limit", "share of held-out answers without an end", POLICY, SHARE, form=".1%"
+        "eval/truncated", "Cut at the limit", "share of held-out answers without end token", POLICY, SHARE, form=".1%"
     ),
     Measure(
-        "eval/distinct", "Distinct answers", "different texts, as a share of the held-out answers", POLICY, SHARE,
+        "eval/distinct", "Distinct answers", "number of different texts per held-out answer", POLICY, SHARE,
         form=".1%",
     ),
     Measure(
-        "eval/repetition", "Repetition", "share of the 4-grams of an answer that it had before", POLICY, SHARE,
+        "eval/repetition", "Repetition", "share of an answer's 4-grams that occurred before in it", POLICY, SHARE,
         form=".1%",
     ),
     Measure("eval/length_drift", "Length drift", "mean length as a multiple of the start's", POLICY, MULTIPLE, 1.0),
     Measure(
-        "eval/topk_entropy", "Top-10 entropy", "of the ten likeliest next tokens among themselves, nats", POLICY, NATS
+        "eval/topk_entropy", "Top-10 entropy", "of the ten most likely next tokens, renormalised; nats", POLICY, NATS
     ),
     Measure(
-        "eval/topk_mass", "Top-10 mass", "probability that the ten likeliest next tokens have together", POLICY, SHARE
+        "eval/topk_mass", "Top-10 mass", "total probability of the ten most likely next tokens", POLICY, SHARE
     ),
 )  # fmt: skip
 CYCLES = (
     Measure(
         "intransitivity/cyclic_triads", "Cyclic triads",
-        "share of the decided triples of answers that are cyclic; a coin: 1/4", TRAIN, SHARE, 0.25,
+        "share of the decided triples of answers that are cyclic; 1/4 by chance", TRAIN, SHARE, 0.25,
     ),
     Measure(
         "intransitivity/hodge_residual", "Hodge residual",
-        "share of the squared log-odds that no number for each answer explains", TRAIN, SHARE,
+        "share of the squared log-odds that no scalar reward explains", TRAIN, SHARE,
     ),
     Measure(
         "intransitivity/gpm_gain", "Gain of two numbers",
-        "by how much two numbers for each answer predict verdicts better than one, nats", TRAIN, LOSS, 0.0,
+        "nats by which two numbers per answer predict verdicts better than one", TRAIN, LOSS, 0.0,
     ),
 )  # fmt: skip
 LEARNING = (
@@ -135,31 +123,21 @@ LEARNING = (
         SHARE, form=".1%",
     ),
     Measure(
-        "reward/mean", "Reward of the samples", "the judge of training, on the answers of the round", TRAIN, WORTH
+        "reward/mean", "Reward of the samples", "by the training scorer, on the answers of the round", TRAIN, WORTH
     ),
 )  # fmt: skip
-
-
-def least_spans(keys: Collection[str]) -> str:
-    """What the axes of these measures span at least, in a sentence."""
-    used = {measure.scale for measure in (*RESULTS, *CHANGES, *CYCLES, *LEARNING) if measure.key in keys}
-    return "; ".join(f"{name}: {_span(scale)}" for name, scale in LEAST if scale in used)
-
-
-def _span(scale: Scale) -> str:
-    said = [short(scale.least)] if scale.least else []
-    return " and ".join([*said, *([f"{scale.relative:.0%} of the value"] if scale.relative else [])])
+MEASURES = {measure.key: measure for measure in (*RESULTS, *CHANGES, *CYCLES, *LEARNING)}
 
 
 def undecided(name: str, value: float, low: float | None, high: float | None) -> str:
-    """A clause if an interval covers `value`, so that the measure cannot be told from it; else nothing."""
+    """A clause if the interval covers `value`; else empty."""
     if low is None or high is None or not low <= value <= high:
         return ""
-    return f"{name} cannot be told from {short(value)}: the 95 % interval, {short(low)} to {short(high)}, covers it"
+    return f"{name} does not differ significantly from {short(value)}: 95 % interval {short(low)} to {short(high)}"
 
 
 def aspects(names: Sequence[str], titles: Sequence[str]) -> list[Measure]:
-    """What the judge of the evaluation says of each aspect."""
+    """The aspects that the evaluation scorer returns."""
     return [
         Measure(f"eval/aspect/{name}", title, "mean over held-out answers", EVAL, WORTH)
         for name, title in zip(names, titles, strict=True)

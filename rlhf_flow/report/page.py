@@ -1,4 +1,4 @@
-"""The page of a run: what it shows, in order. How that looks is in page.html and page.css."""
+"""The content of a run's page. Its layout is in page.html and page.css."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from rlhf_flow.report.answers import groups
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figures import sections
 from rlhf_flow.report.format import ABSENT, clipped, number, short, visible
-from rlhf_flow.report.measures import COLOURS, JUDGE, PROXY, least_spans, undecided
+from rlhf_flow.report.measures import COLOURS, MEASURES, undecided
 from rlhf_flow.report.run_folder import Run, leaves
 
 CLIP = 4000  # characters of a text
+TILES = ("eval/win_rate_length_controlled", "eval/proxy_win_rate", "eval/reward", "eval/proxy", "eval/kl",
+         "eval/length", "eval/truncated", "eval/distinct", "eval/repetition")  # fmt: skip
+UNITS = {"eval/kl": "nats", "eval/length": "tokens"}
+COLUMNS = {  # of the table of rounds
+    "eval/reward": "judge", "eval/proxy": "proxy", "eval/win_rate_length_controlled": "equal length",
+    "eval/proxy_gap": "proxy gap", "eval/gap": "gap", "eval/kl": "KL", "eval/length": "length", "eval/truncated": "cut",
+    "eval/distinct": "distinct", "train/loss": "loss", "train/accuracy": "accuracy",
+}  # fmt: skip
 SHARED = (
-    "The win rate is by the judge that training optimises{}. A policy that learned to please this judge, and did not "
-    "get better, has a high win rate too. Fix: evaluate.scorer=NAME, a judge that training does not use."
+    "The win rate is by the scorer that training optimises{}. A policy that overoptimises this scorer also has a high "
+    "win rate. Fix: evaluate.scorer=NAME, a scorer that training does not use."
 )
 
 
@@ -35,13 +43,12 @@ def render(run: Run) -> str:
             headline=_headline(run),
             tiles=list(_tiles(run)),
             cautions=_cautions(run),
-            events=[(round, "; ".join(said)) for round, said in broken(run).items()],
+            events=[(round, "; ".join(reasons)) for round, reasons in broken(run).items()],
             sections=sections(run),
             columns=columns(run),
             everything=_everything(run),
             groups=list(groups(run)),
             colours=COLOURS,
-            least=least_spans({key for values in run.metrics.values() for key in values}),
             config=_config(run),
             manifest=_manifest(run),
         )
@@ -51,7 +58,7 @@ def render(run: Run) -> str:
 def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("rlhf_flow.report", package_path="."),
-        autoescape=True,  # everything that a model or a user wrote is escaped
+        autoescape=True,  # text of models and users is escaped
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -69,7 +76,7 @@ def _status(run: Run) -> str:
 
 
 def _headline(run: Run) -> tuple[str, str, str]:
-    """What is measured, its last value, and what that rests on: a policy's win rate, or a reward model's accuracy.
+    """Label, last value and interval of a policy's win rate or a reward model's accuracy.
 
     Round 0 compares the start with itself and is not shown.
     """
@@ -81,48 +88,37 @@ def _headline(run: Run) -> tuple[str, str, str]:
     last = max(measured)
     low, high = (run.metrics[last].get(f"{key}_{end}") for end in ("low", "high"))
     interval = "" if low is None or high is None else f"95 % interval {number(low)} to {number(high)}, "
-    noise = "; this cannot be told from noise: the interval covers 0.5" if undecided("", 0.5, low, high) else ""
+    noise = "; not significant: the interval covers 0.5" if undecided("", 0.5, low, high) else ""
     return label, number(measured[last]), f"{interval}after round {last}{noise}"
 
 
 def _tiles(run: Run) -> Iterator[tuple[str, str, str, str]]:
-    """Label, the value that was measured last, its unit, and where it came from."""
-    for label, key, form in (
-        ("Win rate at equal length", "eval/win_rate_length_controlled", ".3f"),
-        ("Win rate by the judge of training", "eval/proxy_win_rate", ".3f"),
-        (JUDGE, "eval/reward", ".3f"),
-        (PROXY, "eval/proxy", ".3f"),
-        ("KL from the start", "eval/kl", ".2f"),
-        ("Length", "eval/length", ".1f"),
-        ("Cut at the limit", "eval/truncated", ".1%"),
-        ("Distinct answers", "eval/distinct", ".1%"),
-        ("Repetition", "eval/repetition", ".1%"),
-    ):
-        series = run.series(key)
+    """Label, last value, unit, and the round of the last value or the first value."""
+    for key in TILES:
+        measure, series = MEASURES[key], run.series(key)
         if series:
             first, last = min(series), max(series)
-            unit = {"eval/kl": "nats", "eval/length": "tokens"}.get(key, "")
-            before = f"{number(series[first], form)} in round {first}" if first != last else f"in round {last}"
-            yield label, number(series[last], form), unit, before
+            before = f"{number(series[first], measure.form)} in round {first}" if first != last else f"in round {last}"
+            yield measure.title, number(series[last], measure.form), UNITS.get(key, ""), before
 
 
 def _cautions(run: Run) -> list[str]:
-    """What a reader should know before trusting a curve."""
+    """Warnings about the run and its metrics."""
     keys = sorted({key for values in run.metrics.values() for key in values})
     bad = [(key, [at for at, value in run.series(key).items() if number(value) in ("NaN", "∞", "−∞")]) for key in keys]
-    wrong = [f"{visible(key)} is no finite number in round {', '.join(map(str, at))}" for key, at in bad if at]
+    wrong = [f"{visible(key)} is not finite in round {', '.join(map(str, at))}" for key, at in bad if at]
     return [*_alarms(run), *by_training(run), *map(visible, run.warnings), *wrong]
 
 
 def by_training(run: Run) -> list[str]:
-    """A caution if the win rate is by the judge that training optimises."""
-    who = judges(run)
-    named = f" ({visible(who.evaluation)})" if who.evaluation else ""
-    return [SHARED.format(named)] if who.shared and run.series("eval/win_rate") else []
+    """A caution if the win rate is by the scorer that training optimises."""
+    scorers = judges(run)
+    named = f" ({visible(scorers.evaluation)})" if scorers.evaluation else ""
+    return [SHARED.format(named)] if scorers.shared and run.series("eval/win_rate") else []
 
 
 def _alarms(run: Run) -> list[str]:
-    """Each alarm once: in which rounds it tripped, and why it did so last."""
+    """Each alarm once, with its rounds and its last reason."""
     rounds: dict[str, list[int]] = {}
     reasons: dict[str, str] = {}
     for round, metrics in run.metrics.items():
@@ -141,22 +137,9 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     table = [("round", [str(round) for round in rounds])]
     table += _rate(run, "win rate", "eval/win_rate")
     table += _rate(run, "held-out accuracy", "eval/accuracy")
-    for label, key, form in (
-        ("judge", "eval/reward", ".3f"),
-        ("proxy", "eval/proxy", ".3f"),
-        ("equal length", "eval/win_rate_length_controlled", ".3f"),
-        ("proxy gap", "eval/proxy_gap", ".3f"),
-        ("gap", "eval/gap", ".3f"),
-        ("KL", "eval/kl", ".2f"),
-        ("length", "eval/length", ".1f"),
-        ("cut", "eval/truncated", ".1%"),
-        ("distinct", "eval/distinct", ".1%"),
-        ("loss", "train/loss", ".4f"),
-        ("accuracy", "train/accuracy", ".1%"),
-    ):
-        series = run.series(key)
-        if series:
-            table.append((label, [number(series.get(round), form) for round in rounds]))
+    for key, label in COLUMNS.items():
+        if series := run.series(key):
+            table.append((label, [number(series.get(round), MEASURES[key].form) for round in rounds]))
     series = run.series("seconds/round")
     if series:
         table.append(("time", [duration(series[round]) if round in series else ABSENT for round in rounds]))
@@ -178,11 +161,11 @@ def _everything(run: Run) -> list[tuple[str, list[str]]]:
     return [(key, [short(values[key]) if key in values else ABSENT for values in run.metrics.values()]) for key in keys]
 
 
-# -- how it was made --------------------------------------------------------------------------------------------------
+# -- configuration and manifest ---------------------------------------------------------------------------------------
 
 
 def _config(run: Run) -> str:
-    """YAML, without what is private."""
+    """YAML without private values."""
     if not run.config:
         return ""
     return yaml.safe_dump(run.private.value("", run.config), sort_keys=False, allow_unicode=True, width=120)

@@ -1,4 +1,4 @@
-"""What a page that is passed on must not contain: absolute paths, and the secrets that `system.redact` knows."""
+"""Removes absolute paths, and the secrets that `system.redact` detects, from a page that may be shared."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ _HUB = re.compile(r"models--([^/]+?)--([^/]+)(?:/.*)?$")  # the cache of the hub
 _PATH = re.compile(r"(?<![\w:/.…~-])~?(?:/[^\s/'\"`,;:()<>|\[\]{}]+)+/?")
 _WINDOWS = re.compile(r"(?<!\w)(?:[A-Za-z]:\\|\\\\)[^\s'\"`,;()<>|\[\]{}]+")
 _FILE_ADDRESS = re.compile(r"\bfile:/{1,3}(?=/|[A-Za-z]:)")
-_CLOSED = re.compile(r"(?:^|\.)(?:request|headers|extra_headers)(?:\.|$)")  # strings below may say who asks: left out
+_CLOSED = re.compile(
+    r"(?:^|\.)(?:request|headers|extra_headers)(?:\.|$)"
+)  # strings below may identify the user: left out
 
 
 @dataclass(frozen=True)
 class Private:
-    """Text without what is private.
+    """Removes private parts from text.
 
-    `known`: absolute paths that contain spaces, so that no pattern finds their end, and what stands for each.
+    `known`: absolute paths with spaces, whose end no pattern can find, and their replacements.
     """
 
     known: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, *documents: object) -> Private:
-        """Knows the absolute paths that are values somewhere in JSON-like documents."""
+        """Collects the absolute paths with spaces from JSON-like documents."""
         found = {text for document in documents for text in _strings(document) if _is_path(text) and " " in text}
         above = {str(parent) for text in found for parent in PurePosixPath(text).parents if " " in str(parent)}
         known = {**dict.fromkeys(above, "…"), **{text: _last(text) for text in found}}
         return cls(tuple(sorted(known.items(), key=lambda one: (-len(one[0]), one))))
 
     def text(self, words: str) -> str:
-        """Foreign text with each absolute path cut to its last part."""
+        """Untrusted text with each absolute path shortened to its last part."""
         words = redacted(words)
         for path, last in self.known:
             words = words.replace(path, last)

@@ -1,4 +1,4 @@
-"""A run's folder as a reader finds it: metrics, answers, configuration. Nothing is written."""
+"""Reads a run's folder: metrics, answers, configuration. Read-only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Document = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Answer:
-    """The answers of the start and of a later policy to one held-out prompt. None: the run did not record it."""
+    """The answers of the start and of a later policy to one held-out prompt. None: not recorded by the run."""
 
     prompt_id: str = ""
     prompt: str = ""
@@ -36,34 +36,34 @@ class Answer:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run left behind so far; anything but the folder itself may be missing."""
+    """The files of a run so far; any of them may be missing."""
 
     folder: Path
     name: str
     finished: bool
     metrics: Mapping[int, Mapping[str, float]]  # round -> key -> value, in order; only what was measured
     config: Document
-    starts: tuple[Document, ...]  # what each start of the run recorded
+    starts: tuple[Document, ...]  # the record of each start of the run
     deaths: tuple[tuple[int, str], ...]  # round and message of each worker that died
     answered: tuple[int, ...]  # rounds after the start whose answers can be compared with the start's
     private: Private
 
     @property
     def rounds(self) -> int | None:
-        """How many rounds were asked for."""
+        """The configured number of rounds."""
         rounds = self.config.get("rounds")
         return rounds if isinstance(rounds, int) else None
 
     @property
     def done(self) -> int:
-        """How many rounds of learning are finished; round 0 is the start."""
+        """The number of finished rounds of training; round 0 is the start."""
         return sum(round > 0 for round in self.metrics)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the starts of the run warned of, each once."""
-        told = [start.get("warnings") for start in self.starts]
-        lines = [str(line) for one in told if isinstance(one, list) for line in one]
+        """The warnings of all starts, each once."""
+        recorded = [start.get("warnings") for start in self.starts]
+        lines = [str(line) for one in recorded if isinstance(one, list) for line in one]
         return tuple(dict.fromkeys(map(self.private.text, lines)))
 
     def series(self, key: str) -> dict[int, float]:
@@ -71,7 +71,7 @@ class Run:
         return {round: values[key] for round, values in self.metrics.items() if key in values}
 
     def names(self, prefix: str) -> list[str]:
-        """What follows `prefix` in the keys of any round, sorted."""
+        """The keys of all rounds that begin with `prefix`, without it, sorted."""
         keys = {key for values in self.metrics.values() for key in values}
         return sorted(key.removeprefix(prefix) for key in keys if key.startswith(prefix) and key != prefix)
 
@@ -83,7 +83,7 @@ class Run:
             return [Answer(**row) for row in pq.read_table(path, columns=held).to_pylist()]
         except (pa.ArrowException, TypeError, UnicodeDecodeError) as error:
             raise ValueError(
-                f"{path} is no table of answers ({error}). Restore it, or delete it to do without."
+                f"{path} is no table of answers ({error}). Fix: restore it, or delete it to omit these answers."
             ) from error
 
 
@@ -91,7 +91,7 @@ def read(folder: Path) -> Run:
     """Raises ValueError if `folder` holds no run, or a file of it cannot be read."""
     if not (folder / "config.yaml").exists() and not (folder / "metrics.jsonl").exists():
         raise ValueError(
-            f"{folder} holds no run: neither config.yaml nor metrics.jsonl is there. Name the run's folder."
+            f"{folder} holds no run: it has neither config.yaml nor metrics.jsonl. Fix: name the run's folder."
         )
     config = _config(folder / "config.yaml")
     metrics = {round: _numbers(row) for round, row in _rounds(folder / "metrics.jsonl")}
@@ -127,7 +127,7 @@ def _config(path: Path) -> Document:
 
 
 def _rounds(path: Path) -> list[tuple[int, dict[str, object]]]:
-    """The lines of a JSONL file by their key `round`, each once."""
+    """The lines of a JSONL file by their key `round`. Raises ValueError if a round occurs twice."""
     rows = _lines(path)
     seen: set[int] = set()
     for number, (round, _) in enumerate(rows, start=1):
@@ -170,7 +170,7 @@ def _starts(path: Path) -> tuple[Document, ...]:
 
 
 def leaves(key: str, value: object) -> list[tuple[str, str]]:
-    """`versions.torch`, `2.13.0`: nested JSON as lines that can be read one by one."""
+    """Nested JSON as pairs of dotted key and text: `versions.torch`, `2.13.0`."""
     children: Sequence[tuple[str, object]] = []
     if isinstance(value, Mapping):
         children = [(str(name), child) for name, child in value.items()]

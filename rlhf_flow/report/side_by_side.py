@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from rlhf_flow.metrics.win_rate import gap
 from rlhf_flow.report import measures
-from rlhf_flow.report.chart_table import Table
 from rlhf_flow.report.facts import broken, header, judges
-from rlhf_flow.report.figure import Figure, Section, note
+from rlhf_flow.report.figure import Figure, Section, curve, lined
 from rlhf_flow.report.format import ABSENT, number, visible
 from rlhf_flow.report.judge import AGREEMENT
 from rlhf_flow.report.measures import Measure
 from rlhf_flow.report.page import environment
 from rlhf_flow.report.run_folder import Answer, Run, leaves
-from rlhf_flow.report.svg_chart import Curve, curves
 
-MOST = 4  # runs on a page: as many colours and dashes can be told apart
+MOST = 4  # runs on a page, each with its own colour and dash
 SEED = 0  # of the bootstrap over prompts
 TABLE = ("eval/win_rate", "eval/accuracy", "eval/win_rate_length_controlled", "eval/reward", "eval/proxy_win_rate",
          "eval/kl", "eval/length", "eval/truncated", "eval/distinct", "eval/repetition", "train/loss")  # fmt: skip
-APART = ("run_dir", "observe.", "hydra.")  # keys that say where a run is kept or watched, not what it is
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How much more often a run wins against its start than the first run does, over the same prompts."""
-
-    name: str
-    said: str
+IGNORED = ("run_dir", "observe.", "hydra.")  # keys that do not affect what a run computes
 
 
 def render(runs: Sequence[Run]) -> str:
     """The page. Raises ValueError for fewer than two runs, or too many."""
     if not 2 <= len(runs) <= MOST:
-        raise ValueError(f"a comparison takes 2 to {MOST} runs, got {len(runs)}. Name as many folders.")
+        raise ValueError(f"a comparison takes 2 to {MOST} runs, got {len(runs)}. Fix: name as many folders.")
     named = _named(runs)
     return (
         environment()
@@ -46,7 +36,7 @@ def render(runs: Sequence[Run]) -> str:
             runs=[(f"run{at}", run.name) for at, run in enumerate(named, start=1)],
             headers=_headers(named),
             cautions=_cautions(named),
-            events=[(run.name, round, "; ".join(said)) for run in named for round, said in broken(run).items()],
+            events=[(run.name, round, "; ".join(reasons)) for run in named for round, reasons in broken(run).items()],
             sections=list(_sections(named)),
             table=list(_table(named)),
             differences=[_difference(named[0], run) for run in named[1:]],
@@ -56,7 +46,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _named(runs: Sequence[Run]) -> list[Run]:
-    """With names that tell them apart."""
+    """The runs with distinct names."""
     names = [visible(run.name) for run in runs]
     return [
         replace(run, name=name if names.count(name) == 1 else f"{name} ({at})")
@@ -65,22 +55,22 @@ def _named(runs: Sequence[Run]) -> list[Run]:
 
 
 def _headers(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    told = [dict(header(run)) for run in runs]
-    labels = dict.fromkeys(label for one in told for label in one)
-    return [(label, [one.get(label, ABSENT) for one in told]) for label in labels]
+    headers = [dict(header(run)) for run in runs]
+    labels = dict.fromkeys(label for one in headers for label in one)
+    return [(label, [one.get(label, ABSENT) for one in headers]) for label in labels]
 
 
 def _cautions(runs: Sequence[Run]) -> list[str]:
-    """What keeps the curves of these runs from being comparable."""
-    said = []
+    """Reasons why the curves of these runs are not comparable."""
+    cautions = []
     if len({judges(run).evaluation for run in runs}) > 1:
-        said.append("The runs have different judges of the evaluation: their win rates and rewards cannot be compared.")
+        cautions.append("The runs have different evaluation scorers: their win rates and rewards are not comparable.")
     if len({_start(run) for run in runs}) > 1:
-        said.append("The runs have different starts: each win rate is against the run's own start.")
+        cautions.append("The runs have different starts: each win rate is against the run's own start.")
     shared = [visible(run.name) for run in runs if judges(run).shared and run.series("eval/win_rate")]
     if shared:
-        said.append(f"The win rate is by the judge that training optimises: {', '.join(shared)}.")
-    return said
+        cautions.append(f"The win rate is by the judge that training optimises: {', '.join(shared)}.")
+    return cautions
 
 
 def _start(run: Run) -> object:
@@ -94,11 +84,11 @@ def _start(run: Run) -> object:
 def _sections(runs: Sequence[Run]) -> Iterator[Section]:
     aspects = sorted({name for run in runs for name in run.names("eval/aspect/")})
     for title, wanted in (
-        ("Is it better?", measures.RESULTS),
-        ("What did it become?", measures.CHANGES),
+        ("Results", measures.RESULTS),
+        ("How the answers changed", measures.CHANGES),
         ("Aspects of the answers", measures.aspects(aspects, list(map(visible, aspects)))),
         ("Judge", (AGREEMENT,)),
-        ("Are the preferences transitive?", measures.CYCLES),
+        ("Transitivity", measures.CYCLES),
         ("Learning", measures.LEARNING),
         ("Time", (Measure("seconds/round", "Time of a round", "seconds", measures.OTHER, measures.COUNT),)),
     ):
@@ -109,45 +99,18 @@ def _sections(runs: Sequence[Run]) -> Iterator[Section]:
 
 def _figure(runs: Sequence[Run], measure: Measure) -> Iterator[Figure]:
     """One curve for each run that has the measure, in the colour of the run."""
-    lines = [
-        Curve(
-            run.name,
-            run.series(measure.key),
-            f"run{at + 1}",
-            dash=at,
-            low=run.series(f"{measure.key}_low"),
-            high=run.series(f"{measure.key}_high"),
-        )
-        for at, run in enumerate(runs)
-    ]
-    held = [line for line in lines if line.points]
-    if held:
+    lines = [curve(run, measure, run.name, f"run{at + 1}", dash=at) for at, run in enumerate(runs)]
+    present = [line for line in lines if line.points]
+    if present:
         rounds = sorted({round for run in runs for round in run.metrics})
-        picture = curves(
-            measure.title, held, rounds=rounds, base=measure.base, scale=measure.scale, events=_events(runs)
-        )
-        yield Figure(measure.title, note(measure, held), picture, _numbers(held), _legend(held))
-
-
-def _legend(lines: Sequence[Curve]) -> tuple[tuple[str, str], ...]:
-    return tuple((line.colour, line.name) for line in lines)
-
-
-def _numbers(lines: Sequence[Curve]) -> Table:
-    columns = [
-        (f"{line.name}{end}", values)
-        for line in lines
-        for end, values in (("", line.points), (" low", line.low), (" high", line.high))
-        if values
-    ]
-    return Table(tuple(sorted({round for line in lines for round in line.points})), tuple(columns))
+        yield lined(measure, present, rounds=rounds, events=_events(runs), named=True)
 
 
 def _events(runs: Sequence[Run]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for run in runs:
-        for round, said in broken(run).items():
-            found.setdefault(round, []).extend(f"{run.name}: {one}" for one in said)
+        for round, reasons in broken(run).items():
+            found.setdefault(round, []).extend(f"{run.name}: {reason}" for reason in reasons)
     return found
 
 
@@ -156,10 +119,9 @@ def _events(runs: Sequence[Run]) -> dict[int, list[str]]:
 
 def _table(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
     """The last value of each measure in each run, with its interval and round."""
-    known = {measure.key: measure for measure in (*measures.RESULTS, *measures.CHANGES, *measures.LEARNING)}
-    for key in TABLE:
-        if any(run.series(key) for run in runs):
-            yield known[key].title, [_last(run, known[key]) for run in runs]
+    for measure in (measures.MEASURES[key] for key in TABLE):
+        if any(run.series(measure.key) for run in runs):
+            yield measure.title, [_last(run, measure) for run in runs]
 
 
 def _last(run: Run, measure: Measure) -> str:
@@ -172,36 +134,39 @@ def _last(run: Run, measure: Measure) -> str:
     return f"{number(series[last], measure.form)}{interval}, round {last}"
 
 
-def _difference(first: Run, other: Run) -> Difference:
-    """Paired over the held-out prompts that both runs answered in the round that each evaluated last."""
-    name = f"{other.name} less {first.name}"
+def _difference(first: Run, other: Run) -> tuple[str, str]:
+    """A name and a sentence: how much more often `other` beats its start than `first` does.
+
+    Paired over the held-out prompts that both runs answered in the last round that each of them evaluated.
+    """
+    name = f"{other.name} minus {first.name}"
     if not first.answered or not other.answered:
-        return Difference(name, "cannot be said: a run has no evaluated round after its start")
+        return name, "not available: a run has no evaluated round after its start"
     rounds = first.answered[-1], other.answered[-1]
     pairs = _paired(first.answers(rounds[0]), other.answers(rounds[1]))
     if not pairs:
-        return Difference(name, "cannot be said: the runs share no held-out prompt with a verdict")
+        return name, "not available: the runs share no held-out prompt with a verdict"
     wins = np.array(pairs, dtype=np.float64)  # [prompts, 2]
     found = gap("gap", wins[:, 1], wins[:, 0], seed=SEED)
     low, high = found["gap_low"], found["gap_high"]
-    noise = "; cannot be told from 0: the interval covers it" if low <= 0 <= high else ""
+    noise = "; not significant: the interval covers 0" if low <= 0 <= high else ""
     over = f"over {len(pairs)} prompts that both answered, rounds {rounds[1]} and {rounds[0]}"
     interval = f"95 % interval {number(low, '+.3f')} to {number(high, '+.3f')}"
-    return Difference(name, f"win rate {number(found['gap'], '+.3f')} ({interval}), {over}{noise}")
+    return name, f"win rate {number(found['gap'], '+.3f')} ({interval}), {over}{noise}"
 
 
 def _paired(first: Sequence[Answer], other: Sequence[Answer]) -> list[tuple[float, float]]:
-    """The win probabilities of the same prompts, by id and text, of which both have a verdict."""
+    """The win probabilities of the prompts, by id and text, for which both runs have a verdict."""
     known = {(answer.prompt_id, answer.prompt): answer.win for answer in first}
     both = [(known.get((answer.prompt_id, answer.prompt)), answer.win) for answer in other]
     return [(one, two) for one, two in both if one is not None and two is not None and one == one and two == two]
 
 
 def _config(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
-    """Keys whose values differ, without what is private; a key that a run does not have is a dash."""
+    """Keys whose values differ, without private values; a dash for a key that a run does not have."""
     flat = [dict(leaves("", run.config)) for run in runs]
     shown = [dict(leaves("", run.private.value("", run.config))) for run in runs]
     for key in dict.fromkeys(key for one in flat for key in one):
         differs = len({one.get(key) for one in flat}) > 1
-        if differs and not key.startswith(APART):
+        if differs and not key.startswith(IGNORED):
             yield visible(key), [visible(one.get(key, ABSENT)) for one in shown]

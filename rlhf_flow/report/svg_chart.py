@@ -1,4 +1,4 @@
-"""Curves and stacked bars over the rounds, as SVG in the page: no library, no script, any colour scheme."""
+"""Curves and stacked bars over the rounds, as inline SVG without scripts, in the colours of the page's style."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TINTS = 5  # of one colour, in the layers of a stack; classes t1..t5 of the page
 DOTTED = 40  # rounds up to which every point is drawn
 LABEL_GAP = 11.0  # between the labels of two curves
 
-Events = Mapping[int, Sequence[str]]  # round -> what broke in it
+Events = Mapping[int, Sequence[str]]  # round -> its problems
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Curve:
     name: str
     points: Mapping[int, float]
     colour: str  # class of the page's style
-    dash: int = 0  # of its line, 0 to 3: curves on one axis differ in more than colour
+    dash: int = 0  # of its line, 0 to 3, so that curves on one axis differ in more than colour
     low: Mapping[int, float] = field(default_factory=dict)
     high: Mapping[int, float] = field(default_factory=dict)
 
@@ -37,14 +37,14 @@ class Curve:
 
     @property
     def heights(self) -> list[float]:
-        """Every value that the axis has to hold."""
+        """Every value that the axis must contain."""
         ends = [value for pair in self.band.values() for value in pair]
         return [*(value for value in self.points.values() if drawn(value)), *ends]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of stacked bars; values below 0 are left out."""
+    """One layer of stacked bars; negative values are not drawn."""
 
     name: str
     values: Mapping[int, float]
@@ -71,7 +71,7 @@ def curves(
 ) -> Markup:
     """Curves over `rounds` on one axis, with a dashed line at `base`.
 
-    A round without a measure is bridged. A measure that is no number breaks the curve and is marked on the axis.
+    A round without a value is bridged. A value that is not finite breaks the curve and is marked on the axis.
     """
     span = sorted(rounds)
     heights = [value for one in lines for value in one.heights]
@@ -82,8 +82,8 @@ def curves(
         body.append(marks.line("base", LEFT, axes.y(base), WIDTH - RIGHT, axes.y(base)))
     body += [_curve(axes, one, named=len(lines) > 1) for one in lines]
     body.append(_ends(axes, lines))
-    spoken = [_spoken(one.points) if len(lines) == 1 else f"{one.name} {_spoken(one.points)}" for one in lines]
-    return marks.picture(f"{title}: {'; '.join(spoken)}", body)
+    summaries = [_summary(one.points) if len(lines) == 1 else f"{one.name} {_summary(one.points)}" for one in lines]
+    return marks.picture(f"{title}: {'; '.join(summaries)}", body)
 
 
 def stack(title: str, layers: Sequence[Layer], *, rounds: Iterable[int], events: Events | None = None) -> Markup:
@@ -102,13 +102,13 @@ def stack(title: str, layers: Sequence[Layer], *, rounds: Iterable[int], events:
             value = layer.height(round)
             if value > 0:
                 top, bottom = axes.y(floor + value), axes.y(floor)
-                said = hover(f"round {round}, {layer.name}: {short(value)} of {short(totals[round])}")
+                tip = hover(f"round {round}, {layer.name}: {short(value)} of {short(totals[round])}")
                 left = centre[round] - wide / 2
-                body.append(form.format(layer.colour, layer.tint, left, top, wide, bottom - top, said))
+                body.append(form.format(layer.colour, layer.tint, left, top, wide, bottom - top, tip))
             floor += value
         if len(span) <= 12:
             body.append(text("end", centre[round], axes.y(totals[round]) - 4, compact(totals[round]), "middle"))
-    return marks.picture(f"{title}, total: {_spoken(totals)}", body)
+    return marks.picture(f"{title}, total: {_summary(totals)}", body)
 
 
 def fold(layers: Sequence[Layer]) -> list[Layer]:
@@ -137,9 +137,9 @@ def _curve(axes: Axes, one: Curve, *, named: bool) -> Markup:
 
 
 def _ends(axes: Axes, lines: Sequence[Curve]) -> Markup:
-    """The last value of each curve beside its end; labels keep a distance from each other.
+    """The last value at the end of each curve, without overlaps.
 
-    Of several curves, those that end before the last round have none: it would stand on the others.
+    Of several curves, those that end before the last round have no label: it would cover the others.
     """
     ends = [max((at, value) for at, value in one.points.items() if drawn(value)) for one in lines if _any(one.points)]
     ends = ends if len(lines) == 1 else [end for end in ends if end[0] == axes.last]
@@ -179,16 +179,16 @@ def _shade(axes: Axes, band: Mapping[int, tuple[float, float]]) -> Markup:
 
 def _point(axes: Axes, round: int, value: float, ends: tuple[float, float] | None, radius: float, name: str) -> Markup:
     interval = f" ({short(ends[0])} to {short(ends[1])})" if ends else ""
-    said = hover(f"{name}round {round}: {short(value)}{interval}")
+    tip = hover(f"{name}round {round}: {short(value)}{interval}")
     if not drawn(value):
         form = Markup('<text class="broken" x="{:.1f}" y="{}" text-anchor="middle">×{}</text>')
-        return form.format(axes.x(round), HEIGHT - BOTTOM, said)
+        return form.format(axes.x(round), HEIGHT - BOTTOM, tip)
     dot = Markup('<g><circle cx="{x}" cy="{y}" r="{}"/><circle class="hit" cx="{x}" cy="{y}" r="9"/>{}</g>')
     x, y = f"{axes.x(round):.1f}", f"{axes.y(value):.1f}"
-    return dot.format(radius, said, x=x, y=y)
+    return dot.format(radius, tip, x=x, y=y)
 
 
-def _spoken(points: Mapping[int, float]) -> str:
-    """The first and the last value, for a screen reader."""
+def _summary(points: Mapping[int, float]) -> str:
+    """The first and the last value, for screen readers."""
     ends = [*sorted(points.items())[:1], *sorted(points.items())[1:][-1:]]
     return ", then ".join(f"{short(value)} in round {round}" for round, value in ends)

@@ -1,4 +1,4 @@
-"""A run on the terminal: the table of its rounds, and a few answers before and after."""
+"""A run on the terminal: the table of its rounds, and examples of answers before and after."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLIP = 600  # characters of an answer
 
 
 def table(run: Run) -> str:
-    """One line a round; below it the aspects of the judge, if it has any, and whether training uses the same judge."""
+    """One line a round, then the aspects, if any, and a caution if training uses the evaluation scorer."""
     if not run.metrics:
         return f"{visible(run.name)}: no round is finished yet"
     blocks = [_aligned(columns(run))]

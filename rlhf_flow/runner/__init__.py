@@ -1,1 +1,1 @@
-"""From a configuration to a running loop: workers, manifest, model card."""
+"""Runs a configuration: checks, workers, manifest, model card."""

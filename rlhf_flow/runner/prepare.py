@@ -1,7 +1,7 @@
-"""Where parts meet: from a configuration to a run.
+"""From a configuration to a run.
 
-`prepare` finds out everything that can be known before a worker starts, and raises ValueError for it; `Prepared.run`
-opens the workers and runs the loop.
+`prepare` checks everything that can be checked before a worker starts; `Prepared.run` opens the workers and runs the
+loop.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import contextlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -20,22 +21,21 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from rlhf_flow import loop, report
-from rlhf_flow.config import compatibility as together
-from rlhf_flow.config import compose as configuration
-from rlhf_flow.config import data_checks as fits
-from rlhf_flow.config import renamed
-from rlhf_flow.config.identity import asking
-from rlhf_flow.config.identity import identity as must_match
+from rlhf_flow.cluster.ray_persistent import OpenClusters
+from rlhf_flow.config import compatibility, data_checks, renamed
+from rlhf_flow.config.compose import as_yaml, flat
+from rlhf_flow.config.identity import asking, identity
 from rlhf_flow.config.learning_rate import parameters_of, rated
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.engine.none import NoEngine
-from rlhf_flow.metrics.alarms import heed
+from rlhf_flow.metrics.alarms import raise_if_stopped
 from rlhf_flow.observe.events import Events
+from rlhf_flow.observe.settings import Observer
 from rlhf_flow.protocols import PromptSource, Scorer
-from rlhf_flow.runner.model_card import Cards
-from rlhf_flow.runner.workers import Workers, proven
+from rlhf_flow.runner.model_card import model_card
+from rlhf_flow.runner.workers import Workers, with_probe
 from rlhf_flow.specs import Cluster, Model
-from rlhf_flow.stages.close_round import settle
+from rlhf_flow.stages.close_round import prune_checkpoints
 from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
@@ -46,7 +46,7 @@ from rlhf_flow.tokenization.chat_template import dated, today
 from rlhf_flow.types import Policy, RoundRecord
 from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
-LOCKS = Path(__file__).parents[2] / "requirements"  # where the package runs from a clone
+LOCKS = Path(__file__).parents[2] / "requirements"  # exists if the package runs from a clone
 RECORDED = (
     "rlhf-flow",
     "torch",
@@ -62,12 +62,12 @@ RECORDED = (
 
 
 class RefusedError(Exception):
-    """A worker refuses what was asked as it opens."""
+    """A worker rejects its configuration as it opens."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that could start: its mistakes are found, its folder is held, nothing has been computed."""
+    """A run that is checked and whose folder is locked. Nothing has been computed."""
 
     config: RunConfig
     model: Model
@@ -75,115 +75,116 @@ class Prepared:
     prompts: PromptSource
     ledger: Ledger
 
-    def run(self) -> list[RoundRecord]:
-        """Run every round that has no record yet, write the report and say where it is; return all records.
+    def run(self, clusters: OpenClusters | None = None) -> list[RoundRecord]:
+        """Run every round that has no record yet, write the report and print where it is; return all records.
 
-        Raises AlarmError, behind all that, where an alarm stopped the run.
+        `clusters`: of a multirun, which keeps a persistent cluster for its next run.
+
+        Raises AlarmError after that if an alarm stopped the run.
         """
+        rounds = self.config.rounds
         try:
             done = len(self.ledger.records) - 1
-            if done < self.config.rounds or not self.ledger.has(done, "policy"):
-                with self._cluster() as cluster:
+            if done < rounds or not self.ledger.has(done, "policy"):
+                with (
+                    contextlib.closing(OpenClusters()) as own,
+                    (clusters or own).cluster(self.config.cluster) as cluster,
+                ):
                     self._run(cluster)
             else:
-                if done > self.config.rounds:
-                    print(
-                        f"{self.ledger.root} has {done} rounds, and rounds={self.config.rounds} adds none", flush=True
-                    )
-                settle(self.ledger, self.config.timeline, self._keeping(), rounds=self.config.rounds)
+                if done > rounds:
+                    print(f"{self.ledger.root} has {done} rounds, and rounds={rounds} adds none", flush=True)
+                prune_checkpoints(self.ledger, self.config.timeline, self._checkpoints(), rounds=rounds)
             path = report.write(self.ledger.root)
         finally:
             self.ledger.close()
         print(report.table(self.ledger.root))
         print(report.samples(self.ledger.root))
         print(f"report: {path}")
-        heed(self.ledger.records[-1], self.config.alarms)
+        raise_if_stopped(self.ledger.records[-1], self.config.alarms)
         return list(self.ledger.records)
 
     def _run(self, cluster: Cluster) -> None:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in [*together.warnings(config), *fits.warnings(self.prompts, self.model.tokenizer())]:
+        for line in [*compatibility.warnings(config), *data_checks.warnings(self.prompts, self.model.tokenizer())]:
             print(f"warning: {line}", flush=True)
         observers = [
-            *config.observe.open(self.ledger.root, self.ledger.records, configuration.flat(config)),
+            *config.observe.open(self.ledger.root, self.ledger.records, flat(config)),
             Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
         ]
         try:
-            longest = fits.longest_sequence(config, self.model, self.prompts)
-            draws = not (isinstance(config.engine, NoEngine) or together.outputs(config))
-            try:
-                workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
-            except ValueError as error:  # of a worker as it opens: what was asked cannot be, and nothing was computed
-                raise RefusedError(str(error)) from error
-            parts = RunContext(
-                seed=config.seed,
-                rounds=config.rounds,
-                piece=config.checkpoint.prompts_per_commit,
-                start=proven(self.start, workers.learner, self.prompts) if draws else self.start,
-                trust_remote_code=self.model.trust_remote_code,
-                prompts=self.prompts,
-                sampler=config.sampler,
-                engine=workers.engine,
-                scorer=workers.scorer,
-                selector=config.selector,
-                objective=config.objective,
-                memory=config.replay,
-                schedule=config.timeline,
-                learner=workers.learner,
-                evaluation=self._evaluation(workers.judge),
-                keeping=self._keeping(),
-                ledger=self.ledger,
-                observers=observers,
-                intransitive=config.scorer.intransitive,
-                enough=config.resampling.min_pairs,
-                pages=config.resampling.max_batches,
-                refreshing=workers.refreshing,
-                alarms=config.alarms,
-                lag=config.lag,
-                disaggregated=config.cluster.disaggregated,
-                off_policy=config.off_policy,
-                card=None if together.outputs(config) else Cards(config).of,
-            )
-            loop.run(parts)
+            loop.run(self._context(cluster, observers))
         finally:
             for observer in observers:
                 observer.close()
 
-    def _evaluation(self, judge: Scorer) -> Evaluation | Agreement:
+    def _context(self, cluster: Cluster, observers: Sequence[Observer]) -> RunContext:
+        """Opens the workers. Raises RefusedError if one rejects its configuration."""
+        config = self.config
+        longest = data_checks.longest_sequence(config, self.model, self.prompts)
+        trains_policy = not compatibility.outputs(config)
+        generates = trains_policy and not isinstance(config.engine, NoEngine)
+        try:
+            workers = Workers.open(config, self.model, cluster, self.ledger, longest=longest)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        return RunContext(
+            seed=config.seed,
+            rounds=config.rounds,
+            prompts_per_commit=config.checkpoint.prompts_per_commit,
+            start=with_probe(self.start, workers.learner, self.prompts) if generates else self.start,
+            trust_remote_code=self.model.trust_remote_code,
+            prompts=self.prompts,
+            sampler=config.sampler,
+            engine=workers.engine,
+            scorer=workers.scorer,
+            selector=config.selector,
+            objective=config.objective,
+            replay=config.replay,
+            schedule=config.timeline,
+            learner=workers.learner,
+            evaluation=self._evaluation(workers.evaluation_scorer),
+            checkpoints=self._checkpoints(),
+            ledger=self.ledger,
+            observers=observers,
+            intransitive=config.scorer.intransitive,
+            min_pairs=config.resampling.min_pairs,
+            max_batches=config.resampling.max_batches,
+            reward_updates=workers.reward_updates,
+            alarms=config.alarms,
+            lag=config.lag,
+            disaggregated=config.cluster.disaggregated,
+            off_policy=config.off_policy,
+            model_card=partial(model_card, config) if trains_policy else None,
+        )
+
+    def _evaluation(self, scorer: Scorer) -> Evaluation | Agreement:
         evaluate = self.config.evaluate
         if evaluate.by == "agreement":
-            return Agreement(judge, every=evaluate.every)
-        return Evaluation(judge, draw=evaluate.draw, every=evaluate.every, asks_proxy=evaluate.proxy)
+            return Agreement(scorer, every=evaluate.every)
+        return Evaluation(scorer, draw=evaluate.draw, every=evaluate.every, asks_proxy=evaluate.proxy)
 
-    def _keeping(self) -> CheckpointPolicy:
+    def _checkpoints(self) -> CheckpointPolicy:
         checkpoint = self.config.checkpoint
         return CheckpointPolicy(every=checkpoint.every, steps=checkpoint.steps, keep=checkpoint.keep)
 
-    @contextlib.contextmanager
-    def _cluster(self) -> Iterator[Cluster]:
-        cluster = self.config.cluster.open()
-        try:
-            yield cluster
-        finally:
-            cluster.close()
-
 
 def prepare(config: RunConfig) -> Prepared:
-    """Check a configuration against the world it names, and take its folder. Raises ValueError for any mistake."""
-    together.check(config)
+    """Check a configuration, its model and its data, and lock the run's folder. Raises ValueError for any mistake."""
+    compatibility.check(config)
     config = dated(config, _first_day(Path(config.run_dir)))
-    fits.check_refresh(config)
-    judges = {
+    data_checks.check_refresh(config)
+    slots = {
         "scorer": config.scorer,
         "evaluate.scorer": config.evaluate.scorer,
         "refresh.scorer": config.refresh.scorer,
     }
-    needed = (config.engine, config.learner, *judges.values())
-    check_all(*(spec.check for spec in needed if spec is not None))
+    scorers = {slot: spec for slot, spec in slots.items() if spec is not None}
+    check_all(*(spec.check for spec in (config.engine, config.learner, *scorers.values())))
     model = _on_disk(config.model)
     weights = Path(model.path)
-    fits.check_start(config, model)
+    data_checks.check_start(config, model)
     start = Policy(
         name="policy",
         round=0,
@@ -193,34 +194,34 @@ def prepare(config: RunConfig) -> Prepared:
     config = rated(config, parameters_of(weights))
     tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
-    fits.check(config, model, prompts, tokenizer)
-    identity = {
-        **must_match(config),
+    data_checks.check(config, model, prompts, tokenizer)
+    keys = {
+        **identity(config),
         "start.sha256": start.sha256,
         "prompts.sha256": prompts.sha256,
         "learner.sha256": config.learner.fingerprint(),
-        **{f"{slot}.sha256": judge.fingerprint() for slot, judge in judges.items() if judge is not None},
+        **{f"{slot}.sha256": spec.fingerprint() for slot, spec in scorers.items()},
     }
     ledger = Ledger.open(
         Path(config.run_dir),
-        config=configuration.as_yaml(config),
-        identity=identity,
-        until_verdicts=asking(identity),
+        config=as_yaml(config),
+        identity=keys,
+        until_verdicts=asking(keys),
         renamed=renamed.identity,
-        manifest=_manifest(config, model, prompts, identity),
+        manifest=_manifest(config, model, prompts, keys),
         rounds=config.rounds,
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)
 
 
 def _on_disk(model: Model) -> Model:
-    """The model as a local folder: a hub name is fetched once, at its revision, before any worker asks for it."""
+    """The model as a local folder. A hub name is downloaded, at its revision, before any worker starts."""
     folder = Path(model.path)
     if not folder.is_dir():
         if folder.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") != 1:
             raise ValueError(
-                f"model.path={model.path} is neither a folder nor the name of a model on the hub (owner/name). "
-                "Give the folder of a Hugging Face checkpoint."
+                f"model.path={model.path}: neither a folder nor the name of a model on the hub (owner/name). "
+                "Fix: name the folder of a Hugging Face checkpoint."
             )
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -229,23 +230,21 @@ def _on_disk(model: Model) -> Model:
             folder = Path(snapshot_download(model.path, revision=model.revision))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as failure:
             raise ValueError(
-                f"model.path={model.path} is no folder here, and the hub did not give it: {failure}. "
-                "Give the folder of a Hugging Face checkpoint, or check the name, the revision and the network."
+                f"model.path={model.path}: no such folder here, and downloading it from the hub failed: {failure}. "
+                "Fix: name the folder of a Hugging Face checkpoint, or check the name, the revision and the network."
             ) from failure
     return replace(model, path=str(folder.resolve()))
 
 
 def _first_day(run_dir: Path) -> str:
-    """The date that chat templates write: of the run's first start, whenever it goes on."""
+    """The date that chat templates write: that of the run's first start."""
     written = run_dir / "config.yaml"
     about = yaml.safe_load(written.read_text()) if written.is_file() else {}
     return about.get("model", {}).get("chat_template", {}).get("date") or today()
 
 
-def _manifest(
-    config: RunConfig, model: Model, prompts: PromptSource, identity: Mapping[str, object]
-) -> dict[str, object]:
-    """What this start of the run ran on."""
+def _manifest(config: RunConfig, model: Model, prompts: PromptSource, keys: Mapping[str, object]) -> dict[str, object]:
+    """Command, machine, versions and data of this start of the run."""
     versions = {}
     for name in RECORDED:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -261,16 +260,16 @@ def _manifest(
         "git": _git_commit(),
         "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
         "seed": config.seed,
-        "model": model.path,  # of the hub: the folder of the commit that `revision` meant
+        "model": model.path,  # for a hub name: the folder of the commit that `revision` resolved to
         "prompts": dict(prompts.counts),
         "data": dict(prompts.origin),
-        "warnings": together.warnings(config),
-        "may_change": {key: value for key, value in configuration.flat(config).items() if key not in identity},
+        "warnings": compatibility.warnings(config),
+        "may_change": {key: value for key, value in flat(config).items() if key not in keys},
     }
 
 
 def _choices() -> dict[str, str]:
-    """Which part was chosen of each group; nothing if the configuration was not composed by Hydra."""
+    """The part chosen in each group; empty if Hydra did not compose the configuration."""
     if not HydraConfig.initialized():
         return {}
     chosen = HydraConfig.get().runtime.choices.items()
@@ -278,7 +277,7 @@ def _choices() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from; None where it is installed."""
+    """The commit of the source tree that this package runs from; None if it is installed."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10

@@ -1,4 +1,4 @@
-"""The workers of a run: opened side by side, and those that come later."""
+"""Opens the workers of a run."""
 
 from __future__ import annotations
 
@@ -16,51 +16,49 @@ from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.stages.context import RewardUpdates
 from rlhf_flow.stages.update_reward import RefreshedScorer, as_read
-from rlhf_flow.storage.in_memory import HeldShard
+from rlhf_flow.storage.in_memory import InMemoryShard
 from rlhf_flow.storage.store import Store
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy, Probe, Rollouts
 from rlhf_flow.weights.source import Checkpoint
 
-PROBED = 32  # tokens of the prompt by which an engine's first weights are proven
+PROBE_TOKENS = 32  # of the longest prompt of round 1
 
 
 @dataclass(frozen=True)
 class Workers:
-    """What a run asks to do the work. `judge` is the scorer of evaluation, perhaps that of training."""
+    """The opened workers. `evaluation_scorer` is `scorer` if evaluate.scorer is not set."""
 
     engine: Engine
     learner: Learner
     scorer: Scorer
-    judge: Scorer
-    refreshing: RewardUpdates | None
+    evaluation_scorer: Scorer
+    reward_updates: RewardUpdates | None
 
     @classmethod
     def open(cls, config: RunConfig, model: Model, cluster: Cluster, store: Store, *, longest: int) -> Workers:
-        """All of them, ready; `longest`: tokens of the longest sequence."""
+        """Open all workers and wait for them. `longest`: tokens of the longest sequence."""
         engine = cluster.engine(config.engine.sized(longest), model, mixes=config.sampler.needs_mixture)
         learner = cluster.learner(config.learner, model)
-        refreshed = config.refresh.every is not None
-        scorer = _refreshed(config, cluster, store) if refreshed else cluster.scorer(config.scorer)
-        judge = scorer if config.evaluate.scorer is None else cluster.scorer(config.evaluate.scorer)
-        refreshing = _refreshing(config, cluster) if refreshed else None
+        updates = config.refresh.every is not None
+        scorer = _refreshed_scorer(config, cluster, store) if updates else cluster.scorer(config.scorer)
+        evaluation = scorer if config.evaluate.scorer is None else cluster.scorer(config.evaluate.scorer)
+        reward_updates = _reward_updates(config, cluster) if updates else None
         cluster.ready()
-        return cls(engine, learner, scorer, judge, refreshing)
+        return cls(engine, learner, scorer, evaluation, reward_updates)
 
 
-def proven(start: Policy, learner: Learner, prompts: PromptSource) -> Policy:
-    """The start with the learner's log-probs of a prompt, by which an engine finds out that it reads other weights."""
-    tokens = max((prompt.tokens for prompt in prompts.batch(1)), key=len)[:PROBED]
+def with_probe(start: Policy, learner: Learner, prompts: PromptSource) -> Policy:
+    """The start with a probe: the learner's log-probs of a prompt, by which engines verify its weights."""
+    tokens = max((prompt.tokens for prompt in prompts.batch(1)), key=len)[:PROBE_TOKENS]
     if len(tokens) < 2:
         return start
-    row = {"response": ["start"], "prompt_tokens": [tokens[:1]], "tokens": [tokens[1:]]}
-    types = {"response": pa.string(), "prompt_tokens": pa.list_(pa.int32()), "tokens": pa.list_(pa.int32())}
-    table = Table((HeldShard(pa.table({name: pa.array(row[name], type) for name, type in types.items()})),))
+    table = Table((InMemoryShard(as_read(["start"], [tokens])),))
     (logps,) = learner.logps([table], ["start"], start)["logps"].to_pylist()
     return replace(start, probe=Probe(tuple(tokens), 1, tuple(logps)))
 
 
-def _refreshed(config: RunConfig, cluster: Cluster, store: Store) -> Scorer:
+def _refreshed_scorer(config: RunConfig, cluster: Cluster, store: Store) -> Scorer:
     def opened(folder: Path | None) -> Scorer:
         scorer = cluster.scorer(config.scorer if folder is None else replace(config.scorer, path=str(folder)))
         cluster.ready()
@@ -69,7 +67,7 @@ def _refreshed(config: RunConfig, cluster: Cluster, store: Store) -> Scorer:
     return RefreshedScorer(store, opened)
 
 
-def _refreshing(config: RunConfig, cluster: Cluster) -> RewardUpdates:
+def _reward_updates(config: RunConfig, cluster: Cluster) -> RewardUpdates:
     spec, refresh = config.scorer, config.refresh
     assert refresh.every is not None
     trained = replace(config.learner, head=Head(outputs=spec.outputs), training=refresh.training)
@@ -90,19 +88,14 @@ def _refreshing(config: RunConfig, cluster: Cluster) -> RewardUpdates:
         prompts=refresh.prompts,
         labeller=cluster.scorer(refresh.scorer),
         objective=refresh.objective,
-        start=Policy(
-            name="scorer",
-            round=0,
-            sha256=spec.fingerprint(),
-            weights=Checkpoint(Path(spec.path), spec.trust_remote_code),
-        ),
+        start=Policy("scorer", 0, spec.fingerprint(), Checkpoint(Path(spec.path), spec.trust_remote_code)),
         learner=learner,
-        read=_in_tokens_of(spec),
+        read=_reader(spec),
     )
 
 
-def _in_tokens_of(spec: Classifier) -> Callable[[Rollouts], pa.Table]:
-    """Answers as the judge reads them, but for what its template writes behind an answer: its learner adds that."""
+def _reader(spec: Classifier) -> Callable[[Rollouts], pa.Table]:
+    """Responses in the scorer's tokens, without those that its template adds at the end: its learner adds them."""
     reader, tail = spec.reader(), tail_of(spec.tokenizer())
 
     def read(rollouts: Rollouts) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Who answers: which policies a round's responses are drawn from."""
+"""Samplers: the policies from which a round's responses are sampled."""
 
 from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.mixture import MixtureSampler

@@ -1,7 +1,8 @@
-"""Where the answers of one draw come from: the part that all samplers are made of."""
+"""The source of a draw's responses, and the base class of all samplers."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -18,14 +19,14 @@ MIXTURE = "mixture"
 
 @dataclass(frozen=True)
 class Source(SamplingParams):
-    """A draw, and who answers it: a policy, its mixture with the reference, or the data that the prompts came with.
+    """A draw with its source: a policy, its mixture with the reference, or the candidates of the prompts.
 
-    It is a draw with more keys, and holds none: OmegaConf does not merge frozen classes inside the items of a list.
+    It extends SamplingParams because OmegaConf does not merge frozen dataclasses nested in list items.
     """
 
-    policy: str = "policy"  # whom the schedule has a version for (policy, reference, ...), or dataset
-    weight: float | None = None  # of the reference in a mixture with it, in [0, 1]; null: `policy` alone
-    candidate: str | None = None  # of a data set: the name of the answer among the prompt's candidates
+    policy: str = "policy"  # a role of the schedule (policy, reference, ...), or dataset
+    weight: float | None = None  # of the reference in a mixture, in [0, 1]; null: no mixture
+    candidate: str | None = None  # with policy=dataset: the name of the prompt's candidate
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +52,7 @@ class Source(SamplingParams):
                 f"as policy={DATASET} draws it",
                 given == (self.policy == DATASET),
             ),
-            ("n", self.n, "1 for a candidate, of which there is one", not given or self.n == 1),
+            ("n", self.n, "1 for a candidate", not given or self.n == 1),
             (
                 "decoding",
                 self.overrides,
@@ -64,17 +65,17 @@ class Source(SamplingParams):
 
     @property
     def draw(self) -> SamplingParams:
-        """How it is decoded, alone: what an engine is asked for, and what its answers say of themselves."""
+        """The sampling parameters only, for the engine and `Response.draw`."""
         return SamplingParams(**{field.name: vars(self)[field.name] for field in fields(SamplingParams)})
 
     @property
     def source(self) -> str:
-        """`Response.source` of its answers: mixture, or who answered."""
+        """`Response.source`: mixture, or the policy."""
         return self.policy if self.weight is None else MIXTURE
 
     @property
     def roles(self) -> frozenset[str]:
-        """The policies that it takes."""
+        """The policies that it samples from."""
         if self.candidate is not None:
             return frozenset()
         return frozenset({self.policy} if self.weight is None else {self.policy, REFERENCE})
@@ -82,13 +83,13 @@ class Source(SamplingParams):
     def answers(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> tuple[tuple[Response, ...], ...]:
-        """[B][n], each with its source."""
+        """Responses [B][n]."""
         if self.candidate is not None:
             return tuple((self._given(prompt, self.candidate, round=round, seed=seed),) for prompt in prompts)
-        asked: Policy | Mixture = policies[self.policy]
+        policy: Policy | Mixture = policies[self.policy]
         if self.weight is not None:
-            asked = Mixture(policies[self.policy], policies[REFERENCE], self.weight)
-        drawn = engine.generate(prompts, asked, self.draw, round=round, seed=seed)
+            policy = Mixture(policies[self.policy], policies[REFERENCE], self.weight)
+        drawn = engine.generate(prompts, policy, self.draw, round=round, seed=seed)
         source = self.source
         return tuple(
             tuple(one if one.source == source else replace(one, source=source) for one in group)
@@ -99,14 +100,14 @@ class Source(SamplingParams):
         if name not in prompt.candidates:
             raise ValueError(
                 f"prompt {prompt.id!r} has no candidate {name!r} for draw {self.name!r}: it has "
-                f"{', '.join(prompt.candidates) or 'none'}. Name one that every prompt has, or leave out the prompts "
+                f"{', '.join(prompt.candidates) or 'none'}. Name one that every prompt has, or remove the prompts "
                 "without it."
             )
         given = prompt.candidates[name]
-        if len(given.tokens) > self.max_tokens:  # what the model has room for was checked by this number
+        if len(given.tokens) > self.max_tokens:  # the model's maximum length was checked against max_tokens
             raise ValueError(
                 f"prompt {prompt.id!r}: its candidate {name!r} has {len(given.tokens)} tokens, and draw "
-                f"{self.name!r} has max_tokens={self.max_tokens}. Raise it, or leave out the prompt."
+                f"{self.name!r} has max_tokens={self.max_tokens}. Raise it, or remove the prompt."
             )
         return Response(
             id=f"{round}/{self.name}/0/{prompt.id}",
@@ -122,36 +123,51 @@ class Source(SamplingParams):
 
 
 def sourced(draw: SamplingParams, policy: str = "policy", *, weight: float | None = None) -> Source:
-    """A draw that is answered by `who`, or by its mixture with the reference."""
+    """A draw from `policy`, or from its mixture with the reference."""
     return Source(**vars(draw), policy=policy, weight=weight)
 
 
-def check_names(key: str, draws: Sequence[SamplingParams]) -> None:
-    """Raise ValueError for draws that cannot be told apart by their names. `key`: where they are configured."""
-    names = [draw.name for draw in draws]
-    if not names:
-        raise ValueError(f"{key} must hold at least one draw, got none")
-    slashed = [name for name in names if "/" in name]
-    if slashed:
-        raise ValueError(f"{key}: a name must not hold '/', which parts response ids, got {slashed[0]!r}")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(
-            f"{key} must have different names, got {', '.join(repeated)} more than once: draws of one name "
-            f"would give the same answers. Name each draw."
-        )
+class SourcesSampler(ABC):
+    """What all samplers share: N responses per prompt, draw after draw. Raises ValueError if two draws share a name."""
 
+    @property
+    @abstractmethod
+    def drawn(self) -> Mapping[str, SamplingParams]:
+        """The draws, by their configuration keys."""
 
-def side_by_side(
-    sources: Sequence[Source],
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    policies: Mapping[str, Policy],
-    *,
-    round: int,
-    seed: int,
-) -> Rollouts:
-    """Responses [B, N], draw after draw in the order of `sources`: N is the sum of their n."""
-    parts = [source.answers(engine, prompts, policies, round=round, seed=seed) for source in sources]
-    groups = zip(*parts, strict=True)
-    return Rollouts(round, tuple(prompts), tuple(sum(group, ()) for group in groups))
+    @abstractmethod
+    def at(self, round: int) -> Sequence[Source]:
+        """The draws of a round, with their sources."""
+
+    def __post_init__(self) -> None:
+        key = " and ".join(dict.fromkeys(key.rstrip(".0123456789") for key in self.drawn)) or "sampler.draws"
+        names = [draw.name for draw in self.drawn.values()]
+        if not names:
+            raise ValueError(f"{key} must hold at least one draw, got none")
+        if slashed := [name for name in names if "/" in name]:
+            raise ValueError(f"{key}: a name must not hold '/', which separates response ids, got {slashed[0]!r}")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"{key} must have different names, got {', '.join(repeated)} more than once: draws with the same name "
+                "would give the same responses. Fix: give each draw its own name."
+            )
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return {source.name: source.source for source in self.at(1)}
+
+    @property
+    def roles(self) -> frozenset[str]:
+        return frozenset().union(*(source.roles for source in self.at(1)))
+
+    @property
+    def needs_mixture(self) -> bool:
+        return any(source.weight is not None for source in self.at(1))
+
+    def sample(
+        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
+    ) -> Rollouts:
+        """Responses [B, N], draw after draw."""
+        draws = [source.answers(engine, prompts, policies, round=round, seed=seed) for source in self.at(round)]
+        groups = zip(*draws, strict=True)
+        return Rollouts(round, tuple(prompts), tuple(sum(group, ()) for group in groups))

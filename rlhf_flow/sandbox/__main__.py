@@ -1,4 +1,4 @@
-"""`python -m rlhf_flow.sandbox`: build the embedded world, or say where it already is."""
+"""`python -m rlhf_flow.sandbox`: build the embedded world, or print where it is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf_flow.sandbox", description=__doc__)
     parser.add_argument("--root", type=Path, help="parent folder (default: ${RLHF_FLOW_HOME:-~/.cache/rlhf-flow})")
     root = parser.parse_args().root
-    # Threads that wait for each other by spinning alone are four times as slow beside other work as threads that spin
-    # for a moment and then sleep, and threads that sleep at once half as fast on an idle machine.
+    # OpenMP threads spin briefly, then sleep. Spinning only is 4 times slower on a busy machine; sleeping at once is 2
+    # times slower on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     built = locate(root).exists
     world = build(root, report=functools.partial(print, flush=True))

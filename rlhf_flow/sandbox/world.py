@@ -94,17 +94,6 @@ def locate(root: Path | None = None, *, size: Size | None = None) -> World:
     return World(root=home / f"sandbox-{key(size or Size())[:12]}")
 
 
-def resolve(name: str) -> str:
-    """`${sandbox:policy}`: a path in the embedded world. Raises ValueError where the world was not built yet."""
-    world = locate()
-    paths = {part: vars(world)[part] for part in ("policy", "reward_model", "prompts", "held_out")}
-    if name not in paths:
-        raise ValueError(f"the embedded world has no {name!r}. Try one of {', '.join(paths)}.")
-    if not world.exists:
-        raise ValueError(f"the embedded world must be built first, and {world.root} is empty. Try rlhf-flow sandbox.")
-    return str(paths[name])
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

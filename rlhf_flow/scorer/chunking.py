@@ -1,4 +1,4 @@
-"""Answers scored in pieces, and what was said of the pieces joined again."""
+"""Split rollouts into chunks of prompts, score each chunk, and concatenate the scores."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rlhf_flow.types import Rollouts, Scored
 
 
 def in_pieces(ask: Callable[[Sequence[Rollouts]], list[Scored]], rollouts: Rollouts, size: int | None) -> Scored:
-    """The scores of all rollouts, asked for in pieces of `size` prompts (None: at once), whoever is asked.
+    """The scores of all rollouts, requested in chunks of `size` prompts (None: one chunk).
 
-    A judge that measures all answers together is asked about all of them at once. Raises ValueError where pieces have
-    different aspects.
+    A scorer with batch metrics, which are of all answers together, is asked again with one chunk. Raises ValueError if
+    chunks have different aspects.
     """
     scored = ask(cut(rollouts, size))
-    if len(scored) > 1 and any(piece.batch_metrics for piece in scored):
+    if len(scored) > 1 and any(chunk.batch_metrics for chunk in scored):
         scored = ask([rollouts])
     return joined(rollouts, scored)
 
 
 def cut(rollouts: Rollouts, size: int | None) -> list[Rollouts]:
-    """Pieces of so many prompts; at least one, so that a judge is asked about nothing, too."""
+    """Chunks of `size` prompts; without prompts one empty chunk, so that the scorer reports its counts."""
     b = len(rollouts.prompts)
     bounds = [*range(0, b, size or b), b] if b else [0, 0]
     return [
@@ -34,30 +34,30 @@ def cut(rollouts: Rollouts, size: int | None) -> list[Rollouts]:
     ]
 
 
-def joined(rollouts: Rollouts, pieces: Sequence[Scored]) -> Scored:
-    """The scores of all pieces, in order; counts add up. Raises ValueError where pieces have different aspects."""
-    names = list(pieces[0].aspects)
-    if any(piece.aspects.keys() != set(names) for piece in pieces):
+def joined(rollouts: Rollouts, chunks: Sequence[Scored]) -> Scored:
+    """The scores of all chunks, in order; counts add up, and a missing flag is False.
+
+    Raises ValueError if chunks have different aspects.
+    """
+    names = list(chunks[0].aspects)
+    if any(chunk.aspects.keys() != set(names) for chunk in chunks):
         raise ValueError(
             "the scorer must name the same aspects for every response; of some prompts it named "
             f"{', '.join(names) or 'none'}, and of others it did not"
         )
     counts: Counter[str] = Counter()
-    for piece in pieces:
-        counts.update(piece.counts)
+    for chunk in chunks:
+        counts.update(chunk.counts)
+
+    def flag(name: str) -> np.ndarray:
+        return np.concatenate([one.pair_flags.get(name, np.zeros(one.wins.shape, dtype=bool)) for one in chunks])
+
     return Scored(
         rollouts,
-        utility=np.concatenate([piece.utility for piece in pieces]),
-        wins=np.concatenate([piece.wins for piece in pieces]),
-        aspects={name: np.concatenate([piece.aspects[name] for piece in pieces]) for name in names},
-        pair_flags={
-            name: _mark(pieces, name) for name in sorted({name for piece in pieces for name in piece.pair_flags})
-        },
+        utility=np.concatenate([chunk.utility for chunk in chunks]),
+        wins=np.concatenate([chunk.wins for chunk in chunks]),
+        aspects={name: np.concatenate([chunk.aspects[name] for chunk in chunks]) for name in names},
+        pair_flags={name: flag(name) for name in sorted({name for chunk in chunks for name in chunk.pair_flags})},
         counts=dict(counts),
-        batch_metrics=pieces[0].batch_metrics,
+        batch_metrics=chunks[0].batch_metrics,
     )
-
-
-def _mark(pieces: Sequence[Scored], name: str) -> np.ndarray:
-    """bool [B, N, N]; of a piece in which nothing was marked so, False."""
-    return np.concatenate([piece.pair_flags.get(name, np.zeros(piece.wins.shape, dtype=bool)) for piece in pieces])

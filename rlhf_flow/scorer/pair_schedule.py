@@ -1,233 +1,213 @@
-"""Which answers a judge compares: every two, or a few in rounds, where each round depends on what was said before.
+"""Which pairs of answers a scorer compares: all of them, or those of a knockout.
 
-A Swiss system: equals meet equals. A knockout: winners meet winners and losers meet losers, as in INPO, Zhang et al.
-2024, arXiv:2407.00617. What answers are worth that did not all meet is by the model of Bradley and Terry, 1952.
+In a knockout winners meet winners and losers meet losers, as in INPO, Zhang et al. 2024, arXiv:2407.00617. Answers
+that did not all meet are ranked by the model of Bradley and Terry, 1952.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from rlhf_flow.scorer.matches import DistinctAnswers, Match, blank, mean_win, of_responses, players, put
+from rlhf_flow.scorer.fields import check_fields
+from rlhf_flow.scorer.pairwise import (
+    DistinctAnswers,
+    Match,
+    distinct_answers,
+    empty_table,
+    mean_win,
+    of_responses,
+    put,
+    sigmoid,
+)
 from rlhf_flow.types import Rollouts, Scored
 
-PAIRS = ("all", "swiss", "knockout")
+PAIRS = ("all", "knockout")
 INCONSISTENT = ("average", "abstain")
-NEWTON_STEPS = 40  # far more than it takes
+NEWTON_STEPS = 40  # convergence takes about ten
 LONGEST_STEP = 2.0  # nats
-ENOUGH = 1e-12  # nats
+TOLERANCE = 1e-12  # nats
 
 
 @dataclass(frozen=True)
 class PairVerdict:
-    """What a judge says of a match."""
+    """A scorer's verdict on a match."""
 
     p: float  # P(first beats second); NaN: no verdict
-    mark: str | None = None  # of `Scored.marks`: why there is no verdict, or no final one
+    mark: str | None = None  # flag in `Scored.pair_flags`
 
 
 def settled(forth: float, back: float, *, inconsistent: str) -> PairVerdict:
-    """Of P(the answer in the first place is better) where the first stands there, and where the second does.
+    """Combine both orders. `forth`, `back`: P(the answer shown first is better), with the match's first answer shown
+    first and second.
 
-    The mean of both; NaN without a verdict in one. They contradict where both prefer the same place, that is another
-    answer: then it is marked, and there is no verdict where `inconsistent` is abstain.
+    The mean of both; NaN if one of them is NaN. If both prefer the same position, the verdict is flagged, and NaN with
+    inconsistent=abstain.
     """
     contradict = (forth - 0.5) * (back - 0.5) > 0
     p = math.nan if contradict and inconsistent == "abstain" else (forth + 1 - back) / 2
     return PairVerdict(p, "inconsistent" if contradict else None)
 
 
-# asked of all prompts at once; the first list may be empty
-Ask: TypeAlias = Callable[[Sequence[Match]], Sequence[PairVerdict]]
-Pair: TypeAlias = tuple[int, int]  # players
+Ask: TypeAlias = Callable[[Sequence[Match]], Sequence[PairVerdict]]  # for all prompts at once; first call may be empty
+Pair: TypeAlias = tuple[int, int]  # indices into DistinctAnswers.answers
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairSchedule:
-    """The fields that all judges of pairs share.
+    """The fields that all pairwise scorers share.
 
-    all       every two answers are compared: N (N - 1) / 2 matches
-    swiss     in each of `rounds` rounds answers of about as many points meet, and no two meet twice: about N / 2
-              matches a round; a verdict is worth the probability that it gives, and none is worth 1/2 to both
-    knockout  winners play on for the best and losers for the worst: N - 1 + N / 2 - 1 matches where N is a power of
-              two. A match that is tied, or has no verdict, is won by the first. With an odd number the last one plays
-              on among both
+    all       compares every two answers: N (N - 1) / 2 matches
+    knockout  compares winners with winners for the best, losers with losers for the worst: N - 1 + N / 2 - 1 matches
+              if N is a power of two. A tie or an abstention counts as a win of the first; with an odd number the last
+              answer advances in both brackets
 
-    Who meets whom is a function of the set of texts and of the verdicts, and the order of the texts breaks ties. In the
-    end the answers of highest and of lowest utility meet, where they have not: this ranks nobody, and only gives the
-    two a verdict. A selector that may not choose one of the two, as where it drops cut answers, may be left with a pair
-    that was not asked about: NaN in `wins`, with the mark `unasked`.
+    The schedule is a function of the set of texts and of the verdicts; the order of the texts breaks ties. At the end
+    the answers of highest and lowest utility meet if they have not. Pairs that were not compared are NaN in `wins`,
+    with the flag `unasked`.
 
-    The utility is the mean over j of P(i beats j), itself included as 1/2: of what the judge said under `all`, where it
-    leaves out those without a verdict; otherwise of what `strengths` makes of it, for opponents differ in strength.
+    The utility is the mean over j of P(i beats j), itself included as 1/2: of the verdicts under `all`, leaving out
+    abstentions; of the fitted `strengths` under `knockout`, where opponents differ in strength.
     """
 
-    pairs: str = "all"  # all | swiss | knockout
-    rounds: int | None = None  # of swiss; null: log2 of the number of different answers, rounded up
+    pairs: str = "all"  # all | knockout
 
     def __post_init__(self) -> None:
-        if self.pairs not in PAIRS:
-            raise ValueError(f"scorer.pairs must be one of {', '.join(PAIRS)}, got {self.pairs!r}")
-        if self.rounds is not None and (self.rounds < 1 or self.pairs != "swiss"):
-            raise ValueError(
-                f"scorer.rounds must be >= 1, with scorer.pairs=swiss, got {self.rounds} with "
-                f"scorer.pairs={self.pairs}. Use null for as many as find the best."
-            )
+        check_fields(self, ("pairs", f"one of {', '.join(PAIRS)}", self.pairs in PAIRS))
 
-    def compare(self, rollouts: Rollouts, ask: Ask, *, marks: Collection[str] = ()) -> Scored:
-        """Ask about the matches of all prompts, round by round. `marks` names those that the judge may give.
+    def compare(
+        self, rollouts: Rollouts, ask: Ask, *, marks: Collection[str] = (), counts: Mapping[str, int] | None = None
+    ) -> Scored:
+        """Ask about the matches of all prompts, round by round.
 
-        Counts `judge/asked`: matches that were asked about; `judge/verdicts` and `judge/abstained`: those of them with
-        a verdict and without one; and, unless all were asked about,
-        `judge/spared`: those that were not. Raises ValueError where prompts have different numbers of responses.
+        `marks`: the flags that verdicts may carry. `counts`: the scorer's own, which `ask` may change; added are
+        `judge/asked` (matches), `judge/verdicts` and `judge/abstained` of them, and under `knockout` `judge/spared`
+        (pairs not compared). Raises ValueError if prompts have different numbers of responses.
         """
-        tables = [Bracket(one, marks) for one in players(rollouts)]
-        plays = [self._play(one) for one in tables]
+        brackets = [Bracket(one, marks) for one in distinct_answers(rollouts)]
+        rounds = [self._rounds(one) for one in brackets]
 
-        def turn() -> list[tuple[Bracket, Pair]]:
-            return [(one, pair) for one, play in zip(tables, plays, strict=True) for pair in next(play, ())]
+        def next_round() -> list[tuple[Bracket, Pair]]:
+            return [(one, pair) for one, play in zip(brackets, rounds, strict=True) for pair in next(play, ())]
 
-        matches = turn()
-        while True:  # where there is nothing to ask about, the judge says so
-            said = ask([one.players.match(*pair) for one, pair in matches])
-            for (one, pair), what in zip(matches, said, strict=True):
-                one.record(pair, what)
-            if not (matches := turn()):
-                return self._scored(rollouts, tables, marks)
+        asked = next_round()
+        while True:  # at least once, so that the scorer reports its counts
+            verdicts = ask([one.answers.match(*pair) for one, pair in asked])
+            for (one, pair), verdict in zip(asked, verdicts, strict=True):
+                one.record(pair, verdict)
+            if not (asked := next_round()):
+                return self._scored(rollouts, brackets, marks, counts or {})
 
-    def _play(self, one: Bracket) -> Iterator[list[Pair]]:
-        """The rounds of a prompt, none of them empty."""
+    def _rounds(self, one: Bracket) -> Iterator[list[Pair]]:
+        """The non-empty rounds of a prompt."""
         if self.pairs == "all":
-            rounds = iter([one.players.every_two])
+            yield from filter(None, [one.answers.pairs])
         else:
-            rounds = _ranked(one, _knockout(one) if self.pairs == "knockout" else _swiss(one, self.rounds))
-        yield from filter(None, rounds)
+            yield from filter(None, _knockout(one))
+            yield from filter(None, [one.final()])
 
-    def _scored(self, rollouts: Rollouts, tables: Sequence[Bracket], names: Collection[str]) -> Scored:
-        groups = [one.players for one in tables]
-        wins = of_responses(rollouts, groups, [one.wins for one in tables])  # [B, N, N]
-        marks = {
-            name: of_responses(rollouts, groups, [one.marks[name] for one in tables], dtype=bool) for name in names
-        }
-        asked = sum(int(one.met.sum() - one.players.n) // 2 for one in tables)
-        abstained = sum(int((one.met & np.isnan(one.wins)).sum()) // 2 for one in tables)
-        counts = {"judge/asked": asked, "judge/verdicts": asked - abstained, "judge/abstained": abstained}
+    def _scored(
+        self, rollouts: Rollouts, brackets: Sequence[Bracket], names: Collection[str], own: Mapping[str, int]
+    ) -> Scored:
+        groups = [one.answers for one in brackets]
+
+        def flags(tables: Sequence[np.ndarray]) -> np.ndarray:
+            return of_responses(rollouts, groups, tables, dtype=bool)
+
+        wins = of_responses(rollouts, groups, [one.wins for one in brackets])  # [B, N, N]
+        pair_flags = {name: flags([one.marks[name] for one in brackets]) for name in names}
+        asked = sum(int(one.met.sum() - one.answers.n) // 2 for one in brackets)
+        abstained = sum(int((one.met & np.isnan(one.wins)).sum()) // 2 for one in brackets)
+        counts = {**own, "judge/asked": asked, "judge/verdicts": asked - abstained, "judge/abstained": abstained}
         utility = mean_win(wins)
         if self.pairs != "all":
-            marks["unasked"] = of_responses(rollouts, groups, [~one.met for one in tables], dtype=bool)
-            counts["judge/spared"] = sum(int((~one.met).sum()) // 2 for one in tables)
-            utility = np.array([one.worth[one.players.of] for one in tables], dtype=np.float32).reshape(utility.shape)
-        return Scored(rollouts, utility=utility, wins=wins, pair_flags=marks, counts=counts)
+            pair_flags["unasked"] = flags([~one.met for one in brackets])
+            counts["judge/spared"] = sum(int((~one.met).sum()) // 2 for one in brackets)
+            utility = np.array([one.worth[one.answers.index] for one in brackets], np.float32).reshape(utility.shape)
+        return Scored(rollouts, utility=utility, wins=wins, pair_flags=pair_flags, counts=counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BothOrders(PairSchedule):
-    """The fields that judges share who are asked about both orders of two answers."""
+    """The fields of pairwise scorers that are asked in both orders."""
 
-    inconsistent: str = "average"  # where both orders prefer the same place: their mean, or abstain. Both are counted
+    inconsistent: str = "average"  # if both orders prefer the same position: average, or abstain. Both are counted
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inconsistent not in INCONSISTENT:
-            raise ValueError(f"scorer.inconsistent must be one of {', '.join(INCONSISTENT)}, got {self.inconsistent!r}")
+        allowed = f"one of {', '.join(INCONSISTENT)}"
+        check_fields(self, ("inconsistent", allowed, self.inconsistent in INCONSISTENT))
 
 
 class Bracket:
-    """The players of a prompt, who of them has met whom, and what was said of it."""
+    """The distinct answers to a prompt, which of them have met, and the verdicts."""
 
-    def __init__(self, players: DistinctAnswers, marks: Collection[str]) -> None:
-        self.players = players
-        self.wins = blank(players.n)
-        self.met = np.eye(players.n, dtype=bool)
-        self.marks = {name: np.zeros((players.n, players.n), dtype=bool) for name in marks}
-        self.worth = np.full(players.n, 0.5, dtype=np.float32)  # by which they are ranked in the end
+    def __init__(self, answers: DistinctAnswers, marks: Collection[str]) -> None:
+        self.answers = answers
+        self.wins = empty_table(answers.n)
+        self.met = np.eye(answers.n, dtype=bool)
+        self.marks = {name: np.zeros((answers.n, answers.n), dtype=bool) for name in marks}
+        self.worth = np.full(answers.n, 0.5, dtype=np.float32)  # utility after `final`
 
-    def record(self, pair: Pair, said: PairVerdict) -> None:
-        """What was said of a match: its first is the player whose text comes first."""
+    def record(self, pair: Pair, verdict: PairVerdict) -> None:
         i, j = sorted(pair)
-        put(self.wins, i, j, said.p)
+        put(self.wins, i, j, verdict.p)
         self.met[i, j] = self.met[j, i] = True
-        if said.mark is not None:
-            self.marks[said.mark][[i, j], [j, i]] = True
-
-    def standing(self) -> list[int]:
-        """The players by their points, which are counted from 1/2 a match: none for who has sat out."""
-        points = np.where(np.isnan(self.wins), 0.5, self.wins).sum(-1, dtype=np.float64)
-        return sorted(range(self.players.n), key=lambda k: (-points[k], k))
+        if verdict.mark is not None:
+            self.marks[verdict.mark][[i, j], [j, i]] = True
 
     def final(self) -> list[Pair]:
-        """Rank all; the best against the worst, where they have not met.
+        """Rank the answers; return the pair of the best and the worst if they have not met.
 
-        The worth of each is its mean probability to beat the answers to the prompt, itself included. Of several that
-        are best one goes ahead by a rounding, the first by its text, and likewise for the worst, or all would meet all.
+        The worth of an answer is its mean probability to beat the responses to the prompt, itself included. Among
+        several best (or worst) answers the first by text is moved by one ulp, so that selectors pick the pair that met.
         """
         theta = strengths(self.wins)
-        share = np.bincount(self.players.of, minlength=self.players.n) / len(self.players.of)
-        self.worth = (_sigmoid(theta[:, None] - theta) @ share).astype(np.float32)
+        share = np.bincount(self.answers.index, minlength=self.answers.n) / len(self.answers.index)
+        self.worth = (sigmoid(theta[:, None] - theta) @ share).astype(np.float32)
         best, worst = int(self.worth.argmax()), int(self.worth.argmin())
-        if best == worst:  # nobody is better than another
+        if best == worst:  # all are equal
             return []
         self.worth[[best, worst]] = np.nextafter(self.worth[[best, worst]], np.array([1, 0], dtype=np.float32))
         return [] if self.met[best, worst] else [(best, worst)]
 
 
 def strengths(wins: np.ndarray) -> np.ndarray:
-    """theta [n], in nats, of which P(i beats j) = sigma(theta_i - theta_j) is likeliest to have given `wins` [n, n].
+    """Bradley-Terry strengths theta [n], in nats: P(i beats j) = sigma(theta_i - theta_j), fitted to wins [n, n].
 
-    Of the matches with a verdict, and of a draw of each with a player of strength 0: who has won all is finite then.
-    That is maximum a posteriori, under the prior that is proportional to sqrt(sigma(theta) sigma(-theta)).
+    Maximum a posteriori by Newton's method. The prior, proportional to sqrt(sigma(theta) sigma(-theta)), is one draw
+    against an opponent of strength 0; it keeps the strength of an unbeaten answer finite. NaN is no match.
     """
     known = ~np.isnan(wins)
     np.fill_diagonal(known, False)
     points = np.where(known, wins, 0.0).sum(-1, dtype=np.float64) + 0.5  # [n]
     theta = np.zeros(len(wins))
     for _ in range(NEWTON_STEPS):
-        p = _sigmoid(theta[:, None] - theta) * known  # [n, n]
-        drawn = _sigmoid(theta)  # [n]
+        p = sigmoid(theta[:, None] - theta) * known  # [n, n]
+        prior = sigmoid(theta)  # [n]
         slope = p * p.T  # p (1 - p)
-        curvature = np.diag(slope.sum(-1) + drawn * (1 - drawn)) - slope
-        step = np.linalg.solve(curvature, points - p.sum(-1) - drawn).clip(-LONGEST_STEP, LONGEST_STEP)
+        curvature = np.diag(slope.sum(-1) + prior * (1 - prior)) - slope
+        step = np.linalg.solve(curvature, points - p.sum(-1) - prior).clip(-LONGEST_STEP, LONGEST_STEP)
         theta = theta + step
-        if np.abs(step).max(initial=0.0) < ENOUGH:
+        if np.abs(step).max(initial=0.0) < TOLERANCE:
             break
     return theta
 
 
-def _ranked(one: Bracket, rounds: Iterator[list[Pair]]) -> Iterator[list[Pair]]:
-    """The rounds, and behind them the final, which ranks nobody."""
-    yield from rounds
-    yield one.final()
-
-
-def _swiss(one: Bracket, rounds: int | None) -> Iterator[list[Pair]]:
-    """From both ends of the standing to its middle, each meets the nearest whom it has not met, or sits out."""
-    for _ in range((one.players.n - 1).bit_length() if rounds is None else rounds):
-        waiting, pairs = one.standing(), []
-        while waiting:
-            first = waiting.pop(0)
-            second = next((other for other in waiting if not one.met[first, other]), None)
-            if second is not None:
-                waiting.remove(second)
-                pairs.append((first, second))
-            waiting.reverse()
-        yield pairs
-
-
 def _knockout(one: Bracket) -> Iterator[list[Pair]]:
-    """Among all at first, then among the winners and among the losers, until one of each is left."""
-    winners = losers = list(range(one.players.n))
+    """All answers first, then the winners' and the losers' brackets, until one answer is left in each."""
+    winners = losers = list(range(one.answers.n))
     while len(winners) > 1 or len(losers) > 1:
         yield list(dict.fromkeys(pair for left in (winners, losers) for pair in _paired(left)))
         (winners, _), (_, losers) = _outcome(one, winners), _outcome(one, losers)
 
 
 def _outcome(one: Bracket, left: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Those who have won a match among those that are left, and those who have lost; an odd one is among both."""
+    """Winners and losers among those left in a bracket; an odd one is in both."""
     won = [(i, j) if not one.wins[i, j] < 0.5 else (j, i) for i, j in _paired(left)]
     odd = list(left[len(left) // 2 * 2 :])
     return [i for i, _ in won] + odd, [j for _, j in won] + odd
@@ -235,8 +215,3 @@ def _outcome(one: Bracket, left: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _paired(left: Sequence[int]) -> list[Pair]:
     return list(zip(left[::2], left[1::2], strict=False))
-
-
-def _sigmoid(nats: np.ndarray) -> np.ndarray:
-    odds: np.ndarray = 1 / (1 + np.exp(-nats))
-    return odds

@@ -1,24 +1,33 @@
-"""Rows of tokens in batches by length: what any judge that is a language model reads."""
+"""Batches of token rows by length, for scorers that run a language model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Tokens: TypeAlias = tuple[int, ...]
+Output = TypeVar("Output")
+
+
+def by_row(
+    rows: Iterable[Tokens], budget: int, forward: Callable[[list[Tokens]], Sequence[Output]]
+) -> dict[Tokens, Output]:
+    """The output of `forward` for each distinct row, run in batches of at most `budget` tokens."""
+    batches = packed(by_length(set(rows)), budget)
+    return {row: output for batch in batches for row, output in zip(batch, forward(batch), strict=True)}
 
 
 def by_length(rows: set[Tokens]) -> list[Tokens]:
-    """A function of the set alone, so that the order of the prompts changes no batch."""
+    """Sorted by length, then tokens: a function of the set, so that the order of the prompts changes no batch."""
     return sorted(rows, key=lambda tokens: (len(tokens), tokens))
 
 
 def packed(rows: Sequence[Tokens], budget: int) -> Iterator[list[Tokens]]:
-    """Batches of rows that are sorted by length, as many as fit into `budget` tokens with padding, at least one."""
+    """Batches of rows sorted by length: as many as fit into `budget` tokens, padding included, at least one."""
     batch: list[Tokens] = []
     for row in rows:
         if batch and (len(batch) + 1) * len(row) > budget:

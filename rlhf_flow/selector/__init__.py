@@ -1,4 +1,4 @@
-"""Which answers become pairs, and which label they get."""
+"""Selectors: which responses become pairs, and with which label."""
 
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.selector.best_and_worst import BestAndWorst

@@ -1,4 +1,4 @@
-"""Every answer to a prompt against every other."""
+"""All pairs of the responses to a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answers of one draw against those of another.
+"""The responses of one draw against those of another.
 
 The policy's against the reference's in XPO, Xie et al. 2024, arXiv:2405.21046; against the mixture's in Nash-MD,
 Munos et al. 2023, arXiv:2312.00886.
@@ -16,23 +16,23 @@ from rlhf_flow.types import Scored, Selection
 
 @dataclass(frozen=True)
 class Cross(Pairing):
-    """Every response of the draw `first` with every one of the draw `second`; those of other draws are in no pair."""
+    """Every response of the draw `first` with every one of the draw `second`. Other draws are not paired."""
 
-    first: str = "policy"  # the names of two draws
+    first: str = "policy"  # the draw of the first side
     second: str = "reference"  # the draw of the second side
-    keep_order: bool = True  # Pair.first is of the draw `first`, whoever won; false: the winner is first
+    keep_order: bool = True  # Pair.first is always of the draw `first`; false: the winner is first
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.first == self.second:
             raise ValueError(
                 f"selector.first and selector.second must be two draws, got {self.first!r} for both. "
-                "Try selector=all_pairs for the pairs within a draw."
+                "Fix: selector=all_pairs, for pairs within a draw."
             )
         if self.among is not None:
             raise ValueError(
                 f"selector.among must be null for selector=cross, which pairs {self.first} with {self.second}, got "
-                f"{', '.join(self.among)}. Set selector.first and selector.second."
+                f"{', '.join(self.among)}. Fix: set selector.first and selector.second."
             )
 
     @property
@@ -40,10 +40,14 @@ class Cross(Pairing):
         return self.keep_order
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Raise ValueError unless both draws are drawn."""
+        """Raise ValueError unless the sampler has both draws."""
         check_named("first", [self.first], counts)
         check_named("second", [self.second], counts)
         super().check(counts)
+
+    def max_pairs(self, counts: Mapping[str, int]) -> int:
+        """Every response of one draw with every one of the other."""
+        return counts[self.first] * counts[self.second]
 
     def select(self, scored: Scored) -> Selection:
         def choose(scored: Scored, b: int, left: list[int]) -> starmap[Choice]:

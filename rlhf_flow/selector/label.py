@@ -1,6 +1,6 @@
-"""What a considered pair is taught as, if at all: the one place where verdicts become labels.
+"""From a verdict to the label of a candidate pair.
 
-The three kinds are not interchangeable: an implicit reward is calibrated under soft and sampled labels only.
+The kinds of label are not interchangeable: only soft and sampled labels calibrate an implicit reward.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ LABELS = ("hard", "soft", "sampled")
 
 
 class Label(NamedTuple):
-    """What is taught of two responses."""
+    """The label of two responses."""
 
-    swapped: bool  # whether the second of the two becomes the pair's `first`
+    swapped: bool  # whether the second response becomes `Pair.first`
     preference: float  # P(first beats second) of the pair
 
 
@@ -32,18 +32,17 @@ def labelled(
     keep_identical: bool = False,
     margin: float = 0.0,
 ) -> tuple[str, Label | None]:
-    """The bucket of a considered pair, and its label where it is used. `wins` = P(one beats other), NaN: no verdict.
+    """The bucket of a candidate pair, and its label if it is used. `wins` = P(one beats other); NaN: no verdict.
 
-    `first` is the side that won, or is likelier to:
+    `first` is the side that won, or is more likely to win:
     hard     preference 1; a tie is dropped (`tie`)
     soft     preference P(first beats second); a tie is 1/2 (`used_tie`)
-    sampled  preference 1, with first drawn by P from the responses' own seeds; a tie is 1/2 (`used_tie`): the same in
-             the mean as a coin, with less noise, and never a win
+    sampled  preference 1, with first sampled by P, seeded by the responses' seeds; a tie is 1/2 (`used_tie`), which has
+             the mean of a coin without its noise
 
-    With `keep_order`, `one` stays first and the same label is said of it: a preference of 0, or below 1/2, where it
-    lost. A tie is P = 1/2 exactly, or whatever the selector says is `tied`. Equal tokens are no pair (`identical`),
-    whatever the judge says; with `keep_identical` they are one of preference 1/2, whatever the label. Where P is less
-    than `margin` from 1/2 the pair is dropped, under any label: `low_margin`, and `tie` for a tie.
+    With `keep_order`, `one` stays first, with a preference of 0, or below 1/2, if it lost. A tie is P = 1/2 exactly, or
+    what the selector calls `tied`. Equal tokens give no pair (`identical`), or with `keep_identical` one of preference
+    1/2. If |P - 1/2| < `margin`, the pair is dropped: `low_margin`, or `tie` for a tie.
     """
     if one.tokens.shape == other.tokens.shape and (one.tokens == other.tokens).all():
         return ("used_tie", Label(False, 0.5)) if keep_identical else ("identical", None)
@@ -54,10 +53,10 @@ def labelled(
     if abs(wins - 0.5) < margin:
         return "low_margin", None
     one_first = coin(one, other) < wins if kind == "sampled" else wins > 0.5
-    preference = wins if kind == "soft" else float(one_first)  # P(one beats other), as it is taught
+    preference = wins if kind == "soft" else float(one_first)  # P(one beats other) of the label
     return "used", Label(False, preference) if one_first or keep_order else Label(True, 1 - preference)
 
 
 def coin(one: Response, other: Response) -> float:
-    """A number in [0, 1) that belongs to these two responses; the run's seed is in theirs."""
+    """A pseudo-random number in [0, 1) of these two responses; their seeds depend on the run's."""
     return derive("label", one.id, one.seed, other.id, other.seed) / 2**62

@@ -1,7 +1,7 @@
-"""What a token costs: the judge as it would judge if length had a price.
+"""Length penalty on the judge's scores.
 
-RLHF Workflow, Dong et al. 2024, arXiv:2405.07863, eq. 9: the reward less a penalty times the length, there in
-characters; of preferences, the log-odds less the penalty times the difference in length.
+RLHF Workflow, Dong et al. 2024, arXiv:2405.07863, eq. 9: the reward minus a penalty times the length, there in
+characters; for preferences, the log-odds minus the penalty times the difference in length.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 
 from rlhf_flow.types import Scored
 
-NEAR = 1e-5  # rounding of a mean of float32
-CERTAIN = 1e-6  # a win rate closer to 0 or 1 than this has the log-odds of this
+NEAR = 1e-5  # rounding error of a float32 mean
+CERTAIN = 1e-6  # win rates are clipped to [CERTAIN, 1 - CERTAIN] before log-odds
 
 
 def penalised(scored: Scored, per_token: float) -> Scored:
-    """Both views of answers of which each token costs `per_token`; NaN stays NaN.
+    """Utilities and wins with a cost of `per_token` for each token of a response; NaN stays NaN.
 
-    The utility less the cost of the answer; of a judge of pairs, whose utility is a win rate, its log-odds less the
-    cost above the mean of the answers to the prompt. And of every two answers the log-odds less the difference of
-    their costs: sigma(u_i - u_j) of the new utilities, wherever it was that of the old ones. A verdict of 0 or 1 has no
-    log-odds that a cost could shift: there the answer wins whose new utility is higher.
+    Utility: minus the response's cost. If it is a win rate (a judge of pairs): its log-odds minus the cost above the
+    prompt's mean. Wins: the log-odds minus the difference of the costs, so sigma(u_i - u_j) holds for the new utilities
+    if it held for the old ones. A verdict of 0 or 1 has no finite log-odds: the response with the higher new utility
+    wins.
     """
     if per_token == 0:
         return scored
@@ -43,7 +43,7 @@ def penalised(scored: Scored, per_token: float) -> Scored:
 
 
 def _of_pairs(scored: Scored) -> bool:
-    """Whether the utility is the mean of the wins, or was made up from some of them."""
+    """Whether the utility is the mean of the wins, or estimated from some of them."""
     known = ~np.isnan(scored.wins)
     total = np.where(known, scored.wins, 0.0).sum(-1)  # [B, N]
     return "unasked" in scored.pair_flags or bool((abs(scored.utility * known.sum(-1) - total) <= NEAR * total).all())

@@ -1,7 +1,7 @@
-"""Every pair of a good answer and a clearly worse one.
+"""All pairs of a good response and a clearly worse one.
 
-Direct Nash Optimization, Rosset et al. 2024, arXiv:2404.03715, algorithm 2: its filter stands in for the soft labels of
-the theory, so the margins belong to the method.
+Direct Nash Optimization, Rosset et al. 2024, arXiv:2404.03715, algorithm 2: its filter replaces the soft labels of the
+theory, so the margins are part of the method.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from rlhf_flow.types import Response, Scored, Selection
 
 @dataclass(frozen=True)
 class Margin(Pairing):
-    """All pairs whose better side is worth at least `floor`, and the other at least a margin less.
+    """All pairs whose better side has a utility of at least `floor`, and the other one less by at least a margin.
 
     The defaults are the paper's, for a judge that gives 0 to 6 points. Utilities decide which side is better, so the
-    label is hard. Considered pairs that are not used: `below_floor`, `below_margin`, and `abstained` without a utility.
+    label is hard. Unused candidate pairs: `below_floor`, `below_margin`, and `abstained` without a utility.
     """
 
-    floor: float | None = 5.0  # the least utility of the better side; null: any
-    margin: float = 2.0  # the least difference of the utilities
-    student_margin: float = 1.0  # the same where the better side was sampled, and did not come with the prompt
-    repeat_ngram: int = 0  # an answer that repeats so many tokens is worse than any other; 0: none is
-    repeat_most: int = 3  # how often the same tokens may come
+    floor: float | None = 5.0  # minimum utility of the better side; null: any
+    margin: float = 2.0  # minimum difference of the utilities
+    student_margin: float = 1.0  # the same if the better side was sampled, not a candidate of the prompt
+    repeat_ngram: int = 0  # a response that repeats an n-gram of this length too often is worst; 0: off
+    repeat_most: int = 3  # how often an n-gram may occur
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label != "hard":
             raise ValueError(
-                f"selector.label must be hard for selector=margin, where utilities decide who won, got {self.label}. "
-                "Try selector=all_pairs, which takes every label."
+                f"selector.label must be hard for selector=margin, where utilities decide, got {self.label}. "
+                "Fix: selector=all_pairs, which takes every label."
             )
         for key, rule, ok in (
             ("margin", "> 0, or equals would beat each other (try 2)", self.margin > 0),
@@ -68,9 +68,9 @@ class Margin(Pairing):
         return Choice(high, low, wins=1.0)
 
     def _repeats(self, response: Response) -> bool:
-        """Whether some `repeat_ngram` tokens in a row come more than `repeat_most` times."""
+        """Whether an n-gram of `repeat_ngram` tokens occurs more than `repeat_most` times."""
         n = self.repeat_ngram
-        if n == 0 or len(response.tokens) - n < self.repeat_most:  # fewer places than that
+        if n == 0 or len(response.tokens) - n < self.repeat_most:  # too short
             return False
         windows = np.lib.stride_tricks.sliding_window_view(response.tokens, n).tolist()
         return max(Counter(map(tuple, windows)).values()) > self.repeat_most

@@ -1,4 +1,4 @@
-"""Two answers, one pair."""
+"""The pair of two responses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from rlhf_flow.types import Scored, Selection
 
 @dataclass(frozen=True)
 class OnlyPair(Pairing):
-    """The pair of the two responses that each prompt has; any other number is refused."""
+    """The pair of the two responses to each prompt. Any other number is an error."""
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError unless there are 2 responses per prompt."""
         _two(self.paired(counts))
         super().check(counts)
+
+    def max_pairs(self, counts: Mapping[str, int]) -> int:
+        """One pair per prompt."""
+        return 1
 
     def select(self, scored: Scored) -> Selection:
         for responses in scored.rollouts.responses:
@@ -28,6 +32,6 @@ class OnlyPair(Pairing):
 def _two(n: int) -> None:
     if n != 2:
         raise ValueError(
-            f"selector=only_pair needs exactly 2 responses per prompt, and the sampler draws {n}. "
-            "Draw 2, or use selector=best_and_worst or selector=random; selector.among says which draws are paired."
+            f"selector=only_pair needs exactly 2 responses per prompt, and the sampler draws {n}. Fix: draw 2; or "
+            "selector=best_and_worst or random; or choose the draws to pair with selector.among."
         )

@@ -1,4 +1,4 @@
-"""From the pairs that a selector considers to those that are learned from: the bookkeeping of all selectors."""
+"""The base class of selectors: labels candidate pairs and counts what happens to every response."""
 
 from __future__ import annotations
 
@@ -16,70 +16,69 @@ from rlhf_flow.types import Pair, Response, Scored, Selection
 KEEP_OR_DROP = ("keep", "drop")
 WORTHS = ("wins", "utility")
 
-# The bucket of a response that is in several considered pairs is the first of these that one of them has.
+# The bucket of a response in several candidate pairs is the first of these that one of the pairs has.
 BUCKETS = (
     "used",
     "used_tie",  # in a pair of preference 1/2
-    "extra",  # in no pair that is used, but the third response of one
+    "extra",  # in no used pair, but the third response of one
     "tie",
     "low_margin",  # too close to 1/2
     "identical",
-    "inconsistent",  # no verdict, for the two orders contradict
-    "overdue",  # nor here, for people did not answer in time
-    "capped",  # nor here, for the judge's budget was spent
-    "unasked",  # nor here, for the judge did not compare them to save comparisons
-    "abstained",  # nor here, for any other reason; or nobody knows the worth of one of them
+    "inconsistent",  # no verdict: the two orders contradict each other
+    "overdue",  # no verdict: annotators did not answer in time
+    "capped",  # no verdict: the judge's budget was spent
+    "unasked",  # no verdict: not compared, to save comparisons
+    "abstained",  # no verdict for another reason, or no worth of one side
     "not_beaten",
     "below_margin",
     "below_floor",
-    "not_selected",  # in no considered pair
-    "no_pair",  # of a prompt that considers no pair
+    "not_selected",  # in no candidate pair
+    "no_pair",  # of a prompt without candidate pairs
     "too_long",
     "truncated",
-    "mismatched",  # too far from the policy that learns: rlhf_flow.metrics.off_policy
+    "mismatched",  # too far from the policy in training: rlhf_flow.metrics.off_policy
     "stale",
 )
-REASONS = ("inconsistent", "overdue", "capped", "unasked")  # the names of `Scored.marks` that a pair is counted under
+REASONS = ("inconsistent", "overdue", "capped", "unasked")  # names in `Scored.pair_flags` that replace `abstained`
 _RANK = {bucket: rank for rank, bucket in enumerate(BUCKETS)}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A considered pair: two responses of a prompt, by their index k, and what the selector itself says of them."""
+    """A candidate pair: the indices of two responses of a prompt, and the selector's verdict, if it has one."""
 
     first: int
     second: int
-    tied: bool = False  # it cannot tell them apart
-    wins: float | None = None  # P(first beats second), where that is not what the judge says head to head
-    refused: str | None = None  # the bucket of a pair that is not to be used
+    tied: bool = False  # equal for the selector
+    wins: float | None = None  # P(first beats second), if it is not the judge's
+    refused: str | None = None  # the bucket of a pair that must not be used
 
 
-# (all responses as the penalty has them scored, index of the prompt, indices of those of its responses that may be
-# chosen, at least two) -> the pairs that are considered
+# (scores with the length penalty, index of the prompt, indices of the responses to choose from, at least two) ->
+# candidate pairs
 Choose: TypeAlias = Callable[[Scored, int, list[int]], Iterable[Choice]]
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """The fields that all selectors share.
+    """The settings of all selectors.
 
-    Every considered pair has one bucket, and so has every response: `BUCKETS` says which where it is in several pairs.
-    A prompt without a considered pair counts as one pair `no_pair`: fewer than two answers were left to choose from, or
-    none of the draw `extra`. The weight of a pair is the product of its sides' masses: 1 where answers were sampled.
-    A pair's worth is by the judge's `wins`, whatever decides the label: `selector.win_rates`; or its utility. A length
-    penalty is in all that the judge says, ranks, labels and `worth` alike: `selector.length_penalty`.
+    Every candidate pair has one bucket, and so has every response (see `BUCKETS`). A prompt without candidate pairs
+    counts as one pair `no_pair`: fewer than two responses were left, or none of the draw `extra`. The weight of a pair
+    is the product of its sides' masses, 1 for sampled responses. `Pair.worth` holds the judge's win rates
+    (`selector.win_rates`) or utilities. A length penalty applies to ranks, labels and worth alike.
     """
 
     label: str = "hard"  # hard | soft | sampled: rlhf_flow.selector.label
-    truncated: str = "drop"  # drop: an answer that was cut by max_tokens is in no pair; keep: it is like any other
-    identical: str = "drop"  # drop: two equal answers are no pair; keep: a pair of preference 1/2, whatever the label
-    longest: int | None = None  # tokens of an answer: one that is longer is in no pair; null: any
-    length_penalty: float = 0.0  # utility, or nats of the log-odds, that each token of an answer costs
-    preference_margin: float = 0.0  # of |P(first beats second) - 1/2|: a pair that is closer is not used
-    among: list[str] | None = None  # the draws whose answers are paired; null: all
-    worth: str = "wins"  # what `Pair.worth` holds. wins: win rates; utility: what the judge says of each side alone
-    opponent: str | None = None  # the draw that `Pair.worth` is a win rate against; null: all answers to the prompt
-    extra: str | None = None  # the draw whose first answer, or whose side of the pair, is the third; null: no third
+    truncated: str = "drop"  # drop: no pairs with responses cut by max_tokens; keep: use them
+    identical: str = "drop"  # drop: no pairs of equal responses; keep: with preference 1/2
+    longest: int | None = None  # maximum tokens of a response in a pair; null: any
+    length_penalty: float = 0.0  # cost per token, in utility or nats of log-odds
+    preference_margin: float = 0.0  # minimum of |P(first beats second) - 1/2|
+    among: list[str] | None = None  # the draws to pair; null: all
+    worth: str = "wins"  # of each side, for objectives that read it. wins: win rates; utility: the judge's utilities
+    opponent: str | None = None  # the draw for win rates; null: all responses to the prompt
+    extra: str | None = None  # the draw of the third response of each pair; null: none
 
     def __post_init__(self) -> None:
         allowed = {"label": LABELS, "truncated": KEEP_OR_DROP, "identical": KEEP_OR_DROP, "worth": WORTHS}
@@ -88,7 +87,7 @@ class Pairing:
                 raise ValueError(f"selector.{key} must be one of {', '.join(values)}, got {vars(self)[key]!r}")
         for key, rule, ok in (
             ("longest", ">= 1, a number of tokens (null: any)", self.longest is None or self.longest >= 1),
-            ("length_penalty", ">= 0 and finite, for it is what a token costs (0: nothing)",
+            ("length_penalty", ">= 0 and finite, the cost of a token (0: none)",
              0 <= self.length_penalty < math.inf),
             ("preference_margin", "in [0, 1/2), the distance of a probability from 1/2 (0: any)",
              0 <= self.preference_margin < 0.5),
@@ -98,11 +97,11 @@ class Pairing:
 
     @property
     def keeps_order(self) -> bool:
-        """Whether the first of each pair is of one draw, whoever won."""
+        """Whether the first of each pair is always of the same draw, win or lose."""
         return False
 
     def check(self, counts: Mapping[str, int]) -> None:
-        """Raise ValueError where so many responses per prompt, by the name of their draw, cannot give a pair."""
+        """Raise ValueError if these numbers of responses per prompt, by draw, cannot give a pair."""
         check_named("opponent", [self.opponent], counts)
         check_named("extra", [self.extra], counts)
         check_named("among", self.among or [], counts)
@@ -110,15 +109,20 @@ class Pairing:
         if total < 2:
             of = f" in {', '.join(self.among)}" if self.among is not None else ""
             raise ValueError(
-                f"a pair needs at least 2 responses per prompt, and the sampler draws {total}{of}. Raise its n."
+                f"a pair needs at least 2 responses per prompt, and the sampler draws {total}{of}. Fix: raise its n."
             )
 
     def paired(self, counts: Mapping[str, int]) -> int:
-        """How many responses per prompt may be sides of a pair."""
+        """The number of responses per prompt that may be paired."""
         return sum(n for name, n in counts.items() if self.among is None or name in self.among)
 
+    def max_pairs(self, counts: Mapping[str, int]) -> int:
+        """An upper bound of the pairs of one prompt: every two responses once."""
+        n = self.paired(counts)
+        return n * (n - 1) // 2
+
     def pairs(self, scored: Scored, choose: Choose, *, keep_order: bool = False) -> Selection:
-        """Let `choose` consider pairs of each prompt's responses, label them, and account for all responses."""
+        """Let `choose` propose pairs for each prompt, label them, and assign every response to a bucket."""
         scored = penalised(scored, self.length_penalty)
         worth = win_rates(scored, self.opponent) if self.worth == "wins" else scored.utility  # [B, N]
         pairs, buckets, counts = [], {}, Counter[str]()
@@ -148,7 +152,7 @@ class Pairing:
         return Selection(tuple(pairs), response_buckets=buckets, pair_counts=dict(counts))
 
     def _out(self, response: Response) -> str | None:
-        """The bucket of a response that may be in no pair."""
+        """The bucket of a response that must not be paired, else None."""
         if response.truncated and self.truncated == "drop":
             return "truncated"
         return "too_long" if self.longest is not None and len(response.tokens) > self.longest else None
@@ -156,7 +160,7 @@ class Pairing:
     def _judged(
         self, scored: Scored, b: int, choice: Choice, worth: list[float], thirds: list[int], *, keep_order: bool
     ) -> tuple[str, Pair | None]:
-        """The bucket of a considered pair, and the pair itself where it is used."""
+        """The bucket of a candidate pair, and the pair if it is used."""
         responses = scored.rollouts.responses[b]
         i, j = choice.first, choice.second
         bucket, label = labelled(
@@ -194,20 +198,19 @@ class Pairing:
 
 
 def check_named(key: str, names: Sequence[str | None], counts: Mapping[str, int]) -> None:
-    """Raise ValueError where the field `key` of a selector names a draw that the sampler has not; None names none."""
+    """Raise ValueError if the selector's field `key` names a draw that the sampler does not have. None names none."""
     for name in names:
         if name is not None and name not in counts:
             raise ValueError(
                 f"selector.{key} must name a draw of the sampler, which has {', '.join(counts)}, got {name!r}. "
-                "Try one of these, or another sampler."
+                "Fix: name one of these, or use another sampler."
             )
 
 
 def _third(responses: Sequence[Response], sides: tuple[int, int], thirds: list[int]) -> str | None:
-    """The id of the response that goes along.
+    """The id of the third response: the side of the pair that is of the draw, else the draw's first response.
 
-    Where one side is of the draw asked for, it is that one, so that it counts by the pair's own weight: a sum over
-    pairs is then a sum over its draw. With a single answer in that draw this is the first one in any case.
+    A side counts with the pair's weight, so a sum over pairs is a sum over its draw.
     """
     if not thirds:
         return None

@@ -1,7 +1,8 @@
-"""Two answers at random, whatever their worth: pairs that follow the sampler's own distribution."""
+"""Two random responses, so that pairs follow the sampler's distribution."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,11 @@ from rlhf_flow.types import Scored, Selection
 
 @dataclass(frozen=True)
 class Random(Pairing):
-    """Two different responses of each prompt, drawn from its id, the round and the seeds of its responses."""
+    """Two responses of each prompt, seeded by its id, the round and the seed of its first response."""
+
+    def max_pairs(self, counts: Mapping[str, int]) -> int:
+        """One pair per prompt."""
+        return 1
 
     def select(self, scored: Scored) -> Selection:
         def choose(scored: Scored, b: int, left: list[int]) -> list[Choice]:

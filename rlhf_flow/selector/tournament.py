@@ -14,12 +14,11 @@ from rlhf_flow.types import Scored, Selection
 
 @dataclass(frozen=True)
 class Tournament(Pairing):
-    """Best and worst of a power of two of responses, found by comparisons alone: with 8 responses, 11 of them.
+    """Best and worst of 2^k responses by comparisons only: 11 comparisons for 8 responses.
 
-    The first round is 0 against 1, 2 against 3, ...; its winners play on for the best, its losers for the worst. A
-    match that is tied, or that the judge abstained from, counts as won by the first. The pair is used where the best
-    beats the worst in the end (P > 1/2; else `not_beaten`), whatever the label. Of another number of responses, as
-    where cut ones are dropped, the first ones play: the largest power of two.
+    The first round is 0 against 1, 2 against 3, ...; its winners go on to find the best, its losers the worst. The
+    first response wins a tie and an abstention. The pair is used if the best beats the worst in the end (P > 1/2; else
+    `not_beaten`), with any label. Of another number of responses (truncated ones are dropped), the first 2^k take part.
     """
 
     def check(self, counts: Mapping[str, int]) -> None:
@@ -30,8 +29,12 @@ class Tournament(Pairing):
             below = _players(total)
             raise ValueError(
                 f"selector=tournament needs a power of two of responses per prompt, and the sampler draws {total}. "
-                f"Draw {below} or {2 * below}, or use selector=best_and_worst."
+                f"Fix: draw {below} or {2 * below}, or selector=best_and_worst."
             )
+
+    def max_pairs(self, counts: Mapping[str, int]) -> int:
+        """One pair per prompt."""
+        return 1
 
     def select(self, scored: Scored) -> Selection:
         def choose(scored: Scored, b: int, left: list[int]) -> list[Choice]:
@@ -49,12 +52,12 @@ class Tournament(Pairing):
 
 
 def _beaten(wins: np.ndarray, best: int, worst: int) -> Choice:
-    lost = wins[best, worst] <= 0.5  # an abstention is neither, and counted as what it is
+    lost = wins[best, worst] <= 0.5  # False if NaN: an abstention has its own bucket
     return Choice(best, worst, refused="not_beaten" if lost else None)
 
 
 def _matches(wins: np.ndarray, players: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Who won and who lost, where each player meets the next."""
+    """Winners and losers of players 0 against 1, 2 against 3, ..."""
     winners, losers = [], []
     for one, other in zip(players[::2], players[1::2], strict=True):
         won = not wins[one, other] < 0.5

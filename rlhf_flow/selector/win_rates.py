@@ -1,6 +1,6 @@
-"""The win rate of an answer against those it competes with: P(y beats pi), estimated.
+"""Estimated win rates P(y beats pi).
 
-SPPO, Wu et al. 2024, arXiv:2405.00675: the mean over the answers to the same prompt, itself included as 1/2.
+SPPO, Wu et al. 2024, arXiv:2405.00675: the mean over the responses to the same prompt, itself included as 1/2.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from rlhf_flow.types import Scored
 
 
 def win_rates(scored: Scored, opponent: str | None) -> np.ndarray:
-    """float64 [B, N]: the mean of P(i beats j) over all answers j of the draw `opponent` (None: of all draws).
+    """float64 [B, N]: the mean of P(i beats j) over all responses j of the draw `opponent` (None: of all draws).
 
-    Each j counts by its mass; cut answers compete too, for they are samples of the policy like any other. Against
-    itself an answer has 1/2, where it is among them. Abstentions are left out; NaN where nothing is left.
+    Weighted by the mass of j. Truncated responses count too: they are samples of the policy. A response against itself
+    has 1/2. Abstentions are left out; NaN if nothing is left.
     """
     wins = np.array(scored.wins, dtype=np.float64)  # [B, N, N]: a copy
     shape = wins.shape[:2]

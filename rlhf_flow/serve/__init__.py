@@ -1,1 +1,1 @@
-"""Any scorer as a server: `rlhf-flow serve`, which `scorer=remote` asks."""
+"""A scorer as an HTTP server: `rlhf-flow serve`, the other end of `scorer=remote`."""

@@ -1,11 +1,10 @@
-"""The scorer's server as clients see it: POST /score, GET /health, and what each status means.
+"""The scorer server: POST /score and GET /health.
 
-200 done. 400 called by a name that is not the server's. 401 no token, or another. 402 a cap of the scorer's budget is
-reached (which one): nothing more is scored until it is raised. 403 from a page in a browser. 408 a body that comes too
-slowly. 413 a body that is too large, or would be once it is parsed. 415 a body that is no JSON. 422 a batch that is
-malformed (with the place), or that the scorer refuses (with its words). 503 loading or overloaded. 500 the scorer
-failed: an id, under which the server's own error output has the cause. What is said beside a status is in
-{"detail": ...}.
+200 scored. 400 unknown host name. 401 missing or wrong token. 402 a cap of the scorer's budget is reached, named in the
+detail; nothing is scored until it is raised. 403 request from a browser page of another origin. 408 body too slow.
+413 body too large, or too large once parsed. 415 body not JSON. 422 malformed batch (with the place), or refused by the
+scorer (with its message). 500 the scorer failed; the detail has an id under which the server logs the traceback.
+503 loading or overloaded. Errors carry {"detail": ...}.
 """
 
 # Annotations are not postponed here: FastAPI reads those of the functions inside `application`.
@@ -32,13 +31,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MIB = 2**20
 SOON = {"Retry-After": "1"}  # seconds
-STATUSES = {
-    Overloaded: 503,
-    CapReached: 402,
-    TooMuch: 413,
-    ValueError: 422,
-}  # the last: Malformed, or what the scorer refuses
-LOOK_SECONDS = 1.0  # between two looks whether a waiting client is still there
+STATUSES = {Overloaded: 503, CapReached: 402, TooMuch: 413, ValueError: 422}  # ValueError: malformed or refused
+POLL_SECONDS = 1.0  # between two checks whether a waiting client is still connected
 
 
 def application(
@@ -50,7 +44,11 @@ def application(
     max_body: int,
     seconds: float,
 ) -> "fastapi.FastAPI":
-    """health: None while the scorer is loading. names: by which it is called. max_body: bytes. seconds: for a body."""
+    """The server's app.
+
+    health: returns None while the scorer is loading. names: the host names that requests may use. max_body: bytes.
+    seconds: to receive a body.
+    """
     from fastapi import Depends, FastAPI, HTTPException, Request, Response
 
     def ready() -> Health:
@@ -63,46 +61,45 @@ def application(
     bodies = Bodies(max_body)
 
     @app.get("/health")
-    async def tell() -> Response:
+    async def get_health() -> Response:
         return Response(wire.from_health(ready()), media_type=JSON)
 
     @app.post("/score")
     async def score(request: Request) -> Response:
         fingerprint = ready().fingerprint
         try:
-            with bodies.room() as room:
-                rollouts = await bodies.parsed(await room.read(request))
-                scored = await _scored(queue, rollouts, request)
+            async with bodies.read(request.stream()) as body:
+                scored = await _scored(queue, await bodies.parsed(body), request)
             answer = await asyncio.to_thread(wire.from_reply, Reply(fingerprint, scored))
-        except _Gone:
-            return Response(status_code=499)  # nobody reads it
-        except HTTPException:  # of the guard, while the body was read
+        except _Disconnected:
+            return Response(status_code=499)
+        except HTTPException:  # the guard's, while the body was read
             raise
         except Exception as failure:
-            status, told = _told(failure)
-            raise HTTPException(status, told, SOON if status == 503 else None) from failure
+            status, detail = _status(failure)
+            raise HTTPException(status, detail, SOON if status == 503 else None) from failure
         return Response(answer, media_type=JSON)
 
     return app
 
 
 async def _scored(queue: Queue, rollouts: Rollouts, request: "fastapi.Request") -> Scored:
-    """The scores. A request whose client has gone meanwhile is taken out of the queue: raises _Gone."""
+    """The scores. If the client disconnects, cancels its request and raises _Disconnected."""
     scored = queue.put(rollouts)
     while not scored.done():
-        await asyncio.wait({scored}, timeout=LOOK_SECONDS)
+        await asyncio.wait({scored}, timeout=POLL_SECONDS)
         if not scored.done() and await request.is_disconnected():
             scored.cancel()
-            raise _Gone
+            raise _Disconnected
     return scored.result()
 
 
-class _Gone(Exception):  # noqa: N818  # never leaves this file
-    """Nobody waits for the answer any more."""
+class _Disconnected(Exception):  # noqa: N818  # never leaves this file
+    """The client has closed the connection."""
 
 
-def _told(failure: Exception) -> tuple[int, str]:
-    """The status, and what the client hears. A failure is written down here, under an id that is told instead."""
+def _status(failure: Exception) -> tuple[int, str]:
+    """The status and the detail. An unexpected failure is logged under an id, and the detail has only the id."""
     for kind, status in STATUSES.items():
         if isinstance(failure, kind):
             return status, str(failure)

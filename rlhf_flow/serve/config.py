@@ -1,4 +1,4 @@
-"""What `rlhf-flow serve` can be told: one scorer, and how it is served."""
+"""The configuration of `rlhf-flow serve`: one scorer, and how it is served."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class ServeConfig:
     scorer: Any = MISSING
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
-    token_env: str | None = None  # the environment variable that holds the token which clients must show
-    token: str = "required"  # none: whatever runs on this machine may ask, and spend what the scorer may spend
-    names: list[str] = field(default_factory=list)  # further names that clients call it by, such as judge.example
+    token_env: str | None = None  # the environment variable that holds the token which clients must send
+    token: str = "required"  # none: any program on this machine may send requests and spend the scorer's budget
+    names: list[str] = field(default_factory=list)  # further host names of this server, such as judge.example
     max_body_mib: int = 64  # of a request
-    body_seconds: float = 60.0  # in which a request must have come
-    max_waiting: int = 64  # requests; more are sent away with 503
-    batch_wait_ms: float = 0.0  # how long a request waits for others, to be scored with them; 0: each is scored alone
-    max_batch: int = 4096  # answers that are scored together; a larger request is scored alone
-    device: str = "cpu"  # of a scorer that is a model, and its threads
-    threads: int = 1
+    body_seconds: float = 60.0  # to receive a request
+    max_waiting: int = 64  # requests; further ones get status 503
+    batch_wait_ms: float = 0.0  # how long a request waits for others to be scored with; 0: each is scored alone
+    max_batch: int = 4096  # answers scored together; a larger request is scored alone
+    device: str = "cpu"  # of a scorer that is a model
+    threads: int = 1  # CPU threads of the scorer
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
@@ -74,7 +74,7 @@ class ServeConfig:
             raise ValueError(f"token=none and token_env={self.token_env} exclude each other. Fix: leave one out.")
         if self.token_env is None and not is_loopback(self.host):
             raise ValueError(
-                f"host={self.host} can be reached from other machines, so clients must show a token. "
+                f"host={self.host} can be reached from other machines, so clients must send a token. "
                 "Fix: export JUDGE_TOKEN=$(openssl rand -hex 16), and token_env=JUDGE_TOKEN; or host=127.0.0.1."
             )
 
@@ -83,7 +83,7 @@ class ServeConfig:
         return Place(device=self.device, threads=self.threads)
 
     def expected(self) -> str | None:
-        """The token that clients must show; None under token=none.
+        """The token that clients must send; None if token=none.
 
         Raises ValueError if no variable is named, or it holds no token.
         """
@@ -91,8 +91,8 @@ class ServeConfig:
             return None
         if self.token_env is None:
             raise ValueError(
-                "token_env must be given: clients of a server show a token, because every program and every page in a "
-                "browser on this machine can send it requests. Fix: export JUDGE_TOKEN=$(openssl rand -hex 16), "
+                "token_env must be given: clients must send a token, because every program and browser page on this "
+                "machine can send requests. Fix: export JUDGE_TOKEN=$(openssl rand -hex 16), "
                 "token_env=JUDGE_TOKEN here, and scorer.token_env=JUDGE_TOKEN in the run; or token=none."
             )
         return token_in("token_env", self.token_env)
@@ -104,25 +104,25 @@ def _is_host(name: str) -> bool:
 
 @cache
 def register() -> None:
-    """Tell Hydra of the configuration `serve`, and of every scorer."""
+    """Register the configuration `serve` and every scorer with Hydra."""
     config.register()
     schema = OmegaConf.structured(ServeConfig)
-    OmegaConf.set_readonly(schema, None)  # open to overrides: it is frozen once it is made
+    OmegaConf.set_readonly(schema, None)  # overrides must be possible; the built config is frozen
     store = ConfigStore.instance()
     store.store("serve_schema", schema, provider="rlhf_flow")
     store.store("serve", OmegaConf.create({"defaults": DEFAULTS, "hydra": QUIET}), provider="rlhf_flow")
 
 
 def build(composed: DictConfig) -> ServeConfig:
-    """The configuration itself; it checks its values as it is made. Raises ValueError or an OmegaConf error."""
+    """The checked configuration. Raises ValueError or an OmegaConf error."""
     try:
         made = config.instance(composed)
     except InterpolationKeyError as error:
         if not str(error.full_key).endswith("budget.account"):
             raise
         raise ValueError(
-            f"{error.full_key} must be given, because a server has no run whose account it could be. "
-            f"Try {error.full_key}=my-judge: what is spent under that name counts together."
+            f"{error.full_key} must be given, because a server has no run to name the account. "
+            f"Fix: {error.full_key}=my-judge; spending under one name is added up."
         ) from error
     assert isinstance(made, ServeConfig)
     built = replace(made, scorer=config.part_of("scorer", made.scorer))
@@ -131,16 +131,16 @@ def build(composed: DictConfig) -> ServeConfig:
 
 
 def fingerprint(spec: ScorerSpec) -> str:
-    """The identity of a scorer: its part, its keys that matter for scores, and what they name."""
-    identity = {**_told(spec), "sha256": spec.fingerprint()}
+    """The identity of a scorer: its name, the keys that affect scores, and the content of its files."""
+    identity = {**_identity(spec), "sha256": spec.fingerprint()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _told(spec: object) -> dict[str, object]:
-    """The name and the keys of a scorer, and of the one that it holds."""
+def _identity(spec: object) -> dict[str, object]:
+    """The name and the keys of a scorer, and of the scorer that it wraps."""
     keys = redact(config.plain(spec))
     assert isinstance(keys, dict)
     bound = {key: value for key, value in keys.items() if f"scorer.{key}" not in FREE}
     if bound.get(config.INNER) is not None:
-        bound[config.INNER] = _told(vars(spec)[config.INNER])
+        bound[config.INNER] = _identity(vars(spec)[config.INNER])
     return {"scorer": part_name("scorer", spec), **bound}

@@ -1,1 +1,1 @@
-"""The stages of a round, each committed to the ledger."""
+"""The stages of a round, called by `rlhf_flow.loop`."""

@@ -1,4 +1,4 @@
-"""A run: its parts, opened and placed, and the folder they write to. What the loop works with."""
+"""`RunContext`: the opened parts of a run and its storage, passed to every stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlhf_flow.protocols import (
     Scorer,
     Selector,
 )
-from rlhf_flow.storage.store import StageWriter, Store
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter, Store
 from rlhf_flow.types import Policy, Rollouts, RoundPlan, SamplingParams
 
 if TYPE_CHECKING:
@@ -27,56 +27,56 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    Card = Callable[[int, dict[int, float]], str]
+    ModelCard = Callable[[int, dict[int, float]], str]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a policy is judged: by which judge, on which draw of the held-out prompts, and how often."""
+    """How a policy is evaluated on the held-out prompts."""
 
-    judge: Scorer
+    scorer: Scorer
     draw: SamplingParams
-    every: int
-    asks_proxy: bool = True  # whether the judge of training, where it is another, judges the held-out answers too
+    every: int  # rounds
+    asks_proxy: bool = True  # whether the scorer of training, if another, also scores the held-out responses
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a reward model is judged: by whose labels of the held-out answers, and how often."""
+    """How a reward model is evaluated: against the labels of this scorer on the held-out responses."""
 
-    judge: Scorer
-    every: int
+    scorer: Scorer
+    every: int  # rounds
 
 
 @dataclass(frozen=True)
 class RewardUpdates:
-    """How the judge is trained while the policy is: on whose labels, of how many prompts of a round, and how often."""
+    """How the scorer is trained during the run."""
 
     every: int  # rounds
-    prompts: int  # of each round, whose answers are labelled
+    prompts: int  # per round, whose responses are labelled
     labeller: Scorer
     objective: Objective
-    start: Policy  # the judge as the run found it: what every training starts from
-    learner: Callable[[], Learner]  # opens one; whoever asked closes it
-    read: Callable[[Rollouts], pa.Table]  # answers in the tokens of the judge: response, prompt_tokens, tokens
+    start: Policy  # the scorer at the start of the run; every training starts from it
+    learner: Callable[[], Learner]  # opens one; the caller closes it
+    read: Callable[[Rollouts], pa.Table]  # responses in the scorer's tokens: response, prompt_tokens, tokens
 
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """Which rounds leave a checkpoint, and which checkpoints stay."""
+    """Which rounds write a checkpoint, and which checkpoints are kept."""
 
     every: int  # rounds between checkpoints
     steps: int | None  # optimizer steps between commits inside a learn stage; None: only at its end
-    keep: int  # checkpoints that stay, besides the best and those that the schedule still names
+    keep: int  # newest checkpoints to keep, besides the best and those that the schedule still uses
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """One part per extension point: an algorithm, and the world it runs in."""
+    """One part per extension point, and the storage of the run."""
 
     seed: int
     rounds: int
-    piece: int  # prompts per committed piece of a stage
+    prompts_per_commit: int  # of the stages sample and score
     start: Policy
     trust_remote_code: bool
     prompts: PromptSource
@@ -85,36 +85,43 @@ class RunContext:
     scorer: Scorer
     selector: Selector
     objective: Objective
-    memory: Memory
+    replay: Memory
     schedule: Schedule
     learner: Learner
     evaluation: Evaluation | Agreement
-    keeping: CheckpointPolicy
+    checkpoints: CheckpointPolicy
     ledger: Store
     observers: Sequence[Observer]
-    intransitive: bool = False  # whether the scorer's preferences can: then it is measured whether they do
-    enough: int | None = None  # useful pairs, until which a round asks further pages of prompts; None: it asks one
-    pages: int = 1  # at most
-    refreshing: RewardUpdates | None = None  # None: the judge stays as it is
+    intransitive: bool = False  # whether the scorer's preferences can be; if so, cycles are measured
+    min_pairs: int | None = None  # pairs below which a round samples further batches of prompts; None: one batch
+    max_batches: int = 1
+    reward_updates: RewardUpdates | None = None  # None: the scorer is not trained
     alarms: Alarms = field(default_factory=Alarms)
-    lag: int = 0  # rounds that answers are drawn ahead of what is learned
+    lag: int = 0  # rounds by which sampling runs ahead of training
     disaggregated: bool = False  # whether engines and learner can work at the same time
     off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
-    card: Card | None = None  # the model card of a round's policy, from the win rates known; None: none is written
+    model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
 
     def plan(self, round: int) -> RoundPlan:
-        """What the schedule says of a round, as far as the sampler and the objective ask."""
+        """The schedule's plan of a round, restricted to the policies that the sampler and the objective use."""
         records = self.ledger.records if len(self.ledger.records) == round else self.ledger.records[:round]
-        roles, anchors = self.sampler.roles, self.objective.at(round).needs.anchors
-        return self.schedule.at(round, records).only(samplers=roles, anchors=anchors)
+        anchors = self.objective.at(round).needs.anchors
+        return self.schedule.at(round, records).only(samplers=self.sampler.roles, anchors=anchors)
 
-    def save_policy(self, shelf: StageWriter, round: int) -> None:
-        """Write the policy that the learner holds, with its card."""
-        self.learner.save_policy(shelf.folder("policy"))
-        if self.card is not None:
-            records = {record.round: record.metrics for record in self.ledger.records}
-            known = {past: each["eval/win_rate"] for past, each in records.items() if past and "eval/win_rate" in each}
-            shelf.text("policy/README.md", self.card(round, known))
+    def save_policy(self, writer: StageWriter, round: int) -> None:
+        """Write the policy that the learner holds, with its model card."""
+        self.learner.save_policy(writer.folder("policy"))
+        if self.model_card is not None:
+            metrics = {record.round: record.metrics for record in self.ledger.records if record.round}
+            known = {past: one["eval/win_rate"] for past, one in metrics.items() if "eval/win_rate" in one}
+            writer.text("policy/README.md", self.model_card(round, known))
+
+    def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
+        """Commit a stage and tell the observers when it begins and ends."""
+        self.progress(round, stage, 0, 1, "rounds")
+        record = self.ledger.commit(round, stage, write)
+        self.progress(round, stage, 1, 1, "rounds")
+        return record
 
     def progress(self, round: int, stage: str, done: int, total: int, unit: str, detail: str = "") -> None:
         for observer in self.observers:

@@ -1,7 +1,7 @@
-"""One round ahead: the answers of the next round are drawn while this one is learned. All concurrency of the driver.
+"""Under lag=1, samples and scores the next round while this one is trained on.
 
-Under `lag=1` a round is answered by whoever the schedule names for the round before it, so nothing has to wait for what
-is learned meanwhile. Which policy draws which answer is the plan's alone: the same where nothing runs side by side.
+This is the only concurrency of the driver. The schedule names the policy that samples each response, so the result does
+not depend on whether the two run at the same time.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from functools import partial
 from rlhf_flow.stages.collect import collect
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.policies import PolicyRegistry
-from rlhf_flow.system.cancellation import stoppable
+from rlhf_flow.system.cancellation import cancellable
 
-PATIENCE = 30.0  # seconds that the other work may take to notice that nobody waits for it any more
+GRACE = 30.0  # seconds that cancelled work may take to notice it
 
 
 @contextmanager
-def looking_ahead(parts: RunContext, library: PolicyRegistry, round: int) -> Iterator[None]:
-    """While the block learns, collect a coming round; both are done when it ends. Nothing under lag=0.
+def prefetch(context: RunContext, policies: PolicyRegistry, round: int) -> Iterator[None]:
+    """Collect `round` while the block runs, and wait for both. Does nothing under lag=0.
 
-    Raises what the block raised, else what collecting did.
+    Raises the error of the block, otherwise that of collecting.
     """
-    if parts.lag == 0 or round > parts.rounds:
+    if context.lag == 0 or round > context.rounds:
         yield
         return
-    plan = parts.plan(round)
+    plan = context.plan(round)
     for role in plan.samplers:
-        library.playing(plan, role)  # found before the learner is busy, who may have to learn a policy again
-    work = partial(collect, parts, plan, library)
-    if parts.disaggregated:
-        with _beside(work):
+        policies.playing(plan, role)  # loaded now: the learner is busy later, and may have to train a policy again
+    work = partial(collect, context, plan, policies)
+    if context.disaggregated:
+        with _in_thread(work):
             yield
     else:
         work()
@@ -41,16 +41,16 @@ def looking_ahead(parts: RunContext, library: PolicyRegistry, round: int) -> Ite
 
 
 @contextmanager
-def _beside(work: Callable[[], None]) -> Iterator[None]:
-    """Do the work in a thread while the block runs. Once the block fails, or the wait is interrupted, it is to stop."""
+def _in_thread(work: Callable[[], None]) -> Iterator[None]:
+    """Run `work` in a thread during the block. It is cancelled if the block fails or the wait is interrupted."""
     failures: list[BaseException] = []
-    stop = threading.Event()
+    cancelled = threading.Event()
 
     def run() -> None:
         try:
-            with stoppable(stop):
+            with cancellable(cancelled):
                 work()
-        except BaseException as failure:  # whatever it was: raised again where somebody waits for it
+        except BaseException as failure:  # raised again in the driver's thread
             failures.append(failure)
 
     thread = threading.Thread(target=run, name="looking ahead", daemon=True)
@@ -59,8 +59,8 @@ def _beside(work: Callable[[], None]) -> Iterator[None]:
         yield
         thread.join()
     except BaseException:
-        stop.set()
-        thread.join(PATIENCE)
+        cancelled.set()
+        thread.join(GRACE)
         raise
     if failures:
         raise failures[0]

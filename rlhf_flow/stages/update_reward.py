@@ -1,7 +1,7 @@
-"""The judge learns too: somebody labels answers of the round, and every few rounds it is trained on all labels so far.
+"""The stages label and refresh: responses of each round are labelled, and the scorer is trained on all labels so far.
 
-The policy leaves the answers that its judge was trained on, so online RLHF trains the judge again, each time from the
-checkpoint that it was at first and on the labels of all rounds: Bai et al. 2022, arXiv:2204.05862, sec. 4.5.
+As the policy changes, its responses leave the distribution that the reward model was trained on. So online RLHF trains
+it again, each time from its first checkpoint and on the labels of all rounds: Bai et al. 2022, arXiv:2204.05862, 4.5.
 """
 
 from __future__ import annotations
@@ -13,145 +13,140 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from rlhf_flow.protocols import Scorer
+from rlhf_flow.protocols import RoundTables, Scorer, TrainingRound
 from rlhf_flow.selector.all_pairs import AllPairs
-from rlhf_flow.stages import read_scores as judged
+from rlhf_flow.stages import read_scores
 from rlhf_flow.stages.context import RewardUpdates, RunContext
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.store import StageFacts, StageWriter, Store
-from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Rollouts, Scored
 
-FOLDER = "scorer"  # of a round's folder: the checkpoint of the judge that was trained at its end
-PAIRS = AllPairs(label="soft", truncated="keep")  # a judge of whole answers has to judge cut ones too
+FOLDER = "scorer"  # in a round's folder: the scorer's checkpoint that was trained at its end
+PAIRS = AllPairs(label="soft", truncated="keep")  # the scorer also has to score truncated responses
 
 
-def refresh(parts: RunContext, round: int) -> None:
-    """Two stages at the end of a round: `label`, and `refresh` where it is due. None where judges stay as they are."""
-    refreshing = parts.refreshing
-    if refreshing is None or round == 0:
+def update_reward(context: RunContext, round: int) -> None:
+    """Label responses of the round and, every `reward_updates.every` rounds, train the scorer. Nothing if it is off."""
+    updates = context.reward_updates
+    if updates is None or round == 0:
         return
-    _label(parts, refreshing, round)
-    if round % refreshing.every == 0:
-        _retrain(parts, refreshing, round)
+    _label(context, updates, round)
+    if round % updates.every == 0:
+        _retrain(context, updates, round)
         for past in range(1, round):
-            parts.ledger.prune(past, [FOLDER])
+            context.ledger.prune(past, [FOLDER])
 
 
-def newest(store: Store, before: int) -> int:
-    """The last round before this one at whose end the judge was trained; 0 where there is none."""
-    return next((past for past in range(before - 1, 0, -1) if store.entry(past, "refresh") is not None), 0)
+def last_update(store: Store, before: int) -> int:
+    """The last round before this one at whose end the scorer was trained; 0 if there is none."""
+    return next((past for past in range(before - 1, 0, -1) if store.committed(past, "refresh") is not None), 0)
 
 
-def judge_of(refreshing: RewardUpdates, store: Store, round: int) -> str:
-    """The identity of the judge that scored a round: sha256 of its weights."""
-    trained = newest(store, round)
-    entry = store.entry(trained, "refresh") if trained else None
-    return refreshing.start.sha256 if entry is None else str(entry.facts["sha256"])
+def scorer_sha256(updates: RewardUpdates, store: Store, round: int) -> str:
+    """The sha256 of the weights of the scorer that scored a round."""
+    trained = last_update(store, round)
+    record = store.committed(trained, "refresh") if trained else None
+    return updates.start.sha256 if record is None else str(record.facts["sha256"])
 
 
 class RefreshedScorer:
-    """The judge of a round: whichever was trained last before it."""
+    """Scores each round with the checkpoint that was trained last before it."""
 
     def __init__(self, store: Store, opened: Callable[[Path | None], Scorer]) -> None:
-        """`opened` gives the judge of a checkpoint; of None, as the run found it."""
+        """`opened` opens the scorer of a checkpoint; of None, the scorer at the start of the run."""
         self._store = store
         self._opened = opened
-        self._round = newest(store, len(store.records))
-        self._scorer = opened(self._folder())
+        self._round = last_update(store, len(store.records))
+        self._scorer = opened(self._checkpoint())
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Scores by the judge of the round that the answers are of."""
-        wanted = newest(self._store, rollouts.round)
+        wanted = last_update(self._store, rollouts.round)
         if wanted != self._round:
             self._scorer.close()
             self._round = wanted
-            self._scorer = self._opened(self._folder())
+            self._scorer = self._opened(self._checkpoint())
         return self._scorer.score(rollouts)
 
     def close(self) -> None:
         self._scorer.close()
 
-    def _folder(self) -> Path | None:
+    def _checkpoint(self) -> Path | None:
         return self._store.folder(self._round) / FOLDER if self._round else None
 
 
-def _label(parts: RunContext, refreshing: RewardUpdates, round: int) -> None:
-    """Labels of the first prompts of the round: its prompts are in an order drawn for it."""
+def _label(context: RunContext, updates: RewardUpdates, round: int) -> None:
+    """Label the responses of the first prompts of the round, which are in random order."""
 
-    def write(shelf: StageWriter) -> StageFacts:
-        rollouts, thought = _first(judged.in_round(parts, round), refreshing.prompts)
-        labels = refreshing.labeller.score(rollouts)
-        shelf.table("labels/answers", refreshing.read(rollouts))
-        shelf.table("labels/pairs", rows.from_selection(selection := PAIRS.select(labels)))
-        shelf.table("labels/scores", rows.from_scored(labels))
+    def write(writer: StageWriter) -> StageFacts:
+        rollouts, wins = _first_prompts(read_scores.of_round(context, round), updates.prompts)
+        labels = updates.labeller.score(rollouts)
+        selection = PAIRS.select(labels)
+        writer.table("labels/answers", updates.read(rollouts))
+        writer.table("labels/pairs", rows.from_selection(selection))
+        writer.table("labels/scores", rows.from_scored(labels))
         counts = {f"label/{name.removeprefix('judge/')}": number for name, number in labels.counts.items()}
-        return {**counts, "label/pairs": len(selection.pairs), **_agreement(thought, labels)}
+        return {**counts, "label/pairs": len(selection.pairs), **_agreement(wins, labels)}
 
-    parts.progress(round, "label", 0, 1, "rounds")
-    parts.ledger.commit(round, "label", write)
-    parts.progress(round, "label", 1, 1, "rounds")
+    context.commit(round, "label", write)
 
 
-def _retrain(parts: RunContext, refreshing: RewardUpdates, round: int) -> None:
-    def write(shelf: StageWriter) -> StageFacts:
-        lesson = _lesson(parts, refreshing, round)
-        learner = refreshing.learner()
+def _retrain(context: RunContext, updates: RewardUpdates, round: int) -> None:
+    def write(writer: StageWriter) -> StageFacts:
+        training = _training_round(context, updates, round)
+        learner = updates.learner()
         try:
-            learner.start(refreshing.start)
-            steps = learner.steps(lesson)
-            metrics = learner.update(lesson, 0, steps) if steps else {}
-            learner.save_policy(shelf.folder(FOLDER))
+            learner.start(updates.start)
+            steps = learner.steps(training)
+            metrics = learner.update(training, 0, steps) if steps else {}
+            learner.save_policy(writer.folder(FOLDER))
             return {"sha256": learner.publish(FOLDER, round).sha256, "steps": steps, **metrics}
         finally:
             learner.close()
 
-    parts.progress(round, "refresh", 0, 1, "rounds")
-    parts.ledger.commit(round, "refresh", write)
-    parts.progress(round, "refresh", 1, 1, "rounds")
+    context.commit(round, "refresh", write)
 
 
-def _lesson(parts: RunContext, refreshing: RewardUpdates, round: int) -> TrainingRound:
+def _training_round(context: RunContext, updates: RewardUpdates, round: int) -> TrainingRound:
     """The labels of all rounds so far."""
-    tables = []
-    for past in range(1, round + 1):
-        labelled = parts.ledger.entry(past, "label")
-        if labelled is not None:  # the rounds before a run was told to label have none
-            answers, pairs, _ = parts.ledger.table(past, labelled).shards  # in the order of their names
-            tables.append(RoundTables(past, Table((answers,)), Table((pairs,))))
+    ledger = context.ledger
+    tables = [
+        RoundTables(past, ledger.table(past, "label", "labels/answers"), ledger.table(past, "label", "labels/pairs"))
+        for past in range(1, round + 1)
+        if ledger.committed(past, "label") is not None  # rounds from before refresh.every was set have no labels
+    ]
     return TrainingRound(
         round=round,
-        rounds=parts.rounds,
-        seed=parts.seed,
+        rounds=context.rounds,
+        seed=context.seed,
         tables=tuple(tables),
         anchors=Table(()),
         roles={},
-        objective=refreshing.objective,
+        objective=updates.objective,
     )
 
 
-def _first(shards: list[Scored], number: int) -> tuple[Rollouts, np.ndarray]:
-    """So many prompts with their answers, and the wins [B, N, N] that the round's own judge saw between them."""
-    first = shards[0].rollouts
+def _first_prompts(shards: list[Scored], number: int) -> tuple[Rollouts, np.ndarray]:
+    """The first prompts with their responses, and the scorer's wins [B, N, N] between these."""
     prompts = [prompt for shard in shards for prompt in shard.rollouts.prompts][:number]
     responses = [group for shard in shards for group in shard.rollouts.responses][:number]
     wins = np.concatenate([shard.wins for shard in shards])[:number]
-    return replace(first, prompts=tuple(prompts), responses=tuple(responses)), wins
+    return replace(shards[0].rollouts, prompts=tuple(prompts), responses=tuple(responses)), wins
 
 
-def _agreement(thought: np.ndarray, labels: Scored) -> dict[str, float]:
-    """How often the round's judge names the winner that the labels name, before it learns them; 1/2 where it ties.
+def _agreement(wins: np.ndarray, labels: Scored) -> dict[str, float]:
+    """How often the scorer, before it is trained on the labels, prefers the labelled winner; a tie counts 1/2.
 
-    The one measure of a judge on answers of the present policy. Absent where no label names a winner.
+    Measures the scorer on responses of the present policy. Absent if no label names a winner.
     """
-    i, j = np.triu_indices(thought.shape[1], k=1)
-    said, told = np.sign(thought[:, i, j] - 0.5), np.sign(labels.wins[:, i, j] - 0.5)  # [B, N (N - 1) / 2]
-    decided = ~np.isnan(said) & (np.abs(told) == 1)
-    return {"label/agreement": float((1 + said * told)[decided].mean() / 2)} if decided.any() else {}
+    i, j = np.triu_indices(wins.shape[1], k=1)
+    scored, labelled = np.sign(wins[:, i, j] - 0.5), np.sign(labels.wins[:, i, j] - 0.5)  # [B, N (N - 1) / 2]
+    decided = ~np.isnan(scored) & (np.abs(labelled) == 1)
+    return {"label/agreement": float((1 + scored * labelled)[decided].mean() / 2)} if decided.any() else {}
 
 
 def as_read(ids: list[str], views: list[tuple[int, ...]]) -> pa.Table:
-    """Conversations in the tokens of the judge, as a learner reads them: the first token as the prompt."""
+    """Conversations in the scorer's tokens, as a learner reads them: the first token is the prompt."""
     tokens = pa.list_(pa.int32())
     return pa.table(
         {

@@ -1,4 +1,4 @@
-"""The files that prompts were read from, and what changed in them between two starts of a run."""
+"""The files that prompts were read from, and how they differ between two starts of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def origin(files: Sequence[Path]) -> dict[str, object]:
-    """The files that were read, for `changed` at a later start."""
+    """Path, size and date of each file, for the manifest; `changed` compares them at a later start."""
     return {
         "files": [
             {"path": str(file.resolve()), "bytes": file.stat().st_size, "modified": _minute(file.stat().st_mtime)}
@@ -19,32 +19,34 @@ def origin(files: Sequence[Path]) -> dict[str, object]:
 
 
 def changed(first: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """What differs in the data of two starts, of their manifests: rows, files, sizes and dates."""
-    rows = [_part(manifest, "prompts").get("rows") for manifest in (first, now)]
-    old, new = _part(first, "data"), _part(now, "data")
-    said = [f"it began {old['read']}"] if "read" in old else []
+    """How the data of two starts differ, given their manifests: rows, files, sizes, dates."""
+    rows = [_section(manifest, "prompts").get("rows") for manifest in (first, now)]
+    old, new = _section(first, "data"), _section(now, "data")
+    differences = [f"the run began {old['read']}"] if "read" in old else []
     if rows[0] != rows[1]:
-        said.append(f"{rows[0]} rows then, {rows[1]} now")
+        differences.append(f"{rows[0]} rows then, {rows[1]} now")
     before, after = _by_path(old), _by_path(new)
     for path in {**before, **after}:
         if path not in before:
-            said.append(f"{path} was not read then" if before else f"read now: {path}, {_file(after[path])}")
+            differences.append(
+                f"{path} was not read then" if before else f"this start reads {path}, {_file(after[path])}"
+            )
         elif path not in after:
-            said.append(f"{path} is not read now")
+            differences.append(f"{path} is not read now")
         elif before[path] != after[path]:
-            said.append(f"{path} had {_file(before[path])}, and has {_file(after[path])}")
+            differences.append(f"{path} had {_file(before[path])}, now {_file(after[path])}")
     if before and before == after:
-        said.append(f"{', '.join(before)} did not change, so the tokenizer, chat template or version did")
-    return "; ".join(said) or "their texts differ"
+        differences.append(f"{', '.join(before)} did not change, so the tokenizer, chat template or version did")
+    return "; ".join(differences) or "their texts differ"
 
 
-def _part(manifest: Mapping[str, object], name: str) -> Mapping[str, object]:
-    part = manifest.get(name)
-    return part if isinstance(part, dict) else {}
+def _section(manifest: Mapping[str, object], name: str) -> Mapping[str, object]:
+    section = manifest.get(name)
+    return section if isinstance(section, dict) else {}
 
 
-def _by_path(facts: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
-    files = facts.get("files")
+def _by_path(data: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    files = data.get("files")
     return {str(file["path"]): file for file in files} if isinstance(files, list) else {}
 
 

@@ -1,4 +1,4 @@
-"""A run that is kept in memory alone: for games and unit tests, whose rounds take less time than a disk does."""
+"""Stores a run in memory, for games and unit tests whose rounds are faster than a disk."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter, summed
+from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.storage.tables import Shard, Table
 from rlhf_flow.types import RoundRecord
 
 
 @dataclass(frozen=True)
-class HeldShard:
+class InMemoryShard:
     """Rows in the memory of this process."""
 
-    held: pa.Table
+    data: pa.Table
 
     @property
     def rows(self) -> int:
-        return self.held.num_rows
+        return self.data.num_rows
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        return self.held if columns is None else self.held.select(columns)
+        return self.data if columns is None else self.data.select(columns)
 
 
 @dataclass
-class HeldShelf:
-    """A shelf in memory. Only checkpoints, which write files themselves, go to a folder that ends with the store."""
+class InMemoryStageWriter:
+    """Keeps tables in memory and drops texts. Checkpoints go to `root`, a temporary folder of the store."""
 
-    aside: Path
-    tables: dict[str, HeldShard] = field(default_factory=dict)
+    root: Path
+    tables: dict[str, InMemoryShard] = field(default_factory=dict)
 
     def table(self, name: str, rows: pa.Table) -> Shard:
-        self.tables[name] = shard = HeldShard(rows)
+        self.tables[name] = shard = InMemoryShard(rows)
         return shard
 
     def text(self, name: str, text: str) -> None:
-        """Texts are for people, who will not look here."""
+        pass
 
     def folder(self, name: str) -> Path:
-        return self.aside / name
+        return self.root / name
 
 
 @dataclass
 class InMemory:
-    """Keeps what `storage.ledger.Ledger` keeps, for as long as the process lives, and only what is read again."""
+    """A `Store` that keeps records and tables, and writes no checkpoints, pointers or pruning marks."""
 
     records: list[RoundRecord] = field(default_factory=list)
-    _entries: dict[int, dict[str, StageRecord]] = field(default_factory=dict)
-    _tables: dict[int, dict[str, HeldShard]] = field(default_factory=dict)
-    _aside: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
+    _stages: dict[int, dict[str, StageRecord]] = field(default_factory=dict)
+    _tables: dict[int, dict[str, InMemoryShard]] = field(default_factory=dict)
+    _temporary: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
     @property
     def durable(self) -> bool:
@@ -62,40 +62,35 @@ class InMemory:
 
     @property
     def root(self) -> Path:
-        return Path(self._aside.name)
+        return Path(self._temporary.name)
 
     def folder(self, round: int) -> Path:
         return self.root / f"{round:05d}"
 
-    def entry(self, round: int, name: str) -> StageRecord | None:
-        return self._entries.get(round, {}).get(name)
+    def committed(self, round: int, stage: str) -> StageRecord | None:
+        return self._stages.get(round, {}).get(stage)
 
-    def untouched(self, round: int) -> bool:
-        return round not in self._entries
+    def has_stages(self, round: int) -> bool:
+        return round in self._stages
 
-    def commit(self, round: int, name: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
-        committed = self.entry(round, name)
-        if committed is not None:
-            return committed
-        shelf = HeldShelf(self.folder(round))
+    def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
+        if record := self.committed(round, stage):
+            return record
+        writer = InMemoryStageWriter(self.folder(round))
         began = time.perf_counter()
-        facts = write(shelf)
+        facts = write(writer)
         seconds = time.perf_counter() - began
-        self._tables.setdefault(round, {}).update(shelf.tables)
-        rows = {path: shard.rows for path, shard in shelf.tables.items()}
-        return self._keep(round, StageRecord(name=name, files={}, rows=rows, facts=facts, seconds=seconds))
+        self._tables.setdefault(round, {}).update(writer.tables)
+        rows = {path: shard.rows for path, shard in writer.tables.items()}
+        return self._keep(round, StageRecord(name=stage, files={}, rows=rows, facts=facts, seconds=seconds))
 
-    def commit_merged(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord:
-        committed = self.entry(round, name)
-        if committed is not None:
-            return committed
-        parts = pieces()
-        rows = {path: rows for part in parts for path, rows in part.rows.items()}
-        seconds = sum(part.seconds for part in parts)
-        return self._keep(round, StageRecord(name=name, files={}, rows=rows, facts=summed(parts), seconds=seconds))
+    def commit_merged(self, round: int, stage: str, chunks: Sequence[StageRecord]) -> StageRecord:
+        return self.committed(round, stage) or self._keep(round, StageRecord.merged(stage, chunks))
 
-    def table(self, round: int, entry: StageRecord) -> Table:
-        return Table(tuple(self._tables[round][path] for path in sorted(entry.rows)))
+    def table(self, round: int, stage: str, prefix: str = "") -> Table:
+        record = self.committed(round, stage)
+        assert record is not None, f"round {round} has no stage {stage}"
+        return Table(tuple(self._tables[round][path] for path in sorted(record.rows) if path.startswith(prefix)))
 
     def close_round(self, record: RoundRecord) -> None:
         assert record.round == len(self.records), f"round {record.round} closes after {len(self.records)} records"
@@ -106,18 +101,17 @@ class InMemory:
             del self._tables[round]
 
     def point(self, name: str, facts: StageFacts) -> None:
-        """There is nothing on disk to point to."""
+        pass
 
     def prune(self, round: int, folders: Iterable[str]) -> None:
-        """Nothing that is kept here needs room."""
+        pass
 
     def has(self, round: int, folder: str) -> bool:
-        """Policies are in the memory of the loop; no folder stands for them."""
-        return False
+        return False  # the loop holds the policies
 
     def close(self) -> None:
-        self._aside.cleanup()
+        self._temporary.cleanup()
 
-    def _keep(self, round: int, entry: StageRecord) -> StageRecord:
-        self._entries.setdefault(round, {})[entry.name] = entry
-        return entry
+    def _keep(self, round: int, record: StageRecord) -> StageRecord:
+        self._stages.setdefault(round, {})[record.name] = record
+        return record

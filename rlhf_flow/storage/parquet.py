@@ -1,13 +1,13 @@
-"""Nouns as rows: what a round's parquet files contain.
+"""The types of `rlhf_flow.types` as parquet rows, one row per response, and back.
 
-One row per response, prompt by prompt, so that any reader of parquet can use them. Decoding gives back exactly what was
-encoded; a stage always reads what the stage before it committed, so a resumed round cannot differ from a fresh one.
+Decoding restores exactly what was encoded. A stage always reads what the stage before it committed, so a resumed round
+equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -17,8 +17,8 @@ from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams,
 
 TOKENS = pa.list_(pa.int32())
 LOGPS = pa.list_(pa.float32())
-WINS = pa.list_(pa.struct([("j", pa.int32()), ("p", pa.float64())]))  # a verdict is kept as it was given
-SIDES = ("first", "second", "extra")  # the responses that a pair names; the last may be null
+WINS = pa.list_(pa.struct([("j", pa.int32()), ("p", pa.float64())]))  # P(i beats j); float64, as the scorer gave it
+SIDES = ("first", "second", "extra")  # the columns of a pair that name responses; extra may be null
 
 RESPONSES = pa.schema(
     [
@@ -33,7 +33,7 @@ RESPONSES = pa.schema(
         ("text", pa.string()),
         ("logps", LOGPS),
         ("truncated", pa.bool_()),
-        ("draw", pa.string()),  # JSON: the Draw
+        ("draw", pa.string()),  # JSON: SamplingParams
         ("seed", pa.int64()),
         ("policy", pa.string()),
         ("source", pa.string()),
@@ -48,15 +48,16 @@ PAIRS = pa.schema(
         ("second", pa.string()),
         ("preference", pa.float64()),
         ("weight", pa.float64()),
-        ("worth", pa.list_(pa.float64(), 2)),  # of first and second; null where nobody reads it
+        ("worth", pa.list_(pa.float64(), 2)),  # of first and second; null if the objective does not read it
         ("extra", pa.string()),
     ]
 )
+OWN = ("tokens", "text", "logps", "truncated", "seed", "policy", "source", "staleness", "mass")  # columns of `Response`
 ANCHORS = pa.schema([("response", pa.string()), ("policy", pa.string()), ("logps", LOGPS)])
 
 
 def from_rollouts(rollouts: Rollouts) -> pa.Table:
-    """One row per response, in order; a prompt's own columns stand on each of its rows."""
+    """One row per response, in order. The columns of a prompt are repeated on each of its rows."""
     rows = []
     for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True):
         shared = {
@@ -67,28 +68,15 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
             "gold_answer": prompt.answer,
             "meta": json.dumps(dict(prompt.meta), ensure_ascii=False),
         }
-        rows += [
-            shared
-            | {
-                "response": response.id,
-                "tokens": response.tokens,
-                "text": response.text,
-                "logps": response.logps,
-                "truncated": response.truncated,
-                "draw": json.dumps({key: value for key, value in asdict(response.draw).items() if value is not None}),
-                "seed": response.seed,
-                "policy": response.policy,
-                "source": response.source,
-                "staleness": response.staleness,
-                "mass": response.mass,
-            }
-            for response in responses
-        ]
+        for response in responses:
+            draw = {key: value for key, value in asdict(response.draw).items() if value is not None}
+            own = {name: getattr(response, name) for name in OWN}
+            rows.append(shared | own | {"response": response.id, "draw": json.dumps(draw)})
     return pa.Table.from_pylist(rows, schema=RESPONSES)
 
 
 def to_rollouts(table: pa.Table) -> Rollouts:
-    """The inverse of `from_rollouts`, but for the candidates that were not drawn."""
+    """The inverse of `from_rollouts`, except for candidates that were not drawn."""
     prompts: dict[str, Prompt] = {}
     responses: dict[str, list[Response]] = {}
     draws: dict[str, SamplingParams] = {}
@@ -105,21 +93,10 @@ def to_rollouts(table: pa.Table) -> Rollouts:
             responses[row["prompt"]] = []
         if row["draw"] not in draws:
             draws[row["draw"]] = SamplingParams(**json.loads(row["draw"]))
-        responses[row["prompt"]].append(
-            Response(
-                id=row["response"],
-                tokens=np.asarray(row["tokens"], dtype=np.int32),
-                text=row["text"],
-                logps=None if row["logps"] is None else np.asarray(row["logps"], dtype=np.float32),
-                truncated=row["truncated"],
-                draw=draws[row["draw"]],
-                seed=row["seed"],
-                policy=row["policy"],
-                source=row["source"],
-                staleness=row["staleness"],
-                mass=row["mass"],
-            )
-        )
+        own = {name: row[name] for name in OWN}
+        own["tokens"] = np.asarray(row["tokens"], dtype=np.int32)
+        own["logps"] = None if row["logps"] is None else np.asarray(row["logps"], dtype=np.float32)
+        responses[row["prompt"]].append(Response(id=row["response"], draw=draws[row["draw"]], **own))
     return Rollouts(
         round=rows[0]["round"] if rows else 0,
         prompts=tuple(prompts.values()),
@@ -128,10 +105,7 @@ def to_rollouts(table: pa.Table) -> Rollouts:
 
 
 def from_scored(scored: Scored) -> pa.Table:
-    """One row per response: utility, aspects, and its row of `wins` and of each mark, sparse.
-
-    An abstention is a missing entry.
-    """
+    """One row per response: utility, aspects, and its row of `wins` and of each pair flag. Abstentions are left out."""
     rows = []
     for b, responses in enumerate(scored.rollouts.responses):
         for i, response in enumerate(responses):
@@ -142,9 +116,8 @@ def from_scored(scored: Scored) -> pa.Table:
             ]
             row = {"response": response.id, "utility": float(scored.utility[b, i]), "wins": wins}
             row |= {f"aspect/{name}": float(values[b, i]) for name, values in scored.aspects.items()}
-            rows.append(
-                row | {f"mark/{name}": np.flatnonzero(pairs[b, i]) for name, pairs in scored.pair_flags.items()}
-            )
+            row |= {f"mark/{name}": np.flatnonzero(flags[b, i]) for name, flags in scored.pair_flags.items()}
+            rows.append(row)
     aspects = [(f"aspect/{name}", pa.float64()) for name in scored.aspects]
     marks = [(f"mark/{name}", pa.list_(pa.int32())) for name in scored.pair_flags]
     schema = pa.schema([("response", pa.string()), ("utility", pa.float64()), ("wins", WINS), *aspects, *marks])
@@ -152,60 +125,38 @@ def from_scored(scored: Scored) -> pa.Table:
 
 
 def to_scored(table: pa.Table, rollouts: Rollouts) -> Scored:
-    """The inverse of `from_scored`, for the rollouts that were scored. Raises ValueError where the ids differ."""
-    ids = [response.id for group in rollouts.responses for response in group]
-    if table["response"].to_pylist() != ids:
+    """The inverse of `from_scored`, given the rollouts that were scored. Raises ValueError if the ids differ."""
+    if table["response"].to_pylist() != [response.id for group in rollouts.responses for response in group]:
         raise ValueError("scores and responses of the round name different responses")
     shape = (len(rollouts.prompts), len(rollouts.responses[0]) if rollouts.responses else 0)  # [B, N]
     wins = np.full((*shape, shape[1]), np.nan)  # [B, N, N]
     for at, row in enumerate(table["wins"].to_pylist()):
         b, i = divmod(at, shape[1])
         wins[b, i, i] = 0.5
-        for entry in row:
-            wins[b, i, entry["j"]] = entry["p"]
-    marks = {
-        name.removeprefix("mark/"): _marked(table[name].to_pylist(), shape)
-        for name in table.column_names
-        if name.startswith("mark/")
-    }
-    return Scored(
-        rollouts=rollouts,
-        utility=column(table, "utility").reshape(shape),
-        wins=wins,
-        aspects={
-            name.removeprefix("aspect/"): column(table, name).reshape(shape)
-            for name in table.column_names
-            if name.startswith("aspect/")
-        },
-        pair_flags=marks,
-    )
-
-
-def _marked(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> np.ndarray:
-    """bool [B, N, N] of the other answers that each row names."""
-    marks = np.zeros((*shape, shape[1]), dtype=bool)
-    for at, others in enumerate(rows):
-        marks[(*divmod(at, shape[1]), list(others))] = True
-    return marks
+        for win in row:
+            wins[b, i, win["j"]] = win["p"]
+    aspects, flags = {}, {}
+    for column in table.column_names:
+        kind, _, name = column.partition("/")
+        if kind == "aspect":
+            aspects[name] = _numbers(table, column).reshape(shape)
+        elif kind == "mark":
+            flags[name] = np.zeros((*shape, shape[1]), dtype=bool)
+            for at, others in enumerate(table[column].to_pylist()):
+                flags[name][(*divmod(at, shape[1]), others)] = True
+    utility = _numbers(table, "utility").reshape(shape)
+    return Scored(rollouts, utility=utility, wins=wins, aspects=aspects, pair_flags=flags)
 
 
 def from_selection(selection: Selection) -> pa.Table:
     return pa.Table.from_pylist([asdict(pair) for pair in selection.pairs], schema=PAIRS)
 
 
-def from_logps(ids: Sequence[str], policy: str, logps: Sequence[np.ndarray]) -> pa.Table:
+def from_logps(ids: Sequence[str], policy: str, logps: Iterable[np.ndarray]) -> pa.Table:
     """Token log-probs of responses under one policy."""
-    return pa.Table.from_pydict(
-        {"response": list(ids), "policy": [policy] * len(ids), "logps": list(logps)}, schema=ANCHORS
-    )
+    columns = {"response": list(ids), "policy": [policy] * len(ids), "logps": list(logps)}
+    return pa.Table.from_pydict(columns, schema=ANCHORS)
 
 
-def column(table: pa.Table, name: str) -> np.ndarray:
-    """A column of numbers as a float64 array."""
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy().astype(np.float64)
-
-
-def count(values: Sequence[str] | Mapping[str, str]) -> dict[str, int]:
-    """How often each bucket occurs, in the order of the names."""
-    names = list(values.values()) if isinstance(values, Mapping) else list(values)
-    return {name: names.count(name) for name in sorted(set(names))}

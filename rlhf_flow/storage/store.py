@@ -1,6 +1,6 @@
-"""What a run leaves behind, stage by stage: entries, and where a stage puts what it makes.
+"""What the loop asks of the storage of a run.
 
-`rlhf_flow.storage.ledger` keeps a run on disk, `rlhf_flow.storage.in_memory` for as long as the process lives.
+`rlhf_flow.storage.ledger` stores a run on disk, `rlhf_flow.storage.in_memory` in the memory of the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from rlhf_flow.storage.tables import FileShard, Shard, Table
 from rlhf_flow.types import RoundRecord
 
-StageFacts = Mapping[str, object]  # of plain JSON values
+StageFacts = Mapping[str, object]  # plain JSON values
 STAGES = (  # in the order of a round
     "sample", "score", "late", "mismatch", "select", "anchor", "learn", "publish", "evaluate", "label", "refresh",
 )  # fmt: skip
@@ -24,37 +24,54 @@ STAGES = (  # in the order of a round
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A committed stage, or a committed piece of one."""
+    """A committed stage, or a committed chunk of one (`sample.00003`)."""
 
     name: str
     files: Mapping[str, str]  # path under the round's folder -> sha256
     rows: Mapping[str, int]  # path of a parquet file -> rows
-    facts: StageFacts  # what the stage has to say: metrics, hashes, counts
+    facts: StageFacts  # metrics, hashes, counts
     seconds: float
+
+    @classmethod
+    def merged(cls, name: str, chunks: Sequence[StageRecord]) -> StageRecord:
+        """One record with the files of all chunks. Facts and seconds are summed."""
+        facts: dict[str, object] = {}
+        for chunk in chunks:
+            for key, value in chunk.facts.items():
+                total = facts.get(key, 0)
+                assert isinstance(value, int | float) and isinstance(total, int | float), f"{key} is {value!r}"
+                facts[key] = total + value
+        return cls(
+            name=name,
+            files={path: sha for chunk in chunks for path, sha in chunk.files.items()},
+            rows={path: rows for chunk in chunks for path, rows in chunk.rows.items()},
+            facts=facts,
+            seconds=sum(chunk.seconds for chunk in chunks),
+        )
 
 
 class StageWriter(Protocol):
-    """Where a stage puts what it makes. Nothing on it exists for others before the stage is committed."""
+    """Takes the output of a stage. Other stages see it once the stage is committed."""
 
     def table(self, name: str, rows: pa.Table) -> Shard:
-        """Put down rows under `name`, and read them again at once where needed."""
+        """Write rows as `<name>.parquet`. The shard can be read at once."""
         ...
 
     def text(self, name: str, text: str) -> None: ...
 
     def folder(self, name: str) -> Path:
-        """A folder, not made yet, for what writes files itself: a checkpoint."""
+        """The path of a folder, not created yet, for code that writes files itself (checkpoints)."""
         ...
 
 
 class Store(Protocol):
-    """What the loop asks of whatever keeps a run; `Ledger` says what each method does."""
+    """Implemented by `Ledger`, which documents each method, and by `InMemory`."""
 
     records: list[RoundRecord]
 
     @property
     def durable(self) -> bool:
-        """Whether what is kept outlives the process, so that checkpoints and pointers to them mean something."""
+        """Whether the data outlives the process. If not, checkpoints and pointers to them are not written."""
         ...
 
     @property
@@ -62,15 +79,15 @@ class Store(Protocol):
 
     def folder(self, round: int) -> Path: ...
 
-    def entry(self, round: int, name: str) -> StageRecord | None: ...
+    def committed(self, round: int, stage: str) -> StageRecord | None: ...
 
-    def untouched(self, round: int) -> bool: ...
+    def has_stages(self, round: int) -> bool: ...
 
-    def commit(self, round: int, name: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord: ...
+    def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord: ...
 
-    def commit_merged(self, round: int, name: str, pieces: Callable[[], Sequence[StageRecord]]) -> StageRecord: ...
+    def commit_merged(self, round: int, stage: str, chunks: Sequence[StageRecord]) -> StageRecord: ...
 
-    def table(self, round: int, entry: StageRecord) -> Table: ...
+    def table(self, round: int, stage: str, prefix: str = "") -> Table: ...
 
     def close_round(self, record: RoundRecord) -> None: ...
 
@@ -87,12 +104,12 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class FolderStageWriter:
-    """A shelf that is a folder aside."""
+    """Writes into a staging folder."""
 
     root: Path
 
     def table(self, name: str, rows: pa.Table) -> Shard:
-        """Write rows as `<name>.parquet`; the same rows give the same bytes."""
+        """Write rows as `<name>.parquet`; equal rows give equal bytes."""
         path = self._path(f"{name}.parquet")
         pq.write_table(rows, path, compression="zstd")
         return FileShard(path, sha256="", rows=rows.num_rows)
@@ -107,15 +124,3 @@ class FolderStageWriter:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-def summed(parts: Sequence[StageRecord]) -> StageFacts:
-    """The facts of a stage that was committed in pieces."""
-    facts: dict[str, object] = {}
-    for part in parts:
-        for key, value in part.facts.items():
-            assert isinstance(value, int | float), f"a piece's facts are summed, but {key} is {value!r}"
-            total = facts.get(key, 0)
-            assert isinstance(total, int | float)
-            facts[key] = total + value
-    return facts

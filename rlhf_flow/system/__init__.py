@@ -1,1 +1,1 @@
-"""Files, processes, the machine, secrets: nothing about models."""
+"""Files, sockets, secrets, cancellation and optional packages."""

@@ -1,4 +1,4 @@
-"""Work that nobody waits for any more: whoever does it asks now and then, and ends where that is so."""
+"""Cooperative cancellation: long work polls `check_cancelled()`, which raises once the caller has cancelled."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event
 
-_told: ContextVar[Event | None] = ContextVar("stop", default=None)
+_cancelled: ContextVar[Event | None] = ContextVar("cancelled", default=None)
 
 
 class StoppedError(Exception):
-    """The work was given up."""
+    """The caller cancelled the work."""
 
 
 @contextmanager
-def stoppable(event: Event) -> Iterator[None]:
-    """In the block, `heed` raises once the event is set. Of this thread alone."""
-    token = _told.set(event)
+def cancellable(event: Event) -> Iterator[None]:
+    """Inside the block, in this thread, `check_cancelled` raises once the event is set."""
+    token = _cancelled.set(event)
     try:
         yield
     finally:
-        _told.reset(token)
+        _cancelled.reset(token)
 
 
-def heed() -> None:
-    """Raise StoppedError where this work was given up."""
-    event = _told.get()
+def check_cancelled() -> None:
+    """Raise StoppedError if the caller has cancelled."""
+    event = _cancelled.get()
     if event is not None and event.is_set():
         raise StoppedError

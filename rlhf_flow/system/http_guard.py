@@ -1,10 +1,10 @@
-"""What every server here refuses before it does anything: foreign names, foreign pages, and bodies without bounds.
+"""Protection of all HTTP servers of the package against foreign hosts, cross-origin requests and unbounded bodies.
 
-A page of another site can make a browser send requests to this machine, also under a name of its own that leads here.
-`guard` refuses both: a Host that is not the server's own, and a POST that is not JSON or comes from another origin.
+A web page of another site can make a browser send requests to this machine, also by DNS rebinding. `guard` rejects
+both: a Host other than the server's names, and a POST that is not JSON or comes from another origin.
 """
 
-# Annotations are not postponed here: FastAPI reads those of the function inside `bearer`.
+# No `from __future__ import annotations`: FastAPI reads those of the function inside `bearer`.
 
 import asyncio
 import secrets
@@ -23,15 +23,14 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing here
-CONNECTIONS = 1000  # beyond them a request is answered 503
+SAFE = ("GET", "HEAD", "OPTIONS")  # methods without side effects
+CONNECTIONS = 1000  # further requests are answered 503
 
 
 def guard(app: "FastAPI", *, names: Sequence[str], max_body: int, seconds: float) -> None:
-    """Refuse requests under other names (400), from pages elsewhere (403) and bodies that are no JSON (415).
+    """Reject requests to other hosts (400), from other origins (403), and with bodies other than JSON (415).
 
-    max_body: bytes; a larger one is answered 413. seconds: in which a body must have come; a slower one is answered
-    408.
+    max_body: bytes; larger bodies are answered 413. seconds: time limit of a body; slower ones are answered 408.
     """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -40,7 +39,7 @@ def guard(app: "FastAPI", *, names: Sequence[str], max_body: int, seconds: float
 
 
 def names(host: str, further: Sequence[str] = ()) -> list[str]:
-    """The names of a server that listens on `host`: this machine's and `further` ones, as a Host header has them."""
+    """The allowed Host headers of a server that listens on `host`: names of this machine, and `further` ones."""
     found = [*LOOPBACK, *further]
     if host in ("0.0.0.0", "::"):
         found += [socket.gethostname(), socket.getfqdn(), *_addresses()]
@@ -50,7 +49,7 @@ def names(host: str, further: Sequence[str] = ()) -> list[str]:
 
 
 def bearer(token: str | None) -> Callable[..., Any]:
-    """A dependency for FastAPI: 401 for a request without the token. None: every request may pass."""
+    """A FastAPI dependency that answers 401 to requests without the token. None: all requests pass."""
     from fastapi import Depends, HTTPException
     from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -65,9 +64,9 @@ def bearer(token: str | None) -> Callable[..., Any]:
 
 
 def timed(seconds: float) -> "type[H11Protocol]":
-    """uvicorn's protocol with a limit for the head of a request, which uvicorn has not: a slower one is cut off.
+    """uvicorn's h11 protocol with a time limit for the head of a request, an option that uvicorn lacks.
 
-    It is the one on h11, which bounds the size of a head too. It can go once uvicorn has an option for this.
+    h11 also bounds the size of the head.
     """
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -103,7 +102,7 @@ def timed(seconds: float) -> "type[H11Protocol]":
 
 
 def uvicorn_server(app: "ASGIApp", *, head: float, grace: float) -> "uvicorn.Server":
-    """Serves `app`: `head` seconds for the head of a request, `grace` for what is under way when the server ends."""
+    """A server of `app`. Seconds: `head` for the head of a request, `grace` for open requests at shutdown."""
     import uvicorn
 
     return uvicorn.Server(
@@ -122,7 +121,7 @@ def uvicorn_server(app: "ASGIApp", *, head: float, grace: float) -> "uvicorn.Ser
 
 
 class _Bounded:
-    """ASGI: checks the head of a request, and bounds its body while the application reads it."""
+    """ASGI middleware: checks the head of a request, and bounds its body while the application reads it."""
 
     def __init__(self, app: "ASGIApp", max_body: int, seconds: float) -> None:
         self._app = app
@@ -143,7 +142,7 @@ class _Bounded:
 
         async def bounded() -> "Message":
             nonlocal came, complete
-            if complete:  # what comes now is that the client has gone
+            if complete:  # only a disconnect can follow
                 return await receive()
             try:
                 async with asyncio.timeout_at(end):
@@ -160,11 +159,11 @@ class _Bounded:
 
 
 def _refusal(request: "Request", max_body: int) -> tuple[int, str] | None:
-    """The status and the reason. Nothing of the body was read."""
+    """Status and reason, given the head of a request; None if it is accepted."""
     if request.method in SAFE:
         return None
     headers = request.headers
-    # As Go's net/http.CrossOriginProtection: browsers say where a request comes from, older ones by the origin alone.
+    # As Go's net/http.CrossOriginProtection: browsers send Sec-Fetch-Site, older ones only Origin.
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     elsewhere = site not in ("same-origin", "none") if site else _netloc(origin) != headers.get("host")
     if (site or origin) and elsewhere:
@@ -178,7 +177,7 @@ def _refusal(request: "Request", max_body: int) -> tuple[int, str] | None:
 
 
 def _netloc(origin: str | None) -> str | None:
-    with suppress(ValueError):  # what is no URL comes from elsewhere
+    with suppress(ValueError):  # not a URL: another origin
         return urlsplit(origin).netloc or None if origin else None
     return None
 
@@ -188,12 +187,15 @@ def _too_large(max_body: int) -> str:
 
 
 def _addresses() -> list[str]:
-    """Those of this machine, as far as its own name and its way to others tell."""
+    """The addresses of this machine, found by its host name and its default routes."""
     found: set[str] = set()
     with suppress(OSError):
         found |= {str(address[4][0]) for address in socket.getaddrinfo(socket.gethostname(), None)}
-    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # of documentation
+    for family, elsewhere in (
+        (socket.AF_INET, "192.0.2.1"),
+        (socket.AF_INET6, "2001:db8::1"),
+    ):  # reserved for documentation
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asked:
-            asked.connect((elsewhere, 9))  # sends nothing: it chooses the address that a packet would have
+            asked.connect((elsewhere, 9))  # sends nothing; selects the source address
             found.add(str(asked.getsockname()[0]))
     return sorted(f"[{one}]" if ":" in one else one for one in found if not is_loopback(one))

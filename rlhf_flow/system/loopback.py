@@ -1,4 +1,4 @@
-"""Where a server of ours listens, and who can reach it there."""
+"""Listening sockets, and whether other machines can reach them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from ipaddress import ip_address
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 is any that is free. Raises ValueError where nobody can."""
+    """A listening socket; port 0 picks a free one. Raises ValueError if host and port cannot be bound."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"host {host}, port {port} cannot be listened on: {error}. Try port 0, which is any that is free."
+            f"host {host}, port {port} cannot be listened on: {error}. Try port 0, which picks a free one."
         ) from error
 
 
 def address(listener: socket.socket) -> str:
-    """Where a browser finds it: http://127.0.0.1:8000"""
+    """Its URL: http://127.0.0.1:8000"""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether no other machine can reach it."""
+    """Whether only this machine can reach it."""
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # not an IP address
         return host == "localhost"

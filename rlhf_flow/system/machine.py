@@ -1,4 +1,4 @@
-"""The machine that a run starts on, for its manifest: found without loading a library or touching a GPU."""
+"""The machine that a run starts on, for its manifest. Loads no library and uses no GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-SECONDS = 10.0  # for which the GPU's driver may take to answer
+SECONDS = 10.0  # timeout of nvidia-smi
 
 
 def described() -> dict[str, object]:
@@ -18,13 +18,13 @@ def described() -> dict[str, object]:
 
 
 def gpus() -> list[str]:
-    """The names that `nvidia-smi` lists; none if there is no driver, or if it does not answer."""
+    """The GPUs that `nvidia-smi` lists; empty if there is no driver or it does not answer."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
-    asked = [command, "--query-gpu=name", "--format=csv,noheader"]
+    query = [command, "--query-gpu=name", "--format=csv,noheader"]
     try:
-        said = subprocess.run(asked, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
+        output = subprocess.run(query, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in said.splitlines() if line.strip()]
+    return [line.strip() for line in output.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Packages that are optional: what needs them, how to install them, and what to use instead."""
+"""Optional packages: errors that say which part needs one, how to install it, and what to use instead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 
 class MissingError(ValueError):
-    """A package is not installed. `part` needs it."""
+    """`part` needs a package that is not installed."""
 
     def __init__(self, message: str, *, package: str, part: str) -> None:
         super().__init__(message)
@@ -15,7 +15,7 @@ class MissingError(ValueError):
 
 
 def check_all(*checks: Callable[[], None]) -> None:
-    """Run every check; raise one MissingError for all packages that they miss. Another error is raised as it comes."""
+    """Run every check; raise one MissingError for all missing packages. Other errors are raised at once."""
     missing = []
     for check in checks:
         try:
@@ -35,9 +35,9 @@ def check_all(*checks: Callable[[], None]) -> None:
 
 
 def require(package: str, *, part: str, instead: str, extras: tuple[str, ...] = ()) -> None:
-    """Raise ValueError where the package that a part needs is not installed. Imports nothing.
+    """Raise MissingError if a package that a part needs is not installed. Imports nothing.
 
-    `extras`: those of this distribution that bring the package, where they are not named like it.
+    `extras`: the extras of this distribution that install it; by default the one with the package's name.
     """
     if find_spec(package) is None:
         ways = " or ".join(f"pip install 'rlhf-flow[{extra}]'" for extra in extras or (package,))

@@ -1,7 +1,7 @@
-"""Keeps secrets out of what is written and shown: configurations, commands and error messages.
+"""Keeps secrets out of configurations, commands and error messages that are written or shown.
 
-A secret belongs into an environment variable. `check` refuses one that stands in a configuration itself; `redact` and
-`redacted` replace what such variables hold by `[secret:NAME]`, so that two runs with different keys are the same run.
+Secrets belong in environment variables. `check` rejects a secret in a configuration; `redact` and `redacted` replace
+the values of such variables by `[secret:NAME]`, so that the identity of a run does not depend on its keys.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 import yaml
 
 MARK = "[secret]"
-SHORTEST = 8  # characters of a variable's value that is looked for in texts
-_NAMED: set[str] = set()  # environment variables that the configuration names as secrets
+SHORTEST = 8  # characters; shorter values are not looked for in texts
+_NAMED: set[str] = set()  # environment variables that the configuration declares as secrets
 
-# Names whose values are secrets: the last word of a key, a header, a query's parameter or an environment variable.
+# Names of secrets: the last word of a key, a header, a query parameter or an environment variable.
 _SECRET = re.compile(
     r"(?:^|[._-])(?:\w*api_?key|key|token|secret|password|passwd|pwd|passphrase|authorization|auth|credentials?|cookie"
     r"|signature|sig)$",
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"(?:cache|sort|primary|public)_key$|(?:eos|bos|pad|unk|stop|end|start|mask|sep|cls)_token$", re.I)
-_SHAPE = re.compile(  # what keys of well-known services look like
+_SHAPE = re.compile(  # keys of well-known services
     r"(?<=Bearer )(?=\S*\d)[\w.~+/=-]{8,}|(?<=Basic )(?=\S*[\d=])[\w+/=-]{8,}|\b(?:sk|pk|rk)-(?=\S*\d)[\w-]{16,}"
     r"|\bhf_\w{16,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{20,}|\bxox[abprs]-[\w-]{10,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bwandb_v1_\w{20,}|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
@@ -40,21 +40,21 @@ _WORDS = ("none", "null", "required")
 
 
 def know(variable: str) -> None:
-    """The environment variable holds a secret, whatever its name is."""
+    """Declare that an environment variable holds a secret."""
     _NAMED.add(variable)
 
 
 def is_name(variable: str) -> bool:
-    """Whether it can be the name of an environment variable, and is not a secret that was typed in its place."""
+    """Whether it can name an environment variable. False for a secret typed in its place."""
     return re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) is not None and not _SHAPE.search(variable)
 
 
 def token_in(key: str, variable: str) -> str:
-    """The token in an environment variable, which `key` of the configuration names.
+    """The token in the environment variable that the configuration's `key` names.
 
-    Raises ValueError if there is none, or none that a header can hold. The message never shows it.
+    Raises ValueError if it is not set or not valid in an HTTP header. The message never shows it.
     """
-    if not is_name(variable):  # the value is not shown: it may be the token itself
+    if not is_name(variable):  # not shown: it may be the token
         raise ValueError(
             f"{key} must be the name of an environment variable in capitals, not the token itself. "
             f"Fix: export SCORER_TOKEN=..., and {key}=SCORER_TOKEN."
@@ -68,7 +68,7 @@ def token_in(key: str, variable: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A message, a traceback or a printed configuration without the secrets in it."""
+    """A message, a traceback or a printed configuration without its secrets."""
     text = _in_value(without_known(text))
     text = _ASSIGNED.sub(lambda found: found[0] if not _names_secret(found[1]) else f"{found[1]}={MARK}", text)
     text = _QUOTED.sub(
@@ -83,7 +83,7 @@ def redacted(text: str) -> str:
 
 
 def without_known(text: str) -> str:
-    """Without the secrets in environment variables: values whose names say so, and the passwords of addresses."""
+    """Without the values of secret environment variables, and without the passwords of URLs in others."""
     known = {secret: name for name, value in os.environ.items() for secret in _held(name, value.strip())}
     for value in sorted(known, key=len, reverse=True):
         if value in text and not _is_file(value):
@@ -92,7 +92,7 @@ def without_known(text: str) -> str:
 
 
 def _held(variable: str, value: str) -> list[str]:
-    """The secrets in an environment variable: all of it, or the password in it, as a proxy's address has one."""
+    """The secrets in an environment variable: its value, or the password of a URL such as a proxy's."""
     if variable in _NAMED or _names_secret(variable):
         found = value
     else:
@@ -101,7 +101,7 @@ def _held(variable: str, value: str) -> list[str]:
 
 
 def redact(value: object, name: str = "") -> object:
-    """A configuration, or a part of it under such a name, without the secrets in it."""
+    """A configuration, or the value of the key `name` in it, without its secrets."""
     if isinstance(value, Mapping):
         return {key: redact(item, name if _names_secret(name) else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -113,9 +113,9 @@ def redact(value: object, name: str = "") -> object:
 
 
 def check(keys: Mapping[str, object]) -> None:
-    """Raise ValueError for a secret that stands in the configuration itself; the message does not show it.
+    """Raise ValueError if a value is a secret; the message does not show it.
 
-    `keys`: full keys and their values. What an environment variable holds (`${oc.env:NAME}`) may stand there.
+    `keys`: full keys and their values. Values of environment variables (`${oc.env:NAME}`) are allowed.
     """
     for key, value in keys.items():
         text = without_known(str(value))
@@ -123,18 +123,18 @@ def check(keys: Mapping[str, object]) -> None:
         if by_name or (isinstance(value, str) and _in_value(text) != text):
             raise ValueError(
                 f"{key}: a secret must not stand in the configuration, which is written to the run's folder and shown. "
-                f"Fix: export JUDGE_KEY=... (a name that ends in KEY, TOKEN, SECRET or PASSWORD), and {_way(key)}"
+                f"Fix: export JUDGE_KEY=... (a name that ends in KEY, TOKEN, SECRET or PASSWORD), and {_remedy(key)}"
             )
 
 
 def check_typed(overrides: Sequence[str]) -> None:
-    """`check` for key=value as it was typed, before Hydra writes it down for --multirun. References are no secrets."""
+    """`check` for typed key=value, before Hydra writes it for --multirun. References (`${...}`) are allowed."""
     for override in overrides:
         key, given, value = override.partition("=")
         if given and not key.startswith("-") and "${" not in value:
             try:
                 tree = yaml.safe_load(value)
-            except yaml.YAMLError:  # Hydra says what is wrong with it
+            except yaml.YAMLError:  # Hydra reports it
                 tree = value
             check(dict(_leaves(key.lstrip("+~"), tree)))
 
@@ -147,9 +147,9 @@ def _leaves(key: str, tree: object) -> Iterator[tuple[str, object]]:
         yield key, tree
 
 
-def _way(key: str) -> str:
-    """Where the name of the variable goes."""
-    if key.endswith("_env"):  # the secret itself, in the place of its variable's name
+def _remedy(key: str) -> str:
+    """The key that takes the name of the variable."""
+    if key.endswith("_env"):  # the secret in place of its variable's name
         return f"{key}=JUDGE_KEY."
     for ending, instead in (("endpoint.base_url", "endpoint.api_key_env"), ("urls", "token_env")):
         parent, found, rest = key.rpartition(ending)
@@ -164,7 +164,7 @@ def _names_secret(name: str) -> bool:
 
 
 def _hidden_by_name(name: str, value: object) -> bool:
-    """Whether it is a secret because of its name. Small numbers, flags and what is hidden already are none."""
+    """Whether a value is secret by its name. Small numbers, flags and hidden values are not."""
     if isinstance(value, bool) or value is None or not _names_secret(name):
         return False
     if isinstance(value, int | float):
@@ -173,7 +173,7 @@ def _hidden_by_name(name: str, value: object) -> bool:
 
 
 def _in_value(text: str) -> str:
-    """Without what looks like a key, and without the users and the secret parameters of URLs."""
+    """Without known formats of keys, and without users and secret parameters of URLs."""
     return _SHAPE.sub(MARK, _URL.sub(lambda found: _in_url(found[0]), text))
 
 
@@ -192,7 +192,7 @@ def _in_url(url: str) -> str:
 
 
 def _is_file(value: str) -> bool:
-    """Whether it is the path of a file with a secret in it."""
-    with suppress(OSError, ValueError):  # a key may be no path at all
+    """Whether it is the path of a file, which may hold a secret but is none."""
+    with suppress(OSError, ValueError):  # not a valid path
         return Path(value).exists()
     return False

@@ -1,1 +1,1 @@
-"""Chat templates, end tokens, prompts of two answers."""
+"""Chat templates, end tokens, pairwise prompts."""

@@ -1,4 +1,4 @@
-"""Which tokens end an answer, and by which of them an answer of a data set ends."""
+"""The tokens that end a response."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TOKENIZER, GENERATION, CONFIG, TEMPLATE = "tokenizer", "generation_config.json",
 
 
 def named_ends(path: str, tokenizer: PreTrainedTokenizerBase, *, revision: str | None = None) -> dict[int, list[str]]:
-    """The tokens that end an answer, and where the checkpoint `path` (a folder, or a name on the hub) names each.
+    """The tokens that end a response, and where the checkpoint `path` (folder or hub name) names each.
 
-    They are the tokenizer's EOS, those of generation_config.json and of config.json (which Llama 3 lists, with others
-    than EOS), and the token that ends an assistant's turn in the chat template. config.json counts for special tokens
-    alone: many carry the default of their architecture, which is an ordinary token of this tokenizer.
+    They are the tokenizer's EOS, those of generation_config.json and config.json (Llama 3 lists further ones), and the
+    token that ends an assistant's turn in the chat template. Of config.json only special tokens count: many have the
+    default of their architecture, which is an ordinary token of this tokenizer.
     """
     special = special_tokens(tokenizer)
     found: dict[int, list[str]] = {}
@@ -45,35 +45,35 @@ def end_tokens(path: str, tokenizer: PreTrainedTokenizerBase, *, revision: str |
     if not (found := named_ends(path, tokenizer, revision=revision)):
         raise ValueError(
             f"model.path={path}: neither its tokenizer nor its generation_config.json, config.json and chat template "
-            "names an end token, so no answer could ever end. Fix: set eos_token in tokenizer_config.json."
+            "names an end token, so no response could end. Fix: set eos_token in tokenizer_config.json."
         )
     return list(found)
 
 
 def end_of_answer(tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> int | None:
-    """The token by which the policy ends an answer: in a chat the one that ends a turn in the template, else EOS."""
+    """The token that ends a candidate: for chats the one that ends a turn in the template, else EOS."""
     end = turn_end(tokenizer) if chat else None
     return tokenizer.eos_token_id if end is None else end
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template writes behind an assistant's answer, white space aside.
+    """The special token that the chat template writes after an assistant's message, ignoring white space.
 
-    As <end_of_turn> (Gemma), <|end|> (Phi) and <|im_end|> (ChatML), beside which EOS may be another token. None
-    without a template, and if an answer ends with no special token.
+    Such as <end_of_turn> (Gemma), <|end|> (Phi) and <|im_end|> (ChatML), which may differ from EOS. None without a
+    template, or if it writes no special token there.
     """
     if tokenizer.chat_template is None:
         return None
     try:
         text = chat_text(tokenizer, [Message("user", "a"), Message("assistant", "qxj")], reply=False)
-    except ValueError:  # a template of another kind of conversation
+    except ValueError:  # the template rejects such conversations
         return None
-    behind = encode(tokenizer, text.rpartition("qxj")[2].lstrip()) if "qxj" in text else []
-    return behind[0] if behind and behind[0] in special_tokens(tokenizer) else None
+    after = encode(tokenizer, text.rpartition("qxj")[2].lstrip()) if "qxj" in text else []
+    return after[0] if after and after[0] in special_tokens(tokenizer) else None
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that stand for no text of their own."""
+    """Tokens that represent no text."""
     added = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
     return added | set(tokenizer.all_special_ids)
 
@@ -84,7 +84,7 @@ def _listed(about: dict[str, object]) -> list[int]:
 
 
 def _read(path: str, name: str, revision: str | None) -> dict[str, object]:
-    """A file of a checkpoint; empty if there is none."""
+    """A JSON file of a checkpoint; empty if it does not exist."""
     from transformers.utils import cached_file
 
     folder = Path(path)

@@ -1,8 +1,9 @@
-"""Which of two answers is better: the question as a language model reads it, and how it is made to fit."""
+"""Pairwise prompts: "which of two answers is better?", cut to the length that a model accepts."""
 
 from __future__ import annotations
 
 import string
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -33,46 +34,46 @@ Tokens: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Question:
-    """How two answers are put before the judge, at most `longest` tokens of it."""
+    """Renders pairwise prompts of at most `longest` tokens."""
 
     tokenizer: PreTrainedTokenizerBase
     format: str
     template: str
     turn: str
     longest: int
-    slot: str = "scorer"  # where the template was configured: scorer, or prompts.compare
+    slot: str = "scorer"  # configuration key of the template: scorer, or prompts.compare
 
     def __post_init__(self) -> None:
-        """Raises ValueError where the template alone is too long."""
+        """Raises ValueError if the template alone is too long."""
         least = len(self._tokens("", "", ""))
         if least > self.longest:
             raise ValueError(
                 f"{self.slot.partition('.')[0]}.max_tokens must be >= {least}, which {self.slot}.template takes alone, "
-                f"got {self.longest}. Raise it, or use a shorter template."
+                f"got {self.longest}. Fix: raise it, or use a shorter template."
             )
 
     def both(
         self, messages: Sequence[Message], first: str, second: str, *, cut: bool
     ) -> tuple[tuple[Tokens, ...] | None, bool]:
-        """The question in both orders, the first answer first in the first, and whether it was cut to fit.
+        """The prompt in both orders of the answers, and whether it was cut to fit. None if too long and not `cut`.
 
-        None where it is too long and not to be `cut`. It is cut alike in both orders: the conversation loses its
-        beginning, and where that is not enough both answers lose their ends.
-        Raises ValueError where the chat template refuses the question.
+        Both orders are cut alike: first the beginning of the conversation, then the ends of both answers. Raises
+        ValueError if the chat template rejects the prompt.
         """
         talk = "\n\n".join(self.turn.format(role=message.role, content=message.content) for message in messages)
         whole = self._both(talk, first, second)
         if whole is not None or not cut:
             return whole, False
-        # by bisection over characters with a fresh rendering each time: no token is split, and neighbours may merge
-        kept = _most(len(talk), lambda k: self._both(talk[len(talk) - k :], first, second) is not None)
-        if kept is not None:
+        # by characters, rendered again each time, since tokens may merge across a cut
+        kept = most_that_fits(len(talk), lambda k: self._both(talk[len(talk) - k :], first, second) is not None)
+        if kept >= 0:
             return self._both(talk[len(talk) - kept :], first, second), True
-        left = _most(max(len(first), len(second)), lambda k: self._both("", first[:k], second[:k]) is not None) or 0
+        longest = max(len(first), len(second))
+        left = max(0, most_that_fits(longest, lambda k: self._both("", first[:k], second[:k]) is not None))
         return self._both("", first[:left], second[:left]), True
 
     def _both(self, talk: str, first: str, second: str) -> tuple[Tokens, ...] | None:
-        """None where either order is too long."""
+        """None if either order is too long."""
         orders = (self._tokens(talk, first, second), self._tokens(talk, second, first))
         return orders if max(map(len, orders)) <= self.longest else None
 
@@ -84,7 +85,7 @@ class Question:
 
 
 def check_words(slot: str, *, template: str, turn: str, first: str, second: str) -> None:
-    """Raise ValueError where no question can be made of these; `slot` is where they are configured."""
+    """Raise ValueError if the templates or answer words are invalid. `slot`: their configuration key."""
     turned = has_fields(turn, "role", "content") or has_fields(turn, "content")
     placed = has_fields(template, "conversation", "first", "second")
     for key, value, rule, ok in (
@@ -97,34 +98,25 @@ def check_words(slot: str, *, template: str, turn: str, first: str, second: str)
 
 
 def has_fields(template: str, *names: str) -> bool:
-    """Whether a template has each of these fields, and no other."""
+    """Whether a template has exactly these fields."""
     try:
         return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} == set(names)
-    except ValueError:  # a brace that closes nothing
+    except ValueError:  # unbalanced braces
         return False
 
 
 def answer_token(tokenizer: PreTrainedTokenizerBase, key: str, word: str, *, slot: str = "scorer") -> int:
-    """The one token that a word is. Raises ValueError, naming `slot` and `key`, where it is more, or none."""
+    """The token of a word. Raises ValueError, naming `slot` and `key`, if it is not exactly one token."""
     tokens = encode(tokenizer, word)
     if len(tokens) != 1:
         pieces = ", ".join(repr(tokenizer.decode([token])) for token in tokens) or "none"
         raise ValueError(
             f"{slot}.{key} must be one token of {tokenizer.name_or_path!r}, got {word!r}, which is {len(tokens)} "
-            f"({pieces}). Use one letter, such as A and B, and name it so in {slot}.template."
+            f"({pieces}). Fix: one letter, such as A or B, here and in {slot}.template."
         )
     return tokens[0]
 
 
-def _most(top: int, fits: Callable[[int], bool]) -> int | None:
-    """The most of `top` that fits; None where nothing does."""
-    if not fits(0):
-        return None
-    kept, too_many = 0, top + 1
-    while too_many - kept > 1:
-        middle = (kept + too_many) // 2
-        if fits(middle):
-            kept = middle
-        else:
-            too_many = middle
-    return kept
+def most_that_fits(top: int, fits: Callable[[int], bool]) -> int:
+    """The largest of 0..top that fits, by bisection; -1 if none does. If k fits, so must every smaller number."""
+    return bisect_left(range(top + 1), True, key=lambda k: not fits(k)) - 1

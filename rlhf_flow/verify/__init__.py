@@ -1,10 +1,10 @@
-"""Games with exact solutions, and the claims of the papers checked on them.
+"""The claims of the papers, checked on games with exact solutions.
 
-Public, so that an objective of your own can be checked the same way:
+Public, to check your own objective the same way:
 
     from rlhf_flow.verify import Game, gap, nash, play
 
-and its loss against a formula of your own, on pairs of answers of several tokens:
+and its loss against your own formula, on pairs of responses of several tokens:
 
     from rlhf_flow.verify import agreement
     assert all(finding.holds for finding in agreement([(MyObjective(), closed_form)]))

@@ -1,4 +1,4 @@
-"""A claim of a paper, and what was found when it was checked."""
+"""A claim of a paper, and the findings of its check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import SupportsFloat
 
 @dataclass(frozen=True)
 class Finding:
-    """One number, and the rule that it had to keep."""
+    """A measured number, and the rule that it must satisfy."""
 
     what: str
     measured: float
@@ -36,11 +36,11 @@ def near(what: str, measured: SupportsFloat, expected: float, within: float) -> 
 
 @dataclass(frozen=True)
 class Claim:
-    """`check(seed)` finds out whether the claim holds; every finding must."""
+    """The claim holds if all findings of `check(seed)` do."""
 
     id: str  # V1a, V1b, ...
     method: str
-    says: str  # in a line
-    paper: str  # and where it says so
+    says: str  # one line
+    paper: str  # and section
     check: Callable[[int], Iterable[Finding]]
-    seconds: float = 1.0  # about how long it takes: the longest are begun first
+    seconds: float = 1.0  # approximate duration; the longest start first

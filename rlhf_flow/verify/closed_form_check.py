@@ -1,4 +1,4 @@
-"""Is a loss what its paper says, and its gradient the derivative of that? On pairs of unequal length, in float64."""
+"""Check a loss and its gradient against a closed form, on pairs of unequal length, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_flow.protocols import Objective
 from rlhf_flow.verify.claim import Finding, below
 from rlhf_flow.verify.pairs import ClosedForm, Gradient, OnePair, at_the_anchors, draw_pairs, gradients, tensors
 
-EXACT = 1e-9  # largest difference, relative above 1
+EXACT = 1e-9  # maximum difference, relative to values above 1
 STEP = 1e-6  # nats, of finite differences
 NUMERIC = 1e-5
 
@@ -17,10 +17,10 @@ NUMERIC = 1e-5
 def agreement(
     variants: Sequence[tuple[Objective, ClosedForm]], *, seed: int = 0, count: int = 32, surrogate: bool = False
 ) -> Iterator[Finding]:
-    """Hold each objective against its closed form on `count` random pairs.
+    """Compare each objective with its closed form on `count` random pairs.
 
-    `surrogate`: the loss holds something constant that depends on the policy, so that its gradient is no derivative,
-    and it is not drawn to a margin.
+    `surrogate`: the loss has factors that depend on the policy but are treated as constant, so its gradient is not its
+    derivative, and it has no margin.
     """
     pairs = draw_pairs(seed, count=count)
     value = slope = numeric = margin = 0.0
@@ -44,7 +44,7 @@ def agreement(
 
 def _difference(measured: float, expected: float) -> float:
     difference = abs(measured - expected) / max(1.0, abs(expected))
-    return math.inf if math.isnan(difference) else difference  # for no comparison notices a NaN
+    return math.inf if math.isnan(difference) else difference  # every comparison with NaN is False
 
 
 def _largest(measured: Sequence[float], expected: Sequence[float]) -> float:
@@ -54,7 +54,7 @@ def _largest(measured: Sequence[float], expected: Sequence[float]) -> float:
 def _from_differences(
     objective: Objective, pairs: Sequence[OnePair], values: Sequence[float], found: Sequence[Gradient]
 ) -> float:
-    """The largest difference to the better of both one-sided differences: a kink may lie within one of the steps."""
+    """The largest difference to the best of the one-sided and central differences: a kink may be within a step."""
     places = [
         (row, side, token)
         for row, gradient in enumerate(found)

@@ -1,7 +1,7 @@
-"""The losses of the papers, written once more: of one pair, token by token, in plain Python numbers.
+"""A second, independent implementation of the papers' losses: one pair, token by token, in plain Python.
 
-Nothing here comes from `rlhf_flow.objective`, which is what it is held against. Each function takes a method's
-constants and gives the loss of a pair and its gradient by the log-prob of each token under the policy.
+It shares no code with `rlhf_flow.objective`, which is compared with it. Each function takes the constants of a method;
+the result maps a pair to its loss and the gradient with respect to the log-prob of each token under the policy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def logistic(beta: float) -> ClosedForm:
 
 
 def square(tau: float, reduction: str) -> ClosedForm:
-    """(h - 1 / (2 tau))^2 of the winner's order, weighed by the label. Azar et al. 2023, eq. 17."""
+    """(h - 1 / (2 tau))^2 of the winner's order, weighted by the label. Azar et al. 2023, eq. 17."""
 
     def of(pair: OnePair) -> tuple[float, Gradient]:
         h, target = pair.gap("reference", reduction), 1 / (2 * tau)
@@ -86,7 +86,7 @@ def anchored_square(eta: float, tau: float, reduction: str) -> ClosedForm:
 
 
 def policy_gradient(tau: float, clip: float) -> ClosedForm:
-    """Each token's ratio times its advantage, of which no gradient is taken. Munos et al. 2023, sec. 7."""
+    """Each token's ratio times its advantage, which has no gradient. Munos et al. 2023, sec. 7."""
 
     def of(pair: OnePair) -> tuple[float, Gradient]:
         current, reference, previous = (pair.tokens[name]["first"] for name in ("current", "reference", "previous"))
@@ -105,7 +105,7 @@ def policy_gradient(tau: float, clip: float) -> ClosedForm:
 
 
 def two_squares(eta: float, reduction: str) -> ClosedForm:
-    """Each side's log-ratio towards eta times its win rate over 1/2. Wu et al. 2024, arXiv:2405.00675."""
+    """The square of each side's log-ratio minus eta times (win rate - 1/2). Wu et al. 2024, arXiv:2405.00675."""
 
     def of(pair: OnePair) -> tuple[float, Gradient]:
         left = pair.ratio("previous", "first", reduction) - eta * (pair.worth[0] - 0.5)
@@ -116,7 +116,7 @@ def two_squares(eta: float, reduction: str) -> ClosedForm:
 
 
 def _cross_entropy(logit: float, p: float) -> tuple[float, float]:
-    """Of sigma(logit) against the label p, and its slope by the logit."""
+    """The cross-entropy of sigma(logit) against the label p, and its derivative by the logit."""
     loss = p * math.log1p(math.exp(-logit)) + (1 - p) * math.log1p(math.exp(logit))
     return loss, 1 / (1 + math.exp(-logit)) - p
 

@@ -1,4 +1,4 @@
-"""The games that the claims are checked on."""
+"""The games of the claims."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from rlhf_flow.games.game import Game, bradley_terry
 
-# An asymmetric cycle with a biased reference: the methods differ on it, and solving it takes three answers.
+# An asymmetric cycle with a biased reference: the methods differ on it.
 CYCLE = Game(np.array([[0.5, 0.9, 0.3], [0.1, 0.5, 0.8], [0.7, 0.2, 0.5]]), np.array([0.6, 0.3, 0.1]))
-# Rock, paper, scissors. With a uniform reference online DPO would find the Nash policy too, so the reference is biased.
+# Rock, paper, scissors. The reference is biased: with a uniform one online DPO would find the Nash policy too.
 ROCK_PAPER_SCISSORS = Game(np.array([[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]), np.array([0.6, 0.3, 0.1]))
 TWO_ARMS = Game(np.array([[0.5, 0.7], [0.3, 0.5]]), np.array([0.5, 0.5]))
-NUMBERS = bradley_terry([0.0, 0.5, 1.2], [0.6, 0.3, 0.1])  # a judge that gives each answer a number
-# The cycle again with answers of one, two and three tokens: a sum over tokens is not their mean here.
+NUMBERS = bradley_terry([0.0, 0.5, 1.2], [0.6, 0.3, 0.1])  # transitive
+# The cycle with answers of one, two and three tokens, so that sums and means over tokens differ.
 LONGER = Game(CYCLE.wins, CYCLE.reference, answers=((0,), (1, 0), (1, 1, 0)))
 
 
 def cyclic_game(size: int, seed: int) -> Game:
-    """An odd number K of answers in a ring, each better than the next (K - 1) / 2, with chances drawn at random.
+    """An odd number K of answers in a ring, each better than the next (K - 1) / 2, with random probabilities.
 
-    A random game often has answers that beat all others, and then every method ends soon; in a ring there are none.
+    A random game often has an answer that beats all others, on which every method converges fast; a ring has none.
     """
     random = np.random.default_rng(seed)
     wins = np.full((size, size), 0.5)
@@ -32,7 +32,7 @@ def cyclic_game(size: int, seed: int) -> Game:
 
 
 def random_game(size: int, seed: int) -> Game:
-    """K answers, preferences and a reference drawn at random."""
+    """K answers with random preferences and a random reference."""
     random = np.random.default_rng(seed)
     upper = np.triu(random.uniform(size=(size, size)), 1)
     wins = upper + np.tril(1 - upper.T, -1)

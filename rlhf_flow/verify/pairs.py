@@ -1,4 +1,4 @@
-"""Pairs to try an objective on: the log-probs of every token in plain lists, and the same as tensors."""
+"""Random pairs to check objectives on, as plain lists of log-probs and as tensors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rlhf_flow.types import PairLogps, Sides, TokenLogps
 SIDES = ("first", "second", "extra")
 ANCHORS = ("reference", "previous")
 
-Gradient: TypeAlias = dict[str, list[float]]  # side -> of each of its tokens
-ClosedForm: TypeAlias = Callable[["OnePair"], tuple[float, Gradient]]  # the loss, and its gradient under the policy
+Gradient: TypeAlias = dict[str, list[float]]  # side -> derivative by each token
+ClosedForm: TypeAlias = Callable[["OnePair"], tuple[float, Gradient]]  # loss and gradient
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class OnePair:
         return self.ratio(anchor, "first", reduction) - self.ratio(anchor, "second", reduction)
 
     def slopes(self, first: float, second: float, reduction: str = "sum", extra: float = 0.0) -> Gradient:
-        """The gradient by each token, given that by the log-ratio of each side."""
+        """The gradient by each token, from the derivatives by the log-ratio of each side."""
         of_sides = {"first": first, "second": second, "extra": extra}
         share = {side: 1 / self.length(side) if reduction == "mean" and side != "extra" else 1.0 for side in SIDES}
         return {side: [of_sides[side] * share[side]] * self.length(side) for side in SIDES}
 
     def moved(self, side: str, token: int, by: float) -> OnePair:
-        """With another log-prob of one token under the policy."""
+        """The pair with the log-prob of one token under the policy changed by `by`."""
         logps = list(self.tokens["current"][side])
         logps[token] += by
         return replace(self, tokens={**self.tokens, "current": {**self.tokens["current"], side: logps}})
@@ -62,7 +62,7 @@ class OnePair:
 
 
 def draw_pairs(seed: int, *, count: int = 4, scale: float = 1.0) -> list[OnePair]:
-    """Pairs of responses of 1 to 5 tokens, no two sides of the same length; `scale` sets how far the policies part."""
+    """Pairs of responses of 1 to 5 tokens, all sides of different lengths; `scale`: the spread between the policies."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(count):
@@ -78,7 +78,7 @@ def draw_pairs(seed: int, *, count: int = 4, scale: float = 1.0) -> list[OnePair
 
 
 def at_the_anchors(pair: OnePair, *, p: float, worth: tuple[float, float]) -> OnePair:
-    """The same responses, under a policy that is all of its anchors."""
+    """The same responses, under a policy that equals all anchors."""
     return OnePair(dict.fromkeys(("current", *ANCHORS), pair.tokens["reference"]), p, worth)
 
 
@@ -91,13 +91,13 @@ def tensors(
     padding: float = 0.0,
     dtype: torch.dtype = torch.float64,
 ) -> PairLogps:
-    """What `objective` asks for and nothing else; `left` and `right` columns of padding, with junk there."""
+    """Only what `objective` needs, with `left` and `right` columns of padding that hold junk."""
     needs = objective.needs
     sides = [side for side in SIDES if side != "extra" or needs.extra]
     width = left + 5 + right
 
     def block(policy: str, side: str) -> TokenLogps:
-        junk = padding * (1 + ("current", *ANCHORS).index(policy))  # another number under each policy
+        junk = padding * (1 + ("current", *ANCHORS).index(policy))  # different for each policy
         values = torch.full((len(pairs), width), junk, dtype=dtype)  # [P, T]
         mask = torch.zeros(len(pairs), width, dtype=torch.bool)  # [P, T]
         for row, pair in enumerate(pairs):
@@ -116,13 +116,13 @@ def tensors(
 
 
 def blocks(pairs: PairLogps) -> dict[str, TokenLogps]:
-    """The log-probs under the policy, by side."""
+    """Side -> log-probs under the policy."""
     sides = {"first": pairs.current.first, "second": pairs.current.second, "extra": pairs.current.extra}
     return {side: block for side, block in sides.items() if block is not None}
 
 
 def gradients(objective: Objective, pairs: PairLogps) -> tuple[list[float], list[Gradient]]:
-    """The loss of each pair, and its gradient by each token, padding left out."""
+    """The loss of each pair, and its gradient by each token without padding."""
     values = objective.loss(pairs).values
     values.sum().backward()
     found: list[Gradient] = []

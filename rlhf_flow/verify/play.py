@@ -1,4 +1,4 @@
-"""Play a game by the same loop, objective, selector, schedule and memory that a run on a cluster uses."""
+"""Play a game with the same loop, objective, selector, schedule and replay as a run on a cluster."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from rlhf_flow.schedule import Fixed
 from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage.in_memory import InMemory
 from rlhf_flow.types import Policy, Prompt, SamplingParams
+from rlhf_flow.verify.setting import EXACT, SELF_PLAY
 from rlhf_flow.weights.source import InMemoryWeights, fingerprint
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """Every prompt of the board in every round, and nothing held out."""
+    """All prompts of the board in every round, none held out."""
 
     prompts: tuple[Prompt, ...]
     sha256: str = ""
@@ -57,7 +58,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Played:
-    """The policies of a run. `of(g)` is [rounds + 1, K]: round 0 is the start."""
+    """The policies of a run. `of(g)`: those of game g, [rounds + 1, K]; round 0 is the start."""
 
     board: Board
     policies: Sequence[Sequence[np.ndarray]]  # [rounds + 1][G] of [K]
@@ -69,9 +70,9 @@ class Played:
 def play(
     *games: Game,
     objective: Objective,
-    sampler: Sampler,
-    selector: Selector,
     rounds: int,
+    sampler: Sampler = SELF_PLAY,
+    selector: Selector = EXACT,
     schedule: Schedule | None = None,
     memory: Memory | None = None,
     method: Method | None = None,
@@ -80,16 +81,16 @@ def play(
     prompts: tuple[Prompt, ...] | None = None,
     seed: int = 0,
 ) -> Played:
-    """Run `rounds` rounds on the games and return every policy that was published.
+    """Run `rounds` rounds on the games and return all published policies.
 
-    exact: every draw enumerates the answers with their probabilities, so that the learner sees expectations; otherwise
-    it samples `n` of them, for `copies` prompts per game; `prompts` replaces these, to bring candidates. `method` says
-    how the learner learns, by default to the minimum of each round's loss.
+    exact: every draw enumerates the answers with their probabilities, so the loss is an exact expectation. Otherwise it
+    samples `n` answers for `copies` prompts per game; `prompts` replaces these, to add candidates. `method` trains the
+    policy, by default to the minimum of each round's loss. Raises ValueError if the games differ in size.
     """
     if len({game.size for game in games}) != 1:
         raise ValueError(
-            f"games that are played side by side must have equally many answers, got {[game.size for game in games]}. "
-            "Play them one after another."
+            f"games that are played together must have equally many answers, got {[game.size for game in games]}. "
+            "Fix: play them one after another."
         )
     board = Board(tuple(games))
     logits = board.reference
@@ -99,10 +100,10 @@ def play(
     judge = MatrixScorer(board)
     store = InMemory()
     asked = prompts or board.prompts(copies)
-    parts = RunContext(
+    context = RunContext(
         seed=seed,
         rounds=rounds,
-        piece=len(asked),
+        prompts_per_commit=len(asked),
         start=Policy("policy", 0, fingerprint(state), InMemoryWeights(state), stateless=True),
         trust_remote_code=False,
         prompts=Rounds(asked),
@@ -111,17 +112,17 @@ def play(
         scorer=judge,
         selector=selector,
         objective=objective,
-        memory=memory or Window(),
+        replay=memory or Window(),
         schedule=schedule or Fixed(),
         learner=learner,
-        evaluation=Evaluation(judge=judge, draw=SamplingParams(name="held-out", n=1), every=rounds),
-        keeping=CheckpointPolicy(every=rounds + 1, steps=None, keep=1),
+        evaluation=Evaluation(judge, draw=SamplingParams(name="held-out", n=1), every=rounds),
+        checkpoints=CheckpointPolicy(every=rounds + 1, steps=None, keep=1),
         ledger=store,
         observers=(),
         alarms=Alarms(no_pairs=None),  # a few sampled answers may all be equal
     )
     try:
-        loop.run(parts)
+        loop.run(context)
     finally:
         store.close()
     published = learner.published

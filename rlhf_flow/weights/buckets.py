@@ -1,8 +1,9 @@
-"""Weights in buckets: a few tensors at a time, so that nobody has to hold a whole model to pass it on."""
+"""Weights in buckets of a few tensors, so that no process needs a second copy of a whole model to pass it on."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,38 +16,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MIB = 1 << 20
-BUCKET = 256 * MIB  # bytes, where nobody says otherwise
+BUCKET = 256 * MIB  # bytes, the default
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor without having it."""
+    """Name, dtype and shape of a tensor."""
 
     name: str
-    dtype: str  # of torch, as float32
+    dtype: str  # torch's name, such as float32
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, name: str, tensor: Tensor) -> TensorInfo:
-        return cls(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        return cls(name, dtype_name(tensor.dtype), tuple(tensor.shape))
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        import torch
-
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
+        return torch_dtype(self.dtype)
 
     @property
     def size(self) -> int:
         """Bytes."""
-        size = self.torch_dtype.itemsize
-        for length in self.shape:
-            size *= length
-        return size
+        return self.torch_dtype.itemsize * math.prod(self.shape)
 
 
-Index: TypeAlias = tuple[TensorInfo, ...]  # in the order of names
+def torch_dtype(name: str) -> torch.dtype:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+Index: TypeAlias = tuple[TensorInfo, ...]  # sorted by name
 
 
 def index_of(state: Mapping[str, Tensor]) -> Index:
@@ -54,7 +60,7 @@ def index_of(state: Mapping[str, Tensor]) -> Index:
 
 
 def pack(index: Iterable[TensorInfo], limit: int) -> list[Index]:
-    """The entries in their order, in groups of at most `limit` bytes; a larger tensor is a group of its own."""
+    """Consecutive entries in groups of at most `limit` bytes; a larger tensor is a group of its own."""
     groups: list[list[TensorInfo]] = []
     left = 0
     for entry in index:
@@ -68,21 +74,21 @@ def pack(index: Iterable[TensorInfo], limit: int) -> list[Index]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Tensors that travel together, in one stretch of memory."""
+    """Several tensors in one contiguous buffer."""
 
     index: Index
-    data: Tensor = field(repr=False, compare=False)  # uint8 [bytes]; `layout` says where each tensor is
+    data: Tensor = field(repr=False, compare=False)  # uint8 [bytes]; `layout` gives the offsets
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """In the order of names, as views of `data`; where that is read-only, so are they."""
+        """Views of `data`, sorted by name; read-only if `data` is."""
         yield from views(self.index, self.data)
 
     def __reduce__(self) -> tuple[Callable[[Index, np.ndarray], Bucket], tuple[Index, np.ndarray]]:
-        """As an array, which Ray's object store passes on without a copy; a tensor it would pickle whole."""
+        """Pickle as a NumPy array, which Ray's object store passes on without a copy."""
         return _unpacked, (self.index, self.data.numpy())
 
     def write(self, path: Path) -> None:
-        """As a safetensors file, byte for byte as its own library writes it."""
+        """Write the bytes of safetensors' `save_file`, which would make a file of mode 0600."""
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         entries = {entry.name: entry for entry in self.index}
         for name, start in layout(self.index).items():
@@ -105,19 +111,19 @@ def _unpacked(index: Index, data: np.ndarray) -> Bucket:
 
 
 def views(index: Index, flat: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a bucket whose memory is `flat`, uint8 [bytes], in the order of names."""
+    """The tensors of a bucket whose buffer is `flat`, uint8 [bytes], sorted by name."""
     import torch
 
     starts = layout(index)
     for entry in index:
-        if not entry.size:  # memory of no bytes is no memory to view
+        if not entry.size:  # an empty slice cannot be viewed as another dtype
             yield entry.name, torch.empty(entry.shape, dtype=entry.torch_dtype)
             continue
         stretch = flat[starts[entry.name] : starts[entry.name] + entry.size]
         yield entry.name, stretch.view(entry.torch_dtype).view(entry.shape)
 
 
-# Of safetensors, those with large elements last: laid out the other way round, each tensor is aligned to its own.
+# Names of safetensors, larger elements last. `layout` goes from large to small, so every tensor is aligned.
 CODES = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -139,7 +145,7 @@ RANKS = {dtype: rank for rank, dtype in enumerate(CODES)}
 
 
 def layout(index: Index) -> dict[str, int]:
-    """Where each tensor begins, in bytes: without gaps, large elements first, then by name."""
+    """The offset of each tensor in bytes: larger elements first, then by name, without gaps."""
     starts, at = {}, 0
     for entry in sorted(index, key=lambda each: (-RANKS[each.dtype], each.name)):
         starts[entry.name] = at
@@ -147,27 +153,27 @@ def layout(index: Index) -> dict[str, int]:
     return starts
 
 
-Read: TypeAlias = Callable[[str, "Tensor"], None]  # puts the tensor of a name into its place in a bucket
+Read: TypeAlias = Callable[[str, "Tensor"], None]  # writes the tensor of a name into its place in a bucket
 
 
 def fill(groups: Sequence[Index], read: Read, device: torch.device | str = "cpu") -> Iterator[Bucket]:
-    """The buckets of these groups, each good until the next one is asked for.
+    """The buckets of these groups, each valid until the next one.
 
-    All are filled into the memory of the largest: fresh memory costs as much as what is copied to it.
+    They share one buffer: to allocate memory takes as long as to copy into it.
     """
     import torch
 
     sizes = [sum(entry.size for entry in group) for group in groups]
-    room = torch.empty(max(sizes, default=0), dtype=torch.uint8, device=device)
+    buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8, device=device)
     for group, size in zip(groups, sizes, strict=True):
-        bucket = Bucket(group, room[:size])
+        bucket = Bucket(group, buffer[:size])
         for name, place in bucket.tensors():
             read(name, place)
         yield bucket
 
 
 def reader(stream: Iterator[tuple[str, Tensor]]) -> Read:
-    """For `fill`, of tensors that come in its order; those of other names are left out."""
+    """A `Read` from tensors that come in the order of `fill`. Skips other names."""
 
     def read(name: str, place: Tensor) -> None:
         place.copy_(next(tensor for each, tensor in stream if each == name))
@@ -176,7 +182,7 @@ def reader(stream: Iterator[tuple[str, Tensor]]) -> Read:
 
 
 def grouped(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
-    """As they come, in groups that reach at least `limit` bytes, but for the last one."""
+    """Consecutive tensors in groups of at least `limit` bytes; the last group may be smaller."""
     group: dict[str, Tensor] = {}
     for name, tensor in tensors:
         group[name] = tensor

@@ -1,9 +1,8 @@
-"""How checkpoints store a model: names and shapes of its tensors in files, as `save_pretrained` writes them.
+"""How checkpoints store a model: the names and shapes that `save_pretrained` writes.
 
-transformers renames, stacks and splits the tensors of some architectures when it loads them (the experts of Mixtral:
-`model.layers.0.mlp.experts.gate_up_proj` is stored as `model.layers.0.block_sparse_moe.experts.0.w1.weight` and so on),
-and ties others together. Every other reader of checkpoints, vLLM too, knows the stored names alone. The library's own
-inverse says what they are.
+On load, transformers renames, stacks and splits the tensors of some architectures (Mixtral's experts
+`model.layers.0.mlp.experts.gate_up_proj` are stored as `model.layers.0.block_sparse_moe.experts.0.w1.weight`, ...) and
+ties others. Every other reader of checkpoints, such as vLLM, knows the stored names only.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """Tensors of the model that are stored together: which, and as what."""
+    """Tensors of the model that are converted together."""
 
     names: tuple[str, ...]  # in the model
     stored: Index  # with the dtype of the skeleton
-    as_it_is: bool  # one tensor, which at most has another name in a file
+    as_it_is: bool  # one tensor, at most renamed
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of one model. All its names are in one piece each, tied ones too."""
+    """The layout of one model. Every name, tied ones too, is in exactly one piece."""
 
     skeleton: PreTrainedModel  # on the meta device
     pieces: tuple[Piece, ...]  # in the order of the model's names
-    again: frozenset[str]  # names of the model that are not stored: they are tied to a tensor under another name
+    again: frozenset[str]  # names that are not stored, being tied to another one
 
     @classmethod
     def of(cls, lm: PreTrainedModel) -> Layout:
-        """Of a model that has its weights, or is a skeleton."""
+        """The layout of a model; it may be a skeleton."""
         skeleton = skeleton_of(lm)
         state = skeleton.state_dict()
         again = frozenset(state) - _kept(skeleton)
         return cls(skeleton, tuple(_pieces(skeleton, state)), again)
 
     def stored(self, index: Index) -> Index:
-        """What a checkpoint holds of a model whose tensors are `index`, in the order in which `convert` gives it."""
+        """The index of a checkpoint of a model with the tensors `index`, in the order of `convert`."""
         dtypes = {entry.name: entry.dtype for entry in index}
         return tuple(
             replace(entry, dtype=dtypes[piece.names[0]])
@@ -58,7 +57,7 @@ class Layout:
         )
 
     def convert(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The tensors of the model, in the order of their names, as they are stored; of tied ones one."""
+        """The stored tensors, from the model's tensors sorted by name. Tied tensors come once."""
         waiting: dict[str, Tensor] = {}
         for name, tensor in tensors:
             piece = self.piece_of[name]
@@ -71,17 +70,17 @@ class Layout:
                 yield from self.made(piece, {name: waiting.pop(name) for name in piece.names}).items()
 
     def made(self, piece: Piece, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is stored of a piece, from its tensors in the model."""
+        """The stored tensors of a piece, from its tensors in the model."""
         return {name: tensor.contiguous() for name, tensor in _reverted(self.skeleton, tensors).items()}
 
     @cached_property
     def piece_of(self) -> Mapping[str, Piece]:
-        """By a name of the model."""
+        """Pieces by name in the model."""
         return {name: piece for piece in self.pieces for name in piece.names}
 
 
 def skeleton_of(lm: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class and configuration without weights. Ranks may hold parts of those of `lm`."""
+    """A model of the same class and configuration on the meta device. Under ZeRO-3, `lm` itself has no shapes."""
     import torch
 
     with torch.device("meta"):
@@ -90,7 +89,7 @@ def skeleton_of(lm: PreTrainedModel) -> PreTrainedModel:
 
 
 def _kept(skeleton: PreTrainedModel) -> frozenset[str]:
-    """The names that `save_pretrained` stores; of tied tensors one."""
+    """The names that `save_pretrained` stores, one of each group of tied tensors."""
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
     state = remove_tied_weights_from_state_dict(dict(skeleton.state_dict()), skeleton)
@@ -98,7 +97,7 @@ def _kept(skeleton: PreTrainedModel) -> frozenset[str]:
 
 
 def _pieces(skeleton: PreTrainedModel, state: Mapping[str, Tensor]) -> Iterator[Piece]:
-    """The smallest pieces that can be stored apart: a tensor; of a model that does not allow that, a layer, or all."""
+    """The smallest pieces that convert independently: tensors, else layers, else the whole model."""
     whole = {entry.name: entry.shape for entry in _entries(_reverted(skeleton, state))}
     for key in (str, _layer, lambda name: ""):
         groups: dict[str, list[str]] = {}
@@ -117,7 +116,7 @@ def _piece(skeleton: PreTrainedModel, state: Mapping[str, Tensor]) -> Piece:
 
 
 def _layer(name: str) -> str:
-    """The layer that a tensor belongs to: its name up to the first number."""
+    """The layer of a tensor: its name up to the first number."""
     found = re.match(r".*?\.\d+\.", name)
     return found[0] if found else name
 

@@ -1,6 +1,6 @@
-"""The sizes of a decoder, by the words of every family: Llama's, GPT-2's, Falcon's, MPT's and others.
+"""The dimensions of a decoder from its configuration, whose keys differ between Llama, GPT-2, Falcon, MPT and others.
 
-They come from the configuration alone. Multimodal models are read by the configuration of their text.
+Of a multimodal model: those of its text model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "context_length")
-# What these read is bounded by memory alone: a state, or biases by distance (ALiBi).
+# Recurrent models and models with ALiBi biases have no maximum length.
 ENDLESS = ("bloom", "mpt", "mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlnet")
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -22,14 +22,14 @@ class Sizes:
     layers: int
     width: int
     inner: int  # of the feed-forward layers
-    queries: int  # width of all query heads together
-    keys: int  # and of all key heads
+    queries: int  # total width of the query heads
+    keys: int  # total width of the key heads
     heads: int
     vocabulary: int
-    positions: int | None  # tokens of its longest sequence; None: no limit of its own
+    positions: int | None  # maximum sequence length in tokens; None: no limit
 
     def cache(self, dtype: str) -> int:
-        """Bytes of the keys and values of a token in all layers."""
+        """Bytes of the KV cache per token."""
         return 2 * self.layers * self.keys * BYTES[dtype]
 
 
@@ -59,7 +59,7 @@ def sizes_of(config: PretrainedConfig) -> Sizes:
 
 
 def read_sizes(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Sizes:
-    """Those of a checkpoint: a folder, or a name on the hub."""
+    """The sizes of a checkpoint: a folder, or a name on the hub."""
     from transformers import AutoConfig
 
     return sizes_of(AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code))

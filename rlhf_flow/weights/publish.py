@@ -1,4 +1,4 @@
-"""A policy on its way out of a learner: its weights bucket by bucket, and then the policy itself."""
+"""Publishing: a learner yields the weights of a policy bucket by bucket, then returns the policy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rlhf_flow.weights.source import Adapter, InMemoryWeights, Weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Yields buckets, each good until the next one is asked for; returns the policy, whose weights are `DetachedWeights`.
+# Yields buckets, each valid until the next one; returns the policy with `DetachedWeights`.
 Publishing: TypeAlias = Generator[Bucket, None, Policy]
 
 
 @dataclass(frozen=True)
 class DetachedWeights:
-    """Weights that travel beside their policy."""
+    """Placeholder for weights that are sent separately from their policy."""
 
     groups: tuple[Index, ...]  # what is in each bucket
 
@@ -27,14 +27,14 @@ class DetachedWeights:
         return tuple(entry for group in self.groups for entry in group)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        raise AssertionError("whoever asked for the policy has its weights")
+        raise AssertionError("these weights were sent separately from their policy")
 
     def load(self) -> dict[str, Tensor]:
         return dict(self.stream())
 
 
 def in_buckets(policy: Policy, limit: int) -> Publishing:
-    """A policy whose weights are in the memory of this process."""
+    """Publish a policy whose weights are in the memory of this process."""
     tensors = tensors_of(policy.weights)
     groups = tuple(pack(tensors.index(), limit))
     yield from fill(groups, reader(tensors.stream()))
@@ -42,7 +42,7 @@ def in_buckets(policy: Policy, limit: int) -> Publishing:
 
 
 def held(publishing: Publishing) -> Policy:
-    """The policy, with its weights in the memory of this process."""
+    """The published policy, with its weights in the memory of this process."""
     state: dict[str, Tensor] = {}
     while True:
         try:
@@ -53,11 +53,11 @@ def held(publishing: Publishing) -> Policy:
 
 
 def tensors_of(weights: Weights) -> Weights:
-    """What of them is published: of an adapter, its own."""
+    """The published tensors: of an adapter, its own only."""
     return weights.tensors if isinstance(weights, Adapter) else weights
 
 
 def moved(policy: Policy, tensors: Weights) -> Policy:
-    """The policy, with what of it is published elsewhere."""
+    """The policy with `tensors` in place of its published tensors."""
     weights = policy.weights
     return replace(policy, weights=replace(weights, tensors=tensors) if isinstance(weights, Adapter) else tensors)

@@ -1,10 +1,10 @@
-"""Where the weights of a policy are, and the hash that is its identity."""
+"""Weights of a policy, wherever they are stored, and the hash that identifies them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,34 +18,33 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """Where the weights of a policy are. A value: it can be stored, compared and sent to another process."""
+    """A reference to weights: a value that can be stored, compared and sent to another process."""
 
     def index(self) -> Index:
-        """What the state dict holds, under the names of the Hugging Face model; no tensor is read."""
+        """Names, dtypes and shapes of the Hugging Face state dict."""
         ...
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors on the CPU, in the order of names; few of them are in memory at a time where that can be."""
+        """The tensors on the CPU, sorted by name, loaded one by one if possible."""
         ...
 
     def load(self) -> dict[str, Tensor]:
-        """The state dict, whole."""
+        """The whole state dict."""
         ...
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor, in the order of the names.
+    """sha256 over name, dtype, shape and bytes of every tensor, sorted by name.
 
-    Tied tensors appear under each of their names, as in `state_dict()`.
+    Tied tensors count under each of their names, as in `state_dict()`.
     """
     digest = Fingerprint()
-    for name in sorted(state):
-        digest.add(name, state[name])
+    digest.add_all((name, state[name]) for name in sorted(state))
     return digest.hexdigest()
 
 
 class Fingerprint:
-    """That hash, of tensors that come one by one, in the order of their names."""
+    """The same hash, computed one tensor at a time. Tensors must come sorted by name."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -57,20 +56,24 @@ class Fingerprint:
         self._digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
         self._digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
 
+    def add_all(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        for name, tensor in tensors:
+            self.add(name, tensor)
+
     def hexdigest(self) -> str:
         return self._digest.hexdigest()
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
-    """The identity of a checkpoint on disk: sha256 over the names and hashes of its weight files. Needs no torch.
+    """The identity of a checkpoint on disk: sha256 over the names and hashes of its weight files.
 
-    Raises ValueError where there are none.
+    Raises ValueError if there are none.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(
-            f"{folder} is no checkpoint that can be loaded: it holds no *.safetensors file. "
-            "Convert older weights with save_pretrained(), which writes safetensors."
+            f"{folder}: no *.safetensors file. Fix: load older weights with from_pretrained() and write them again "
+            "with save_pretrained()."
         )
     digest = hashlib.sha256()
     for file in files:
@@ -81,7 +84,7 @@ def checkpoint_fingerprint(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights in a Hugging Face checkpoint on a disk that every worker sees."""
+    """A Hugging Face checkpoint on a disk that every worker can read."""
 
     path: Path
     trust_remote_code: bool = False
@@ -90,9 +93,9 @@ class Checkpoint:
         return index_of(self._skeleton().state_dict())
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """Read from the files one by one, where these name them as the model does; else of the model that loads them.
+        """Read tensor by tensor if the files use the model's names; otherwise load the whole model.
 
-        Tied tensors, which a checkpoint stores once, appear under each name.
+        Tied tensors, which a checkpoint stores once, come under each name.
         """
         from safetensors import safe_open
 
@@ -112,7 +115,7 @@ class Checkpoint:
                 yield entry.name, file.get_tensor(name).to(entry.torch_dtype)
 
     def load(self) -> dict[str, Tensor]:
-        """The full state dict of the model, a sequence classifier where the checkpoint says so, else a causal LM."""
+        """The full state dict: of a sequence classifier if the checkpoint is one, else of a causal LM."""
         return {name: tensor.clone() for name, tensor in self.stream()}
 
     def _loaded(self) -> PreTrainedModel:
@@ -120,7 +123,7 @@ class Checkpoint:
         return model
 
     def _skeleton(self) -> PreTrainedModel:
-        """The model without its weights."""
+        """The model on the meta device."""
         import torch
         from transformers import AutoConfig
 
@@ -133,8 +136,8 @@ class Checkpoint:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
         classes = AutoConfig.from_pretrained(self.path, **self._source()).architectures or ()
-        judges = any(name.endswith("ForSequenceClassification") for name in classes)
-        return AutoModelForSequenceClassification if judges else AutoModelForCausalLM
+        classifies = any(name.endswith("ForSequenceClassification") for name in classes)
+        return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
 
     def _source(self) -> dict[str, bool]:
         return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
@@ -158,7 +161,7 @@ class InMemoryWeights:
 
 @dataclass(frozen=True)
 class File:
-    """The tensors of one safetensors file, as it names them."""
+    """The tensors of one safetensors file."""
 
     path: Path
 
@@ -182,17 +185,17 @@ TENSORS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checkpoint with low-rank terms beside some of its matrices: W + (alpha / rank) B A.
+    """A checkpoint with a LoRA adapter: W + (alpha / rank) B A. Hu et al. 2021, arXiv:2106.09685, sec. 4.1.
 
-    Hu et al. 2021, arXiv:2106.09685, sec. 4.1. The tensors are named as peft does: of the layer `name` they are
-    base_model.model.name.lora_A.weight [rank, in] and base_model.model.name.lora_B.weight [out, rank].
+    Tensors have peft's names: base_model.model.<layer>.lora_A.weight [rank, in] and
+    base_model.model.<layer>.lora_B.weight [out, rank].
     """
 
     base: Checkpoint
     base_sha256: str
     rank: int
     alpha: float
-    tensors: Weights  # of the adapter alone
+    tensors: Weights  # of the adapter only
 
     @property
     def scale(self) -> float:
@@ -202,7 +205,7 @@ class Adapter:
         return self.base.index()
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """Of the sum, computed in float32 from the base as it is on disk: nothing is merged in place."""
+        """The merged weights, computed in float32 from the base on disk."""
         terms = self.terms()
         for name, weight in self.base.stream():
             if name.removesuffix(".weight") in terms:
@@ -215,24 +218,24 @@ class Adapter:
         return {name: tensor.clone() for name, tensor in self.stream()}
 
     def terms(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """A [rank, in] and B [out, rank] by the name of their layer in the base."""
+        """(A [rank, in], B [out, rank]) by layer name in the base."""
         tensors = self.tensors.load()
         layers = [name.removesuffix(A) for name in sorted(tensors) if name.endswith(A)]
         return {layer.removeprefix(PREFIX): (tensors[layer + A], tensors[layer + B]) for layer in layers}
 
 
 def adapter_fingerprint(base_sha256: str, tensors_sha256: str, *, scale: float) -> str:
-    """The identity of an adapter on its base: sha256 over the base's, the tensors', and what their product counts."""
+    """The identity of an adapter with its base: sha256 over both hashes and the scale."""
     return hashlib.sha256(f"{base_sha256}\x1f{tensors_sha256}\x1f{scale!r}".encode()).hexdigest()
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:
-    """A folder that `peft.PeftModel.from_pretrained(base, folder)` reads; the tensors' file names the base's hash."""
+    """Write a folder for `peft.PeftModel.from_pretrained(base, folder)`; the metadata holds the base's hash."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = adapter.tensors.load()
-    # One entry: safetensors writes several in an order that changes from run to run.
+    # One entry only: safetensors writes several in an order that changes from run to run.
     save_file(tensors, folder / TENSORS, metadata={"base_sha256": adapter.base_sha256})
     layers = {name.removeprefix(PREFIX).removesuffix(A) for name in tensors if name.endswith(A)}
     settings = {
@@ -250,9 +253,9 @@ def write_adapter(folder: Path, adapter: Adapter) -> None:
 
 
 def published(folder: Path, start: Policy, *, trust_remote_code: bool = False) -> Checkpoint | Adapter:
-    """What a round wrote to disk: a checkpoint, or an adapter for the run's start.
+    """The policy in a round's folder: a checkpoint, or an adapter of the run's start.
 
-    Raises ValueError for an adapter of another base.
+    Raises ValueError if the adapter has another base.
     """
     if not (folder / SETTINGS).exists():
         return Checkpoint(folder, trust_remote_code)
@@ -262,8 +265,8 @@ def published(folder: Path, start: Policy, *, trust_remote_code: bool = False) -
         own = (file.metadata() or {}).get("base_sha256")
     if own != start.sha256 or not isinstance(start.weights, Checkpoint):
         raise ValueError(
-            f"{folder} holds an adapter for the weights {str(own)[:12]}…, and the run starts from "
-            f"{start.sha256[:12]}…. Set model.path to the folder that the adapter was trained on."
+            f"{folder} holds an adapter for the weights {str(own)[:12]}…, but the run starts from "
+            f"{start.sha256[:12]}…. Fix: set model.path to the folder that the adapter was trained on."
         )
     settings = json.loads((folder / SETTINGS).read_text())
     return Adapter(start.weights, start.sha256, settings["r"], settings["lora_alpha"], File(folder / TENSORS))

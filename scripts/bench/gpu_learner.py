@@ -151,8 +151,8 @@ def learns(
     chosen: Planned, asked: Asked, machine: Machine, folder: Path, *, threads: int, until: float
 ) -> tuple[Speed, Speed]:
     """The forward passes of the anchor, and the optimizer steps."""
+    from rlhf_flow.protocols import TrainingRound
     from rlhf_flow.specs import Place
-    from rlhf_flow.storage.tables import TrainingRound
     from rlhf_flow.types import Policy
     from rlhf_flow.weights.source import Checkpoint
 

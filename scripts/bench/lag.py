@@ -22,10 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlhf_flow.config.compose import compose
-from rlhf_flow.protocols import Engine, Learner
+from rlhf_flow.protocols import Engine, Learner, TrainingRound
 from rlhf_flow.runner import prepare as build
 from rlhf_flow.specs import EngineSpec, LearnerSpec, Model, Place
-from rlhf_flow.storage.tables import TrainingRound
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 
 SMALL = (

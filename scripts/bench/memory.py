@@ -228,7 +228,7 @@ def written(table: Any, path: Path) -> Any:  # noqa: ANN401
 
 
 def lesson_of(asked: Any, round: int, responses: Any, pairs: Any, anchors: Any, start: Any) -> Any:  # noqa: ANN401
-    from rlhf_flow.storage.tables import RoundTables, TrainingRound
+    from rlhf_flow.protocols import RoundTables, TrainingRound
 
     return TrainingRound(
         round=round,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rlhf_flow.cluster.clients import RayEngine
 from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
 from rlhf_flow.cluster.heartbeat import HeartbeatMonitor
-from rlhf_flow.cluster.starting import environment
+from rlhf_flow.cluster.joining import environment
 from rlhf_flow.cluster.supervisor import Supervisor
 from rlhf_flow.cluster.worker_group import Rank, WorkerGroup
 from rlhf_flow.cluster.worker_pool import Call, Pool
@@ -40,8 +40,8 @@ class Engines:
         time.sleep(sum(float(str(prompt.meta["seconds"])) for prompt in prompts))
         return Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts))
 
-    def whereabouts(self) -> None:
-        """Nowhere in particular."""
+    def info(self) -> None:
+        """Not asked for."""
 
 
 class There:
@@ -58,18 +58,18 @@ def pool(engines: int) -> Pool:
     """So many engines, in as many processes as make 64 threads each."""
     import ray
 
-    pulse = ray.remote(HeartbeatMonitor).options(num_cpus=0).remote()
+    monitor = ray.remote(HeartbeatMonitor).options(num_cpus=0).remote()
     processes = [ray.remote(Engines).options(num_cpus=0, max_concurrency=64).remote() for _ in range(-(-engines // 64))]
-    crews = []
+    groups = []
     for number in range(engines):
-        crew = WorkerGroup(f"engine {number}", There(), 1, pulse=pulse, start_seconds=600, silence_seconds=600)
-        crew.ranks = [Rank(processes[number // 64], str(number))]
-        crew.started = time.monotonic()
-        crew.where = [None]  # type: ignore[list-item]  # nobody will look for it
-        crews.append(crew)
-    ray.get([process.whereabouts.remote() for process in processes])
+        group = WorkerGroup(f"engine {number}", There(), 1, monitor=monitor, start_seconds=600, silence_seconds=600)
+        group.ranks = [Rank(processes[number // 64], str(number))]
+        group.started = time.monotonic()
+        group.processes = [None]  # type: ignore[list-item]  # not read
+        groups.append(group)
+    ray.get([process.info.remote() for process in processes])
     supervisor = Supervisor(0)
-    return Pool(GpuSlot(GpuScheduler(shared=False, supervisor=supervisor), crews), supervisor)
+    return Pool(GpuSlot(GpuScheduler(shared=False, supervisor=supervisor), groups), supervisor)
 
 
 def prompts(number: int, *, longest: float, uneven: bool) -> list[Prompt]:
@@ -89,7 +89,7 @@ def uneven(engines: int, number: int) -> None:
     """Print how long the handed out prompts take, against an even split of the same."""
     asked = prompts(number, longest=0.08, uneven=True)
     workers = pool(engines)
-    engine = RayEngine(workers, piece=2)
+    engine = RayEngine(workers, prompts_per_task=2)
     named = {"round": 1, "seed": 0}
     began = time.perf_counter()
     stolen = engine.generate(asked, POLICY, DRAW, round=1, seed=0)
@@ -97,7 +97,7 @@ def uneven(engines: int, number: int) -> None:
     size = -(-number // engines)
     pieces = [asked[at : at + size] for at in range(0, number, size)]
     began = time.perf_counter()
-    parts = workers.ask([Call("generate", (piece, POLICY, DRAW), named) for piece in pieces])
+    parts = workers.run([Call("generate", (piece, POLICY, DRAW), named) for piece in pieces])
     split = time.perf_counter() - began
     same = [prompt.id for part in parts for prompt in part.prompts] == [prompt.id for prompt in stolen.prompts]
     print(
@@ -111,7 +111,7 @@ def scale(counts: Sequence[int], number: int) -> None:
     asked = prompts(number, longest=0.0, uneven=False)
     first = 0.0
     for engines in counts:
-        engine = RayEngine(pool(engines), piece=16)
+        engine = RayEngine(pool(engines), prompts_per_task=16)
         engine.generate(asked[:1000], POLICY, DRAW, round=1, seed=0)
         began = time.process_time()
         answered = engine.generate(asked, POLICY, DRAW, round=1, seed=0)

@@ -12,14 +12,9 @@ identity of the policy), `put` (the bucket out of the process), `probe` (a forwa
 to the learner's process, and are told apart: a run goes on in pages that it has written to before. A bucket costs some
 milliseconds of Ray's calls besides its copies: those of a run are larger than these, `cluster.transfer.bucket_mib=256`.
 
-By nccl and cuda_ipc, here gloo and memory of the host, the engine is asked for a policy of which nothing is kept: what
-it holds then came from the learner. `put+get` is the load alone there, in which the ranks `gather` once more, and `pass
-on` what they gathered.
-
 Memory is what rank processes hold for themselves (RssAnon of /proc/self/status) at most until the last bucket has left,
-above what they held before, the first time, which is not timed; the probe, a forward pass like any other, is not in it,
-nor is the room of one bucket that learner and engine share by cuda_ipc. Exit status 1: what an engine holds is not what
-was published, or a rank took more than a bucket and the largest layer.
+above what they held before, the first time, which is not timed; the probe, a forward pass like any other, is not in it.
+Exit status 1: what an engine holds is not what was published, or a rank took more than a bucket and the largest layer.
 """
 
 from __future__ import annotations
@@ -28,19 +23,16 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transfer.engine import Received, ReportingSpec
 from transfer.learner import RanksSpec, Told
-from transfer.meters import Spent
 from transfer.models import make_model
 from transfer.page import Figures, memory, table
 
-from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayEngine, RayLearner
-from rlhf_flow.cluster.weight_sync.object_store import Stored
+from rlhf_flow.cluster.supervisor import FaultTolerance
 from rlhf_flow.cluster.weight_sync.transport import WAYS, Transfer
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.engine.huggingface import HuggingFace
@@ -79,7 +71,6 @@ def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace
     size, largest = sum(entry.size for entry in index), max(entry.size for entry in index)
     transfer = Transfer(by=transport, bucket_mib=asked.bucket_mib)
     spec = Ray(
-        layout="colocated" if transfer.shares else "disaggregated",
         object_store_mib=3 * size // MIB + 80,
         engines=asked.replicas,
         prompts_per_task=1,
@@ -103,52 +94,38 @@ def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace
     print("\n".join(memory(watched, allowed)))
     arrived = all(one.arrived for one in (watched, *runs))
     print(f"  what the engine holds is what was published: {'yes' if arrived else 'NO'}", flush=True)
-    return arrived and all(taken <= allowed for taken in (*watched.published, *watched.gave))
+    return arrived and all(taken <= allowed for taken in watched.published)
 
 
 def once(learner: RayLearner, engine: RayEngine, number: int, size: int, *, watched: bool = False) -> Figures:
     """One publish and one load."""
-    learner.turn.take()
-    learner.crew.ask("nudge", 1e-3 * number, watched)
+    learner.slot.acquire()
+    learner.group.call("nudge", 1e-3 * number, watched)
     copied = copy(size)
     began = time.perf_counter()
     policy = learner.publish("policy", number)
     published = time.perf_counter() - began
-    publishing: list[Told] = said(learner.crew)
+    publishing: list[Told] = said(learner.group)
     spent = publishing[0].spent
-    asked = policy if engine.express is None else hollow(policy)
-    prompts = [Prompt(f"p{i}", (Message("user", "w3"),), (3,)) for i in range(len(engine.pool.crews))]
-    engine.generate(
-        prompts, asked, SamplingParams(max_tokens=1), round=number, seed=0
-    )  # the probe was right, or this raises
-    loads: list[Received] = [told for crew in engine.pool.crews for told in said(crew)]
-    giving: list[Told] = said(learner.crew)
-    again = giving[0].spent
+    prompts = [Prompt(f"p{i}", (Message("user", "w3"),), (3,)) for i in range(len(engine.pool.groups))]
+    engine.generate(prompts, policy, SamplingParams(max_tokens=1), round=number, seed=0)  # raises if the probe fails
+    loads: list[Received] = [told for group in engine.pool.groups for told in said(group)]
     return Figures(
         copy=copied,
         publish=published,
         **{key: spent[key].seconds for key in ("gather", "hash", "put", "probe")},
         load=max(each.load.seconds for each in loads),
-        regather=again.get("gather", Spent()).seconds,
-        pass_on=again.get("pass on", Spent()).seconds,
         fresh=spent["put"].faults * PAGE > size / 10,
         published=[each.taken for each in publishing],
-        gave=[each.taken if again else 0 for each in giving],
         arrived=all(each.sha256 == policy.sha256 for each in loads),
     )
 
 
-def hollow(policy: Policy) -> Policy:
-    """The same, of which nothing is kept."""
-    assert isinstance(policy.weights, Stored)
-    return replace(policy, weights=Stored(policy.weights.groups, ()))
-
-
-def said(crew: WorkerGroup) -> Any:  # noqa: ANN401
+def said(group: WorkerGroup) -> Any:  # noqa: ANN401
     """What each of its processes has to report."""
     import ray
 
-    return ray.get(crew.send("report"), timeout=60)
+    return ray.get(group.send("report"), timeout=60)
 
 
 def copy(size: int) -> float:

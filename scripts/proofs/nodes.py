@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import namespaces
 from drill import SMALL, workers_of
 
-from rlhf_flow.cluster.starting import environment
+from rlhf_flow.cluster.joining import environment
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -39,7 +39,7 @@ SAME = (  # what makes float32 sums the same: as many ranks, one thread each, th
     "cluster.prompts_per_task=2",
 )
 SPREAD = ("cluster.engines=2", "cluster.scorers=2")
-COLOCATED = ("cluster=colocated", "cluster.transfer.by=cuda_ipc")
+COLOCATED = ("cluster=colocated",)
 NODE = {"num_cpus": 16, "object_store_memory": 200 << 20, "node_ip_address": "127.0.0.1"}
 HEAD = NODE | {"include_dashboard": False}  # of ten processes
 CPUS = 3  # of a machine made of namespaces: so few that the ranks of the learner need two machines

@@ -17,6 +17,8 @@ from rlhf_flow.learner.logits import token_logps
 from rlhf_flow.learner.policy_model import ResponseLogps
 from tests.support.configured import LLAMA_8B
 
+pytestmark = pytest.mark.slow
+
 ROWS, LENGTH = 3, 32
 
 

@@ -10,6 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from rlhf_flow.capacity.model_shape import shape_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "hidden_size": 32,
     "intermediate_size": 80,

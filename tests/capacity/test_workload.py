@@ -1,4 +1,4 @@
-"""How much there is to do: pairs by the run's own selector, steps as the learner takes them, calls as judges ask."""
+"""The work of a run: optimizer steps as the learner takes them, calls as judges make them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_flow.capacity.api_calls import calls, matches
-from rlhf_flow.capacity.workload import pairs_of_a_prompt, steps_of
+from rlhf_flow.capacity.workload import steps_of
 from rlhf_flow.learner.batching import global_batches
 from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
 from rlhf_flow.types import Prompt, Response, Rollouts, SamplingParams
 from tests.support.configured import WORK, configured, training
-
-
-@pytest.mark.parametrize(
-    ("keys", "pairs"),
-    [
-        ({"selector": "best_and_worst", "sampler.draws.0.n": 8}, 1),
-        ({"selector": "all_pairs", "sampler.draws.0.n": 5}, 10),
-    ],
-)
-def test_pairs_are_those_that_the_selector_makes(keys: dict[str, object], pairs: int) -> None:
-    assert pairs_of_a_prompt(configured(**keys)) == pairs
 
 
 @settings(max_examples=20, deadline=None)
@@ -44,7 +33,7 @@ class Counting(PairSchedule):
     """Says who wins by the text, and counts how often it is asked."""
 
 
-@pytest.mark.parametrize("pairs", ["all", "swiss", "knockout"])
+@pytest.mark.parametrize("pairs", ["all", "knockout"])
 @pytest.mark.parametrize("answers", [2, 3, 4, 7, 8, 16])
 def test_no_judge_is_asked_about_more_matches_than_are_planned(pairs: str, answers: int) -> None:
     asked = 0

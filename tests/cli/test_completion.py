@@ -10,6 +10,8 @@ import pytest
 from rlhf_flow.cli.completion import words
 from rlhf_flow.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ("run", "report", "doctor")
 
 

@@ -16,6 +16,8 @@ from rlhf_flow.metrics.off_policy import GateError
 from rlhf_flow.runner import prepare as build
 from tests.cli.test_main import LOCAL, failing
 
+pytestmark = pytest.mark.slow
+
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The paragraph that refuses the arguments."""
@@ -84,11 +86,11 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 def test_findings_are_counted_and_their_way_out_is_said_once() -> None:
-    findings = [problem("plan", "too large", "Try less."), warning("disk", "full", "remove files")]
+    findings = [problem("plan", "too large", "use less"), warning("disk", "full", "remove files")]
     *lines, last = page(Diagnosis(findings, []))
-    assert "too large. Try less." in lines[0]
-    assert "full. Try: remove files" in lines[1]
-    assert last == "1 problem, 1 warning, 0 fine"
+    assert lines[0].endswith("too large. Fix: use less")
+    assert lines[1].endswith("full. Fix: remove files")
+    assert last == "1 problem, 1 warning, 0 ok"
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def test_a_failure_promises_no_more_than_is_known(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = ended(error, monkeypatch, capsys)
-    assert "Once the cause is removed, the same command goes on where it stopped: " in told
+    assert "Once the cause is removed, repeat the command to resume: " in told
 
 
 def test_a_bound_that_stops_every_start_is_not_to_be_started_again_as_it_is(

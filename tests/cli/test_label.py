@@ -25,6 +25,7 @@ from tests.support.labelling import Server, client, labelling, questions
 from tests.support.labelling import ask as ask_people
 
 pytest.importorskip("fastapi")
+pytestmark = pytest.mark.slow
 
 WAIT = 300.0  # seconds; on a busy machine a process takes its time
 TOKEN = "a-token-that-nobody-may-see"
@@ -33,8 +34,8 @@ TOKEN = "a-token-that-nobody-may-see"
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["{run}/nothing"], "needs the folder of a run, and {run}/nothing is none. Start the run first"),
-        (["{run}", "--host", "0.0.0.0"], "--host 0.0.0.0 can be reached from other machines"),
+        (["{run}/nothing"], "{run}/nothing is not the folder of a run. Fix: start the run first"),
+        (["{run}", "--host", "0.0.0.0"], "--host 0.0.0.0: other machines can reach it"),
         (["{run}", "--token-env", "NO_SUCH_TOKEN"], "--token-env must name an environment variable that holds a token"),
         (["{run}", "--port", "70000"], "host 127.0.0.1, port 70000 cannot be listened on"),
     ],
@@ -125,7 +126,7 @@ def published(run: Path) -> list[str]:
     return [json.loads(path.read_text())["policy"] for path in paths]
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_run_and_its_server_that_are_killed_go_on_with_nothing_lost_and_nothing_asked_twice(tmp_path: Path) -> None:
     model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
     common: dict[str, object] = {

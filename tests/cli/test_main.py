@@ -16,6 +16,8 @@ from rlhf_flow.cli.main import main
 from rlhf_flow.config.schema import GROUPS, RunConfig
 from rlhf_flow.runner import prepare as build
 
+pytestmark = pytest.mark.slow
+
 LOCAL = [
     "cluster=local",
     "engine=huggingface",
@@ -35,7 +37,7 @@ class Prepared:
     config: RunConfig
     then: Callable[[RunConfig], None]
 
-    def run(self) -> None:
+    def run(self, clusters: object = None) -> None:
         self.then(self.config)
 
 
@@ -122,9 +124,8 @@ def test_a_look_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_module_is_the_program() -> None:
     done = subprocess.run([sys.executable, "-m", "rlhf_flow", "runn"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    known = (
-        "run, convert, doctor, plan, init, judgements, label, report, sandbox, serve, train-reward, verify, completion"
-    )
+    known = "run, compare, convert, doctor, plan, init, judgements, label, report, sandbox, serve, train-reward"
+    known += ", verify, completion"
     assert done.stderr == f"rlhf-flow: there is no command 'runn'. Try {known}, or --help.\n"
 
 
@@ -192,9 +193,9 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["expriment=sandbox"], "Did you mean experiment?"),
         (
             ["objective=dop"],
-            "objective=dop names no objective that exists. Did you mean objective=dpo? Try one of bt, dno, dpo,",
+            "objective=dop is not a known objective. Did you mean objective=dpo? Try one of bt, dno, dpo,",
         ),
-        (["schedule.k=3"], "schedule has no 'k'. This schedule takes no keys; try another."),
+        (["schedule.k=3"], "schedule has no 'k'. This schedule has no keys; choose another."),
         (["objective.beta=strong"], "objective.beta: Value 'strong' of type 'str' could not be converted to Float."),
         (["rounds=1.5"], "rounds: Value '1.5' of type 'float' could not be converted to Integer."),
         (["objective.beta=-1"], "objective.beta must be > 0, got -1.0"),
@@ -206,20 +207,23 @@ def test_a_part_of_one_s_own_from_a_config_dir(
             "+prompts.hold_out: there is no such key, and + cannot add one. Fix: prompts.held_out=",
         ),
         (["selector=only_pair", "sampler.draws.0.n=3"], "selector=only_pair needs exactly 2 responses per prompt"),
-        (["evaluate.scorer=rule"], "evaluate.scorer needs a part, but got 'rule'. Try scorer@evaluate.scorer=rule, or"),
-        (["evaluate.scorer=3"], "evaluate.scorer needs a part, but got 3. Try scorer@evaluate.scorer="),
-        (["scorer@evaluate.scorer=rule", "evaluate.scorer=rule"], "Try scorer@evaluate.scorer=rule"),
+        (
+            ["evaluate.scorer=rule"],
+            "evaluate.scorer needs a part, but got 'rule'. Fix: scorer@evaluate.scorer=rule, or",
+        ),
+        (["evaluate.scorer=3"], "evaluate.scorer needs a part, but got 3. Fix: scorer@evaluate.scorer="),
+        (["scorer@evaluate.scorer=rule", "evaluate.scorer=rule"], "Fix: scorer@evaluate.scorer=rule"),
         (
             ["evaluate.scorer.function=my_lab.gold"],
-            "evaluate.scorer has no 'function'. Try scorer@evaluate.scorer=name",
+            "evaluate.scorer has no 'function'. Fix: scorer@evaluate.scorer=name",
         ),
-        (["scorer=3"], "a part is chosen by its name, int is none. Try group=name"),
-        (["scorer@evaluate.scorer=null"], "NoneType is none. Try group=name, or ~group for no part."),
+        (["scorer=3"], "a part is chosen by its name, and int is not one. Fix: group=name"),
+        (["scorer@evaluate.scorer=null"], "NoneType is not one. Fix: group=name, or ~group for no part."),
         (["sampler.draws.0.temperature=0"], "n must be 1 at temperature 0"),
-        (["engine=vllm"], "Try cluster=ray, or engine=huggingface."),
+        (["engine=vllm"], "Fix: cluster=ray, or engine=huggingface."),
         (["learner=deepspeed", "learner.ranks=2"], "Try cluster=ray, or learner.ranks=1."),
-        (["prompts.path=???"], "prompts.path must be given, but nothing was. Try prompts.path=..."),
-        (["model.path=${sandbox:polic}"], "model.path: the embedded world has no 'polic'. Try one of policy,"),
+        (["prompts.path=???"], "prompts.path must be given. Fix: prompts.path=..."),
+        (["model.path=${sandbox:polic}"], "model.path: the embedded world has no 'polic'. Fix: one of policy,"),
         (["run_dir=${run_dri}"], "run_dir: "),
         (["--multirun", "objective.beta=0.1,strong"], "objective.beta: Value 'strong'"),
         (["--config-dir", "no/such/folder"], "no/such/folder' not found"),

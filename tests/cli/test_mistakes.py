@@ -15,6 +15,8 @@ from rlhf_flow.cli.main import main
 from rlhf_flow.cluster.local import Local
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 Refused = Callable[..., str]
 
 
@@ -63,7 +65,7 @@ def test_values_and_keys(refused: Refused) -> None:
 
 
 def test_parts_that_do_not_fit(refused: Refused) -> None:
-    assert "Draw 2, or use selector=best_and_worst" in refused(selector="only_pair")  # the sampler draws 8
+    assert "Fix: draw 2; or selector=best_and_worst" in refused(selector="only_pair")  # the sampler draws 8
     assert "cluster=ray" in refused("learner.ranks=2", learner="deepspeed")
 
 
@@ -118,7 +120,7 @@ def test_a_reward_model_that_is_a_language_model(refused: Refused, model: Path) 
     assert "sequence-classification" in refused(f"scorer.path={model}", scorer="reward_model")
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_folder_of_another_run_and_files_that_were_damaged(
     model: Path,
     asked: Path,
@@ -152,7 +154,7 @@ def test_a_folder_of_another_run_and_files_that_were_damaged(
         assert "does not match the hash" in answer
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_disk_that_fills_up_stops_the_run_and_the_same_command_goes_on(
     model: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Where the roles of a colocated cluster are put: on two nodes that say they have two GPUs each."""
+"""Placement of colocated roles on two nodes that claim to have two GPUs each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import pytest
 
-from rlhf_flow.cluster.fault_tolerance import FaultTolerance
+from rlhf_flow.cluster.joining import environment
 from rlhf_flow.cluster.ray import Ray, RayCluster
-from rlhf_flow.cluster.starting import environment
+from rlhf_flow.cluster.supervisor import FaultTolerance
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.ray
 MODEL = Model(path="toy")
 NODE = {"num_cpus": 8, "num_gpus": 2, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
 HEAD = NODE | {"include_dashboard": False}  # of ten processes
 
 
 class Somewhere:
-    """Any worker: it says which GPU of which node it was given."""
+    """Any worker; `start` returns its node and its GPUs."""
 
     def start(self, policy: Policy | None = None) -> tuple[str, tuple[int, ...]]:
         import ray
@@ -55,8 +55,13 @@ def cluster() -> Iterator[RayCluster]:
         nodes = Cluster(initialize_head=True, head_node_args=HEAD)
         nodes.add_node(**NODE)
         nodes.wait_for_nodes()
-        patience = FaultTolerance(start_seconds=120, deaths=100)
-        spec = Ray(address=nodes.address, layout="colocated", engines=4, scorers=2, fault_tolerance=patience)
+        spec = Ray(
+            address=nodes.address,
+            layout="colocated",
+            engines=4,
+            scorers=2,
+            fault_tolerance=FaultTolerance(start_seconds=120, deaths=100),
+        )
         opened = spec.open()
         assert isinstance(opened, RayCluster)
         yield opened
@@ -70,23 +75,23 @@ def test_process_i_of_every_role_is_on_gpu_i_and_comes_back_there(cluster: RayCl
     engine, learner, scorer = cluster.engine(Spec(), MODEL), cluster.learner(Spec(), MODEL), cluster.scorer(Spec())
     cluster.ready()
 
-    def where(turn: object) -> list[tuple[str, tuple[int, ...]]]:
-        ranks = [rank for crew in turn.crews for rank in crew.ranks]
+    def where(slot: object) -> list[tuple[str, tuple[int, ...]]]:
+        ranks = [rank for group in slot.groups for rank in group.ranks]
         return [ray.get(rank.handle.call.remote("start", (), {})) for rank in ranks]
 
-    places = where(engine.pool.turn)
+    places = where(engine.pool.slot)
     assert len(set(places)) == 4
     assert {len(gpus) for _, gpus in places} == {1}
     assert places[0][0] == places[1][0] != places[2][0] == places[3][0]  # neighbours are on one node
-    assert where(learner.turn) == places
-    assert where(scorer.pool.turn) == places[:2]
-    os.kill(learner.crew.where[2].pid, signal.SIGKILL)
+    assert where(learner.slot) == places
+    assert where(scorer.pool.slot) == places[:2]
+    os.kill(learner.group.processes[2].pid, signal.SIGKILL)
     learner.start(Policy("policy", 0, "hash", None))
-    assert where(learner.turn) == places
+    assert where(learner.slot) == places
 
 
 def test_more_processes_of_a_role_than_gpus_are_refused(cluster: RayCluster) -> None:
     cluster.learner(Spec(ranks=5), MODEL)
-    with pytest.raises(ValueError, match=r"needs 5 GPUs, one for each of learner.ranks.*Try fewer"):
+    with pytest.raises(ValueError, match=r"needs 5 GPUs, the largest of learner.ranks.*Fix: lower"):
         cluster.ready()
-    cluster.hired.pop()
+    cluster.launched.pop()

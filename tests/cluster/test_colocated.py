@@ -1,4 +1,4 @@
-"""All roles on the same GPUs, in turns: at any time one of them is awake, whoever dies, and the run ends the same."""
+"""Colocated roles: one has its weights on the GPUs at a time, and deaths do not change the result of the run."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster
+from rlhf_flow.cluster.supervisor import FaultTolerance
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.stages.context import Evaluation
 from rlhf_flow.types import SamplingParams
 from tests.support import toy
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.ray
 MODEL = Model(path="toy")
 METHODS = ("generate", "score", "start", "logps", "steps", "update", "publish", "save_policy", "save_state")
-PATIENCE = FaultTolerance(start_seconds=120, deaths=100)
-SPEC = Ray(layout="colocated", engines=2, scorers=2, prompts_per_task=1, object_store_mib=100, fault_tolerance=PATIENCE)
+TOLERANCE = FaultTolerance(start_seconds=120, deaths=100)
+SPEC = Ray(
+    layout="colocated", engines=2, scorers=2, prompts_per_task=1, object_store_mib=100, fault_tolerance=TOLERANCE
+)
 
 
 @dataclass(frozen=True)
 class Guest:
-    """Any worker of the toy, which writes down when it is awake; and the specification of it."""
+    """Spec of any toy worker, which logs when its weights are loaded and offloaded."""
 
     part: type
     log: Path
     role: str
-    dies_at: tuple[str, int] = ("", 0)  # a method, and the number of its call by whoever calls it
+    dies_at: tuple[str, int] = ("", 0)  # a method, and the number of its call
     ranks: int = 2
     gpus: int = 1
     loads_model: bool = True
@@ -46,11 +48,11 @@ class Guest:
 
     def at_work(self, place: Place) -> object:
         worker = self.part(place.rank) if self.part is toy.Learner else self.part()
-        who, awake = str(place.rank) if self.part is toy.Learner else f"process {os.getpid()}", True
+        name_in_log, awake = str(place.rank) if self.part is toy.Learner else f"process {os.getpid()}", True
 
         def write(event: str) -> None:
             with self.log.open("a") as log:
-                log.write(json.dumps({"role": self.role, "policy": who, "event": event}) + "\n")
+                log.write(json.dumps({"role": self.role, "policy": name_in_log, "event": event}) + "\n")
 
         def turn(on: bool) -> None:
             nonlocal awake
@@ -104,14 +106,14 @@ def final(root: Path) -> str:
 
 
 def run(cluster: RayCluster, root: Path, **dies_at: tuple[str, int]) -> list[dict[str, str]]:
-    """What was written down in a run of the toy with two judges."""
+    """The log of a toy run with two scorers."""
     log = root / "log"
     parts = {"engine": toy.Engine, "learner": toy.Learner, "scorer": toy.HigherIsBetter, "judge": toy.HigherIsBetter}
     guests = {role: Guest(part, log, role) for role, part in parts.items()}
     guests |= {role: replace(guests[role], dies_at=at) for role, at in dies_at.items()}
     engine, learner = cluster.engine(guests["engine"], MODEL), cluster.learner(guests["learner"], MODEL)
     scorer, judge = cluster.scorer(guests["scorer"]), cluster.scorer(guests["judge"])
-    evaluation = Evaluation(judge=judge, draw=SamplingParams(), every=1)
+    evaluation = Evaluation(judge, draw=SamplingParams(), every=1)
     made = None
     try:
         cluster.ready()
@@ -131,12 +133,13 @@ def awake_together(lines: list[dict[str, str]]) -> set[frozenset[str]]:
     """The sets of roles that were awake at the same time."""
     awake, together = set[tuple[str, str]](), set[frozenset[str]]()
     for line in lines:
-        who = line["role"], line["policy"]
-        awake = awake | {who} if line["event"] == "awake" else awake - {who}
+        worker = line["role"], line["policy"]
+        awake = awake | {worker} if line["event"] == "awake" else awake - {worker}
         together.add(frozenset(role for role, _ in awake))
     return together
 
 
+@pytest.mark.soak
 def test_one_role_is_awake_at_a_time_and_the_run_ends_as_in_one_process(
     cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
@@ -151,11 +154,13 @@ def test_one_role_is_awake_at_a_time_and_the_run_ends_as_in_one_process(
     "dies_at",
     [
         {"engine": ("generate", 3), "scorer": ("score", 1), "learner": ("update", 3)},
-        {"learner": ("save_state", 1), "engine": ("generate", 5), "judge": ("score", 2)},
+        pytest.param(
+            {"learner": ("save_state", 1), "engine": ("generate", 5), "judge": ("score", 2)}, marks=pytest.mark.soak
+        ),
     ],
     ids=lambda dies_at: " and ".join(dies_at),
 )
-def test_whoever_is_killed_comes_back_in_its_turn_and_the_run_ends_the_same(
+def test_killed_workers_restart_in_their_slot_and_the_run_ends_the_same(
     dies_at: dict[str, tuple[str, int]], cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
     before = len(cluster.supervisor.deaths)
@@ -166,24 +171,26 @@ def test_whoever_is_killed_comes_back_in_its_turn_and_the_run_ends_the_same(
     assert len(cluster.supervisor.deaths) == before + len(dies_at)
 
 
-def test_who_is_killed_while_others_work_is_there_again_when_it_is_asked(cluster: RayCluster, tmp_path: Path) -> None:
+def test_a_worker_killed_in_the_slot_of_another_role_restarts_at_its_next_call(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
     log, prompts = tmp_path / "log", toy.Prompts().all
     engine = cluster.engine(Guest(toy.Engine, log, "engine"), MODEL)
     learner = cluster.learner(Guest(toy.Learner, log, "learner"), MODEL)
     cluster.ready()
     try:
         learner.start(toy.start())
-        (victim, hiring, _), (rank, *_) = cluster.hired[-3], cluster.hired[-1]
-        assert hiring.title == "engine"
-        os.kill(victim.where[0].pid, signal.SIGKILL)
+        (victim, launcher, _), (rank, *_) = cluster.launched[-3], cluster.launched[-1]
+        assert launcher.role == "engine"
+        os.kill(victim.processes[0].pid, signal.SIGKILL)
         with log.open("a") as file:
             file.write(
-                json.dumps({"role": "engine", "policy": f"process {victim.where[0].pid}", "event": "dead"}) + "\n"
+                json.dumps({"role": "engine", "policy": f"process {victim.processes[0].pid}", "event": "dead"}) + "\n"
             )
         before = len(cluster.supervisor.deaths)
         assert len(engine.generate(prompts, toy.start(), SamplingParams(n=1), round=1, seed=0).prompts) == len(prompts)
         assert len(cluster.supervisor.deaths) == before + 1
-        os.kill(rank.where[1].pid, signal.SIGKILL)
+        os.kill(rank.processes[1].pid, signal.SIGKILL)
         assert learner.publish("policy", 1).sha256 == toy.start().sha256
     finally:
         engine.close()
@@ -200,9 +207,9 @@ def test_a_worker_that_cannot_leave_its_gpu_is_refused_before_the_first_round(cl
 
     scorer = cluster.scorer(Stays())
     try:
-        with pytest.raises(ValueError, match=r"HigherIsBetter has no step_aside.*cluster.layout=disaggregated"):
+        with pytest.raises(ValueError, match=r"HigherIsBetter has no step_aside.*Fix: cluster.layout=disaggregated"):
             cluster.ready()
     finally:
         scorer.close()
-        del cluster.hired[-2:]
-        cluster.turns.at_work = None
+        del cluster.launched[-2:]
+        cluster.scheduler.active = None

@@ -1,4 +1,4 @@
-"""Workers that die or hang under a run: it goes on, and ends in the weights of a run that nobody disturbed."""
+"""Workers that die or hang: the run goes on, and ends with the weights of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.fault_tolerance import FaultTolerance
+from rlhf_flow.cluster.joining import environment
 from rlhf_flow.cluster.ray import Ray, RayCluster
-from rlhf_flow.cluster.starting import environment
-from rlhf_flow.cluster.supervisor import WorkerError
+from rlhf_flow.cluster.supervisor import FaultTolerance, WorkerError
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.stages.context import CheckpointPolicy, RunContext
-from rlhf_flow.storage.tables import TrainingRound
 from rlhf_flow.types import SamplingParams
 from tests.support import toy
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.ray
 MODEL = Model(path="toy")
-PATIENCE = FaultTolerance(start_seconds=120, silence_seconds=10, deaths=100)
+TOLERANCE = FaultTolerance(start_seconds=120, silence_seconds=10, deaths=100)
 NODE = {"num_cpus": 8, "object_store_memory": 100 << 20, "node_ip_address": "127.0.0.1"}
 HEAD = NODE | {"num_cpus": 0, "include_dashboard": False}  # the driver is there, and no worker
 SETTINGS = {"rounds": 3, "every": 2}
 
 
 def once(marker: Path, signal_: int, process: int | None = None) -> None:
-    """Send a process a signal, by default this one, the first time that anyone comes here."""
+    """Send a signal to a process, by default this one, at the first call for `marker`."""
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
@@ -42,7 +41,7 @@ def once(marker: Path, signal_: int, process: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Victim:
-    """A worker of the toy whose process gets a signal at a call: the specification of any of them."""
+    """Spec of any toy worker; its process gets a signal at one call."""
 
     part: type
     method: str = ""
@@ -58,40 +57,40 @@ class Victim:
         assert isinstance(place, Place)
         worker = self.part(place.rank) if self.part is toy.Learner else self.part()
         if self.method and place.rank == place.size - 1:
-            self._haunt(worker)
+            self._arm(worker)
         return worker
 
-    def _haunt(self, worker: object) -> None:
+    def _arm(self, worker: object) -> None:
         method: Callable[..., object] = getattr(worker, self.method)
         calls = 0
 
-        def haunted(*arguments: object, **named: object) -> object:
+        def armed(*arguments: object, **named: object) -> object:
             nonlocal calls
             calls += 1
             if calls == self.at:
                 once(self.marker, self.signal)
             return method(*arguments, **named)
 
-        setattr(worker, self.method, haunted)
+        setattr(worker, self.method, armed)
 
 
-class Stranded(Victim):
-    """A worker that loses its node: the process that started it is Ray's on that node, and all workers there end."""
+class LosesNode(Victim):
+    """Loses its node: the signal goes to the parent process, the raylet, with which all workers of the node end."""
 
-    def _haunt(self, worker: object) -> None:
+    def _arm(self, worker: object) -> None:
         method: Callable[..., object] = getattr(worker, self.method)
 
-        def haunted(*arguments: object, **named: object) -> object:
+        def armed(*arguments: object, **named: object) -> object:
             if not self.marker.exists():
                 once(self.marker, self.signal, os.getppid())
                 time.sleep(60)  # it ends before that
             return method(*arguments, **named)
 
-        setattr(worker, self.method, haunted)
+        setattr(worker, self.method, armed)
 
 
-class Bereft(Victim):
-    """A learner whose first rank misses the other one, and fails, before that is dead."""
+class LosesPeer(Victim):
+    """A learner whose rank 0 fails because rank 1 is gone, before rank 1 is dead."""
 
     def open(self, *where: object, mixes: bool = False) -> object:
         place = where[-1]
@@ -99,7 +98,7 @@ class Bereft(Victim):
         worker = toy.Learner(place.rank)
         update, calls = worker.update, 0
 
-        def haunted(*arguments: object) -> object:
+        def armed(*arguments: object) -> object:
             nonlocal calls
             calls += 1
             if calls == self.at and not self.marker.exists():
@@ -109,13 +108,13 @@ class Bereft(Victim):
                 raise RuntimeError("connection reset by peer")
             return update(*arguments)
 
-        worker.update = haunted
+        worker.update = armed
         return worker
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    spec = Ray(object_store_mib=100, engines=2, scorers=2, prompts_per_task=1, fault_tolerance=PATIENCE)
+    spec = Ray(object_store_mib=100, engines=2, scorers=2, prompts_per_task=1, fault_tolerance=TOLERANCE)
     opened = spec.open()
     assert isinstance(opened, RayCluster)
     yield opened
@@ -123,12 +122,17 @@ def cluster() -> Iterator[RayCluster]:
 
 
 def parts(cluster: RayCluster, root: Path, *victims: Victim, **settings: object) -> RunContext:
-    specs = {part: Victim(part) for part in (toy.Engine, toy.HigherIsBetter, toy.Learner)}
-    specs |= {victim.part: victim for victim in victims}
-    engine, learner = cluster.engine(specs[toy.Engine], MODEL), cluster.learner(specs[toy.Learner], MODEL)
-    scorer = cluster.scorer(specs[toy.HigherIsBetter])
+    """A run of the toy whose victims are workers of the cluster; the other parts are in this process."""
+    workers: dict[str, object] = {}
+    for victim in victims:
+        if victim.part is toy.Engine:
+            workers["engine"] = cluster.engine(victim, MODEL)
+        elif victim.part is toy.Learner:
+            workers["learner"] = cluster.learner(victim, MODEL)
+        else:
+            workers["scorer"] = cluster.scorer(victim)
     cluster.ready()
-    return toy.parts(root, **(SETTINGS | settings), engine=engine, learner=learner, scorer=scorer)
+    return toy.parts(root, **(SETTINGS | settings), **workers)
 
 
 def run(made: RunContext) -> str:
@@ -159,35 +163,37 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     ],
     ids=lambda killed: " ".join(method for _, method, _ in killed),
 )
-def test_whoever_dies_the_run_ends_the_same(
+def test_deaths_do_not_change_the_end_of_a_run(
     killed: list[tuple[type, str, int]], cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
     before = len(cluster.supervisor.deaths)
     victims = [Victim(part, method, at, tmp_path / method) for part, method, at in killed]
     assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
     assert all(victim.marker.exists() for victim in victims), "no worker was killed"
-    assert [death.why for death in cluster.supervisor.deaths[before:]] == ["it was killed"] * len(killed)
+    assert [death.reason for death in cluster.supervisor.deaths[before:]] == ["it was killed"] * len(killed)
 
 
 def test_a_rank_that_fails_because_another_one_is_dying_is_not_taken_for_the_cause(
     cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
     before = len(cluster.supervisor.deaths)
-    assert run(parts(cluster, tmp_path / "run", Bereft(toy.Learner, "update", 3, tmp_path / "killed"))) == undisturbed
+    assert (
+        run(parts(cluster, tmp_path / "run", LosesPeer(toy.Learner, "update", 3, tmp_path / "killed"))) == undisturbed
+    )
     (death,) = cluster.supervisor.deaths[before:]
-    assert death.who == "learner rank 1 of 2"
+    assert death.worker == "learner rank 1 of 2"
 
 
 def test_a_learner_may_die_long_after_the_checkpoint_it_started_from_is_gone(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    keeping = CheckpointPolicy(every=1, steps=None, keep=1)
-    whole = toy.run(tmp_path / "whole", rounds=6, keeping=keeping)
-    toy.run(tmp_path / "run", rounds=2, keeping=keeping)
+    checkpoints = CheckpointPolicy(every=1, steps=None, keep=1)
+    whole = toy.run(tmp_path / "whole", rounds=6, checkpoints=checkpoints)
+    toy.run(tmp_path / "run", rounds=2, checkpoints=checkpoints)
     marker = tmp_path / "killed"
     victim = Victim(toy.Learner, "update", 8, marker)  # of three calls in each of the rounds 3 to 6
-    assert run(parts(cluster, tmp_path / "run", victim, rounds=6, keeping=keeping)) == final(whole)
-    assert marker.exists(), "nobody was killed"
+    assert run(parts(cluster, tmp_path / "run", victim, rounds=6, checkpoints=checkpoints)) == final(whole)
+    assert marker.exists(), "no worker was killed"
     assert not (tmp_path / "run/rounds/00002/learner").exists(), "the checkpoint was to be gone"
 
 
@@ -208,11 +214,11 @@ def test_a_learner_may_die_rounds_after_it_went_on_from_inside_of_one(cluster: R
     marker = tmp_path / "killed"
     victim = Victim(toy.Learner, "update", 3, marker)  # of one call in the first round, three in each of the others
     assert run(parts(cluster, tmp_path / "run", victim, **settings)) == final(whole)
-    assert marker.exists(), "nobody was killed"
+    assert marker.exists(), "no worker was killed"
     assert not list((tmp_path / "run").glob("rounds/*/learner.step*")), "commits inside a round were to be gone"
 
 
-def test_whoever_hangs_is_ended_and_the_run_ends_the_same(
+def test_hanging_workers_are_killed_and_the_run_ends_the_same(
     cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
     before = len(cluster.supervisor.deaths)
@@ -221,7 +227,7 @@ def test_whoever_hangs_is_ended_and_the_run_ends_the_same(
     assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
     deaths = cluster.supervisor.deaths[before:]
     assert len(deaths) == 2
-    assert all(death.why.startswith("it hung, without a sign of life for 1") for death in deaths)
+    assert all(death.reason.startswith("no heartbeat for 1") for death in deaths)
 
 
 def test_ranks_that_are_closed_give_their_places_back(cluster: RayCluster) -> None:
@@ -241,7 +247,7 @@ def test_ranks_that_are_closed_give_their_places_back(cluster: RayCluster) -> No
 
 
 class Deadly(toy.Engine):
-    """It dies of one prompt, whoever gets it."""
+    """Every replica dies of one prompt."""
 
     def generate(self, prompts: object, *others: object, **named: object) -> object:
         if any(prompt.id == "p3" for prompt in prompts):
@@ -277,14 +283,15 @@ def test_a_run_on_three_nodes_of_which_one_is_lost_ends_the_same(
                 nodes.add_node(**NODE)
             nodes.wait_for_nodes()
             joined = Ray(
-                address=nodes.address, nodes=3, engines=2, scorers=2, prompts_per_task=1, fault_tolerance=PATIENCE
+                address=nodes.address, nodes=3, engines=2, scorers=2, prompts_per_task=1, fault_tolerance=TOLERANCE
             ).open()
             assert isinstance(joined, RayCluster)
-            victim = Stranded(toy.Engine, "generate", marker=tmp_path / "killed")
+            victim = LosesNode(toy.Engine, "generate", marker=tmp_path / "killed")
+            others = Victim(toy.HigherIsBetter), Victim(toy.Learner)
             try:
-                assert run(parts(joined, tmp_path / "run", victim)) == undisturbed
+                assert run(parts(joined, tmp_path / "run", victim, *others)) == undisturbed
                 assert victim.marker.exists(), "no node was lost"
-                assert any(death.who.startswith("engine") for death in joined.supervisor.deaths)
+                assert any(death.worker.startswith("engine") for death in joined.supervisor.deaths)
             finally:
                 joined.close()
         finally:

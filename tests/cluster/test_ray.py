@@ -1,4 +1,4 @@
-"""The same run on Ray actors as in one process; what a worker's failure and a worker's death look like."""
+"""A run on Ray actors equals one in a single process; errors and deaths of workers reach the caller."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ import pytest
 import torch
 
 from rlhf_flow import loop
-from rlhf_flow.cluster.fault_tolerance import FaultTolerance
 from rlhf_flow.cluster.ray import Ray, RayCluster
-from rlhf_flow.cluster.supervisor import WorkerError
+from rlhf_flow.cluster.supervisor import FaultTolerance, WorkerError
 from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Mixture, Policy, Rollouts, SamplingParams, Scored
 from rlhf_flow.weights.source import InMemoryWeights
 from tests.support import toy
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.ray
 MODEL = Model(path="toy")
 
 
@@ -91,15 +90,15 @@ def cluster() -> Iterator[RayCluster]:
     opened.close()
 
 
-def test_who_imported_ray_long_before_has_a_cluster_on_loopback_too() -> None:
-    told = """
+def test_the_cluster_is_on_loopback_even_if_ray_was_imported_before() -> None:
+    code = """
 import ray
 from rlhf_flow.cluster.ray import Ray
 opened = Ray(object_store_mib=100).open()
 print("at", ray.util.get_node_ip_address())
 opened.close()
 """
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "at 127.0.0.1\n" in done.stdout, done.stdout + done.stderr
 
 
@@ -135,24 +134,24 @@ def test_what_a_worker_raises_while_it_opens_is_told_before_the_first_round(clus
     cluster.scorer(FailingScorer("opening"))
     with pytest.raises(ValueError, match="7 labels"):
         cluster.ready()
-    cluster.hired.pop()[0].dismiss()
+    cluster.launched.pop()[0].stop()
 
 
 def test_a_death_is_told_with_the_name_of_the_worker_and_the_way_on(cluster: RayCluster) -> None:
     scorer = cluster.scorer(FailingScorer("dying"))
     with pytest.raises(WorkerError, match=r"process of scorer died.*Start the same command again"):
         scorer.score(Rollouts(1, (), ()))
-    cluster.hired.pop()
+    cluster.launched.pop()
 
 
 def test_a_rank_that_dies_ends_the_call_of_all(cluster: RayCluster, tmp_path: Path) -> None:
     learner = cluster.learner(LearnerSpec(ranks=2), MODEL)
     cluster.ready()
-    crew, *_ = cluster.hired.pop()
-    os.kill(crew.where[1].pid, signal.SIGKILL)
+    group, *_ = cluster.launched.pop()
+    os.kill(group.processes[1].pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match="learner rank 1 of 2"):
         learner.publish("policy", 1)
-    crew.dismiss()
+    group.stop()
 
 
 def test_a_rule_stays_in_the_drivers_process(cluster: RayCluster) -> None:
@@ -168,13 +167,13 @@ def test_a_rule_stays_in_the_drivers_process(cluster: RayCluster) -> None:
 
 @dataclass(frozen=True)
 class Doubtful:
-    """Stands for a scorer that asks another one, which loads a model, and knows where it is itself."""
+    """The spec of a scorer that asks another one, and that scorer. It returns the ids of both processes."""
 
     base: object = None
     loads_model: bool = True
 
-    def open(self, place: Place) -> Doubtful:
-        return Doubtful(self.base.open(place))
+    def wrap(self, scorer: object) -> Doubtful:
+        return Doubtful(scorer)
 
     def score(self, rollouts: Rollouts) -> tuple[int, int]:
         return os.getpid(), self.base.score(rollouts).counts["process"]
@@ -190,7 +189,7 @@ class Somewhere:
         return Scored(rollouts, np.zeros((0, 2)), np.zeros((0, 2, 2)), counts={"process": os.getpid()})
 
 
-def test_who_asks_a_model_stays_in_the_drivers_process_and_the_model_does_not(cluster: RayCluster) -> None:
+def test_a_wrapping_scorer_stays_in_the_drivers_process_and_its_base_does_not(cluster: RayCluster) -> None:
     judge = cluster.scorer(Doubtful(Somewhere()))
     cluster.ready()
     asking, asked = judge.score(Rollouts(1, (), ()))

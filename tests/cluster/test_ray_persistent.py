@@ -1,4 +1,4 @@
-"""Workers that stay between runs: who is served again, who makes room, and what an error leaves."""
+"""Which workers of a persistent cluster the next run reuses, and what a failure closes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from rlhf_flow.cluster import ray_persistent as kept
 from rlhf_flow.cluster.ray import Ray
-from rlhf_flow.cluster.ray_persistent import KeptCluster, PersistentRay
+from rlhf_flow.cluster.ray_persistent import OpenClusters, PersistentCluster, PersistentRay
 from rlhf_flow.specs import Model
 
 MODEL = Model(path="toy")
@@ -49,36 +48,36 @@ class Cluster:
         self.closed = True
 
 
-def one_run(cluster: KeptCluster, *scorers: str, learner: str = "slow", mixes: bool = False) -> list[Worker]:
+def one_run(cluster: PersistentCluster, *scorers: str, learner: str = "slow", mixes: bool = False) -> list[Worker]:
     opened = [cluster.engine("vllm", MODEL, mixes=mixes), cluster.learner(learner, MODEL)]
     opened += [cluster.scorer(scorer) for scorer in scorers]
     cluster.ready()
-    cluster.close()
+    cluster.end_run()
     return opened
 
 
 def test_the_next_run_gets_the_workers_that_it_asks_for_alike() -> None:
-    cluster = KeptCluster(Cluster())
+    cluster = PersistentCluster(Cluster())
     first, again = one_run(cluster, "proxy", "gold"), one_run(cluster, "proxy", "gold")
     assert first == again
     assert not any(worker.closed for worker in first)
 
 
 def test_one_that_is_asked_for_otherwise_makes_room_and_the_others_stay() -> None:
-    cluster = KeptCluster(Cluster())
+    cluster = PersistentCluster(Cluster())
     first, second = one_run(cluster, "proxy", "gold"), one_run(cluster, "proxy", "silver", learner="fast")
     assert [worker.closed for worker in first] == [False, True, False, True]
     assert [worker.spec for worker in second] == ["vllm", "fast", "proxy", "silver"]
 
 
 def test_an_engine_for_mixtures_serves_every_later_run() -> None:
-    cluster = KeptCluster(Cluster())
+    cluster = PersistentCluster(Cluster())
     (plain, *_), (mixing, *_), (last, *_) = (one_run(cluster, mixes=mixes) for mixes in (False, True, False))
     assert plain.closed and not plain.mixes
     assert mixing is last and mixing.mixes
 
 
-def test_a_process_has_one_such_cluster_and_a_run_that_fails_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_multirun_keeps_one_cluster_and_none_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Cluster] = []
 
     def opens(self: Ray) -> Cluster:
@@ -86,16 +85,19 @@ def test_a_process_has_one_such_cluster_and_a_run_that_fails_leaves_none(monkeyp
         return opened[-1]
 
     monkeypatch.setattr(Ray, "open", opens)
-    one = PersistentRay().open()
-    assert PersistentRay().open() is one
-    other = PersistentRay(object_store_mib=100).open()
-    assert other is not one and opened[0].closed
-    with pytest.raises(RuntimeError, match="no answer"):
-        try:
-            raise RuntimeError("no answer")
-        finally:
-            other.close()
-    assert opened[1].closed and not kept.UP
-    assert PersistentRay().open() is not other
-    kept.end()
-    assert [cluster.closed for cluster in opened] == [True] * 3
+    clusters = OpenClusters()
+    for spec, number in ((PersistentRay(), 1), (PersistentRay(), 1), (PersistentRay(object_store_mib=100), 2)):
+        with clusters.cluster(spec):
+            assert [cluster.closed for cluster in opened] == [True] * (number - 1) + [False]
+    with pytest.raises(RuntimeError, match="no answer"), clusters.cluster(spec):
+        raise RuntimeError("no answer")
+    assert opened[1].closed and clusters.persistent is None
+    with clusters.cluster(PersistentRay()):
+        assert not opened[2].closed
+    with clusters.cluster(Ray()):
+        assert opened[2].closed
+    assert opened[3].closed
+    with clusters.cluster(PersistentRay()):
+        pass
+    clusters.close()
+    assert [cluster.closed for cluster in opened] == [True] * 5

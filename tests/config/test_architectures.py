@@ -14,6 +14,8 @@ from rlhf_flow.cli.main import main
 from tests.support import tiny
 from tests.support.tokenizer import tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 def t5(folder: Path) -> Path:
     words = tokenizer()
@@ -37,18 +39,18 @@ def decoder_of_t5_kind(folder: Path) -> Path:
 REFUSED = {
     "t5": (t5, {}, "an encoder and a decoder"),
     "bart": (decoder_of_t5_kind, {}, "an encoder and a decoder"),
-    "mamba": (lambda folder: make("mamba", folder, tokenizer()), {}, "keeps a state between tokens"),
-    "lfm2": (lambda folder: make("lfm2", folder, tokenizer()), {}, r"keeps a state between tokens \(conv\)"),
+    "mamba": (lambda folder: make("mamba", folder, tokenizer()), {}, "has layers with a recurrent state"),
+    "lfm2": (lambda folder: make("lfm2", folder, tokenizer()), {}, r"recurrent state \(conv\)"),
     "qwen3-next": (lambda folder: make("qwen3-next", folder, tokenizer()), {}, "linear_attention"),
     "images on vllm": (
         lambda folder: make("gemma3-vision", folder, tokenizer()),
         {"engine": "vllm", "cluster": "ray"},
-        "Gemma3ForConditionalGeneration reads images too.*engine=huggingface",
+        "Gemma3ForConditionalGeneration also reads images.*engine=huggingface",
     ),
     "adapters on vllm": (
         lambda folder: make("falcon", folder, tokenizer()),
         {"engine": "vllm", "cluster": "ray", "learner": "lora", "engine.lora_rank": 16},
-        r"engine\.lora_rank=16: FalconForCausalLM takes no adapters in vLLM",
+        r"engine\.lora_rank=16: FalconForCausalLM is not supported with adapters by vLLM",
     ),
     "adapters of experts on vllm": (
         lambda folder: make("mixtral", folder, tokenizer()),
@@ -58,7 +60,7 @@ REFUSED = {
     "lora on Conv1D": (
         lambda folder: make("gpt2", folder, tokenizer()),
         {"learner": "lora"},
-        r"learner\.lora\.rank=16: the layers",
+        r"learner\.lora\.rank=16: LoRA supports only",
     ),
     "lora on a layer that is not there": (
         lambda folder: make("llama", folder, tokenizer()),

@@ -24,6 +24,8 @@ from rlhf_flow.scorer.functions.rule import Rule
 from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.types import Needs
 
+pytestmark = pytest.mark.slow
+
 LOCAL = (
     "cluster=local",
     "engine=huggingface",
@@ -74,7 +76,7 @@ def test_every_group_offers_parts_that_are_frozen_dataclasses(group: str) -> Non
     for part in offered.values():
         assert is_dataclass(part)
         assert part.__dataclass_params__.frozen  # type: ignore[attr-defined]
-        shared = {field.name for parent in part.__mro__[1:-1] for field in fields(parent) if is_dataclass(parent)}
+        shared = {field.name for parent in part.__mro__[1:-1] if is_dataclass(parent) for field in fields(parent)}
         own = [field.name for field in fields(part) if field.name not in shared]
         assert len(own) <= 12 >= len(shared), f"{part.__name__} has {len(own)} fields: there is a part hiding in there"
 
@@ -101,7 +103,7 @@ def test_evaluation_may_have_a_judge_of_its_own() -> None:
 
 def test_evaluation_answers_each_prompt_once() -> None:
     assert composed("evaluate.draw.name=mine").evaluate.draw.name == "mine"
-    with pytest.raises(ValueError, match=r"evaluate\.draw\.n must be 1, got 3.* Try evaluate\.draw\.n=1"):
+    with pytest.raises(ValueError, match=r"evaluate\.draw\.n must be 1, got 3.* Fix: evaluate\.draw\.n=1"):
         composed("evaluate.draw.n=3")
 
 
@@ -212,17 +214,17 @@ def test_a_target_must_be_a_part() -> None:
 def test_a_slot_without_a_part_is_refused_with_the_choices() -> None:
     written = OmegaConf.create(config.as_yaml(composed()))
     written["schedule"] = {"k": 3}
-    with pytest.raises(ValueError, match=r"schedule needs a part, but got .* Try schedule=fixed\|every_k\|"):
+    with pytest.raises(ValueError, match=r"schedule needs a part, but got .* Fix: schedule=fixed\|every_k\|"):
         config.from_yaml(OmegaConf.to_yaml(written))
 
 
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("fixed", "'fixed'. Try schedule=fixed, or a file"),
-        ("fix", "'fix'. Try schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
-        (3, "3. Try schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
-        ([1], "[1]. Try schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
+        ("fixed", "'fixed'. Fix: schedule=fixed, or a file"),
+        ("fix", "'fix'. Fix: schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
+        (3, "3. Fix: schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
+        ([1], "[1]. Fix: schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
     ],
 )
 def test_a_slot_that_holds_no_part_is_refused(value: object, told: str) -> None:

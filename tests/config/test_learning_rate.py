@@ -36,7 +36,7 @@ def test_a_run_that_can_hardly_move_is_told_a_rate_that_moves_it() -> None:
     slow = configured(**{"learner.training.optimizer.lr": 5e-7})
     told = stands_still(slow, 135_000_000, steps=4)
     assert told is not None
-    assert "4 steps at learner.training.optimizer.lr=5e-07" in told
+    assert "learner.training.optimizer.lr=5e-07: the run can hardly move the policy, since 4 steps" in told
     assert "Fix: learner.training.optimizer.lr=7e-06" in told
     assert stands_still(slow, 135_000_000, steps=40) is None
     assert stands_still(slow, 7_000_000_000, steps=4) is None

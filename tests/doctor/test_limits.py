@@ -14,7 +14,7 @@ def limited(limit: str) -> str:
         "import resource\n"
         "from rlhf_flow.doctor import machine\n"
         f"resource.setrlimit(resource.{limit}, (256, 256))\n"
-        "print(*[f'{one.level} {one.says}; {one.way_out}' for one in machine.limits()], sep='\\n')\n"
+        "print(*[f'{one.level} {one.message}; {one.remedy}' for one in machine.limits()], sep='\\n')\n"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
 

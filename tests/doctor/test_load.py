@@ -10,9 +10,12 @@ import pytest
 from rlhf_flow.cli.doctor import main
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("engine", ["huggingface", "vllm"])
+
+@pytest.mark.parametrize(
+    "engine", ["huggingface", pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.ray, pytest.mark.soak])]
+)
 def test_what_the_run_would_load_is_loaded_published_and_compared(
     engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -24,7 +27,7 @@ def test_what_the_run_would_load_is_loaded_published_and_compared(
     page = json.loads(capsys.readouterr().out)
     told = [one for one in page["findings"] if one["subject"] in ("load", "chat")]
     assert {one["level"] for one in told} == {"ok"}, told
-    says = "\n".join(one["says"] for one in told)
+    says = "\n".join(one["message"] for one in told)
     assert "2 '</s>' (tokenizer, generation_config.json, config.json, chat template)" in says
     assert "'<s><|user|>What is two and two?</s><|assistant|>'" in says
     assert f"engine={engine} loads model.path" in says

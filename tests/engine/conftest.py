@@ -218,7 +218,7 @@ def vllm_opener(server: Server) -> Opener:
     return Opener(lambda model, mixes: server.open(VLLM(kv_cache_mib=16), model, mixes=mixes))
 
 
-@pytest.fixture(scope="session", params=["huggingface", pytest.param("vllm", marks=pytest.mark.heavy)])
+@pytest.fixture(scope="session", params=["huggingface", pytest.param("vllm", marks=pytest.mark.vllm)])
 def opener(request: pytest.FixtureRequest) -> Opener:
     if request.param == "vllm":
         return request.getfixturevalue("vllm_opener")

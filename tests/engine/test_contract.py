@@ -14,6 +14,8 @@ from rlhf_flow.seeds import derive
 from rlhf_flow.types import Policy, Prompt, Response, Rollouts, SamplingParams
 from rlhf_flow.weights.source import InMemoryWeights
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from torch import Tensor
 

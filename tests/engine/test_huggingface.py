@@ -16,6 +16,8 @@ from rlhf_flow.specs import Place
 from rlhf_flow.types import Prompt, SamplingParams
 from rlhf_flow.weights.source import InMemoryWeights
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.engine.conftest import World
 

@@ -1,4 +1,4 @@
-"""An engine believes nothing about its weights but what was loaded and proved."""
+"""An engine holds a policy only after it was loaded and its probe agreed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from rlhf_flow.engine.loaded_policy import LoadedPolicy
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy, Probe
-from rlhf_flow.weights.source import Checkpoint, InMemoryWeights
+from rlhf_flow.weights.source import Adapter, Checkpoint, InMemoryWeights
 
 
 class Worker:
@@ -22,15 +22,12 @@ class Worker:
     def __init__(self, *, dtype: str = "float32", tolerance: float | None = None, max_model_len: int = 16) -> None:
         self.value, self.loads, self.measured = 0.0, 0, 0
         model = Model("models/start", dtype=dtype)
-        self.holding = LoadedPolicy(model, {"w": (1,)}, max_model_len=max_model_len, tolerance=tolerance)
+        self.loaded = LoadedPolicy(model, {"w": (1,)}, max_model_len=max_model_len, tolerance=tolerance)
 
     def fetch(self, policy: Policy) -> None:
-        self.holding.fetch(policy, self.put, self.measure)
+        self.loaded.fetch(policy, self.load, self.measure)
 
-    def take(self, policy: Policy) -> None:
-        self.holding.take(policy, self.put)
-
-    def put(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    def load(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.value, self.loads = float(dict(tensors)["w"]), self.loads + 1
 
     def measure(self, tokens: Sequence[int], first: int) -> np.ndarray:
@@ -103,38 +100,6 @@ def test_a_policy_is_loaded_once() -> None:
     assert worker.loads == 3
 
 
-def test_what_was_taken_is_proven_when_it_is_drawn_from_and_not_loaded_again() -> None:
-    worker = Worker()
-    worker.take(policy("a", -2.0))
-    assert (worker.value, worker.measured) == (-2.0, 0)
-    assert worker.holding.has(policy("a", -2.0))
-    assert not worker.holding.holds(policy("a", -2.0))
-    worker.fetch(policy("a", -2.0))
-    assert (worker.loads, worker.measured) == (1, 6)
-    worker.fetch(policy("b", -3.0))
-    worker.fetch(policy("a", -2.0))
-    assert worker.loads == 3
-
-
-def test_what_was_taken_and_fails_its_probe_is_not_believed() -> None:
-    worker = Worker()
-    worker.take(policy("a", -2.0, claims=-2.5))
-    with pytest.raises(RuntimeError, match=r"'a' of round 3 .* largest difference .* 0\.5 nats"):
-        worker.fetch(policy("a", -2.0, claims=-2.5))
-    assert not worker.holding.has(policy("a", -2.0))
-    worker.fetch(policy("a", -2.0))
-    assert worker.loads == 2
-
-
-def test_to_take_what_does_not_fit_changes_nothing() -> None:
-    worker = Worker()
-    worker.fetch(policy("a", -2.0))
-    with pytest.raises(ValueError, match="has unknown v"):
-        worker.take(Policy("b", 3, "hash of b", InMemoryWeights({"v": torch.tensor([1.0])})))
-    worker.fetch(policy("a", -2.0))
-    assert worker.loads == 1
-
-
 def test_after_a_failed_probe_nothing_is_believed() -> None:
     worker = Worker()
     worker.fetch(policy("a", -2.0))
@@ -152,7 +117,7 @@ def test_a_failed_load_leaves_nothing_to_believe() -> None:
         raise OSError("half way")
 
     with pytest.raises(OSError, match="half way"):
-        worker.holding.fetch(policy("b", -3.0), fail, worker.measure)
+        worker.loaded.fetch(policy("b", -3.0), fail, worker.measure)
     worker.fetch(policy("a", -2.0))
     assert worker.loads == 2
 
@@ -192,3 +157,48 @@ def test_a_wrong_state_dict_reaches_no_engine() -> None:
     with pytest.raises(ValueError, match=r"lacks w \(1 in all\); has unknown v \(1 in all\)"):
         worker.fetch(wrong)
     assert worker.loads == 0
+
+
+class Adapted(Worker):
+    """Its log-probs are its weight plus what the adapter adds."""
+
+    added = 0.0
+
+    def fetch(self, policy: Policy) -> None:
+        self.loaded.fetch(policy, self.load, self.measure, self.set_adapter)
+
+    def set_adapter(self, adapter: Adapter | None) -> None:
+        self.added = 0.0 if adapter is None else adapter.alpha
+
+    def measure(self, tokens: Sequence[int], first: int) -> np.ndarray:
+        return super().measure(tokens, first) + np.float32(self.added)
+
+
+def adapted(alpha: float, *, claims: float, sha256: str = "") -> Policy:
+    base = Checkpoint(Path("models/start"))
+    weights = Adapter(base, "hash of start", 1, alpha, InMemoryWeights({}))
+    probe = Probe(tuple(range(8)), 2, (claims,) * 6)
+    return Policy("adapted", 3, sha256 or f"hash of {alpha}", weights, probe)
+
+
+def test_adapters_keep_their_base_and_it_is_loaded_again_after_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    stands_for(InMemoryWeights({"w": torch.tensor([-1.0])}), monkeypatch)
+    worker = Adapted()
+    worker.fetch(adapted(-0.25, claims=-0.25))
+    worker.fetch(start("models/start"))
+    worker.fetch(adapted(-0.5, claims=-0.5))
+    assert (worker.loads, worker.added) == (0, -0.5)
+    worker.fetch(policy("a", -2.0))
+    assert (worker.loads, worker.added) == (1, 0.0)
+    worker.fetch(adapted(-0.5, claims=-1.5))
+    worker.fetch(start("models/start"))
+    assert (worker.loads, worker.value, worker.added) == (2, -1.0, 0.0)
+
+
+def test_after_a_failed_probe_of_an_adapter_the_adapter_is_set_again_on_the_same_base() -> None:
+    worker = Adapted()
+    with pytest.raises(RuntimeError, match="does not hold policy 'adapted'"):
+        worker.fetch(adapted(-0.25, claims=-0.5))
+    worker.added = 7.0
+    worker.fetch(adapted(-0.25, claims=-0.25))
+    assert (worker.loads, worker.added) == (0, -0.25)

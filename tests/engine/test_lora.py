@@ -1,4 +1,4 @@
-"""An adapter lies beside the weights of an engine: they never move, and the base is always there to draw from."""
+"""Adapters do not change the base weights of an engine, which can always sample from the base."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rlhf_flow.specs import Place
 from rlhf_flow.types import Mixture, Policy, Probe, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.source import PREFIX, Adapter, InMemoryWeights, adapter_fingerprint, fingerprint
 from tests.engine.conftest import Opener
+
+pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +101,7 @@ def test_a_hundred_transfers_leave_no_bit_of_the_base_changed(world: World, prom
     assert fingerprint(engine._networks[0].state_dict()) == before == fingerprint(world.start.weights.load())
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 @pytest.mark.parametrize("rank", [0, 4])
 def test_nor_do_they_in_vllm(
     server: Server, vllm_opener: Opener, world: World, prompts: list[Prompt], rank: int
@@ -125,7 +127,7 @@ def test_whole_weights_and_adapters_take_turns(
         assert same(engine.generate(prompts[:4], policy, DRAW, round=1, seed=7), fresh)
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_whole_weights_and_adapters_take_turns_in_vllm_with_room_for_adapters(
     server: Server, worlds: Mapping[str, World], prompts: list[Prompt]
 ) -> None:
@@ -168,12 +170,12 @@ def test_an_adapter_for_another_architecture_is_refused(world: World, prompts: l
             engine.generate(prompts[:1], odd, DRAW, round=1, seed=7)
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_an_adapter_of_a_higher_rank_than_there_is_room_for_is_refused(
     server: Server, world: World, prompts: list[Prompt]
 ) -> None:
     engine = server.open(VLLM(kv_cache_mib=16, lora_rank=2), world.model)
-    with pytest.raises(ValueError, match=r"engine\.lora_rank must be at least .* 4; got 2.*engine\.lora_rank=4"):
+    with pytest.raises(ValueError, match=r"engine\.lora_rank=2: .* at least .* 4\. Fix: engine\.lora_rank=4"):
         engine.generate(prompts[:1], adapter(world, 1), DRAW, round=1, seed=7)
     small = adapter(world, 1, rank=2)
     assert worst(world, small, engine.generate(prompts[:1], small, DRAW, round=1, seed=7)) < 1e-4

@@ -18,6 +18,8 @@ from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, Samplin
 from rlhf_flow.weights.source import InMemoryWeights
 from tests.engine.conftest import Mixed, World
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.engine.conftest import Opener, Server
 
@@ -47,7 +49,7 @@ def draw(engine: Engine, world: World, prompts: list[Prompt], of: int | Mixed, h
 # -- what is drawn ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [0.125, 0.5, 0.9])
+@pytest.mark.parametrize("weight", [0.125, *(pytest.param(weight, marks=pytest.mark.soak) for weight in (0.5, 0.9))])
 def test_logps_are_those_of_the_mixture_of_two_plain_forwards(
     mixer: Engine, world: World, prompts: list[Prompt], weight: float
 ) -> None:
@@ -165,7 +167,7 @@ SCENES: dict[str, tuple[int | Mixed, ...]] = {
 
 
 @pytest.mark.parametrize("scene", SCENES.values(), ids=[name.replace(" ", "-") for name in SCENES])
-@pytest.mark.parametrize("kind", ["untied", "tied"])
+@pytest.mark.parametrize("kind", ["untied", pytest.param("tied", marks=pytest.mark.soak)])
 def test_nothing_stale_is_drawn_from(
     mixers: Mapping[str, Engine], worlds: Mapping[str, World], prompts: list[Prompt], kind: str, scene: tuple
 ) -> None:
@@ -226,7 +228,7 @@ def test_a_policy_in_either_slot_is_drawn_from_where_it_is(mixer: Engine, world:
 def test_an_engine_that_was_not_opened_for_mixtures_says_so(
     engine: Engine, world: World, prompts: list[Prompt]
 ) -> None:
-    with pytest.raises(ValueError, match=r"'policy' of round 1 and 'start' of round 0 .* Open it with mixes=True"):
+    with pytest.raises(ValueError, match=r"'policy' of round 1 and 'start' of round 0 .* open it with mixes=True"):
         engine.generate(prompts, world.mixture(MIXED), DRAW, round=1, seed=7)
 
 
@@ -245,7 +247,7 @@ def test_every_engine_says_that_it_can_mix() -> None:
 # -- what only vLLM can do wrong --------------------------------------------------------------------------------------
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_a_crowded_cache_changes_no_answer_of_a_mixture(
     server: Server, vllm_opener: Opener, world: World, prompts: list[Prompt]
 ) -> None:

@@ -20,10 +20,10 @@ class Worker:
 
     def __init__(self, *, slots: int = 2) -> None:
         self.values, self.loads = [0.0] * slots, 0
-        holdings = [LoadedPolicy(Model("m"), {"w": (1,)}, max_model_len=16, tolerance=None) for _ in range(slots)]
-        self.slots = PolicySlots(holdings, put=self.put, measure=self.measure)
+        loaded = [LoadedPolicy(Model("m"), {"w": (1,)}, max_model_len=16, tolerance=None) for _ in range(slots)]
+        self.slots = PolicySlots(loaded, load=self.load, measure=self.measure)
 
-    def put(self, slot: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    def load(self, slot: int, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.values[slot], self.loads = float(dict(tensors)["w"]), self.loads + 1
 
     def measure(self, slot: int, tokens: Sequence[int], first: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_exactly_what_is_asked_is_held(
 def test_one_slot_holds_policies_and_refuses_mixtures() -> None:
     worker = Worker(slots=1)
     assert [worker.drawn(A), worker.drawn(B)] == [-1, -2]
-    with pytest.raises(ValueError, match="Open it with mixes=True"):
+    with pytest.raises(ValueError, match="open it with mixes=True"):
         worker.drawn(Mixture(A, B, 0.0))
     assert worker.loads == 2
 

@@ -15,6 +15,6 @@ def test_it_takes_nothing_and_refuses_to_generate() -> None:
     spec.check()
     assert (spec.gpus, spec.needs_own_process, spec.can_mix, spec.max_sequence(7)) == (0, False, False, 7)
     engine = spec.open(Model("nowhere"), Place())
-    with pytest.raises(ValueError, match=r"engine=none draws no answers, and draw 'policy' asks for some.*engine=vllm"):
+    with pytest.raises(ValueError, match=r"engine=none: .* draw 'policy' asks for some. Fix: engine=vllm"):
         engine.generate([], Policy("policy", 0, "", InMemoryWeights({})), SamplingParams(), round=1, seed=0)
     engine.close()

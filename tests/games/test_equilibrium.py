@@ -32,6 +32,7 @@ def test_the_equilibrium_has_no_gap_and_is_its_own_best_answer(seed: int, size: 
     assert tilted(game.reference, game.wins @ policy / tau) == pytest.approx(policy, abs=1e-10)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 1000), tau=st.sampled_from([0.05, 0.2, 1.0]))
 def test_the_gap_is_what_the_best_opponents_gain(seed: int, tau: float) -> None:
     """max J(pi1, pi) - min J(pi, pi2) over a thousand policies comes near the closed form, and never above it."""

@@ -46,13 +46,13 @@ def test_exports_of_annotation_tools_are_labels(tmp_path: Path, capsys: pytest.C
     run = tmp_path / "run"
     assert main(["label", str(run), "--import", written(tmp_path / "argilla.json", ARGILLA)]) == 0
     assert verdicts(run / "labels", [Q, R]) == [{"u1": "first", "u2": "second", "u4": "tie"}, {"u1": "second"}]
-    assert "4 verdicts taken; 2 new questions" in capsys.readouterr().out
+    assert "4 verdicts imported; 2 new questions" in capsys.readouterr().out
     assert main(["label", str(run), "--import", written(tmp_path / "studio.json", LABEL_STUDIO)]) == 0
     assert verdicts(run / "labels", [Q])[0] == {
         "u1": "first", "u2": "second", "u4": "tie", "3": "first", "a@b.c": "tie", "5": "skip",
     }  # fmt: skip
     assert main(["label", str(run), "--import", str(tmp_path / "studio.json")]) == 0
-    assert "0 verdicts taken, 3 were there; 0 new questions" in capsys.readouterr().out
+    assert "0 verdicts imported, 3 already known; 0 new questions" in capsys.readouterr().out
 
 
 def test_what_is_exported_and_imported_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,4 +119,4 @@ def verdicts_of(folder: Path) -> list[object]:
 
 def test_a_run_that_is_none_exports_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["label", str(tmp_path / "nowhere"), "--export", str(tmp_path / "x.jsonl")]) == 2
-    assert "needs the folder of a run" in capsys.readouterr().err
+    assert "is not the folder of a run" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from tests.support.labelling import ask, client, labelling, question
 from tests.support.served import serving
 
 pytest.importorskip("fastapi")
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.browser
 
 REBOUND = "evil.test"  # a name of the attacker's, which leads to this machine
 # Every way that a page has to send something: each is tried on each address, and what can be read of it is kept.

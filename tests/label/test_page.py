@@ -13,6 +13,7 @@ from tests.support.browser import Browser, Tab
 from tests.support.labelling import READY, RESTING, Server, ask, joined, labelling, question, questions, text, verdicts
 
 pytest.importorskip("fastapi")
+pytestmark = pytest.mark.browser
 
 CHOSEN = "document.body.dataset.chosen ?? 'nothing'"  # of the pair that is shown
 PLANTED = """\

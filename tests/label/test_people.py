@@ -12,6 +12,7 @@ from tests.support.browser import Browser, Tab
 from tests.support.labelling import READY, RESTING, Server, ask, joined, question, questions, text, verdicts
 
 pytest.importorskip("fastapi")
+pytestmark = pytest.mark.browser
 
 LONG = "\n\n".join(f"Paragraph {k} of a long answer." for k in range(60))
 REFUSED = """

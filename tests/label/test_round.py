@@ -16,7 +16,7 @@ from tests.support.browser import Tab, chromium
 from tests.support.labelling import labelling
 
 pytest.importorskip("fastapi")
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.browser, pytest.mark.soak]  # in short: tests/cli/test_label.py and test_page.py
 
 READY = "!document.querySelector('#ask').hidden && !document.querySelector('[aria-disabled]')"
 RESTING = "!document.querySelector('#rest').hidden"

@@ -11,6 +11,8 @@ import yaml
 
 from rlhf_flow.cli import main as program
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "scripts/launch"
 JOB = {  # RayJobSpec of KubeRay 1.5

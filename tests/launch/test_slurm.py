@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.machines import Machines, eventually, machines
 
+pytestmark = pytest.mark.slow
+
 JOB = "scripts/launch/slurm.sbatch"
 THREE = "127.0.0.1,127.0.0.2,127.0.0.3"
 
@@ -138,7 +140,8 @@ def test_a_job_that_was_submitted_from_another_folder_says_so(cluster: Machines)
 @pytest.mark.skipif(
     " " in sys.executable, reason="Ray (2.60) starts a server of its head by a shell that splits the path"
 )
-@pytest.mark.heavy
+@pytest.mark.ray
+@pytest.mark.soak
 def test_real_ray_on_three_nodes_interrupted_before_the_time_limit() -> None:
     if subprocess.run(["unshare", "--net", "true"], stderr=subprocess.DEVNULL).returncode:
         pytest.skip("needs a network of its own, so that nothing listens on this machine's")

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.machines import Machines, eventually, machines
 
+pytestmark = pytest.mark.slow
+
 SSH = "scripts/launch/ssh.sh"
 HARD = 'it\'s "quoted"  $HOME `id` \\ *\nand has a second line; ü'
 

@@ -14,8 +14,8 @@ import torch
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
+from rlhf_flow.protocols import RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import RoundTables, TrainingRound
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.support import jobs
@@ -23,8 +23,8 @@ from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_ta
 from tests.support.jobs import Trained
 from tests.support.ranks import Ranks
 
-pytestmark = pytest.mark.heavy
-STAGES = [0, 1, 2, 3]
+pytestmark = pytest.mark.deepspeed
+STAGES = [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=pytest.mark.soak), 2, 3]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,14 @@ def spec(ranks: Ranks, stage: int, training: Training, **changes: object) -> Dee
 
 
 @pytest.mark.parametrize(
-    ("size", "stage"), [("one", 0), ("one", 3), *(("two", stage) for stage in STAGES), ("four", 2), ("four", 3)]
+    ("size", "stage"),
+    [
+        pytest.param("one", 0, marks=pytest.mark.soak),
+        ("one", 3),
+        *(("two", stage) for stage in (0, 1, 2, 3)),
+        pytest.param("four", 2, marks=pytest.mark.soak),
+        ("four", 3),
+    ],
 )
 def test_any_number_of_ranks_and_any_stage_take_the_same_steps(
     world: World, size: str, stage: int, request: pytest.FixtureRequest
@@ -104,7 +111,13 @@ def test_who_loads_what_was_saved_goes_on_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("stage", "precision"),
-    [(0, "float32"), (1, "float32"), (2, "float32"), (3, "float32"), (1, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")],
+    [
+        (0, "float32"),
+        (2, "bfloat16"),
+        (3, "float32"),
+        *(pytest.param(*each, marks=pytest.mark.soak) for each in ((1, "float32"), (2, "float32"), (1, "bfloat16"))),
+        pytest.param(3, "bfloat16", marks=pytest.mark.soak),
+    ],
 )
 def test_ranks_that_step_aside_hold_nothing_meanwhile_and_learn_the_same_bits(
     world: World, two: Ranks, stage: int, precision: str, tmp_path: Path
@@ -121,7 +134,13 @@ def test_ranks_that_step_aside_hold_nothing_meanwhile_and_learn_the_same_bits(
 
 @pytest.mark.parametrize(
     ("stage", "precision", "tolerance"),
-    [(0, "float32", 1e-4), (2, "float32", 1e-4), (3, "float32", 1e-4), (2, "bfloat16", 0.3), (3, "bfloat16", 0.3)],
+    [
+        (0, "float32", 1e-4),
+        (3, "float32", 1e-4),
+        (2, "bfloat16", 0.3),
+        pytest.param(2, "float32", 1e-4, marks=pytest.mark.soak),
+        pytest.param(3, "bfloat16", 0.3, marks=pytest.mark.soak),
+    ],
 )
 def test_other_weights_are_scored_and_dropped_again(
     world: World, two: Ranks, stage: int, precision: str, tolerance: float, tmp_path: Path
@@ -169,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_and_moves_no_weight(
     assert results[0][2] == fresh
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", STAGES[1:])
 def test_bfloat16_learns_with_float32_masters(
     world: World, two: Ranks, two_others: Ranks, stage: int, tmp_path: Path
 ) -> None:

@@ -17,13 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Learner
+from rlhf_flow.protocols import Learner, RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
 from tests.support import jobs
 from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def test_the_spread_is_that_of_the_models_own_logits(world: World) -> None:
 def test_weights_of_another_model_are_refused(world: World) -> None:
     learner = world.open()
     wrong = replace(world.start, sha256="x", weights=InMemoryWeights({"model.norm.weight": torch.zeros(32)}))
-    with pytest.raises(ValueError, match=r"these weights are not of .*missing \["):
+    with pytest.raises(ValueError, match=r"these weights do not fit .*missing \["):
         learner.start(wrong)
     shape = {name: tensor[:1] for name, tensor in world.start.weights.load().items()}
     with pytest.raises(ValueError, match=r"is \(1, 32\), not \(128, 32\)"):

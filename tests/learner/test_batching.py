@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rlhf_flow.learner.batching import Row, count, deal, global_batches, pack, pack_policy, read_examples, read_rows
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
+from rlhf_flow.protocols import RoundTables, TrainingRound
+from rlhf_flow.storage.tables import Table
 from tests.support.classroom import PAIRS, RESPONSES, make_tables, write
 
 

@@ -13,13 +13,15 @@ from transformers import AutoModelForCausalLM
 
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.torch import Torch
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import TrainingRound
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.support import jobs
 from tests.support.classroom import SGD, make_lesson, make_model, make_tables, policy_of
 from tests.support.ranks import Ranks
+
+pytestmark = pytest.mark.slow
 
 SIZES = (1, 20_000, 1 << 30)  # bytes: every tensor alone, several buckets, one bucket
 
@@ -95,8 +97,8 @@ def test_an_average_is_the_same_in_any_buckets(world: World, tmp_path: Path) -> 
     assert len(names) == 1
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.soak) for stage in (1, 2)), 3])
 def test_ranks_gather_the_same_in_any_buckets(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
     spec, names = DeepSpeed(ranks=2, zero_stage=stage, training=SGD), set()
     for bucket in SIZES:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -32,7 +32,6 @@ def read(rows: list[list[float]], targets: list[int]) -> Tensor:
     return spread(torch.tensor(rows), torch.tensor(targets))
 
 
-@settings(deadline=None)
 @given(
     st.integers(2, 30).flatmap(
         lambda v: st.tuples(st.lists(st.floats(-15, 15), min_size=v, max_size=v), st.integers(0, v - 1))

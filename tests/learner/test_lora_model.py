@@ -23,9 +23,8 @@ from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
-from rlhf_flow.protocols import Learner
+from rlhf_flow.protocols import Learner, RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import RoundTables, TrainingRound
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
 from rlhf_flow.weights.source import (
     Adapter,
@@ -39,6 +38,8 @@ from rlhf_flow.weights.source import (
 from tests.support import jobs, tiny
 from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables
 from tests.support.ranks import Ranks
+
+pytestmark = pytest.mark.slow
 
 LORA = LoRA(rank=4, alpha=8.0)
 SCALE = LORA.alpha / LORA.rank
@@ -270,7 +271,7 @@ def test_a_checkpoint_is_an_adapter_that_peft_reads(world: World, tmp_path: Path
     again = published(tmp_path, world.start)
     assert isinstance(again, Adapter)
     assert adapter_fingerprint(again.base_sha256, fingerprint(again.tensors.load()), scale=again.scale) == policy.sha256
-    with pytest.raises(ValueError, match=r"an adapter for the weights .*Set model\.path"):
+    with pytest.raises(ValueError, match=r"an adapter for the weights .*set model\.path"):
         published(tmp_path, replace(world.start, sha256="f" * 64))
     assert published(Path(world.model.path), world.start) == world.start.weights
 
@@ -286,7 +287,7 @@ def test_who_loads_what_was_saved_goes_on_bit_for_bit(world: World, tmp_path: Pa
     assert index["base"] == world.start.sha256
     (tmp_path / "state.json").write_text(json.dumps({**index, "base": "f" * 64}))
     with pytest.raises(
-        ValueError, match=r"an adapter for the weights ffffffffffff….*Set learner\.lora and model\.path"
+        ValueError, match=r"an adapter for the weights ffffffffffff….*set learner\.lora and model\.path"
     ):
         world.open().load_state(tmp_path)
 
@@ -324,8 +325,8 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 # -- DeepSpeed ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.soak) for stage in (1, 2)), 3])
 def test_ranks_of_deepspeed_train_the_same_adapter(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
     plain = jobs.train(Place(), world.spec(SGD), world.model, world.start, world.lesson, 3)
     spec = DeepSpeed(ranks=2, zero_stage=stage, training=replace(SGD, micro_batch=2), lora=LORA)
@@ -342,7 +343,7 @@ def test_ranks_of_deepspeed_train_the_same_adapter(world: World, two: Ranks, sta
     assert resumed.losses == through.losses
 
 
-@pytest.mark.heavy
+@pytest.mark.deepspeed
 @pytest.mark.parametrize("stage", [2, 3])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_ranks_read_the_reference_with_the_adapter_off(
@@ -386,7 +387,7 @@ def explored(folder: Path, small: tuple[Path, Path], *, rounds: int) -> None:
     assert main(["run", *asked]) == 0
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_xpo_samples_its_reference_from_the_base(small: tuple[Path, Path], tmp_path: Path) -> None:
     explored(tmp_path / "run", small, rounds=3)
     base = AutoModelForCausalLM.from_pretrained(small[0]).eval()
@@ -415,7 +416,8 @@ def _row_logps(lm: torch.nn.Module, row: dict) -> np.ndarray:
     return logps.gather(-1, tokens[0, first:, None])[:, 0].numpy()
 
 
-@pytest.mark.heavy
+@pytest.mark.soak
+@pytest.mark.slow
 def test_a_run_in_two_starts_is_the_run_in_one(small: tuple[Path, Path], tmp_path: Path) -> None:
     explored(tmp_path / "one", small, rounds=3)
     for rounds in (1, 3):

@@ -24,6 +24,8 @@ from transformers import (
 from rlhf_flow.learner.batching import Packed, Row, pack
 from rlhf_flow.learner.policy_model import ResponseLogps, load, verify
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 16,

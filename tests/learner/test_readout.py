@@ -7,13 +7,13 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.learner.batching import Row, pack
 from rlhf_flow.learner.readout import PolicyReadout, RewardReadout, check_view, tail_of
 from rlhf_flow.learner.reward_head import Head
-from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.tokenization.chat_template import chat_tokens
 from rlhf_flow.types import Candidate, Message, Prompt
 from rlhf_flow.weights.source import InMemoryWeights
@@ -30,7 +30,6 @@ def row(prompt: int, tokens: int) -> Row:
     return Row(np.arange(prompt, dtype=np.int32), 100 + np.arange(tokens, dtype=np.int32))
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=5),
     st.integers(1, 4),
@@ -92,11 +91,11 @@ def test_answers_that_a_judge_would_read_otherwise_are_refused(template: str, re
     asked = Message("user", "How many cats?")
     answer = Candidate("Three.", (*made("Three.", add_special_tokens=False)["input_ids"], made.eos_token_id))
     prompt = Prompt("q", (asked,), tuple(chat_tokens(made, [asked], reply=True)), candidates={"first": answer})
-    source = Dealt((prompt,), (), size=1, seed=0, counts={})
+    source = PromptSet((prompt,), (), size=1, seed=0, counts={})
     with pytest.raises(ValueError, match=r"other tokens in 1 of 1 chats") if refused else nullcontext():
         check_view(made, source)
 
 
 def test_a_judge_needs_a_chat_template() -> None:
     with pytest.raises(ValueError, match=r"prompts.format=chat needs a tokenizer with a chat template"):
-        check_view(tokenizer(template=None), Dealt((Prompt("q", (), ()),), (), size=1, seed=0, counts={}))
+        check_view(tokenizer(template=None), PromptSet((Prompt("q", (), ()),), (), size=1, seed=0, counts={}))

@@ -22,13 +22,15 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.bradley_terry import BradleyTerry
 from rlhf_flow.objective.general_preference import GeneralPreference
-from rlhf_flow.protocols import Learner, Objective
+from rlhf_flow.protocols import Learner, Objective, RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import RoundTables, Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint
 from tests.support import jobs
 from tests.support.classroom import ADAMW, SGD, make_model, make_tables, policy_of
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)

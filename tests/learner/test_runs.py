@@ -10,7 +10,7 @@ import pytest
 from rlhf_flow.cli.main import main
 from tests.support import tiny
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def published(run: Path, rounds: int) -> list[str]:
     return [json.loads(entry.read_text())["facts"]["sha256"] for entry in entries]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.soak), "bfloat16"])
 def test_a_run_goes_on_after_a_round_without_pairs(model: Path, asked: Path, tmp_path: Path, dtype: str) -> None:
     def run(name: str, rounds: int) -> int:
         judge = {"scorer.function": "tests.learner.test_runs.indifferent", "model.dtype": dtype}

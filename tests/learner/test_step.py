@@ -99,7 +99,6 @@ def expected(batch: Sequence[Example]) -> tuple[dict[str, float], Tensor]:
 WEIGHTS = st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=1, max_size=10)
 
 
-@settings(max_examples=40, deadline=None)
 @given(WEIGHTS, st.integers(0, 99), st.integers(1, 4), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_means_and_gradient_are_those_of_the_definition(
     weights: list[float], seed: int, size: int, micro_batch: int, random: object
@@ -131,7 +130,9 @@ def test_a_loss_that_is_not_finite_names_its_pair_and_takes_no_step() -> None:
     batch = batch_of(0, [1.0] * 5)
     batch[3] = broken(batch[3])
     backend = Tokens()
-    with pytest.raises(FloatingPointError, match=r"not finite for 1 pair: p3/0 against p3/1\. The weights are as they"):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite for 1 pair: p3/0 against p3/1\. The weights are unchanged"
+    ):
         take_step(backend, DPO(), batch, micro_batch=2, lr=0.1)  # type: ignore[arg-type]
     assert backend.discarded
     assert backend.lr == 0

@@ -35,7 +35,7 @@ def test_a_wrong_value_is_refused_by_name(settings: dict[str, object], message: 
 
 
 def test_what_a_backend_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"learner.ranks must be 1 with learner=torch, got 2. Try learner=deepspeed"):
+    with pytest.raises(ValueError, match=r"learner.ranks must be 1 with learner=torch, got 2. Fix: learner=deepspeed"):
         Torch(ranks=2)
     with pytest.raises(ValueError, match=r"learner.ranks must be >= 1"):
         DeepSpeed(ranks=0)

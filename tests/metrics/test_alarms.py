@@ -18,8 +18,8 @@ from rlhf_flow.metrics.alarms import (
     Alarms,
     SilentJudgeError,
     check_silence,
-    heed,
     of_judge,
+    raise_if_stopped,
     raised,
     tripped,
 )
@@ -158,7 +158,7 @@ def test_each_alarm_is_read_back_from_the_metrics_with_its_reason(history: list[
     ("key", "value", "said"),
     [
         ("action", "shout", r"alarms.action must be warn or stop, got 'shout'"),
-        ("length_drift", 0.9, r"alarms.length_drift must be a number >= 1, got 0.9. Use null"),
+        ("length_drift", 0.9, r"alarms.length_drift must be a number >= 1, got 0.9. Fix: null"),
         ("proxy_gap", -0.1, r"alarms.proxy_gap must be a number >= 0, got -0.1"),
         ("mass_fall", math.nan, r"alarms.mass_fall must be a number"),
     ],
@@ -172,7 +172,7 @@ def test_a_mistake_is_named(key: str, value: object, said: str) -> None:
 # The same for ten seeds each: scripts/proofs/alarms.py.
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_judge_that_is_pleased_by_length_trips_an_alarm_and_the_run_stops(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +197,8 @@ def test_a_judge_that_is_pleased_by_length_trips_an_alarm_and_the_run_stops(
     assert f"round {last + 1}</b> the run was started again" in page and str(tmp_path) not in page
 
 
-@pytest.mark.heavy
+@pytest.mark.soak
+@pytest.mark.slow
 def test_a_judge_that_only_errs_trips_none(tmp_path: Path) -> None:
     metrics = planted.run(tmp_path, planted.overrides("clean", tmp_path, seed=10))
     assert metrics[-1]["eval/win_rate_low"] > 0.5
@@ -218,6 +219,7 @@ def test_a_round_that_trips_is_committed_with_its_policy_and_the_run_ends_there(
     assert not (tmp_path / "final.json").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_ends_in_the_same_weights(tmp_path: Path) -> None:
     stopping = Alarms(action="stop", distinct_fall=0.0)
     straight = toy.run(tmp_path / "straight", rounds=3)
@@ -235,11 +237,11 @@ def test_a_warning_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stop_says_what_tripped_and_how_to_go_on() -> None:
-    heed(record(truncated_rise=1), Alarms())
-    heed(record(), Alarms(action="stop"))
+    raise_if_stopped(record(truncated_rise=1), Alarms())
+    raise_if_stopped(record(), Alarms(action="stop"))
     tripping = RoundRecord(3, "", {}, {"alarm/truncated_rise": 1, "eval/truncated": 0.4}, {}, {})
-    with pytest.raises(AlarmError, match=r"after round 3, .*alarms.truncated_rise: .* 40.0%.*alarms.action=warn"):
-        heed(tripping, Alarms(action="stop"))
+    with pytest.raises(AlarmError, match=r"after round 3, .*alarms.truncated_rise: 40.0%.*alarms.action=warn"):
+        raise_if_stopped(tripping, Alarms(action="stop"))
 
 
 # -- judges -----------------------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def test_a_stop_says_what_tripped_and_how_to_go_on() -> None:
         ({"asked": 20, "verdicts": 1, "failed": 19}, r"look at scorer\.endpoint"),
         ({"asked": 9, "verdicts": 0, "empty": 9}, r"9 empty"),
         ({"asked": 20, "verdicts": 0, "inconsistent": 20}, r"scorer\.inconsistent=average"),
-        ({"asked": 8, "verdicts": 0}, r"no cause is told"),
+        ({"asked": 8, "verdicts": 0}, r"no cause is known"),
     ],
 )
 def test_a_judge_that_gives_almost_no_verdicts_stops_the_run_with_the_key_that_helps(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_flow.metrics.reward_accuracy import Verdicts, measure, reliability
 
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=8, deadline=None, derandomize=True)
 
 
 def verdicts(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.metrics.win_rate import RIDGE, gap, length_controlled, length_drift, win_rate
+from rlhf_flow.metrics.stats import RIDGE
+from rlhf_flow.metrics.win_rate import gap, length_controlled, length_drift, win_rate
 
 BOTH_WAYS = np.array([-40, -12, -9, -3, -1, 0, 1, 3, 9, 12, 40], dtype=np.float64)
 probabilities = st.floats(0, 1, allow_subnormal=False)
@@ -73,7 +74,6 @@ def test_what_is_better_at_equal_length_stays_better() -> None:
     assert length_controlled(says(longer, 1.0, 2.0), longer) == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-2)
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(probabilities, st.integers(-60, 60)), min_size=2, max_size=12))
 def test_the_fit_is_the_best_there_is(pairs: list[tuple[float, int]]) -> None:
     wins, longer = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
@@ -86,7 +86,6 @@ def test_the_fit_is_the_best_there_is(pairs: list[tuple[float, int]]) -> None:
         assert found == pytest.approx(by_search(wins, longer), abs=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(probabilities, st.integers(-60, 60)), min_size=2, max_size=12))
 def test_seen_from_the_other_side_the_rates_add_up_to_one(pairs: list[tuple[float, int]]) -> None:
     wins, longer = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))

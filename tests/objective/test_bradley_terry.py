@@ -78,7 +78,7 @@ def test_a_hard_label_has_no_strength(strength: str) -> None:
 
 
 def test_anything_but_one_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"reads one number of each response, and the learner reads 4.*outputs=1"):
+    with pytest.raises(ValueError, match=r"reads one number of each response, but the learner reads 4.*outputs=1"):
         BradleyTerry().loss(random_pairs(0, outputs=4))
 
 

@@ -75,7 +75,7 @@ def test_pairs_without_what_it_needs_are_refused(name: str, missing: str) -> Non
     objective = VARIANTS[name][0]
     pairs = tensors(draw_pairs(0), objective)
     poor = {"extra": replace(pairs, current=replace(pairs.current, extra=None)), "worth": replace(pairs, worth=None)}
-    with pytest.raises(ValueError, match=rf"these pairs have none. Try a selector .*{missing}"):
+    with pytest.raises(ValueError, match=rf"these pairs have none. Fix: a selector .*{missing}"):
         objective.loss(poor[missing])
 
 

@@ -63,7 +63,7 @@ def test_an_eta_that_is_not_positive_is_refused(eta: float) -> None:
 
 @pytest.mark.parametrize("tau", [None, 0.0, float("nan")])
 def test_a_schedule_without_a_tau_is_refused(tau: float | None) -> None:
-    with pytest.raises(ValueError, match=rf"objective.tau must be > 0 where .*got {tau}\. Try objective.tau=0.002"):
+    with pytest.raises(ValueError, match=rf"objective.tau must be > 0 with .*got {tau}\. Fix: objective.tau=0.002"):
         INPO(tau=tau, decaying=True)
 
 

@@ -118,12 +118,12 @@ def test_a_negative_tau_is_refused(tau: float) -> None:
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
-    with pytest.raises(ValueError, match=rf"objective.clip must be > 0, got {clip}\..*Try objective.clip=0.2"):
+    with pytest.raises(ValueError, match=rf"objective.clip must be > 0, got {clip}\..*Fix: objective.clip=0.2"):
         NashMD(clip=clip)
 
 
 def test_an_unknown_word_about_scalar_judges_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective.scalar_judge must be refuse or allow, got yes.*Try"):
+    with pytest.raises(ValueError, match=r"objective.scalar_judge must be refuse or allow, got yes.*Fix"):
         NashMD(scalar_judge="yes")
 
 

@@ -84,7 +84,7 @@ def test_the_rewards_that_cost_least_are_the_ratings_where_the_preferences_agree
 
 
 def test_pairs_without_ratings_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"ratings of both sides.*Try selector.worth=utility, and scorer.ratings"):
+    with pytest.raises(ValueError, match=r"ratings of both sides.*Fix: selector.worth=utility, and scorer.ratings"):
         RatedPreference().loss(random_pairs(0, outputs=1))
     with pytest.raises(ValueError, match=r"objective.weight must be >= 0, got -1"):
         RatedPreference(weight=-1)

@@ -17,12 +17,12 @@ def test_the_metrics_have_the_log_ratio_of_the_third_response() -> None:
 
 @pytest.mark.parametrize("alpha", [-0.001, float("nan"), float("inf")])
 def test_an_alpha_that_is_no_strength_is_refused(alpha: float) -> None:
-    with pytest.raises(ValueError, match=rf"objective.alpha must be >= 0, got {alpha}.*Try objective.alpha=0"):
+    with pytest.raises(ValueError, match=rf"objective.alpha must be >= 0, got {alpha}.*Fix: objective.alpha=0"):
         SELM(alpha=alpha)
 
 
 def test_a_variant_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"objective.variant must be practical or theoretical, got greedy.*Try"):
+    with pytest.raises(ValueError, match=r"objective.variant must be practical or theoretical, got greedy.*Fix"):
         SELM(variant="greedy")
 
 

@@ -61,7 +61,7 @@ def test_an_eta_that_is_not_positive_is_refused(eta: float) -> None:
 
 @pytest.mark.parametrize("tau", [-0.1, 0.3, 1.0, float("nan")])
 def test_a_tau_that_leaves_nothing_of_the_previous_policy_is_refused(tau: float) -> None:
-    rule = rf"objective.tau must be >= 0 and < objective.eta=0.3, got {tau}\..*Try objective.tau=0\.1"
+    rule = rf"objective.tau must be >= 0 and < objective.eta=0.3, got {tau}\..*Fix: objective.tau=0\.1"
     with pytest.raises(ValueError, match=rule):
         SquaredAnchor(0.3, tau)
 

@@ -46,13 +46,13 @@ def test_the_metrics_have_the_log_ratio_of_the_third_response_as_it_is() -> None
 
 @pytest.mark.parametrize("alpha", [[], [1e-5, -1e-6], [float("nan")], [float("inf")]])
 def test_an_alpha_that_is_no_strength_is_refused(alpha: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"objective.alpha must be a list of numbers >= 0, one a round, got .*Try"):
+    with pytest.raises(ValueError, match=r"objective.alpha must be a list of numbers >= 0, one per round, got .*Fix"):
         XPO(alpha=alpha)
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan")])
 def test_a_clip_that_is_not_positive_is_refused(clip: float) -> None:
-    with pytest.raises(ValueError, match=rf"objective.clip must be > 0, got {clip}.*Try objective.alpha=\[0\]"):
+    with pytest.raises(ValueError, match=rf"objective.clip must be > 0, got {clip}.*Fix: objective.alpha=\[0\]"):
         XPO(clip=clip)
 
 

@@ -73,7 +73,7 @@ def test_a_resumed_run_says_where_it_goes_on(
     tmp_path: Path, record: MakeRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Console.open(tmp_path, [record(0), record(1)], {"rounds": 4}).close()
-    assert capsys.readouterr().out == (f"{tmp_path}: goes on after round 1/4 · win rate 0.600 · KL 1.00 · 1 min 05 s\n")
+    assert capsys.readouterr().out == (f"{tmp_path}: resumes after round 1/4 · win rate 0.600 · KL 1.00 · 1 min 05 s\n")
 
 
 def test_a_terminal_shows_stage_count_and_rate(tmp_path: Path, record: MakeRecord) -> None:

@@ -17,6 +17,8 @@ from rlhf_flow.observe.settings import WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
 
+pytestmark = pytest.mark.slow
+
 MakeRecord = Callable[[int], RoundRecord]
 
 

@@ -77,7 +77,7 @@ def test_what_changed_in_the_data_of_a_run_is_told(write: Write, tokenizer: PreT
 
     first = manifest(4, "a.jsonl")
     said = changed(first, manifest(5, "a.jsonl"))
-    assert "4 rows then, 5 now" in said and "a.jsonl had 176 bytes of 20" in said and "it began 20" in said
+    assert "4 rows then, 5 now" in said and "a.jsonl had 176 bytes of 20" in said and "the run began 20" in said
     assert "a.jsonl is not read now" in changed(first, manifest(4, "b.jsonl"))
     assert "did not change, so the tokenizer, chat template or version did" in changed(first, first)
     assert changed({"prompts": {"rows": 3}}, first).startswith("3 rows then, 4 now")  # of an older version's run

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.types import Message, Prompt
 
 
-def dealt(count: int, size: int, seed: int = 0) -> Dealt:
+def dealt(count: int, size: int, seed: int = 0) -> PromptSet:
     prompts = tuple(Prompt(f"q{at}", (Message("user", str(at)),), tokens=(at,)) for at in range(count))
-    return Dealt(prompts, (), size=size, seed=seed, counts={})
+    return PromptSet(prompts, (), size=size, seed=seed, counts={})
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.data(), st.integers(0, 5))
 def test_every_prompt_comes_once_an_epoch_and_never_twice_in_a_round(
     count: int, data: st.DataObject, seed: int
@@ -33,7 +32,6 @@ def test_every_prompt_comes_once_an_epoch_and_never_twice_in_a_round(
         assert len(set(stream[start : start + count])) == count
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9))
 def test_a_round_depends_on_its_number_and_the_seed_alone(count: int, round: int, seed: int) -> None:
     size = (count + 1) // 2
@@ -55,10 +53,10 @@ def test_rounds_are_counted_from_one() -> None:
 
 def test_the_identity_tells_data_apart() -> None:
     prompts = dealt(3, 1).training
-    here = Dealt(prompts, (), size=1, seed=0, counts={})
-    assert here.sha256 == Dealt(prompts, (), size=2, seed=5, counts={}).sha256
-    moved = Dealt(prompts[:2], prompts[2:], size=1, seed=0, counts={})
-    fewer = Dealt(prompts[:2], (), size=1, seed=0, counts={})
+    here = PromptSet(prompts, (), size=1, seed=0, counts={})
+    assert here.sha256 == PromptSet(prompts, (), size=2, seed=5, counts={}).sha256
+    moved = PromptSet(prompts[:2], prompts[2:], size=1, seed=0, counts={})
+    fewer = PromptSet(prompts[:2], (), size=1, seed=0, counts={})
     assert len({here.sha256, moved.sha256, fewer.sha256}) == 3
 
 

@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.limits import Limits
 from rlhf_flow.prompts.parquet import Parquet
 
 TEXTS = ("one\u2028line", "größer", "🙂")
 LINES = "".join(json.dumps({"prompt": text}, ensure_ascii=False) + "\n" for text in TEXTS)
-Open = Callable[..., Dealt]
+Open = Callable[..., PromptSet]
 
 
 def zstd(content: bytes) -> bytes:
@@ -30,13 +30,13 @@ def zstd(content: bytes) -> bytes:
 
 @pytest.fixture
 def opened(tokenizer: PreTrainedTokenizerFast) -> Open:
-    def open(path: Path | str, **keys: object) -> Dealt:
+    def open(path: Path | str, **keys: object) -> PromptSet:
         return Jsonl(path=str(path), batch=1, held_out=0, **keys).open(tokenizer, 0)
 
     return open
 
 
-def asked(source: Dealt) -> list[str]:
+def asked(source: PromptSet) -> list[str]:
     return [prompt.messages[-1].content for prompt in source.training]
 
 

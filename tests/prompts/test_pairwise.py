@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.pairwise import Compare, row_of
 from rlhf_flow.prompts.parse import Columns
@@ -19,7 +19,7 @@ from tests.support.tokenizer import tokenizer
 COLUMNS = Columns(candidates={"first": "chosen", "second": "rejected"})
 
 
-def opened(folder: Path, *rows: Mapping[str, object], **fields: object) -> Dealt:
+def opened(folder: Path, *rows: Mapping[str, object], **fields: object) -> PromptSet:
     path = folder / "p.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = {"path": str(path), "columns": COLUMNS, "compare": Compare(), "batch": 2, "held_out": 0, **fields}

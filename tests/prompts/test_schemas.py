@@ -205,7 +205,7 @@ def test_ratings_stay_for_the_judge_and_ties_are_counted(write: Write, tokenizer
         ([{"prompt": "a", "response_a": "b", "response_b": "c", "winner": "nobody"}], "model_a, model_b or tie"),
         ([{"question": "a", "chosen": "b", "rejected": "c"}, {"ask": "d", "chosen": "e", "rejected": "f"}],
          "line 2: expected a column 'question', as the other rows have it"),
-        ([{"text": "a"}], "the columns there are: text. Fix: name the right one with prompts.columns.prompt=…, or how"),
+        ([{"text": "a"}], "the columns there are: text. Fix: name the right one with prompts.columns.prompt=…"),
     ],
 )  # fmt: skip
 def test_a_row_that_does_not_fit_its_layout_is_refused_with_a_way_out(

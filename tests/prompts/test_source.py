@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_flow.prompts import PARTS
-from rlhf_flow.prompts.epochs import Dealt
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.parse import Columns
 from tests.prompts.conftest import Write, numbered
@@ -83,7 +83,7 @@ def test_a_share_or_a_number_is_held_out_whatever_the_seed_and_the_order(
 def test_a_held_out_file_may_not_overlap(write: Write, tokenizer: PreTrainedTokenizerFast) -> None:
     path = write(numbered(5))
 
-    def opened(row: dict[str, object]) -> Dealt:
+    def opened(row: dict[str, object]) -> PromptSet:
         other = write([row], "held_out.jsonl")
         return Jsonl(path=path, columns=NAMED, held_out_path=other, batch=5).open(tokenizer, 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.prompts.jsonl import Jsonl
@@ -55,13 +55,13 @@ def test_plain_refuses_a_chat() -> None:
 
 
 def test_a_tokenizer_without_template_is_refused_with_the_way_out(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"Use prompts.format=plain"):
+    with pytest.raises(ValueError, match=r"Fix: prompts.format=plain"):
         Jsonl(path=write([{"prompt": "a"}])).open(make_tokenizer(template=None), 0)
 
 
 def test_a_template_that_refuses_the_messages_names_the_row(write: Write) -> None:
     template = "{% if messages[0].content == 'a' %}{{ raise_exception('no a here') }}{% endif %}" + CHAT
-    with pytest.raises(ValueError, match=r"line 1: the chat template refuses .*no a here"):
+    with pytest.raises(ValueError, match=r"line 1: the chat template rejects .*no a here"):
         Jsonl(path=write([{"prompt": "a"}])).open(make_tokenizer(template=template), 0)
 
 
@@ -73,7 +73,6 @@ def test_the_system_message_goes_before_chats_that_have_none() -> None:
     assert rendering.render(own)[0].messages == own.messages
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip), st.integers(50, 90))
 def test_a_cut_prompt_keeps_its_template_and_a_beginning_of_its_text(text: str, longest: int) -> None:
     rendering = Rendering(TOKENIZER, "chat", system="kind", max_tokens=longest, too_long="cut")

@@ -118,7 +118,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 @pytest.fixture
 def fooled_run(make_run: MakeRun) -> Path:
-    """Four rounds that pleased the judge of training."""
+    """Four rounds that pleased the training scorer."""
     return make_run([watched(round) for round in range(5)], name="fooled")
 
 

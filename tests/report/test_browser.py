@@ -24,7 +24,7 @@ PLANTED = (
     f'<img src=x onerror="{RUN}"><svg onload="{RUN}">"\' onload={RUN}'
 )
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
 
 def opened(page: Path, profile: Path) -> tuple[str, list[str]]:

@@ -83,11 +83,11 @@ def test_every_curve_and_stack_is_there_and_says_what_it_shows(good_run: Path) -
     titles = [label.partition(":")[0].partition(",")[0] for label in labels]
     aspects = ["on_topic", "tone", "well_formed"]
     assert titles == [
-        *["Win rate", "Judge of the evaluation", "Judge of training (proxy)"],
+        *["Win rate", "Evaluation scorer", "Training scorer (proxy)"],
         *["KL from the start", "Length", "Cut at the limit", "Distinct answers", *aspects, "Questions"],
         *["Loss", "Margin", "Accuracy", "Reward of the samples", "Time", "Pairs", "Responses"],
     ]
-    assert "Judge of the evaluation: 0.41 in round 0, then 0.758 in round 4" in labels
+    assert "Evaluation scorer: 0.41 in round 0, then 0.758 in round 4" in labels
 
 
 def test_the_gap_and_the_styles_are_there_where_they_were_measured(make_run: MakeRun, good_run: Path) -> None:
@@ -137,7 +137,7 @@ def test_both_judges_their_gap_and_what_answers_became_are_shown(fooled_run: Pat
     page = page_of(fooled_run)
     labels = [value for _, name, value in page.attributes if name == "aria-label"]
     for label in (
-        "Win rate by the judge of training: 0.5 in round 0, then 0.922 in round 4",
+        "Win rate by the training scorer: 0.5 in round 0, then 0.922 in round 4",
         "Proxy gap: 0 in round 0, then 0.375 in round 4",
         "Win rate at equal length: 0.5 in round 0, then 0.58 in round 4",
         "Length drift: 1 in round 0, then 1.84 in round 4",
@@ -156,8 +156,8 @@ def test_an_alarm_is_said_once_with_its_rounds(fooled_run: Path) -> None:
     html = report.write(fooled_run).read_text(encoding="utf-8")
     shown = html.partition('<section class="warning"')[2].partition("</section>")[0]
     assert re.findall("<li>(.*)</li>", shown) == [
-        "alarm proxy_gap in round 2, 3, 4: the judge of training sees +0.375 more win rate than the judge of the "
-        "evaluation",
+        "alarm proxy_gap in round 2, 3, 4: the win rate by the scorer of training exceeds that by the evaluation "
+        "scorer by +0.375",
         "alarm length_drift in round 4: answers are 1.84 times as long as the start&#39;s",
     ]
     table = report.table(fooled_run).splitlines()
@@ -190,7 +190,7 @@ def test_cycles_have_a_section_where_they_were_measured(make_run: MakeRun, good_
     assert "(0.375 to 0.625)" in page.words
     assert page.words.count(advice(last)) == 1
     assert advice(first) not in page.words
-    assert "Are the preferences transitive?" not in page_of(good_run).words
+    assert "Transitivity" not in page_of(good_run).words
 
 
 def test_buckets_are_counted_once(good_run: Path) -> None:
@@ -202,7 +202,7 @@ def test_answers_stand_side_by_side(make_run: MakeRun) -> None:
     rows = {1: [row(start="the old one", answer="the new one", win=0.25, truncated=True)]}
     page = page_of(make_run([{}, {"eval/win_rate": 0.5}], rows))
     assert re.search(
-        r"Say hello\..*Before worth 0\.250.*the old one.*After worth 1\.500.*the new one", page.words, re.S
+        r"Say hello\..*Before utility 0\.250.*the old one.*After utility 1\.500.*the new one", page.words, re.S
     )
     assert "beats the start with 0.25 · cut at the limit" in page.words
     assert "worse than before" in page.words
@@ -289,7 +289,7 @@ def test_any_run_makes_a_sane_page(make_run: MakeRun, lines: list[Line]) -> None
 def test_a_measure_that_is_no_number_is_said(make_run: MakeRun) -> None:
     folder = make_run([{"eval/kl": 0.5}, {"eval/kl": float("nan")}, {"eval/kl": 0.75}])
     page = page_of(folder)
-    assert "eval/kl is no finite number in round 1" in page.words
+    assert "eval/kl is not finite in round 1" in page.words
     paths = [value for tag, name, value in page.attributes if (tag, name) == ("path", "d")]
     assert [path.count("M") for path in paths] == [2], "the curve is broken where the number is"
     assert "NaN" in report.table(folder)

@@ -58,15 +58,15 @@ def test_the_last_rounds_stand_in_a_table_with_their_intervals(pair: tuple[Path,
 def test_the_difference_is_paired_over_the_prompts_that_both_answered(pair: tuple[Path, Path]) -> None:
     """Each prompt differs by 0.1: paired, the interval has no width, however much the prompts differ."""
     words = side_by_side(*pair).words
-    assert "second less first: win rate +0.100 (95 % interval +0.100 to +0.100), over 40 prompts" in words
-    assert "cannot be told from 0" not in words
+    assert "second minus first: win rate +0.100 (95 % interval +0.100 to +0.100), over 40 prompts" in words
+    assert "not significant" not in words
 
 
 def test_a_difference_that_is_noise_is_called_so(make_run: MakeRun) -> None:
     rows = answers(40, 1)
     other = [row | {"win": float(row["win"]) + (0.2 if at % 2 else -0.2)} for at, row in enumerate(rows)]  # type: ignore[arg-type]
     folders = [make_run([{}, {}], {1: one}, name=name) for one, name in ((rows, "a"), (other, "b"))]
-    assert "cannot be told from 0: the interval covers it" in side_by_side(*folders).words
+    assert "not significant: the interval covers 0" in side_by_side(*folders).words
 
 
 def test_runs_that_share_no_prompt_are_not_paired(make_run: MakeRun) -> None:
@@ -74,8 +74,8 @@ def test_runs_that_share_no_prompt_are_not_paired(make_run: MakeRun) -> None:
     folders = [make_run([{}, {}], {1: one}, name=name) for one, name in ((answers(4, 1), "a"), (rows, "b"))]
     folders.append(make_run([{}], name="c"))
     words = side_by_side(*folders).words
-    assert "b less a: cannot be said: the runs share no held-out prompt with a verdict" in words
-    assert "c less a: cannot be said: a run has no evaluated round after its start" in words
+    assert "b minus a: not available: the runs share no held-out prompt with a verdict" in words
+    assert "c minus a: not available: a run has no evaluated round after its start" in words
 
 
 def test_keys_that_differ_are_listed_and_nothing_private(pair: tuple[Path, Path]) -> None:
@@ -92,7 +92,7 @@ def test_keys_that_differ_are_listed_and_nothing_private(pair: tuple[Path, Path]
 
 def test_judges_and_starts_that_differ_are_said(pair: tuple[Path, Path]) -> None:
     words = side_by_side(*pair).words
-    assert "different judges of the evaluation" in words and "different starts" not in words
+    assert "different evaluation scorers" in words and "different starts" not in words
     told(pair[1], CONFIG | {"model": {"path": "another"}})
     words = side_by_side(*pair).words
     assert "different starts" in words and "different judges" not in words

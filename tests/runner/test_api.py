@@ -19,6 +19,8 @@ from rlhf_flow.system import optional_deps as needs
 from tests.cli.test_main import LOCAL, Prepared
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 BARE = ("model.path=some/model", "prompts.path=prompts.jsonl", "scorer.path=some/judge")
 
 
@@ -50,7 +52,7 @@ def test_a_function_without_a_name_is_refused() -> None:
         return 0.0
 
     for nameless in (inner, lambda prompt, answer, meta: 0.0):
-        with pytest.raises(ValueError, match=r"cannot be found by its name\. Fix: define it with `def` at the top"):
+        with pytest.raises(ValueError, match=r"cannot be imported by this name\. Fix: define it with `def` at the top"):
             rlhf_flow.run(LOCAL, reward=nameless)
 
 
@@ -62,7 +64,7 @@ def test_a_function_of_a_notebook_needs_one_process(monkeypatch: pytest.MonkeyPa
         rlhf_flow.run(BARE[:2], reward=tiny.shorter)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_script_runs_with_a_function_of_its_own_and_has_the_records(tmp_path: Path) -> None:
     keys = dict(one.split("=", 1) for one in tiny.overrides(tmp_path / "model", tmp_path / "prompts", tmp_path / "run"))
     del keys["scorer"], keys["scorer.function"]
@@ -104,7 +106,7 @@ def test_the_file_that_init_writes_is_run(
     ("text", "told"),
     [
         ("- a\n", "holds no keys"),
-        ("a: [\n", "is no YAML"),
+        ("a: [\n", "is not valid YAML"),
         (None, "cannot be read"),
         ("roundz: 3\n", "no key 'roundz'"),
     ],

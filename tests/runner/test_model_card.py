@@ -9,8 +9,10 @@ import yaml
 
 from rlhf_flow.cli.main import main
 from rlhf_flow.config.compose import compose
-from rlhf_flow.runner.model_card import Cards
+from rlhf_flow.runner.model_card import model_card
 from tests.support import tiny
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_leaves_a_card_that_names_no_folder_of_the_machine(tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ def test_a_run_leaves_a_card_that_names_no_folder_of_the_machine(tmp_path: Path)
 @pytest.mark.parametrize("path", ["owner/name", "/srv/models/name", "models/name/"])
 def test_a_card_links_to_its_base_on_the_hub_alone(path: str) -> None:
     config = compose(f"model.path={path}", "prompts.path=x.jsonl", "scorer.path=judge")
-    _, front, text = Cards(config).of(3, {}).split("---\n", 2)
+    _, front, text = model_card(config, 3, {}).split("---\n", 2)
     assert yaml.safe_load(front).get("base_model") == ("owner/name" if path == "owner/name" else None)
     assert "Round 3" in text
     assert "/srv" not in text

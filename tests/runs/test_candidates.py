@@ -11,6 +11,8 @@ import pytest
 from rlhf_flow.cli.main import main
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 DRAWS = (
     "[{name: own, n: 1, temperature: 0, max_tokens: 8},"
     " {name: good, n: 1, max_tokens: 32, policy: dataset, candidate: good},"

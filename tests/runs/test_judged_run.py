@@ -13,6 +13,7 @@ from tests.support import tiny
 from tests.support.stub_endpoint import Behaviour, Said, Stub, fails, says
 
 pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from rlhf_flow.verify.setting import EXACT, SELF_PLAY
 from tests.support import tiny
 from tests.support.my_lab.robust import RobustDPO
 
+pytestmark = pytest.mark.slow
+
 LAB = Path(__file__).parents[1] / "support/my_lab"
 
 

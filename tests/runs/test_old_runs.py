@@ -11,6 +11,8 @@ import torch
 
 from rlhf_flow.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 ARCHIVES = Path(__file__).parents[1] / "support/old_runs"
 RENAMED = {  # overrides of the archives -> as they are written today
     "checkpoint.piece=8": "checkpoint.prompts_per_commit=8",
@@ -34,7 +36,7 @@ def test_a_run_of_version_0_1_goes_on_to_the_same_weights(
     made = json.loads(Path("made.json").read_text())
     old = made["runs"][name]
     assert main(["run", *(RENAMED.get(one, one) for one in old["overrides"])]) == 0
-    assert "goes on after round 2/4" in capsys.readouterr().out
+    assert "resumes after round 2/4" in capsys.readouterr().out
     final = json.loads((Path(name) / "final.json").read_text())
     assert final["round"] == 4
     alike = (torch.backends.cpu.get_cpu_capability(), torch.__version__) == (made["processor"], made["torch"])

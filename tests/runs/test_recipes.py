@@ -1,8 +1,8 @@
 """Every recipe, on a policy of two layers: a judge who likes vowels gets more of them.
 
-Three learn to the end, one for each source of answers: the policy and a mixture with vLLM and DeepSpeed, an average in
-one process. The others take one step in each of two rounds on the real stack. That ranks take the steps of one
-process, whatever the loss, is shown in `tests/learner`; the others learn to the end in `make soak`.
+One learns to the end in one process. Some take one step in each of two rounds on the real stack: those that differ in
+their source of answers or in their stages.
+That ranks take the steps of one process, whatever the loss, is shown in `tests/learner`; `make soak` runs all recipes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cli.main import main
-from rlhf_flow.cluster import ray_persistent as kept
+from rlhf_flow.cli.main import run
+from rlhf_flow.cluster.ray_persistent import OpenClusters
 from rlhf_flow.config.compose import CONFIGS
 from tests.support import tiny
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.slow
+CLUSTERS = OpenClusters()
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 WHOLE = ("nash_md", "online_dpo")
 ALONE = ("nash_ema",)
+SHORT_RUNS = ("dno", "egpo", "nash_ema", "nash_md", "online_ipo", "xpo")
 HALF_STEPS = ("egpo",)  # the second round starts from the policy before the half step whose answers it learns from
 SHORT = {  # one step in each of two rounds
     "rounds": 2,
@@ -79,7 +81,7 @@ def learned(
     asked = [override for override in asked if not override.startswith("sampler.draws.0")]
     replaced = {other.partition("=")[0] for other in others}
     asked = [override for override in asked if override.partition("=")[0] not in replaced]
-    assert main(["run", *asked, "scorer.function=tests.support.tiny.fond_of_vowels", *others]) == 0
+    assert run([*asked, "scorer.function=tests.support.tiny.fond_of_vowels", *others], CLUSTERS) == 0
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -93,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def stack() -> Iterator[list[str]]:
     """Overrides for vLLM, and DeepSpeed on two ranks, on one Ray cluster for all recipes."""
     yield ["cluster=ray_persistent", "engine=vllm", "learner=deepspeed", "learner.ranks=2"]
-    kept.end()
+    CLUSTERS.close()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,7 @@ def test_a_recipe_learns_what_its_judge_likes(recipe: str, world: tuple[Path, Pa
     liked(learned(recipe, tmp_path / recipe, *world))
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("recipe", WHOLE)
 def test_so_it_does_with_vllm_and_deepspeed(
     recipe: str, world: tuple[Path, Path], stack: list[str], tmp_path: Path
@@ -111,7 +114,12 @@ def test_so_it_does_with_vllm_and_deepspeed(
     liked(learned(recipe, tmp_path / recipe, *world, others=stack))
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in WHOLE])
+@pytest.mark.vllm
+@pytest.mark.deepspeed
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(one, marks=[] if one in SHORT_RUNS else pytest.mark.soak) for one in RECIPES]
+)
 def test_ranks_take_the_steps_of_every_recipe_and_engines_draw_from_what_they_learned(
     recipe: str, world: tuple[Path, Path], stack: list[str], tmp_path: Path
 ) -> None:
@@ -135,6 +143,9 @@ def liked(metrics: list[dict[str, float]]) -> None:
     assert last["eval/win_rate"] > 0.5, told
 
 
+@pytest.mark.vllm
+@pytest.mark.deepspeed
+@pytest.mark.ray
 def test_a_run_on_workers_that_served_another_is_the_same_run(
     world: tuple[Path, Path], stack: list[str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,8 @@ from tests.scorer.conftest import rollouts
 from tests.support.stub_endpoint import Said, Stub, says
 from tests.support.served import WAIT, serving
 
+pytestmark = pytest.mark.slow
+
 
 def secret(place: str) -> str:
     """One that is told apart, and that no pattern of a well-known service finds."""
@@ -74,7 +76,7 @@ def found(*places: Path | str) -> list[tuple[str, str]]:
     return [(where, one) for where, text in texts.items() for one in wanted if one.encode() in text]
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_no_secret_reaches_anything_that_a_run_leaves(tmp_path: Path) -> None:
     """Folder, report, metrics, offline W&B, TensorBoard, cache and output; also if the endpoint repeats them all."""
     pytest.importorskip("wandb")
@@ -113,7 +115,7 @@ def test_no_secret_reaches_anything_that_a_run_leaves(tmp_path: Path) -> None:
         assert found(*left, again.stdout, again.stderr) == []
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_no_secret_reaches_what_the_servers_say(tmp_path: Path) -> None:
     folder = tmp_path / "labels"
     ask(folder, [question("a", "b")])

@@ -22,6 +22,8 @@ from rlhf_flow.runner import prepare as build
 from tests.support import tiny
 from tests.support.tokenizer import tokenizer
 
+pytestmark = pytest.mark.slow
+
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
@@ -242,8 +244,8 @@ def test_run_and_doctor_find_it_before_any_worker_starts(
     assert main(["doctor", *asked, "--json"]) == 1
     findings = json.loads(capsys.readouterr().out)["findings"]
     problems = [one for one in findings if one["level"] == "problem"]
-    assert any(says in one["says"] and way_out in one["way_out"] for one in problems), problems
-    assert not any(one["way_out"].startswith(("Try", "Fix")) or ".." in one["says"] for one in problems)
+    assert any(says in one["message"] and way_out in one["message"] + one["remedy"] for one in problems), problems
+    assert not any(one["remedy"].startswith(("Try", "Fix")) or ".." in one["message"] for one in problems)
 
 
 def test_the_command_that_converts_makes_a_start(

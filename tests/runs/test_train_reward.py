@@ -19,6 +19,8 @@ from rlhf_flow.storage import parquet as rows
 from rlhf_flow.weights.source import Checkpoint
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 CYCLES = ("ABC", "DEF", "GHI", "JKL")  # each letter beats the next one, around
 
 
@@ -177,6 +179,7 @@ def taught(kind: str, data: list[dict[str, object]], model: Path, folder: Path) 
     return metrics(folder / kind)[-1]
 
 
+@pytest.mark.soak
 def test_only_judges_of_pairs_learn_a_cycle(model: Path, tmp_path: Path) -> None:
     general, number, asked = (taught(kind, around(), model, tmp_path) for kind in ("gpm", "bradley_terry", "pairwise"))
     for judge in (general, asked):
@@ -198,17 +201,20 @@ def test_where_there_is_no_cycle_both_learn_as_much(model: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("sampler.draws=[{name: first, n: 2, policy: policy, max_tokens: 8}]", "the sampler asks policy. Try policy=dataset"),
+        (
+            "sampler.draws=[{name: first, n: 2, policy: policy, max_tokens: 8}]",
+            "the sampler samples from policy. Fix: policy=dataset",
+        ),
         ("~prompts.columns.candidates.second", "sampler.draws.1.candidate must be an answer that every"),
         ("learner.head.outputs=-1", "learner.head.outputs must be >= 0, got -1"),
         (
             "objective=dpo",
-            "objective=dpo reads the log-probs of a policy, and the learner has a head with 1 outputs. Try",
+            "objective=dpo reads the log-probs of a policy, and the learner has a head with 1 outputs. Fix",
         ),
-        ("learner.head.outputs=2", "objective=bt reads one number of each response, and the learner has a head with 2"),
-        ("learner.head.outputs=0", "no head: it reads the log-probs of a policy. Try learner.head.outputs=1."),
-        ("reward=rated_preference selector.worth=wins", "selector.worth is wins. Try selector.worth=utility."),
-        ("objective=dpo learner.head.outputs=0", "has all tokens of an answer to read. Try reward=pairwise"),
+        ("learner.head.outputs=2", "objective=bt reads one number per response, and the learner has a head with 2"),
+        ("learner.head.outputs=0", "no head: it reads the log-probs of a policy. Fix: learner.head.outputs=1."),
+        ("reward=rated_preference selector.worth=wins", "selector.worth is wins. Fix: selector.worth=utility."),
+        ("objective=dpo learner.head.outputs=0", "all its tokens. Fix: reward=pairwise"),
         ("reward=pairwise prompts.max_tokens=9", "prompts.max_tokens must be >= "),
         ("evaluate.by=chance", "evaluate.by must be answers or agreement, got 'chance'"),
     ],

@@ -8,6 +8,8 @@ from rlhf_flow.sandbox.build import build
 from rlhf_flow.sandbox.request import understand
 from rlhf_flow.sandbox.world import Size, locate, sha256
 
+pytestmark = pytest.mark.slow
+
 TINY = Size(
     vocabulary=320,
     width=32,
@@ -29,7 +31,7 @@ def hashes(root):
     return {str(path.relative_to(root)): sha256(path) for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_world_is_the_same_bit_for_bit_when_it_is_built_again(tmp_path):
     worlds = [build(tmp_path / name, size=TINY, report=lambda line: None) for name in ("once", "again")]
     facts = [json.loads(world.facts.read_text()) for world in worlds]
@@ -42,7 +44,7 @@ def test_a_world_is_the_same_bit_for_bit_when_it_is_built_again(tmp_path):
     assert hashes(build(tmp_path / "other", size=replace(TINY, seed=2), report=lambda line: None).root) != made
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_world_is_two_checkpoints_and_two_lists_of_prompts(tmp_path):
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -69,7 +71,7 @@ def test_a_world_is_two_checkpoints_and_two_lists_of_prompts(tmp_path):
     assert len(ids) == len(set(ids))
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_a_build_that_was_killed_is_begun_again_and_two_at_once_make_one(tmp_path):
     target = locate(tmp_path, size=TINY)
     part = target.root.with_name(target.root.name + ".part")

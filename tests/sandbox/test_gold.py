@@ -55,6 +55,7 @@ def test_aspects_and_utility_lie_in_the_unit_interval(asked, seed):
     assert all(0 <= aspect <= 1 for aspect in verdict.aspects.values())
 
 
+@pytest.mark.slow
 @given(st.text(), st.text())
 def test_any_prompt_and_any_answer_are_judged(prompt, answer):
     verdict = judge(prompt, answer)

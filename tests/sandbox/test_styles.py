@@ -207,6 +207,7 @@ def test_building_the_world_reads_nothing_from_outside() -> None:
     assert found.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_experiment_trains_and_evaluates_by_the_judge_with_the_cycle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ from tests.scorer.conftest import Checkpoint, rollouts
 from tests.support.served import pooling, scores_of, serving
 from tests.support.stub_endpoint import Said, Stub, says
 
+pytestmark = pytest.mark.slow
+
 OVER = Term("rlhf_flow.scorer.shipped.length", weight=0.5, name="over", arguments={"most": 3})
 FIELDS: dict[str, dict[str, Any]] = {
     "rule": {"function": "tests.support.rules.length"},

@@ -8,17 +8,15 @@ from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.matches import Match
 from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict, settled, strengths
+from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.tournament import Tournament
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts
-
-FRUGAL = ("swiss", "knockout")
 
 
 def texts(worth: Sequence[int]) -> list[str]:
@@ -61,13 +59,10 @@ def asked(scored: Scored) -> list[int]:
 
 
 @pytest.mark.parametrize("verdict", [sure, soft])
-@pytest.mark.parametrize("pairs", FRUGAL)
 @pytest.mark.parametrize("n", [2, 4, 6, 8, 16])
-def test_of_a_judge_that_never_errs_the_best_and_the_worst_are_found(
-    n: int, pairs: str, verdict: Callable[[Match], float]
-) -> None:
+def test_of_a_judge_that_never_errs_the_best_and_the_worst_are_found(n: int, verdict: Callable[[Match], float]) -> None:
     orders = [np.random.default_rng(seed).permutation(n).tolist() for seed in range(40)]
-    scored = judged(PairSchedule(pairs=pairs), *map(texts, orders), verdict=verdict)
+    scored = judged(PairSchedule(pairs="knockout"), *map(texts, orders), verdict=verdict)
     for b, order in enumerate(orders):
         best, worst = order.index(n - 1), order.index(0)
         assert scored.utility[b].argmax() == best and scored.utility[b].argmin() == worst
@@ -86,23 +81,13 @@ def test_every_order_of_four_and_any_number_of_answers_has_its_best_in_a_knockou
         assert scored.utility.argmin(-1).tolist() == [order.index(0) for order in orders]
 
 
-def test_a_round_more_takes_more_matches_and_ranks_better() -> None:
-    orders = [np.random.default_rng(seed).permutation(8).tolist() for seed in range(40)]
-    correlation, matches = [], []
-    for rounds in (1, 2, 3, 5):
-        scored = judged(PairSchedule(pairs="swiss", rounds=rounds), *map(texts, orders))
-        correlation.append(np.mean([np.corrcoef(scored.utility[b], orders[b])[0, 1] for b in range(40)]))
-        matches.append(sum(asked(scored)))
-    assert correlation == sorted(correlation) and matches == sorted(matches)
-
-
 # -- how much is asked ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pairs", "n", "most"), [("swiss", 8, 12 + 1), ("knockout", 8, 7 + 3 + 1), ("swiss", 2, 1)])
-def test_so_many_are_asked_about_and_the_others_are_spared(pairs: str, n: int, most: int) -> None:
+@pytest.mark.parametrize(("n", "most"), [(8, 7 + 3 + 1), (2, 1)])
+def test_so_many_are_asked_about_and_the_others_are_spared(n: int, most: int) -> None:
     scored = judged(
-        PairSchedule(pairs=pairs), *(texts(np.random.default_rng(b).permutation(n).tolist()) for b in range(9))
+        PairSchedule(pairs="knockout"), *(texts(np.random.default_rng(b).permutation(n).tolist()) for b in range(9))
     )
     assert all(most - 1 <= number <= most for number in asked(scored)), "with a final, where the two had not met"
     made = sum(asked(scored))
@@ -128,24 +113,14 @@ def test_all_are_asked_about_at_once() -> None:
     np.testing.assert_allclose(scored.utility, scored.wins.mean(-1), atol=1e-6)
 
 
-@pytest.mark.parametrize("pairs", FRUGAL)
-def test_a_round_is_asked_about_for_all_prompts_together_and_nobody_meets_twice(pairs: str) -> None:
+def test_a_round_is_asked_about_for_all_prompts_together_and_nobody_meets_twice() -> None:
     turns: list[list[Match]] = []
     answers = [texts(np.random.default_rng(b).permutation(8).tolist()) for b in range(20)]
-    PairSchedule(pairs=pairs).compare(rollouts(*answers), asking(sure, turns))
+    PairSchedule(pairs="knockout").compare(rollouts(*answers), asking(sure, turns))
     assert len(turns) == 4, "three rounds, and the finals"
     assert all({match.b for match in turn} == set(range(20)) for turn in turns[:3])
     met = [(match.b, match.first.text, match.second.text) for turn in turns for match in turn]
     assert len(met) == len(set(met)) and all(first < second for _, first, second in met)
-
-
-def test_in_a_swiss_round_equals_meet() -> None:
-    turns: list[list[Match]] = []
-    PairSchedule(pairs="swiss").compare(rollouts(texts([5, 1, 7, 3, 2, 6, 0, 4])), asking(sure, turns))
-    pairs = [{frozenset((worth(match.first.text), worth(match.second.text))) for match in turn} for turn in turns]
-    assert pairs[0] == {frozenset(two) for two in ((5, 1), (7, 3), (2, 6), (0, 4))}
-    assert pairs[1] == {frozenset(two) for two in ((5, 7), (6, 4), (1, 3), (2, 0))}  # those with a point, and without
-    assert frozenset((7, 6)) in pairs[2] and frozenset((1, 0)) in pairs[2]  # with two points, and with none
 
 
 # -- odd company ------------------------------------------------------------------------------------------------------
@@ -158,13 +133,12 @@ VERDICTS = st.fixed_dictionaries(
 ANSWERS = st.lists(st.lists(st.sampled_from(LETTERS), min_size=5, max_size=5), max_size=3)
 
 
-@settings(deadline=None, max_examples=60)
-@given(ANSWERS, VERDICTS, st.sampled_from(FRUGAL))
+@given(ANSWERS, VERDICTS)
 def test_any_verdicts_give_a_ranking_whose_ends_have_been_asked_about(
-    answers: list[list[str]], said: dict[str, float], pairs: str
+    answers: list[list[str]], said: dict[str, float]
 ) -> None:
     scored = judged(
-        PairSchedule(pairs=pairs), *answers, verdict=lambda match: said[match.first.text + match.second.text]
+        PairSchedule(pairs="knockout"), *answers, verdict=lambda match: said[match.first.text + match.second.text]
     )
     assert ((scored.utility > 0) & (scored.utility < 1)).all()
     spared = abstained = 0
@@ -187,13 +161,10 @@ def test_any_verdicts_give_a_ranking_whose_ends_have_been_asked_about(
     }  # fmt: skip
 
 
-@settings(deadline=None, max_examples=30)
-@given(ANSWERS, VERDICTS, st.sampled_from(FRUGAL))
-def test_the_order_of_prompts_and_answers_changes_no_bit(
-    answers: list[list[str]], said: dict[str, float], pairs: str
-) -> None:
+@given(ANSWERS, VERDICTS)
+def test_the_order_of_prompts_and_answers_changes_no_bit(answers: list[list[str]], said: dict[str, float]) -> None:
     def scored(asked: Rollouts) -> Scored:
-        return PairSchedule(pairs=pairs).compare(
+        return PairSchedule(pairs="knockout").compare(
             asked, asking(lambda match: said[match.first.text + match.second.text])
         )
 
@@ -234,7 +205,7 @@ def test_strengths_are_finite_whoever_wins() -> None:
 
 
 def test_the_utility_is_a_win_rate_over_all_answers() -> None:
-    scored = judged(PairSchedule(pairs="swiss"), ["a:2", "b:1", "c:0", "a:2"], verdict=soft)
+    scored = judged(PairSchedule(pairs="knockout"), ["a:2", "b:1", "c:0", "a:2"], verdict=soft)
     assert scored.utility.sum() == pytest.approx(4 / 2, abs=1e-6)
     assert scored.utility[0, 0] == scored.utility[0, 3]
 
@@ -293,9 +264,7 @@ def test_a_mark_is_of_both_and_of_all_who_gave_the_same_answer() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"pairs": "some"}, r"scorer\.pairs must be one of all, swiss, knockout, got 'some'"),
-        ({"pairs": "swiss", "rounds": 0}, r"scorer\.rounds must be >= 1, with scorer\.pairs=swiss, got 0"),
-        ({"rounds": 3}, r"scorer\.rounds must be .*, got 3 with scorer\.pairs=all"),
+        ({"pairs": "swiss"}, r"scorer\.pairs must be one of all, knockout, got 'swiss'"),
     ],
 )
 def test_what_is_no_economy_is_refused(fields: dict[str, object], said: str) -> None:
@@ -303,7 +272,7 @@ def test_what_is_no_economy_is_refused(fields: dict[str, object], said: str) -> 
         PairSchedule(**fields)
 
 
-@pytest.mark.parametrize("pairs", ["all", *FRUGAL])
+@pytest.mark.parametrize("pairs", ["all", "knockout"])
 def test_nothing_to_compare_is_asked_about_once(pairs: str) -> None:
     for answers in ([], [["a"]], [["a", "a"]]):
         turns: list[list[Match]] = []

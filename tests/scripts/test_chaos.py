@@ -20,6 +20,8 @@ from ranks import relative
 
 from rlhf_flow.sandbox.build import build
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -129,7 +131,7 @@ def test_machines_reach_each_other_and_nothing_is_left_of_them() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.heavy
+@pytest.mark.ray
 @pytest.mark.timeout(1600)
 def test_a_lost_raylet_a_lost_judge_and_a_full_disk_change_nothing() -> None:
     """In short, on the toy: tests/cluster/test_deaths.py, as workers that die or hang. All kinds: make chaos."""
@@ -141,7 +143,7 @@ def test_a_lost_raylet_a_lost_judge_and_a_full_disk_change_nothing() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.heavy
+@pytest.mark.ray
 @pytest.mark.timeout(1600)
 def test_three_nodes_compute_what_one_does() -> None:
     """Machines with addresses of their own, or raylets of one machine if it allows no namespaces.

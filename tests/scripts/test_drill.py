@@ -10,11 +10,11 @@ import pytest
 
 from rlhf_flow.sandbox.build import build
 
-DRILL = Path(__file__).parents[2] / "scripts" / "drill.py"
+DRILL = Path(__file__).parents[2] / "scripts" / "proofs" / "drill.py"
 # Before and after every commit: tests/runs/test_resume.py. Deaths that a run survives: tests/cluster/test_deaths.py.
 KILLS = ("engine-0:sample", "scorer-0:score", "learner-1:learn")  # all cases: make drill
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def drill(*arguments: str) -> str:
@@ -29,10 +29,12 @@ def test_the_driver_killed_in_and_after_every_stage_in_one_process() -> None:
     assert "14 of 14 cases ended in the same hashes, without orphans" in drill("--stack", "local")
 
 
+@pytest.mark.soak
 def test_the_driver_killed_in_one_process() -> None:
     assert "1 of 1 cases ended in the same hashes" in drill("--stack", "local", "--cases", "driver:publish")
 
 
+@pytest.mark.soak
 def test_the_driver_killed_at_its_work_on_the_real_stack() -> None:
     assert "1 of 1 cases ended in the same hashes" in drill("--stack", "ray", "--cases", "driver:learn")
 

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from rlhf_flow.capacity.model_shape import shape_of
 from rlhf_flow.learner.policy_model import ResponseLogps
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 
@@ -98,7 +100,8 @@ def test_heads_that_do_not_divide_are_refused(refused: Callable[..., str]) -> No
     assert refused("--device", "cpu", "--heads", "7").endswith("--heads must divide --hidden=64, got 7.")
 
 
-@pytest.mark.heavy
+@pytest.mark.soak
+@pytest.mark.deepspeed
 def test_the_whole_path_ends_in_tables() -> None:
     lengths = ("--batch", "4", "--micro-batch", "2", "--prompt", "8", "--answer", "16", "--repeats", "2")
     done = measured("--device", "cpu", "--size", "tiny", "--threads", "1", "--peak-tflops", "0.001", *lengths)

@@ -15,6 +15,8 @@ from preferences import CHOSEN, MOST, Result, longer_wins, main, read, shortened
 
 from rlhf_flow.sandbox.tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("RLHF_FLOW_DATA", ROOT.parent / "shared" / "data")) / "alpaca_eval_preferences.jsonl.gz"
 

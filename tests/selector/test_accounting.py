@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.selector import PARTS
@@ -65,7 +65,6 @@ def considered(name: str, responses: tuple[Response, ...], given: dict[str, obje
 
 
 @pytest.mark.parametrize("name", PARTS)
-@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_every_response_and_every_pair_has_one_bucket(name: str, data: st.DataObject) -> None:
     world, given = data.draw(cases(name))
@@ -95,7 +94,6 @@ def test_every_response_and_every_pair_has_one_bucket(name: str, data: st.DataOb
         assert pairs[bucket] > 0
 
 
-@settings(deadline=None, max_examples=50)
 @given(world=worlds(st.integers(2, 4)))
 def test_a_pair_without_a_verdict_is_counted_under_the_reason(world: Scored) -> None:
     expected: Counter[str] = Counter()
@@ -111,7 +109,6 @@ def test_a_pair_without_a_verdict_is_counted_under_the_reason(world: Scored) -> 
 
 
 @pytest.mark.parametrize("name", PARTS)
-@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_a_response_is_called_used_where_a_pair_uses_it(name: str, data: st.DataObject) -> None:
     world, given = data.draw(cases(name))
@@ -128,7 +125,6 @@ def test_a_response_is_called_used_where_a_pair_uses_it(name: str, data: st.Data
 
 
 @pytest.mark.parametrize("name", PARTS)
-@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_pairs_are_of_different_responses_to_one_prompt_that_may_be_paired(name: str, data: st.DataObject) -> None:
     world, given = data.draw(cases(name))
@@ -155,7 +151,6 @@ def third(pair: Pair, responses: tuple[Response, ...], given: dict[str, object])
 
 
 @pytest.mark.parametrize("name", sorted(PARTS.keys() - {"margin"}))
-@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_preferences_say_what_the_judge_said(name: str, data: st.DataObject) -> None:
     world, given = data.draw(cases(name))
@@ -182,7 +177,6 @@ def test_preferences_say_what_the_judge_said(name: str, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("name", PARTS)
-@settings(deadline=None, max_examples=50)
 @given(data=st.data())
 def test_worth_is_the_mean_win_rate_against_the_opponents(name: str, data: st.DataObject) -> None:
     world, given = data.draw(cases(name))

@@ -89,5 +89,5 @@ def test_draws_that_cannot_be_crossed_are_refused() -> None:
         Cross().check({"policy": 2})
     with pytest.raises(ValueError, match=r"selector\.first and selector\.second must be two draws, .*all_pairs"):
         Cross(second="policy")
-    with pytest.raises(ValueError, match=r"selector\.among must be null .* got policy\. Set selector\.first"):
+    with pytest.raises(ValueError, match=r"selector\.among must be null .* got policy\. Fix: set selector\.first"):
         Cross(among=["policy"])

@@ -82,7 +82,7 @@ def test_repetition_is_counted_by_hand_the_same(tokens: list[int], n: int, most:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"label": "soft"}, r"selector\.label must be hard for selector=margin.* got soft\. Try selector=all_pairs"),
+        ({"label": "soft"}, r"selector\.label must be hard for selector=margin.* got soft\. Fix: selector=all_pairs"),
         ({"margin": 0.0}, r"selector\.margin must be > 0, or equals would beat each other \(try 2\), got 0\.0"),
         ({"student_margin": -1.0}, r"selector\.student_margin must be > 0"),
         ({"student_margin": 0.0}, r"selector\.student_margin must be > 0"),

@@ -71,7 +71,7 @@ def test_where_cut_answers_are_dropped_the_first_ones_play() -> None:
 def test_only_powers_of_two_can_be_paired_off() -> None:
     for n in (2, 4, 8, 16):
         Tournament().check({"policy": n // 2, "reference": n // 2})
-    with pytest.raises(ValueError, match=r"power of two .* draws 6\. Draw 4 or 8, or use selector=best_and_worst"):
+    with pytest.raises(ValueError, match=r"power of two .* draws 6\. Fix: draw 4 or 8, or selector=best_and_worst"):
         Tournament().check({"policy": 6})
     Tournament(among=["policy"]).check({"policy": 4, "opponent": 1})
 

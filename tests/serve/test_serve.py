@@ -16,13 +16,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.cli.main import main
 from rlhf_flow.scorer.functions.rule import Rule
 from rlhf_flow.scorer.remote import schema as wire
-from rlhf_flow.serve.batching import Overloaded, Queue, apart, together
+from rlhf_flow.serve.batching import Overloaded, Queue, merged, split
 from rlhf_flow.serve.config import ServeConfig, fingerprint
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
@@ -31,6 +31,7 @@ from tests.support.served import TOKEN, WAIT, Served, serving, until
 from tests.support.stub_endpoint import Stub, says
 
 pytest.importorskip("fastapi")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -226,7 +227,7 @@ RULE = ("scorer=rule", "scorer.function=tests.support.rules.length")
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"host": "0.0.0.0"}, "host=0.0.0.0 can be reached from other machines, so clients must show a token."),
+        ({"host": "0.0.0.0"}, "host=0.0.0.0 can be reached from other machines, so clients must send a token."),
         ({"host": "0.0.0.0", "token": "none"}, "host=0.0.0.0 can be reached from other machines"),
         ({"token": "none", "token_env": "JUDGE"}, "token=none and token_env=JUDGE exclude each other"),
         ({"token": "off"}, "token must be required or none, got 'off'"),
@@ -428,11 +429,10 @@ def test_whoever_does_not_wait_any_more_is_not_scored() -> None:
     assert judge.asked == [C]
 
 
-@settings(max_examples=50)
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), count=st.integers(0, 1000))
 def test_the_shares_of_a_count_add_up_to_it(sizes: list[int], count: int) -> None:
     several = [named(str(at), *([["x", "y"]] * size)) for at, size in enumerate(sizes)]
-    whole = together(several)
+    whole = merged(several)
     given = Scored(
         whole,
         utility=np.arange(2 * sum(sizes), dtype=np.float32).reshape(-1, 2),
@@ -440,7 +440,7 @@ def test_the_shares_of_a_count_add_up_to_it(sizes: list[int], count: int) -> Non
         pair_flags={"inconsistent": np.arange(4 * sum(sizes)).reshape(-1, 2, 2) % 3 == 0},
         counts={"judge/queries": count},
     )
-    parts = apart(given, several)
+    parts = split(given, several)
     assert sum(part.counts["judge/queries"] for part in parts) == count
     assert [len(part.utility) for part in parts] == sizes
     np.testing.assert_array_equal(np.concatenate([part.utility for part in parts]), given.utility)

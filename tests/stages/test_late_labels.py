@@ -12,6 +12,8 @@ import pytest
 from rlhf_flow.types import Rollouts, Scored
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 
 class People:
     """They judge as `HigherIsBetter`, but are asked about every prompt `delay` times before they answer."""
@@ -57,7 +59,7 @@ def metrics(root: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("delay", [1, 2])
 def test_a_late_label_is_learned_from_in_the_round_it_arrives_in(delay: int, tmp_path: Path) -> None:
     punctual = toy.run(tmp_path / "punctual", rounds=1)
-    assert punctual.ledger.entry(1, "late") is None
+    assert punctual.ledger.committed(1, "late") is None
     toy.run(tmp_path / "late", rounds=5, scorer=People(delay), selector=Compared())
     first = pairs(tmp_path / "punctual", 1)
     assert first and pairs(tmp_path / "late", 1) == []

@@ -13,7 +13,7 @@ import pytest
 
 from rlhf_flow.metrics.off_policy import GateError, OffPolicy
 from rlhf_flow.selector.all_pairs import AllPairs
-from rlhf_flow.stages.off_policy import _most
+from rlhf_flow.stages.off_policy import _number_measured
 from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 from tests.support import toy
 
@@ -82,9 +82,10 @@ def test_answers_that_are_too_old_are_in_no_pair_and_counted(tmp_path: Path) -> 
     assert buckets(tmp_path, 2)["responses"] == {"stale": answers}
 
 
+@pytest.mark.slow
 def test_a_gate_that_stops_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     with pytest.raises(
-        GateError, match=r"off_policy.max_mismatch=0.1: .* answers of round 2 .* by 0.5\. The run stopped"
+        GateError, match=r"off_policy.max_mismatch=0.1: .* responses of round 2 .* by 0.5\. The run stopped"
     ):
         toy.run(tmp_path / "run", rounds=3, engine=Rounding(), off_policy=OffPolicy(max_mismatch=0.1, exceeding="stop"))
     toy.run(tmp_path / "run", rounds=3, engine=Rounding(), off_policy=OffPolicy(max_mismatch=0.6, exceeding="stop"))
@@ -104,4 +105,4 @@ def test_some_answers_are_measured_where_nobody_asks_for_all(tmp_path: Path) -> 
     ("asked", "answers", "measured"), [(64, 4096, 64), (64, 64, 16), (64, 320, 40), (2, 12, 2), (1000, 64, 1000)]
 )
 def test_one_answer_in_eight_is_measured_unless_more_are_asked_for(asked: int, answers: int, measured: int) -> None:
-    assert _most(asked, answers) == measured
+    assert _number_measured(asked, answers) == measured

@@ -11,9 +11,11 @@ from threading import Event
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_flow.storage.tables import TrainingRound
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 from tests.support import toy
+
+pytestmark = pytest.mark.slow
 
 WAIT = 30.0  # seconds until a meeting that does not happen has failed
 

@@ -13,6 +13,8 @@ from tests.runs.test_train_reward import overrides as to_train
 from tests.runs.test_train_reward import short_and_long
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:

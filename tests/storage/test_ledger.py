@@ -98,7 +98,7 @@ def test_a_stage_that_fails_leaves_no_entry_and_no_file(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="judge"):
         ledger.commit(1, "score", write)
-    assert ledger.entry(1, "score") is None
+    assert ledger.committed(1, "score") is None
     assert not (tmp_path / "rounds/00001/half.json").exists()
     ledger.close()
 
@@ -112,7 +112,7 @@ def test_a_damaged_record_stops_the_run_with_its_name(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"cannot be written.*Choose another run_dir"):
+    with pytest.raises(ValueError, match=r"cannot be written.*choose another run_dir"):
         opened(tmp_path / "file")
 
 

@@ -17,10 +17,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.dpo import DPO
-from rlhf_flow.protocols import Learner
+from rlhf_flow.protocols import Learner, RoundTables, TrainingRound
 from rlhf_flow.specs import Model
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.tables import FileShard, RoundTables, Table, TrainingRound
+from rlhf_flow.storage.tables import FileShard, Table
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint, fingerprint
 

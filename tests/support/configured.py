@@ -17,7 +17,6 @@ LLAMA_8B = Shape(
     parameters=8_030_261_248,
     linear=7_504_658_432,
     largest=525_336_576,
-    small=0.0,
     ends=2_621_440,
     layers=32,
     width=4096,

@@ -13,9 +13,9 @@ import pyarrow as pa
 from torch import Tensor, uint8
 from torch.nn import Parameter
 
-from rlhf_flow.protocols import Learner
+from rlhf_flow.protocols import Learner, TrainingRound
 from rlhf_flow.specs import LearnerSpec, Model, Place
-from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
 
 

@@ -17,13 +17,14 @@ import pyarrow as pa
 
 from rlhf_flow import loop
 from rlhf_flow.metrics.off_policy import OffPolicy
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.replay import Window
 from rlhf_flow.schedule import EveryK, Fixed, Lagged
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.ledger import Ledger
-from rlhf_flow.storage.tables import Table, TrainingRound
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import (
     Loss,
     Message,
@@ -295,7 +296,7 @@ def parts(
     values = {
         "seed": 7,
         "rounds": rounds,
-        "piece": 2,
+        "prompts_per_commit": 2,
         "start": start(),
         "trust_remote_code": False,
         "prompts": Prompts(),
@@ -304,14 +305,14 @@ def parts(
         "scorer": HigherIsBetter(),
         "selector": BestAndWorst(),
         "objective": Objective(),
-        "memory": Window(2),
+        "replay": Window(2),
         "schedule": Lagged(EveryK(k) if k else Fixed(), lag),
         "lag": lag,
         "disaggregated": True,
         "off_policy": OffPolicy(measured=2),
         "learner": Learner(),
-        "evaluation": Evaluation(judge=HigherIsBetter(), draw=SamplingParams(), every=1),
-        "keeping": CheckpointPolicy(every=every, steps=steps, keep=2),
+        "evaluation": Evaluation(HigherIsBetter(), draw=SamplingParams(), every=1),
+        "checkpoints": CheckpointPolicy(every=every, steps=steps, keep=2),
         "ledger": ledger,
         "observers": [Recorder()],
     }

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -179,11 +179,17 @@ def test_a_head_without_an_end_takes_no_memory() -> None:
 
 
 def test_bodies_that_are_held_at_once_are_bounded() -> None:
-    bodies = Bodies(100)
-    with bodies.room() as room:
-        for _ in range(AT_ONCE):
-            bodies.take(100)
-            room.taken += 100
-        with pytest.raises(Overloaded, match="400 bytes of requests are held already"):
-            bodies.take(1)
-    bodies.take(100)
+    async def chunks(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield bytes(100)
+
+    async def scenario() -> None:
+        bodies = Bodies(100)
+        async with bodies.read(chunks(AT_ONCE)):
+            with pytest.raises(Overloaded, match="400 bytes of requests are held already"):
+                async with bodies.read(chunks(1)):
+                    pass
+        async with bodies.read(chunks(1)) as body:
+            assert len(body) == 100
+
+    asyncio.run(scenario())

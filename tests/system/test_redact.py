@@ -100,6 +100,7 @@ def test_a_secret_that_stands_in_the_configuration_is_refused_with_the_way_out(
 JUDGE = ("model.path=m", "prompts.path=p.jsonl", "scorer=judge", "scorer.model=m")
 
 
+@pytest.mark.slow
 def test_a_secret_may_come_from_a_variable_and_another_key_is_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable's name is written; neither the file nor the identity nor what is cached depends on the key."""
     found = []

@@ -73,6 +73,7 @@ def test_a_date_in_a_template_is_the_one_that_is_asked_for() -> None:
     assert chat_text(made(DATED), ASKED, reply=True).startswith(f"Today: {today}")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_on_another_day_has_the_prompts_of_its_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +138,7 @@ def test_there_is_one_bos_however_often_the_template_writes_it(template: str) ->
     assert tokens.count(words.bos_token_id) == 1  # type: ignore[arg-type]  # it has one
 
 
+@pytest.mark.slow
 def test_keys_of_the_template_on_the_command_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """model.chat_template.kwargs.NAME=VALUE; a mistake is one paragraph."""
     (world.model / "chat_template.jinja").write_text(THINKING)

@@ -90,7 +90,7 @@ def test_a_checkpoint_whose_answers_never_end_is_refused_before_the_run(
     about = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**about, "eos_token_id": None}))
     assert main(["run", *tiny.overrides(model, tiny.prompts(tmp_path / "prompts.jsonl"), tmp_path / "run")]) == 2
-    assert "no answer could ever end. Fix: set eos_token" in capsys.readouterr().err
+    assert "no response could end. Fix: set eos_token" in capsys.readouterr().err
 
 
 def test_answers_of_a_data_set_end_as_the_policys_own(tmp_path: Path) -> None:

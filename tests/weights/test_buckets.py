@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -48,7 +48,6 @@ def equal(left: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -
 
 
 @given(INDICES, st.integers(1, 400))
-@settings(deadline=None)
 def test_every_tensor_is_in_one_bucket_and_only_one_that_is_too_large_is_alone_in_a_larger_one(
     index: tuple[TensorInfo, ...], limit: int
 ) -> None:
@@ -62,7 +61,6 @@ def test_every_tensor_is_in_one_bucket_and_only_one_that_is_too_large_is_alone_i
 
 
 @given(INDICES)
-@settings(deadline=None)
 def test_tensors_lie_in_a_bucket_without_gaps_each_at_a_multiple_of_its_element(index: tuple[TensorInfo, ...]) -> None:
     starts = layout(index)
     assert all(starts[entry.name] % entry.torch_dtype.itemsize == 0 for entry in index)
@@ -73,7 +71,6 @@ def test_tensors_lie_in_a_bucket_without_gaps_each_at_a_multiple_of_its_element(
 
 
 @given(states(), st.integers(1, 400))
-@settings(deadline=None)
 def test_what_is_filled_into_buckets_comes_out_of_them(state: dict[str, torch.Tensor], limit: int) -> None:
     found, digest = {}, Fingerprint()
     for bucket in fill(pack(index_of(state), limit), reader(iter(sorted(state.items())))):
@@ -85,14 +82,12 @@ def test_what_is_filled_into_buckets_comes_out_of_them(state: dict[str, torch.Te
 
 
 @given(states(), st.integers(1, 400))
-@settings(deadline=None)
 def test_a_policy_that_left_in_buckets_has_the_weights_it_had(state: dict[str, torch.Tensor], limit: int) -> None:
     policy = held(in_buckets(Policy("policy", 1, "hash", InMemoryWeights(state)), limit))
     assert equal(policy.weights.load(), state)
 
 
 @given(states())
-@settings(max_examples=30, deadline=None)
 def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Tensor]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
@@ -105,7 +100,6 @@ def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Ten
 
 
 @given(states(), st.integers(1, 400))
-@settings(deadline=None)
 def test_groups_reach_their_limit_and_hold_everything_once(state: dict[str, torch.Tensor], limit: int) -> None:
     groups = list(grouped(iter(state.items()), limit))
     assert [name for group in groups for name in group] == list(state)

@@ -1,4 +1,4 @@
-"""Weights through Ray's object store: each bucket is an object, which the driver owns."""
+"""Weights through Ray's object store: one object per bucket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """What a task yields belongs to whoever called it, and so outlives the learner. One copy in, none out."""
+    """The driver owns the objects that a task yields, so they outlive the learner. One copy in, none out."""
 
     def send(self, bucket: Bucket) -> Bucket:
         return bucket
@@ -24,26 +24,26 @@ class ObjectStore:
         return Stored(tuple(groups), tuple(sent))
 
     def close(self) -> None:
-        """Ray frees what is no longer named."""
+        """Ray frees objects without references."""
 
 
 @dataclass(frozen=True)
 class Stored:
     """Weights in Ray's object store."""
 
-    groups: tuple[Index, ...]  # what is in each bucket
+    groups: tuple[Index, ...]  # the tensors in each bucket
     buckets: tuple[ObjectRef, ...]
 
     def index(self) -> Index:
         return tuple(entry for group in self.groups for entry in group)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """Views of the store's own memory, read-only."""
+        """Read-only views of the object store's memory."""
         import ray
 
         for number, reference in enumerate(self.buckets):
             if following := list(self.buckets[number + 1 : number + 2]):
-                ray.wait(following, timeout=0)  # begins to fetch it, where it is on another node
+                ray.wait(following, timeout=0)  # starts to fetch it from another node
             bucket: Bucket = ray.get(reference)
             yield from bucket.tensors()
 

@@ -1,4 +1,4 @@
-"""Weights through a file system that all nodes share: each bucket is a safetensors file."""
+"""Weights through a file system that all nodes share: one safetensors file per bucket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """A file that is complete."""
+    """A complete file."""
 
     path: Path
     size: int  # bytes
@@ -27,15 +27,15 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class SharedDisk:
-    """A file has its name once it is complete. The driver deletes those of a policy that it no longer knows."""
+    """Files get their names once they are complete. The driver deletes a policy's files when it drops the policy."""
 
     folder: Path  # of this run alone
 
     def send(self, bucket: Bucket) -> Written:
         path = self.folder / f"{uuid4().hex}.safetensors"
-        aside = path.with_suffix(".part")
-        bucket.write(aside)
-        aside.replace(path)
+        partial = path.with_suffix(".part")
+        bucket.write(partial)
+        partial.replace(path)
         return Written(path, path.stat().st_size)
 
     def receive(self, groups: Sequence[Index], sent: Sequence[ObjectRef]) -> Files:
@@ -46,7 +46,7 @@ class SharedDisk:
         return files
 
     def close(self) -> None:
-        """Also of what a learner wrote that died on the way."""
+        """Delete the folder, with the files of learners that died while they published."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -57,23 +57,23 @@ def _delete(files: Sequence[Written]) -> None:
 
 @dataclass(frozen=True)
 class Files:
-    """Weights in safetensors files, one for each bucket."""
+    """Weights in safetensors files, one per bucket."""
 
-    groups: tuple[Index, ...]  # what is in each
+    groups: tuple[Index, ...]  # the tensors in each file
     written: tuple[Written, ...]
 
     def index(self) -> Index:
         return tuple(entry for group in self.groups for entry in group)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """Raises ValueError, before the first tensor, where a file is missing or not as long as it was written."""
+        """Raises ValueError before the first tensor if a file is missing or has another size than was written."""
         for path, size in self.written:
             found = path.stat().st_size if path.exists() else None
             if found != size:
-                what = "is missing" if found is None else f"has {found} bytes"
+                problem = "is missing" if found is None else f"has {found} bytes"
                 raise ValueError(
-                    f"{path} {what}, and it was written with {size}: cluster.transfer.folder must be on a file system "
-                    "that all nodes share, and that nobody else empties."
+                    f"{path} {problem}, and it was written with {size}. Fix: put cluster.transfer.folder on a file "
+                    "system that all nodes share, and delete none of its files during the run."
                 )
         return self._tensors()
 
@@ -82,7 +82,7 @@ class Files:
 
         for number, group in enumerate(self.groups):
             for following in self.written[number + 1 : number + 2]:
-                _begin_to_read(following)
+                _read_ahead(following)
             with safe_open(self.written[number].path, framework="pt") as file:
                 for entry in group:
                     yield entry.name, file.get_tensor(entry.name)
@@ -91,7 +91,7 @@ class Files:
         return dict(self.stream())
 
 
-def _begin_to_read(file: Written) -> None:
+def _read_ahead(file: Written) -> None:
     descriptor = os.open(file.path, os.O_RDONLY)
     try:
         os.posix_fadvise(descriptor, 0, file.size, os.POSIX_FADV_WILLNEED)

@@ -1,16 +1,12 @@
-"""How weights get from the learner to engines, and to learners that start from them.
-
-By nccl and by cuda_ipc the object store keeps them, too, for whoever comes later; but engines that are up get them
-straight from the learner while it still holds them (`rlhf_flow.cluster.weight_sync.direct`).
-"""
+"""Transports: how weights get from the learner to engines, and to learners that start from them."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 from uuid import uuid4
 
 from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
@@ -23,47 +19,49 @@ from rlhf_flow.weights.source import InMemoryWeights, Weights
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+WAYS = ("object_store", "disk")
+Sending: TypeAlias = Generator[object, None, Any]  # yields what `Transport.send` returns, then returns the answer
+
 
 class Transport(Protocol):
-    """One for a run. The learner's first rank sends, and the driver receives."""
+    """Rank 0 of the learner sends, the driver receives. A run has one transport."""
 
     def send(self, bucket: Bucket) -> object:
-        """Put a bucket where it outlives this process; what is returned goes to the driver, and says where."""
+        """Store a bucket so that it outlives this process. The result is sent to the driver."""
         ...
 
     def receive(self, groups: Sequence[Index], sent: Sequence[ObjectRef]) -> Weights:
-        """The weights whose buckets were sent, each with one of the groups."""
+        """The weights whose buckets were sent; `groups` are the tensors in each bucket."""
         ...
 
     def close(self) -> None:
-        """Delete what is left."""
+        """Delete all stored buckets."""
         ...
-
-
-WAYS = ("object_store", "disk", "nccl", "cuda_ipc")
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Where published weights are kept for as long as a policy is in use, and how engines get new ones."""
+    """Where published weights are kept while a policy is in use, and how engines get them."""
 
-    # object_store: Ray's, in the memory of the nodes. disk: files that all nodes see. nccl and cuda_ipc: as
-    # object_store, but engines that are up get them from the learner: where each has GPUs of its own, its first rank
-    # broadcasts them, on CPUs by gloo; colocated, each rank shares memory of its GPU with the engine there, on CPUs
-    # memory of the host (neither is measured on GPUs)
-    by: str = "object_store"  # object_store, disk, nccl or cuda_ipc
-    bucket_mib: int = 256  # of weights that are gathered, sent and loaded at once; a larger tensor goes alone
-    folder: str | None = None  # disk: on a file system that all nodes share; null: a temporary one of this machine
+    # object_store: Ray's, in the memory of the nodes. disk: files in a folder that all nodes share
+    by: str = "object_store"  # object_store or disk
+    bucket_mib: int = (
+        256  # weights that are gathered, sent and loaded at once; a larger tensor gets a bucket of its own
+    )
+    folder: str | None = None  # disk: on a file system that all nodes share; null: a temporary folder of this machine
 
     def __post_init__(self) -> None:
         if self.by not in WAYS:
-            raise ValueError(f"cluster.transfer.by must be one of {', '.join(WAYS)}, got {self.by!r}")
+            raise ValueError(
+                f"cluster.transfer.by={self.by}: there is no such transport (nccl and cuda_ipc were removed in 0.2). "
+                "Fix: cluster.transfer.by=object_store (Ray's object store) or disk (files that all nodes share)."
+            )
         if self.bucket_mib < 1:
             raise ValueError(f"cluster.transfer.bucket_mib must be >= 1, got {self.bucket_mib}")
         if self.folder is not None and self.by != "disk":
             raise ValueError(
-                f"cluster.transfer.folder is for cluster.transfer.by=disk, got {self.folder!r} with by={self.by}. "
-                "Leave it out, or use by=disk."
+                f"cluster.transfer.folder={self.folder}: only cluster.transfer.by=disk has a folder, got "
+                f"by={self.by}. Fix: leave it out, or set by=disk."
             )
 
     @property
@@ -71,36 +69,12 @@ class Transfer:
         """Bytes."""
         return self.bucket_mib * MIB
 
-    @property
-    def express(self) -> bool:
-        """Whether engines that are up get new weights from the learner itself."""
-        return self.by == "nccl" or self.shares
-
-    @property
-    def shares(self) -> bool:
-        """Whether learner and engine see the same memory then, so that both are at their GPU."""
-        return self.by == "cuda_ipc"
-
     def check(self, *, local: bool) -> None:
-        """`local`: whether all nodes are this machine. Raises ValueError where they do not share a folder."""
+        """Raise ValueError if nodes share no folder. `local`: all nodes are this machine."""
         if self.by == "disk" and self.folder is None and not local:
             raise ValueError(
-                "cluster.transfer.folder must be set with cluster.transfer.by=disk on a cluster that was joined: "
-                "its nodes share no temporary folder. Name a folder on a file system that all of them see."
-            )
-
-    def check_places(self, *, layout: str, alone: bool) -> None:
-        """`alone`: whether each worker has GPUs of its own. Raises ValueError where they are not as they must be."""
-        if self.by == "nccl" and not alone:
-            raise ValueError(
-                "cluster.transfer.by=nccl needs GPUs of its own for each worker: cluster.layout=disaggregated with "
-                f"cluster.gpu_share >= 1, got cluster.layout={layout}. Set them so, or try "
-                f"cluster.transfer.by={'object_store' if layout == 'disaggregated' else 'cuda_ipc'}."
-            )
-        if self.shares and layout != "colocated":
-            raise ValueError(
-                "cluster.transfer.by=cuda_ipc needs learner and engine on the same GPU: cluster.layout=colocated, got "
-                f"{layout}. Set it so, or try cluster.transfer.by=nccl."
+                "cluster.transfer.by=disk: the nodes of a joined cluster share no temporary folder. Fix: set "
+                "cluster.transfer.folder to a folder on a file system that all of them see."
             )
 
     def open(self) -> Transport:
@@ -115,45 +89,27 @@ class Transfer:
 
 @runtime_checkable
 class Streams(Protocol):
-    """A learner that gathers its weights bucket by bucket."""
+    """A learner that publishes bucket by bucket."""
 
     def publishing(self, name: str, round: int) -> Publishing: ...
 
     def averaging(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Publishing: ...
 
-    def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
-        """The weights held, which have that name, once more; of other ranks than the first, room for them."""
-        ...
 
-
-@runtime_checkable
-class Receives(Protocol):
-    """An engine that can be given a policy before it is asked to draw from it."""
-
-    def has(self, policy: Policy) -> bool:
-        """Whether its weights are here already."""
-        ...
-
-    def take(self, policy: Policy) -> None:
-        """Load its weights now, also while others are at work where it is. Before it is drawn from, it is proven."""
-        ...
-
-
-def told(worker: object, method: str, arguments: Sequence[Any], *, transport: Transport, bucket: int) -> Telling:
-    """Call a method of a worker, and send the weights of the policy that it returns, if it does, bucket by bucket."""
+def call_and_send(
+    worker: object, method: str, arguments: Sequence[Any], *, transport: Transport, bucket: int
+) -> Sending:
+    """Call a method of a worker. If it returns a policy whose weights are in memory, send them in buckets."""
     if isinstance(worker, Streams) and method in ("publish", "average"):
-        streamed = worker.publishing if method == "publish" else worker.averaging
-        return (yield from _sent(streamed(*arguments), transport))
+        publish = worker.publishing if method == "publish" else worker.averaging
+        return (yield from _send(publish(*arguments), transport))
     answer = getattr(worker, method)(*arguments)
     if isinstance(answer, Policy) and isinstance(tensors_of(answer.weights), InMemoryWeights):
-        return (yield from _sent(in_buckets(answer, bucket), transport))
+        return (yield from _send(in_buckets(answer, bucket), transport))
     return answer
 
 
-Telling = Generator[object, None, Any]  # yields what `Transport.send` returns of each bucket, returns the answer
-
-
-def _sent(publishing: Publishing, transport: Transport) -> Telling:
+def _send(publishing: Publishing, transport: Transport) -> Sending:
     while True:
         try:
             bucket = next(publishing)
@@ -163,7 +119,7 @@ def _sent(publishing: Publishing, transport: Transport) -> Telling:
 
 
 def received(answer: object, sent: Sequence[ObjectRef], transport: Transport) -> object:
-    """The answer of a worker; a policy with its weights where they were sent to."""
-    if isinstance(answer, Policy) and isinstance(apart := tensors_of(answer.weights), DetachedWeights):
-        return moved(answer, transport.receive(apart.groups, sent))
+    """The answer of a call. A policy gets the weights that were sent."""
+    if isinstance(answer, Policy) and isinstance(detached := tensors_of(answer.weights), DetachedWeights):
+        return moved(answer, transport.receive(detached.groups, sent))
     return answer

@@ -1,4 +1,4 @@
-"""The adapter that a live vLLM draws with, beside the weights that it was opened on."""
+"""The LoRA adapter that vLLM applies to the loaded weights."""
 
 from __future__ import annotations
 
@@ -12,48 +12,47 @@ if TYPE_CHECKING:
     from vllm import LLM
     from vllm.lora.request import LoRARequest
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM can set memory aside
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM accepts as max_lora_rank
 
 
 class Adapters:
-    """At most one at a time, which all requests of a batch share: on the CPU vLLM confuses those with and without."""
+    """At most one, for all requests of a batch: on the CPU vLLM confuses requests with and without an adapter."""
 
     def __init__(self, llm: LLM, *, rank: int) -> None:
         self._llm, self._rank = llm, rank
-        self._laid = 0  # how many there were: each has a number of its own, by which vLLM tells what it cached of it
-        self.request: LoRARequest | None = None  # what a request has to say to be answered by it; None: by the base
-        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of its files, which vLLM may read once more
+        self._number = 0  # of adapters so far; vLLM keys its prefix cache by the adapter's number
+        self.request: LoRARequest | None = None  # argument of `LLM.generate`; None: no adapter
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of the adapter, which vLLM may read again
 
     def check(self, adapter: Adapter) -> None:
-        """Raises ValueError where there is no room for its rank."""
+        """Raises ValueError if its rank exceeds engine.lora_rank."""
         if adapter.rank > self._rank:
             raise ValueError(
-                f"engine.lora_rank must be at least the rank of the adapters that are drawn from, {adapter.rank}; got "
-                f"{self._rank}. Set engine.lora_rank={adapter.rank}, or 0 for whole weights in every transfer."
+                f"engine.lora_rank={self._rank}: it must be at least the rank of the adapter, {adapter.rank}. "
+                f"Fix: engine.lora_rank={adapter.rank}, or 0 to load whole weights in every round."
             )
 
-    def lay(self, adapter: Adapter | None) -> None:
-        """Answer with `adapter` from now on, or with the base alone."""
+    def set(self, adapter: Adapter | None) -> None:
+        """Replace the adapter; None removes it."""
         from vllm.lora.request import LoRARequest
 
         if self.request is not None:
             self._llm.llm_engine.remove_lora(self.request.lora_int_id)
-        self.forget()
+        self.delete_files()
         self.request = None
         if adapter is not None:
             self._folder = tempfile.TemporaryDirectory()
             write_adapter(Path(self._folder.name), adapter)
-            self._laid += 1
-            self.request = LoRARequest(f"adapter-{self._laid}", self._laid, self._folder.name)
+            self._number += 1
+            self.request = LoRARequest(f"adapter-{self._number}", self._number, self._folder.name)
             self._llm.llm_engine.add_lora(self.request)
 
-    def forget(self) -> None:
-        """Delete the files of the adapter."""
+    def delete_files(self) -> None:
         if self._folder is not None:
             self._folder.cleanup()
         self._folder = None
 
 
 def room(rank: int) -> dict[str, Any]:
-    """The arguments of `vllm.LLM` that make room for an adapter of a rank up to this one."""
+    """Arguments of `vllm.LLM` for an adapter of at most this rank."""
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(most for most in RANKS if most >= rank)}

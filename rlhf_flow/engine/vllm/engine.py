@@ -1,10 +1,10 @@
-"""A vLLM that is up: what the loop asks of it, in its words."""
+"""The vLLM engine: `protocols.Engine` on a `vllm.LLM`."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,6 @@ from rlhf_flow.engine.loaded_policy import LoadedPolicy
 from rlhf_flow.engine.mixture import PolicySlots
 from rlhf_flow.engine.requests import Sample, answered, check, first_seed
 from rlhf_flow.engine.vllm.adapters import Adapters
-from rlhf_flow.engine.vllm.request import sampling
 from rlhf_flow.engine.vllm.weights import Weights
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.end_tokens import end_tokens
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class VLLMEngine:
-    """A live `vllm.LLM`, which is `llm`."""
+    """`llm` is the live `vllm.LLM`."""
 
     def __init__(
         self,
@@ -55,24 +54,24 @@ class VLLMEngine:
                 LoadedPolicy(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
                 for _ in range(2 if mixes else 1)
             ],
-            put=self._put,
+            load=self._load,
             measure=lambda slot, tokens, first: self._measure(slot, [(tokens, first)])[0],
-            lay=self._lay if spec.lora_rank and not mixes else None,  # two networks look like none that vLLM adapts
+            # vLLM cannot adapt `TwoModels`, so mixtures get adapters as whole weights.
+            set_adapter=self._set_adapter if spec.lora_rank and not mixes else None,
         )
-        self._lost = ""  # what vLLM was doing when it failed
+        self._failed = ""  # what vLLM was doing when it failed
 
     def generate(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
-        """Draw `draw.n` answers per prompt from exactly `policy`.
+        """Sample `draw.n` answers per prompt from `policy`.
 
-        Raises ValueError where a prompt and `draw.max_tokens` do not fit, for a greedy draw that asks for copies, and
-        for a mixture that the engine was not opened for; and RuntimeError where vLLM failed earlier, for it does not
-        recover.
+        Raises ValueError if a prompt and `draw.max_tokens` do not fit, or if the engine was not opened for mixtures;
+        and RuntimeError if vLLM failed in an earlier call, because it does not recover.
         """
         check(prompts, draw, self._max_model_len)
         self._mix(self._hold(policy))
-        params = [sampling(draw, seed=first_seed(seed, round, prompt, draw), ends=self._ends) for prompt in prompts]
+        params = [_sampling(draw, seed=first_seed(seed, round, prompt, draw), ends=self._ends) for prompt in prompts]
         outputs = self._run("generating", [prompt.tokens for prompt in prompts], params)
         samples = [
             [
@@ -88,7 +87,7 @@ class VLLMEngine:
         return answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
 
     def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
-        """float32 [T] per response, prompts first, under `policy` at T=1. Each must leave one position free."""
+        """float32 [T] per response, prompt by prompt, under `policy` at T=1. Each must leave one position free."""
         weight = self._hold(policy)
         pairs = [
             (prompt.tokens, response.tokens.tolist())
@@ -97,63 +96,48 @@ class VLLMEngine:
         ]
         return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
 
-    def has(self, policy: Policy) -> bool:
-        return self._slots.has(policy)
-
-    def take(self, policy: Policy) -> None:
-        """Load its weights now: of an engine that sleeps they wake up, and the cache does not. Raises as `generate`."""
-        self.come_back("weights")
-        with self._configured():
-            self._slots.take(policy)
-
     def step_aside(self) -> None:
-        """On a GPU vLLM sleeps: its weights go to the host, and its cache is lost (not measured yet). A CPU cannot."""
+        """On a GPU vLLM sleeps: weights go to the host, the KV cache is dropped (not measured). A CPU does nothing."""
         if self.llm.model_config.enable_sleep_mode and not self.llm.llm_engine.is_sleeping():
             with self._vital("falling asleep"):
                 self.llm.sleep(level=1)
 
-    def come_back(self, *tags: str) -> None:  # of what sleeps; none: all of it
+    def come_back(self) -> None:
         if self.llm.llm_engine.is_sleeping():
             with self._vital("waking up"):
-                self.llm.wake_up([*tags] or None)
+                self.llm.wake_up()
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()
-        self._adapters.forget()
+        self._adapters.delete_files()
         del self.llm, self._weights, self._adapters
         gc.collect()
 
     def _hold(self, policy: Policy | Mixture) -> float:
-        with self._configured():
-            return self._slots.hold(policy)
-
-    def _configured(self) -> AbstractContextManager[None]:
-        """For blocks that read checkpoints, which build a model of transformers to know its names.
-
-        vLLM serves some architectures by classes of transformers (GPT-NeoX, OLMo 2, SmolLM3), which it changes: in its
-        process they ask for its configuration when they are built.
-        """
         from vllm.config import set_current_vllm_config
 
-        return set_current_vllm_config(self.llm.llm_engine.vllm_config)
+        # Reading a checkpoint builds a transformers model. vLLM patches some of those classes (GPT-NeoX, OLMo 2,
+        # SmolLM3), which then ask for vLLM's configuration.
+        with set_current_vllm_config(self.llm.llm_engine.vllm_config):
+            return self._slots.hold(policy)
 
-    def _put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    def _load(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
         with self._vital("loading weights"):
-            self._adapters.lay(None)
-            self._weights.put(slot, self._layout.convert(tensors))  # vLLM knows the names of checkpoints
+            self._adapters.set(None)
+            self._weights.load(slot, self._layout.convert(tensors))  # vLLM wants the names of checkpoints
 
-    def _lay(self, slot: int, adapter: Adapter | None) -> None:
+    def _set_adapter(self, slot: int, adapter: Adapter | None) -> None:
         if adapter is not None:
             self._adapters.check(adapter)
         with self._vital("loading an adapter"):
-            self._adapters.lay(adapter)
+            self._adapters.set(adapter)
 
     def _mix(self, weight: float) -> None:
         with self._vital("changing the mixture"):
             self._weights.mix(weight)
 
     def _measure(self, weight: float, sequences: Sequence[tuple[Sequence[int], int]]) -> list[np.ndarray]:
-        """Log-probs of tokens[first:] of each (tokens, first)."""
+        """float32 log-probs of tokens[first:] for each (tokens, first)."""
         import vllm
 
         self._mix(weight)
@@ -162,7 +146,7 @@ class VLLMEngine:
         )
         outputs = self._run("measuring log-probs", [tokens for tokens, _ in sequences], [params] * len(sequences))
         return [
-            _flat(output.prompt_logprobs)[first - 1 :]  # the first token has none
+            _flat(output.prompt_logprobs)[first - 1 :]  # the first token has no log-prob
             for (_, first), output in zip(sequences, outputs, strict=True)
         ]
 
@@ -180,22 +164,44 @@ class VLLMEngine:
                     use_tqdm=False,
                     lora_request=self._adapters.request,
                 )
-            except VLLMClientError as error:  # refused before anything ran
-                refusal = error
-        raise ValueError(f"vLLM refuses the request: {refusal}") from refusal
+            except VLLMClientError as error:  # before anything ran
+                refused = error
+        raise ValueError(f"vLLM refuses the request: {refused}") from refused
 
     @contextmanager
     def _vital(self, what: str) -> Iterator[None]:
-        """After any failure inside vLLM requests stay queued and the next call would hang: refuse that call instead."""
-        if self._lost:
-            raise RuntimeError(f"this vLLM engine failed while {self._lost} and does not recover; open another one")
-        self._lost = what
+        """After a failure inside vLLM requests stay queued and the next call would hang, so that call is refused."""
+        if self._failed:
+            raise RuntimeError(f"this vLLM engine failed while {self._failed} and does not recover; open another one")
+        self._failed = what
         yield
-        self._lost = ""
+        self._failed = ""
+
+
+def _sampling(draw: SamplingParams, *, seed: int, ends: Sequence[int]) -> vllm.SamplingParams:
+    """vLLM's sampling params. `seed`: of answer 0; vLLM adds k for answer k. `ends`: the only tokens that end one."""
+    import vllm
+
+    return vllm.SamplingParams(
+        n=draw.n,
+        seed=seed,
+        temperature=draw.temperature,
+        top_p=draw.top_p,
+        top_k=draw.top_k,
+        min_p=draw.min_p or 0.0,
+        repetition_penalty=1.0 if draw.repetition_penalty is None else draw.repetition_penalty,
+        max_tokens=draw.max_tokens,
+        stop=draw.stop,
+        stop_token_ids=list(ends),
+        ignore_eos=True,  # `ends` has the end tokens, as in every engine
+        logprobs=0,  # of the sampled token only
+        flat_logprobs=True,
+        detokenize=bool(draw.stop),  # decoding whole answers at once is faster
+    )
 
 
 def _flat(logprobs: object) -> np.ndarray:
-    """float32, of one token per position."""
+    """float32 [T], one log-prob per position."""
     from vllm.logprobs import FlatLogprobs
 
     assert isinstance(logprobs, FlatLogprobs), f"flat_logprobs was asked for, got {type(logprobs)}"

@@ -1,11 +1,11 @@
-"""Two models that vLLM takes for one: it draws from the first, from the second, or from their geometric mixture.
+"""Two models that vLLM serves as one: it samples from the first, the second, or their geometric mixture.
 
     log pi_mix(.|prefix) = (1 - w) log pi(.|prefix) + w log pi_ref(.|prefix) + constant
 
-Munos et al. 2023, arXiv:2312.00886. vLLM sees the attention layers of both, so a block of its cache holds the keys and
-values of both for the same tokens; its scheduler, its prefix cache and its sampler serve them as they serve any model.
+Munos et al. 2023, arXiv:2312.00886. vLLM sees the attention layers of both, so a block of its KV cache holds the keys
+and values of both; its scheduler, prefix cache and sampler need no change.
 
-vLLM's processes import this module by the name of `doubled`, and thereby register the class.
+vLLM's processes import this module by the name of `doubled`, which registers the class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PREFIXES = tuple(f"{name}." for name in NETWORKS)
 
 
 class TwoModels(nn.Module):
-    """Two networks of one architecture. The interface is that of vLLM's own models."""
+    """Two networks of one architecture, with the interface of a vLLM model."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -41,15 +41,15 @@ class TwoModels(nn.Module):
         for special in (has_inner_state, is_attention_free, is_hybrid, supports_multimodal):
             if special(self.policy):
                 raise ValueError(
-                    f"{type(self.policy).__name__} cannot be mixed: vLLM keeps more of it than the keys "
-                    f"and values of each token ({special.__name__}). Try engine=huggingface."
+                    f"{type(self.policy).__name__} cannot be mixed: vLLM caches more than keys and values for it "
+                    f"({special.__name__}). Fix: engine=huggingface."
                 )
-        self.weight = 0.5  # of the reference. Both networks work while vLLM measures how much memory they take
-        # Both begin with the checkpoint: vLLM reads it once for the policy and once more for these.
+        self.weight = 0.5  # of the reference. vLLM profiles memory with both networks active
+        # Both start from the checkpoint, which vLLM reads a second time for these.
         self.secondary_weights = [DefaultModelLoader.Source(model.model, model.revision, prefix="reference.")]
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        raise NotImplementedError("two models read tokens, for each embeds them in its own way")
+        raise NotImplementedError("two models need token ids, because each has its own embeddings")
 
     def forward(
         self,
@@ -58,25 +58,25 @@ class TwoModels(nn.Module):
         intermediate_tensors: object = None,
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [T, H] of the network at work, or [T, 2H] of both side by side."""
-        hidden = [network(input_ids, positions) for network in self._at_work()]
+        """Hidden states [T, H] of the active network, or [T, 2H] of both, concatenated."""
+        hidden = [network(input_ids, positions) for network in self._active()]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Logits [T, V] of hidden states as `forward` gives them; None on all ranks but the first."""
-        networks = self._at_work()
-        parts = hidden_states.chunk(len(networks), dim=-1)
-        logits = [network.compute_logits(part) for network, part in zip(networks, parts, strict=True)]
+        """Logits [T, V] of hidden states from `forward`; None on all ranks but the first."""
+        networks = self._active()
+        chunks = hidden_states.chunk(len(networks), dim=-1)
+        logits = [network.compute_logits(chunk) for network, chunk in zip(networks, chunks, strict=True)]
         return None if logits[0] is None else blend(logits, self.weight)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Each to the network that its name begins with; names as of one model are the policy's."""
+        """Names start with the network's; names without such a prefix are the policy's."""
         named = ((name if name.startswith(PREFIXES) else f"policy.{name}", tensor) for name, tensor in weights)
         loaded = AutoWeightsLoader(self).load_weights(named)
-        self.secondary_weights = []  # later loads bring what they mean to replace
+        self.secondary_weights = []  # later loads bring all their weights
         return loaded
 
-    def _at_work(self) -> list[Any]:
+    def _active(self) -> list[Any]:
         shares = ((self.policy, 1 - self.weight), (self.reference, self.weight))
         return [network for network, share in shares if share > 0]
 
@@ -86,11 +86,6 @@ ModelRegistry.register_model(ARCHITECTURE, TwoModels)
 
 
 def doubled(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration of two models, from that of one."""
+    """The config of `TwoModels`, from that of one model: vLLM's `hf_overrides`."""
     config.mixed_architectures, config.architectures = config.architectures, [ARCHITECTURE]
     return config
-
-
-def options() -> dict[str, Any]:
-    """The arguments of `vllm.LLM` that make it hold two models."""
-    return {"hf_overrides": doubled}

@@ -1,4 +1,4 @@
-"""What vLLM reads of its process before it opens: environment and threads."""
+"""Environment and threads of the process, set before vLLM opens; and vLLM's refusals as error messages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rlhf_flow.specs import Place
 
 
 def settle(place: Place) -> bool:
-    """Whether vLLM will work on a GPU here."""
+    """Prepare this process for vLLM. Returns whether it will use a GPU."""
     os.environ.update(
-        OMP_NUM_THREADS=str(place.threads),  # more threads than free cores cost a factor of 10
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine lives here, so tensors reach it without a copy
-        VLLM_RAISE_ON_LOGIT_NANS="1",  # otherwise NaN weights answer token 0 for ever
+        OMP_NUM_THREADS=str(place.threads),  # more threads than free cores are 10 times slower
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # the engine runs in this process and gets tensors without a copy
+        VLLM_RAISE_ON_LOGIT_NANS="1",  # otherwise NaN weights generate token 0
         VLLM_NO_USAGE_STATS="1",
     )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -21,18 +21,18 @@ def settle(place: Place) -> bool:
 
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
-        # Log-probs pass through one compiled function; compiling it on the CPU takes longer than it ever saves.
+        # vLLM compiles one function for log-probs, which takes longer on the CPU than it saves.
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # ranks need no NUMA node each
-        torch.set_num_threads(place.threads)  # vLLM makes later calls do nothing
+        torch.set_num_threads(place.threads)  # later calls have no effect in vLLM
     return on_gpu
 
 
 def refusal(error: BaseException) -> str:
-    """What vLLM refuses, in one sentence, and the key that changes it."""
-    told = re.search(r"Value error, (.*?)(?: \[type=|$)", str(error), re.DOTALL)  # of pydantic, which surrounds it
-    said = " ".join((told.group(1) if told else str(error) or type(error).__name__).split()).rstrip(".")
-    low = said.lower()
+    """vLLM's refusal in one sentence, and the key to change."""
+    inner = re.search(r"Value error, (.*?)(?: \[type=|$)", str(error), re.DOTALL)  # pydantic wraps the message
+    problem = " ".join((inner.group(1) if inner else str(error) or type(error).__name__).split()).rstrip(".")
+    low = problem.lower()
     if "kv cache" in low:
         fix = "leave engine.kv_cache_mib out, raise it, or lower engine.max_model_len"
     elif "max_model_len" in low:
@@ -41,4 +41,4 @@ def refusal(error: BaseException) -> str:
         fix = "leave engine.block_size out"
     else:
         fix = "engine=huggingface, if transformers can load it"
-    return f"{said}. Fix: {fix}."
+    return f"{problem}. Fix: {fix}."

@@ -1,21 +1,21 @@
-"""Generation by vLLM, inside the process that opens it: give that process to the engine alone.
+"""The spec of a vLLM engine, which runs in the process that opens it.
 
 vLLM patches its process (threads, torch.distributed, random state, some transformers classes), so no learner or scorer
-may live beside it; and it is not thread-safe, so there is one caller at a time.
+may share it. It is not thread-safe.
 """
 
 from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlhf_flow.engine.loaded_policy import skeleton, state_shapes
+from rlhf_flow.engine.requests import shorter
 from rlhf_flow.engine.vllm.adapters import RANKS, room
 from rlhf_flow.engine.vllm.cache import BLOCK, SEQUENCE, cache_bytes
 from rlhf_flow.engine.vllm.engine import VLLMEngine
 from rlhf_flow.engine.vllm.process import refusal, settle
-from rlhf_flow.engine.vllm.weights import mixing
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.weights.layout import Layout
@@ -29,16 +29,18 @@ EXTENSION = "rlhf_flow.engine.vllm.worker.Extension"  # imported by vLLM's proce
 
 @dataclass(frozen=True)
 class VLLM:
-    """A vLLM engine: on CUDA where there is a GPU, else on the CPU."""
+    """A vLLM engine, on CUDA if there is a GPU, else on the CPU."""
 
+    needs_own_process: ClassVar[bool] = True
+    can_mix: ClassVar[bool] = True
     max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
-    kv_cache_mib: int | None = None  # CPU: memory of the KV cache; None: of 16 longest sequences, an eighth of the host
-    gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory for weights and KV cache
-    block_size: int | None = None  # tokens per KV block; None: 32 on CPU (on CUDA vLLM chooses). Full ones are reused
-    max_num_seqs: int = 256  # answers that are drawn side by side
-    tensor_parallel: int = 1  # GPUs that one engine takes
-    eager: bool = False  # CUDA: no CUDA graphs, no compilation. Always so on the CPU, and where mixtures are drawn
-    lora_rank: int = 0  # highest rank of adapters that come beside the weights; 0: they come as the sum's weights
+    kv_cache_mib: int | None = None  # CPU: KV cache; None: 16 longest sequences, at most 1/8 of the host
+    gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory that vLLM uses
+    block_size: int | None = None  # tokens per KV block; None: 32 on the CPU, vLLM's choice on CUDA
+    max_num_seqs: int = 256  # answers generated at a time
+    tensor_parallel: int = 1  # GPUs per engine
+    eager: bool = False  # CUDA: no CUDA graphs and no compilation, as always on the CPU and for mixtures
+    lora_rank: int = 0  # highest rank of LoRA adapters; 0: adapters are merged into whole weights
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
     def __post_init__(self) -> None:
@@ -60,17 +62,8 @@ class VLLM:
     def gpus(self) -> int:
         return self.tensor_parallel
 
-    @property
-    def needs_own_process(self) -> bool:
-        return True
-
-    @property
-    def can_mix(self) -> bool:
-        return True
-
     def max_sequence(self, positions: int | None) -> int | None:
-        limits = [limit for limit in (positions, self.max_model_len) if limit is not None]
-        return min(limits, default=None)
+        return shorter(positions, self.max_model_len)
 
     def sized(self, longest: int) -> VLLM:
         return self if self.max_model_len is not None else replace(self, max_model_len=longest)
@@ -81,7 +74,7 @@ class VLLM:
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
         on_gpu = settle(place)
         lm = skeleton(model)
-        layout = Layout.of(lm)  # now, before vLLM changes the classes of some models in this process
+        layout = Layout.of(lm)  # before vLLM patches some model classes in this process
         llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
         return VLLMEngine(self, model, llm, model.tokenizer(), state_shapes(lm), layout, mixes=mixes)
 
@@ -91,35 +84,42 @@ class VLLM:
         sizes = read_sizes(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
         longest = self.max_model_len or sizes.positions or SEQUENCE
         cache = cache_bytes(self.kv_cache_mib, token=(2 if mixes else 1) * sizes.cache(model.dtype), longest=longest)
-        # A CUDA graph would replay the networks that were at work when it was captured, whichever are wanted now.
+        # A CUDA graph would replay the networks that were active when it was captured.
         eager = self.eager or not on_gpu or mixes
-        more = mixing() if mixes else room(self.lora_rank) if self.lora_rank else {}
-        gc.freeze()  # what was imported: vLLM collects garbage five times while it opens, each time half a second
+        more = _two_models() if mixes else room(self.lora_rank) if self.lora_rank else {}
+        gc.freeze()  # vLLM collects garbage five times while it opens, half a second each with all imported modules
         try:
             return LLM(
                 model=model.path,
                 revision=model.revision,
                 tokenizer_revision=model.revision,
                 trust_remote_code=model.trust_remote_code,
-                dtype=model.dtype,  # type: ignore[arg-type]  # a literal there
+                dtype=model.dtype,  # type: ignore[arg-type]  # vLLM wants a literal
                 seed=place.rank,
                 max_model_len=self.max_model_len,
                 max_num_seqs=self.max_num_seqs,
                 tensor_parallel_size=self.tensor_parallel,
                 distributed_executor_backend="uni" if self.tensor_parallel == 1 else "mp",
-                generation_config="vllm",  # decode settings come from the draw, never from the checkpoint
+                generation_config="vllm",  # sampling params come from the draw, not the checkpoint
                 logprobs_mode="raw_logprobs",
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 gpu_memory_utilization=self.gpu_memory_utilization,
-                kv_cache_memory_bytes=None if on_gpu else cache,  # None on a CPU: 0.92 of all memory
+                kv_cache_memory_bytes=None if on_gpu else cache,  # vLLM's default on a CPU is 0.92 of all memory
                 block_size=self.block_size or (None if on_gpu else BLOCK),
                 enforce_eager=eager,
-                enable_sleep_mode=on_gpu and place.shared,  # a CPU ignores it
-                enable_chunked_prefill=on_gpu,  # a seeded request that is cut into chunks kills the CPU's sampler
+                enable_sleep_mode=on_gpu and place.shared,  # a CPU cannot sleep
+                enable_chunked_prefill=on_gpu,  # the CPU's sampler crashes on chunks of seeded requests
                 worker_extension_cls=EXTENSION,
                 **more,
             )
         except (ValueError, NotImplementedError) as error:
             raise ValueError(f"vLLM cannot serve model.path={model.path}: {refusal(error)}") from error
+
+
+def _two_models() -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for two models. The import registers `TwoModels`, and imports vLLM."""
+    from rlhf_flow.engine.vllm.mixture import doubled
+
+    return {"hf_overrides": doubled}

@@ -1,11 +1,11 @@
-"""The weights inside a live vLLM: how new ones get there, and which of them it draws with."""
+"""The weights in vLLM: loading new ones, and selecting the mixture weight."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_flow.engine.mixture import NETWORKS, POLICY, REFERENCE
 from rlhf_flow.weights.buckets import BUCKET, grouped
@@ -16,52 +16,45 @@ if TYPE_CHECKING:
 
 
 class Weights:
-    """Of one model, or of the two that `vllm_mixture` puts side by side. What any of them cached is never reused."""
+    """The weights of one model, or of the two in `TwoModels`. KV blocks of replaced weights are never reused."""
 
     def __init__(self, llm: LLM, *, mixes: bool, processes: bool) -> None:
         self._llm = llm
         self._mixes = mixes
-        self._processes = processes  # vLLM's ranks are processes of their own
-        self._share: float | None = None  # of the reference in what is drawn; None: not told yet
+        self._processes = processes  # tensor-parallel ranks run in processes of their own
+        self._weight: float | None = None  # of the reference; None: not set yet
 
-    def put(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Replace the weights in a slot, as the tensors come."""
+    def load(self, slot: int, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """Replace the weights in a slot, tensor by tensor."""
         if self._mixes:
             tensors = ((f"{NETWORKS[slot]}.{name}", tensor) for name, tensor in tensors)
         if self._processes:
-            self._put_by_file(tensors)
+            self._load_by_file(tensors)
         else:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         self._llm.collective_rpc("pack_heads")
-        self._forget()
+        self._reset_cache()
 
-    def mix(self, share: float) -> None:
-        """Draw from now on with this share of the reference; of one model there is nothing to mix."""
-        if not self._mixes or share == self._share:
+    def mix(self, weight: float) -> None:
+        """Set the weight of the reference. Without a second model this does nothing."""
+        if not self._mixes or weight == self._weight:
             return
-        self._llm.collective_rpc("mix", args=(share,))
-        # Blocks hold what the networks at work computed. Between two mixtures those are the same, and so is it.
-        if self._share is None or {share, self._share} & {POLICY, REFERENCE}:
-            self._forget()
-        self._share = share
+        self._llm.collective_rpc("mix", args=(weight,))
+        # KV blocks hold the keys and values of the active networks, which are the same in any two proper mixtures.
+        if self._weight is None or {weight, self._weight} & {POLICY, REFERENCE}:
+            self._reset_cache()
+        self._weight = weight
 
-    def _put_by_file(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
-        """Tensors cannot be passed to other processes."""
+    def _load_by_file(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """For processes, which cannot get tensors through `collective_rpc`."""
         from safetensors.torch import save_file
 
         with tempfile.TemporaryDirectory() as folder:
             for number, group in enumerate(grouped(tensors, BUCKET)):
-                apart = {name: tensor.contiguous().clone() for name, tensor in group.items()}  # a file shares no memory
-                save_file(apart, Path(folder) / f"model-{number:05d}.safetensors")
+                unshared = {name: tensor.contiguous().clone() for name, tensor in group.items()}  # as safetensors wants
+                save_file(unshared, Path(folder) / f"model-{number:05d}.safetensors")
             self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
-    def _forget(self) -> None:
+    def _reset_cache(self) -> None:
         if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM refused to reset its prefix cache, which holds what other weights computed")
-
-
-def mixing() -> dict[str, Any]:
-    """The arguments of `vllm.LLM` that make it hold two models."""
-    from rlhf_flow.engine.vllm import mixture as vllm_mixture
-
-    return vllm_mixture.options()
+            raise RuntimeError("vLLM refused to reset its prefix cache, which holds keys and values of other weights")

@@ -1,9 +1,8 @@
-"""What vLLM's workers can do besides their own methods. Their processes import this module by the name of `Extension`.
+"""Further methods of vLLM's workers, which import this module by the name of `Extension`.
 
-On a CPU vLLM packs weights for its kernels. vLLM 0.32 forgets two kinds when weights are replaced, and goes on with
-what it packed before. Experts: `UnquantizedFusedMoEMethod._setup_kernel` packs them when it opens alone. Heads that are
-tied to the embeddings: their layer takes no weights of its own, so nothing packs it. `_setup_and_pack` and `pack_heads`
-can go once vLLM packs them; GPUs pack neither.
+On a CPU vLLM packs weights for its kernels. After a reload vLLM 0.32 keeps two stale packed copies: of experts, which
+`UnquantizedFusedMoEMethod._setup_kernel` packs only when it opens, and of heads that are tied to the embeddings, whose
+layer loads no weights itself. Remove `_setup_and_pack` and `pack_heads` once vLLM packs them. GPUs pack neither.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ UnquantizedFusedMoEMethod._setup_kernel = _setup_and_pack
 
 
 class Extension:
-    """One class for all engines: vLLM refuses a second one in the same process."""
+    """One class for all engines, because vLLM accepts one extension per process."""
 
     def pack_heads(self) -> None:
-        """Pack the output layer from the weights that it is tied to."""
+        """Pack the output layer from the weights to which it is tied."""
         for layer in self.get_model().modules():  # type: ignore[attr-defined]  # a method of the worker
             if isinstance(layer, VocabParallelEmbedding) and "cpu_linear" in vars(layer):
                 layer.quant_method.process_weights_after_loading(layer)
 
     def mix(self, weight: float) -> None:
-        """Draw with this weight of the reference: 0 and 1 are one network alone."""
+        """Set the weight of the reference; 0 and 1 run one network only."""
         self.get_model().weight = weight  # type: ignore[attr-defined]

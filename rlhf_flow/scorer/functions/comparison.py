@@ -1,36 +1,39 @@
-"""A comparison: any Python function that says which of two answers is better, as the judge."""
+"""A Python function that compares two responses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, source_hash, told
-from rlhf_flow.scorer.matches import Match
+from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, meta_of, source_hash
 from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
+from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Response, Rollouts, Scored
 
 Function: TypeAlias = Callable[[tuple[Message, ...], str, str, Mapping[str, object]], "float | None"]
 Measure: TypeAlias = Callable[[Rollouts], Mapping[str, float]]
-WITHIN = 1e-6  # of 1: P(first beats second) + P(second beats first)
+TOLERANCE = 1e-6  # of P(first beats second) + P(second beats first) = 1
 
 
 @dataclass(frozen=True)
 class Comparison(PairSchedule):
     """A function `(prompt: tuple[Message, ...], first: str, second: str, meta) -> float`: P(first beats second).
 
-    It is asked in both orders, and the two answers must add up to 1; None or NaN, in either order, is an abstention.
-    `meta` is that of `scorer=rule`. Two equal texts are 1/2, and the function is not asked.
+    It is called in both orders, and the two results must add up to 1; None or NaN, in either order, is an abstention.
+    `meta` is that of `scorer=rule`. Equal texts tie without a call.
 
-    `measure`, a function `(rollouts: Rollouts) -> Mapping[str, float]`, is asked about all answers together. What it
-    says of the held-out answers ([B][2]: the start's, then the new one) is measured as `eval/<name>`.
+    `measure`, a function `(rollouts: Rollouts) -> Mapping[str, float]`, is called with all responses together. Its
+    results for the held-out answers ([B][2]: the start's, then the new one) are logged as `eval/<name>`.
     """
 
-    function: str  # "module.function", importable where the run was started
+    function: str  # "module.function", importable from the folder that the run is started in
     measure: str | None = None  # likewise
+
+    intransitive: ClassVar[bool] = True
+    loads_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,60 +41,49 @@ class Comparison(PairSchedule):
             check_name(key, name)
 
     @property
-    def intransitive(self) -> bool:
-        return True
-
-    @property
-    def loads_model(self) -> bool:
-        return False
-
-    @property
     def cache_format(self) -> str | None:
         return "pairs" if self.measure is None else None  # a measure is of all answers together
 
     def fingerprint(self) -> str:
         """Hash of the source files that the functions are in."""
-        return source_hash(*(imported(key, name) for key, name in self._names().items()))
+        return source_hash(*self._functions())
 
     def check(self) -> None:
-        """Raise ValueError where a function cannot be imported."""
-        for key, name in self._names().items():
-            imported(key, name)
+        """Raise ValueError if a function cannot be imported."""
+        self._functions()
 
     def open(self, place: Place) -> ComparisonJudge:
-        """Raises ValueError where a function cannot be imported."""
-        return ComparisonJudge(self, *(imported(key, name) for key, name in self._names().items()))
+        """Raises ValueError as `check`."""
+        return ComparisonJudge(self, *self._functions())
+
+    def _functions(self) -> list[Callable[..., Any]]:
+        return [imported(key, name) for key, name in self._names().items()]
 
     def _names(self) -> dict[str, str]:
-        measured = {} if self.measure is None else {"scorer.measure": self.measure}
-        return {"scorer.function": self.function, **measured}
+        measure = {} if self.measure is None else {"scorer.measure": self.measure}
+        return {"scorer.function": self.function, **measure}
 
 
 @dataclass(frozen=True)
 class ComparisonJudge:
-    """A comparison at work."""
+    """An opened comparison."""
 
     spec: Comparison
     function: Function
     measure: Measure | None = None
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Call the function twice for every two different answers that are compared; that is one query.
+        """Call the function in both orders for every match; that is one query.
 
-        Raises ValueError, with the ids of the responses, where what it returns is no probability, or the two do not add
-        up to 1.
+        Raises ValueError, with the ids of the responses, if a result is no probability, or the two do not add up to 1.
         """
-        queries = 0
+        counts = {"judge/queries": 0}
 
         def ask(matches: Sequence[Match]) -> list[PairVerdict]:
-            nonlocal queries
-            queries += len(matches)
+            counts["judge/queries"] += len(matches)
             return [PairVerdict(self._beats(match)) for match in matches]
 
-        scored = self.spec.compare(rollouts, ask)
-        return replace(
-            scored, counts={"judge/queries": queries, **scored.counts}, batch_metrics=self._measured(rollouts)
-        )
+        return replace(self.spec.compare(rollouts, ask, counts=counts), batch_metrics=self._measured(rollouts))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -99,17 +91,17 @@ class ComparisonJudge:
     def _beats(self, match: Match) -> float:
         forth = self._ask(match, match.first, match.second)
         back = self._ask(match, match.second, match.first)
-        if abs(forth + back - 1) > WITHIN:
+        if abs(forth + back - 1) > TOLERANCE:
             raise ValueError(
                 f"scorer.function={self.spec.function} must give two answers, asked in both orders, probabilities that "
                 f"add up to 1; for {match} it gave {forth:g} and {back:g}. "
-                "Let it ask itself both ways, and return (P(first, second) + 1 - P(second, first)) / 2."
+                "Fix: call it in both orders inside, and return (P(first, second) + 1 - P(second, first)) / 2."
             )
         return (forth + 1 - back) / 2
 
     def _ask(self, match: Match, first: Response, second: Response) -> float:
         try:
-            returned = self.function(match.prompt.messages, first.text, second.text, told(match.prompt))
+            returned = self.function(match.prompt.messages, first.text, second.text, meta_of(match.prompt))
         except Exception as error:
             error.add_note(f"raised by scorer.function={self.spec.function} on {match}")
             raise
@@ -118,7 +110,7 @@ class ComparisonJudge:
         if not is_number(returned) or not 0 <= returned <= 1:
             raise ValueError(
                 f"scorer.function={self.spec.function} must return P(first beats second), a number in [0, 1], or None "
-                f"where it abstains; for {match} it returned {returned!r}"
+                f"for an abstention; for {match} it returned {returned!r}"
             )
         return float(returned)
 
@@ -133,6 +125,6 @@ class ComparisonJudge:
         if not isinstance(returned, Mapping) or not all(map(is_number, returned.values())):
             raise ValueError(
                 f"scorer.measure={self.spec.measure} must return a mapping from names to finite numbers; "
-                f"it returned {returned!r}. Leave out what cannot be measured."
+                f"it returned {returned!r}. Fix: leave out values that cannot be computed."
             )
         return {str(name): float(value) for name, value in returned.items()}

@@ -1,11 +1,11 @@
-"""Several rules with weights: the worth of an answer is the weighted sum of what they say."""
+"""A weighted sum of rules."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, source_hash
 from rlhf_flow.scorer.functions.rule import Asked, Asking, RuleJudge
@@ -15,13 +15,13 @@ from rlhf_flow.types import Response, Verdict
 
 @dataclass(frozen=True)
 class Term:
-    """A function as that of `scorer=rule`, and how much it counts."""
+    """A function as that of `scorer=rule`, and its weight."""
 
-    function: str  # "module.function", importable where the run was started
-    weight: float = 1.0  # 0: it is an aspect alone
-    name: str | None = None  # of the aspect; null: the function's own
-    arguments: dict[str, Any] = field(default_factory=dict)  # what the function takes besides, by name
-    batched: bool | None = None  # it takes and returns lists, as of scorer=rule; null: one answer at a time
+    function: str  # "module.function", importable from the folder that the run is started in
+    weight: float = 1.0  # 0: the value is an aspect only
+    name: str | None = None  # of the aspect; null: the function's name
+    arguments: dict[str, Any] = field(default_factory=dict)  # further arguments of the function, by name
+    batched: bool | None = None  # the function takes and returns lists, as of scorer=rule; null: one answer at a time
 
     @property
     def aspect(self) -> str:
@@ -32,11 +32,15 @@ class Term:
 class Rules:
     """Utility = sum of weight * value over the terms; each value is an aspect, under the name of its term.
 
-    The aspects of a term's own are called `<term>/<aspect>`. Where a term abstains, the whole judgement does.
-    An answer of more worth wins with probability 1; exact ties get 1/2.
+    The aspects of a term's own are called `<term>/<aspect>`. If a term abstains, the sum does.
+    The response of higher utility wins with probability 1; exact ties get 1/2.
     """
 
-    terms: list[Term] = field(default_factory=list)  # name -> function, weight and arguments
+    terms: list[Term] = field(default_factory=list)  # each with function, weight and arguments
+
+    intransitive: ClassVar[bool] = False
+    loads_model: ClassVar[bool] = False
+    cache_format: ClassVar[str] = "ranks"
 
     def __post_init__(self) -> None:
         for at, term in enumerate(self.terms):
@@ -49,25 +53,13 @@ class Rules:
             raise ValueError(
                 "scorer.terms must hold at least one term with a weight other than 0, got "
                 f"{[term.function for term in self.terms]}. "
-                "Try scorer.terms=[{function: my_lab.rewards.polite, weight: 1}]."
+                "Fix: set scorer.terms=[{function: my_lab.rewards.polite, weight: 1}]."
             )
         names = [term.aspect for term in self.terms]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"scorer.terms must have different names, got {', '.join(repeated)} twice. Name each term."
+                f"scorer.terms must have different names, got {', '.join(repeated)} twice. Fix: name each term."
             )
-
-    @property
-    def intransitive(self) -> bool:
-        return False  # a number for each answer
-
-    @property
-    def loads_model(self) -> bool:
-        return False
-
-    @property
-    def cache_format(self) -> str:
-        return "ranks"
 
     def fingerprint(self) -> str:
         """Hash of the source files that the functions are in."""
@@ -76,11 +68,11 @@ class Rules:
         )
 
     def check(self) -> None:
-        """Raise ValueError where a function cannot be imported, or does not take its arguments."""
+        """Raise ValueError if a function cannot be imported, or does not take its arguments."""
         self._sum()
 
     def open(self, place: Place) -> RuleJudge:
-        """As `check`."""
+        """Raises ValueError as `check`."""
         return RuleJudge("scorer.terms", self._sum())
 
     def _sum(self) -> Sum:
@@ -93,27 +85,25 @@ class Rules:
 
 @dataclass(frozen=True)
 class Sum:
-    """The terms at work."""
+    """The terms with their functions."""
 
     terms: tuple[tuple[Term, Asked], ...]
 
     def __call__(self, asked: Asking) -> list[Verdict]:
         """Raises ValueError, with the response's id, if float32 cannot hold the sum, and as `Asked` does."""
-        by_term = [function(asked) for _, function in self.terms]
-        each = zip(*by_term, strict=True) if by_term else []
-        return [self._sum(response, said) for (_, response), said in zip(asked, each, strict=True)]
+        by_response = zip(*(function(asked) for _, function in self.terms), strict=True)
+        return [self._sum(response, verdicts) for (_, response), verdicts in zip(asked, by_response, strict=True)]
 
     def _sum(self, response: Response, verdicts: Sequence[Verdict]) -> Verdict:
-        said = [(term, verdict) for (term, _), verdict in zip(self.terms, verdicts, strict=True)]
-        aspects: dict[str, float] = {}
-        for term, verdict in said:
+        utility, aspects = 0.0, dict[str, float]()
+        for (term, _), verdict in zip(self.terms, verdicts, strict=True):
+            utility += term.weight * verdict.utility
             aspects[term.aspect] = verdict.utility
             aspects |= {f"{term.aspect}/{name}": value for name, value in verdict.aspects.items()}
-        utility = sum(term.weight * verdict.utility for term, verdict in said)
-        abstains = any(math.isnan(verdict.utility) for _, verdict in said)
+        abstains = any(math.isnan(verdict.utility) for verdict in verdicts)
         if not abstains and not is_number(utility):
             raise ValueError(
                 f"scorer.terms must add up to a number that is finite in float32; for response {response.id!r} they "
-                f"add up to {utility:g}. Lower the weights."
+                f"add up to {utility:g}. Fix: lower the weights."
             )
         return Verdict(utility, aspects)

@@ -1,26 +1,23 @@
-"""What people were asked and what they said: one SQLite file, shared by the run that asks and the servers that show.
+"""Questions and labels in one SQLite file, which the run and the labelling servers share.
 
-A label is on disk before it is acknowledged. An annotator has one verdict on a question at most, however often it is
-sent; one that was undone, or replaced, stays in the file, and counts no more.
+A label is on disk before it is acknowledged. An annotator has at most one label per question, however often it is sent;
+an undone or replaced label stays in the file and no longer counts.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_flow.scorer.human.questions import SKIPPERS, VERDICTS, Label, Progress, Question, Standing
-from rlhf_flow.system.private_sqlite import connect
+from rlhf_flow.scorer.sqlite_file import AT_ONCE, SqliteFile
 
 FILE = "labels.sqlite"
 LONGEST_COMMENT = 4000  # characters
-AWAY_SECONDS = 3600.0  # without a label or a look, after which an annotator is not waited for
-LEASE_SECONDS = 60.0  # that a question is kept for the annotator who is looking at it
-AT_ONCE = 500  # keys in one SELECT
+AWAY_SECONDS = 3600.0  # an annotator without a label or a lease for this long is inactive
+LEASE_SECONDS = 60.0  # a question is reserved for the annotator that sees it
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS questions (
@@ -37,7 +34,7 @@ CREATE TABLE IF NOT EXISTS leases (annotator TEXT PRIMARY KEY, question INTEGER 
 CREATE TABLE IF NOT EXISTS people (annotator TEXT PRIMARY KEY, key TEXT NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, text TEXT NOT NULL);
 """
-# `open`: not settled, as `Standing` has it. `shown`: one that a person skips is still shown to others.
+# `open`: not `Standing.settled`. `shown`: handed out; a question that one annotator skips is still shown to others.
 STANDINGS = f"""
 WITH labelling AS (
     SELECT annotator FROM labels WHERE at > :now - {AWAY_SECONDS}
@@ -59,7 +56,7 @@ WITH labelling AS (
     FROM counted
 )
 """
-# What files of earlier releases lack. Their `verdict` takes no other words, so `bad` is a tie that is marked.
+# Columns that files of earlier releases lack. Their `verdict` column allows no other words: `bad` is a flagged tie.
 COLUMNS = {"comment": "TEXT NOT NULL DEFAULT ''", "bad": "INTEGER NOT NULL DEFAULT 0"}
 VERDICT = "CASE WHEN bad THEN 'bad' ELSE verdict END"
 NEXT = f"""
@@ -72,37 +69,32 @@ ORDER BY id = (SELECT question FROM leases WHERE annotator = :me) DESC, coalesce
 """
 
 
-class Annotations:
-    """The file at work. Many threads may use one, many processes one file."""
+class Annotations(SqliteFile):
+    """The opened file."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError where there is no such file and none can be made."""
+        """Raises ValueError if the file can neither be opened nor created."""
         self.path = path = folder.absolute() / FILE
-        self._lock = threading.Lock()
         try:
-            self._file = connect(path)
-            with self.transaction():
+            super().__init__(path)
+            with self.transaction() as file:
                 for statement in TABLES.split(";"):
-                    self._file.execute(statement)
-                known = {row[1] for row in self._file.execute("PRAGMA table_info(labels)")}
+                    file.execute(statement)
+                known = {row[1] for row in file.execute("PRAGMA table_info(labels)")}
                 for name in COLUMNS.keys() - known:
-                    self._file.execute(f"ALTER TABLE labels ADD COLUMN {name} {COLUMNS[name]}")
+                    file.execute(f"ALTER TABLE labels ADD COLUMN {name} {COLUMNS[name]}")
         except (OSError, sqlite3.Error) as error:
             raise ValueError(
                 f"scorer.folder must be a folder for labels that can be written; {path} is no such file: {error}. "
-                "Name another folder, on a drive of this machine."
+                "Fix: name a folder on a local drive."
             ) from error
-
-    def close(self) -> None:
-        with self._lock:
-            self._file.close()
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
     def ask(self, questions: Sequence[Question], *, needed: int, deadline: float | None) -> None:
-        """Put questions to people. One that was asked before keeps the time when it first was, and what was said.
+        """Add questions. A known question keeps its labels and the time when it was first asked.
 
-        needed: verdicts of different annotators. deadline: seconds from when a question was first asked.
+        needed: verdicts of different annotators. deadline: seconds since a question was first asked.
         """
         rows = [
             {"key": one.key, "content": one.content, "needed": needed, "now": time.time(), "deadline": deadline}
@@ -117,29 +109,29 @@ class Annotations:
             )
 
     def standings(self, questions: Sequence[Question]) -> list[Standing]:
-        """Of questions that were asked, in their order."""
+        """Of known questions, in their order."""
         found: dict[str, tuple[int, float | None, dict[str, str], bool]] = {}
-        with self._lock:
+        with self.reading() as file:
             for at in range(0, len(questions), AT_ONCE):
                 keys = {f"k{n}": question.key for n, question in enumerate(questions[at : at + AT_ONCE])}
-                rows = self._file.execute(
+                rows = file.execute(
                     f"{STANDINGS} SELECT key, needed, due, awaited, annotator, {VERDICT} FROM standings "
                     "LEFT JOIN labels ON question = standings.id AND undone IS NULL "
                     f"WHERE key IN ({', '.join(f':{name}' for name in keys)}) ORDER BY annotator",
                     {"now": time.time(), **keys},
                 )
                 for key, needed, due, awaited, annotator, verdict in rows:
-                    *_, said, _ = found.setdefault(key, (needed, due, {}, bool(awaited)))
+                    *_, labels, _ = found.setdefault(key, (needed, due, {}, bool(awaited)))
                     if annotator is not None:
-                        said[annotator] = verdict
+                        labels[annotator] = verdict
         return [Standing(*found[question.key]) for question in questions]
 
-    # -- the people ----------------------------------------------------------------------------------------------------
+    # -- the annotators ------------------------------------------------------------------------------------------------
 
     def hand(self, annotator: str) -> Question | None:
-        """A question for this annotator, reserved for a while; None if there is none.
+        """A question for this annotator, leased for a while; None if there is none.
 
-        It is the one that they had last, as long as it is theirs to answer. Those that are waited for come first.
+        The question leased last, if it is still open to them; else questions before their deadline first.
         """
         now = time.time()
         with self.transaction() as file:
@@ -154,12 +146,11 @@ class Annotations:
     def label(
         self, id: str, key: str, annotator: str, verdict: str, *, comment: str = "", instead: str | None = None
     ) -> None:
-        """Write down what an annotator says of the question; on disk once this returns.
+        """Store an annotator's label of a question; on disk once this returns.
 
-        `id` is the client's own: what was sent again is written once, also when it was undone meanwhile. So is a second
-        verdict of the same annotator on the same question: the first stays, but for the one that is said `instead` of
-        the label with that id.
-        Raises ValueError for a verdict, a comment or a question that there is not.
+        The client chooses `id`: a label that is sent twice is stored once, even if it was undone meanwhile.
+        An annotator's second label of a question is ignored, unless it replaces the label with the id `instead`.
+        Raises ValueError for an invalid verdict or comment, or an unknown question.
         """
         if verdict not in VERDICTS:
             raise ValueError(f"the verdict must be one of {', '.join(VERDICTS)}, got {verdict!r}")
@@ -184,17 +175,17 @@ class Annotations:
 
     def last(self, annotator: str) -> str | None:
         """The id of the annotator's last label that counts."""
-        with self._lock:
-            found = self._file.execute(
+        with self.reading() as file:
+            found = file.execute(
                 "SELECT id FROM labels WHERE annotator = ? AND undone IS NULL ORDER BY rowid DESC LIMIT 1",
                 [annotator],
             ).fetchone()
         return None if found is None else str(found[0])
 
     def undo(self, id: str, annotator: str) -> None:
-        """Take a label of this annotator back, and hand them its question again. Once undone, nothing happens.
+        """Undo a label of this annotator, and lease its question to them again. Idempotent.
 
-        What a run has read already, it has read.
+        A run that has read the label keeps it.
         """
         now = time.time()
         with self.transaction() as file:
@@ -206,7 +197,7 @@ class Annotations:
                 self._lease(annotator, question, now)
 
     def reconsider(self, annotator: str) -> None:
-        """Undo this annotator's skips of undecided questions, which are then handed out to them again."""
+        """Undo this annotator's skips of questions without enough verdicts, so that they are handed out again."""
         with self.transaction() as file:
             file.execute(
                 f"{STANDINGS} UPDATE labels SET undone = :now WHERE annotator = :me AND verdict = 'skip' "
@@ -215,8 +206,8 @@ class Annotations:
             )
 
     def progress(self, annotator: str) -> Progress:
-        with self._lock:
-            found = self._file.execute(
+        with self.reading() as file:
+            found = file.execute(
                 f"{STANDINGS} SELECT (SELECT count(*) FROM labels WHERE annotator = :me AND undone IS NULL), "
                 "count(*), coalesce(sum(open), 0), (SELECT count(*) FROM labels JOIN standings AS one "
                 "ON question = one.id WHERE annotator = :me AND undone IS NULL AND verdict = 'skip' "
@@ -226,9 +217,9 @@ class Annotations:
         return Progress(*found)
 
     def labels(self, annotator: str | None = None, *, most: int = -1) -> list[Label]:
-        """Those that count, the latest first; of one annotator, or of all."""
-        with self._lock:
-            rows = self._file.execute(
+        """The labels that count, the latest first; of one annotator, or of all."""
+        with self.reading() as file:
+            rows = file.execute(
                 f"SELECT labels.id, content, annotator, {VERDICT}, comment, at FROM labels "
                 "JOIN questions ON question = questions.id "
                 "WHERE undone IS NULL AND annotator = coalesce(?, annotator) ORDER BY labels.rowid DESC LIMIT ?",
@@ -238,21 +229,21 @@ class Annotations:
 
     @property
     def guidelines(self) -> str:
-        """What annotators are told, in Markdown; empty if they are told nothing."""
-        with self._lock:
-            found = self._file.execute("SELECT text FROM facts WHERE name = 'guidelines'").fetchone()
+        """For annotators, in Markdown; empty if there are none."""
+        with self.reading() as file:
+            found = file.execute("SELECT text FROM facts WHERE name = 'guidelines'").fetchone()
         return "" if found is None else str(found[0])
 
     def tell(self, guidelines: str) -> None:
-        """Show annotators this text from now on."""
+        """Replace the guidelines."""
         with self.transaction() as file:
             file.execute("INSERT OR REPLACE INTO facts VALUES ('guidelines', ?)", [guidelines])
 
     def shared(self) -> list[list[float]]:
-        """The verdicts on each question that two annotators or more have one on."""
+        """The verdicts on each question with at least two."""
         verdicts: dict[int, list[float]] = {}
-        with self._lock:
-            rows = self._file.execute(
+        with self.reading() as file:
+            rows = file.execute(
                 "SELECT question, verdict FROM labels WHERE undone IS NULL AND verdict != 'skip' AND question IN ("
                 "SELECT question FROM labels WHERE undone IS NULL AND verdict != 'skip' GROUP BY question "
                 "HAVING count(*) > 1)"
@@ -265,16 +256,3 @@ class Annotations:
 
     def _lease(self, annotator: str, question: int, now: float) -> None:
         self._file.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", [annotator, question, now + LEASE_SECONDS])
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One writer at a time, of all processes: what is read in it stays true until it is written."""
-        with self._lock:
-            self._file.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._file
-                self._file.execute("COMMIT")
-            except BaseException:
-                if self._file.in_transaction:
-                    self._file.execute("ROLLBACK")
-                raise

@@ -1,4 +1,4 @@
-"""People as the judge: every two answers are a question, which `rlhf-flow label` puts before them in a browser."""
+"""Human annotators: every two distinct answers are a question, which `rlhf-flow label` shows in a browser."""
 
 from __future__ import annotations
 
@@ -8,86 +8,82 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from rlhf_flow.metrics.annotator_agreement import agreement
 from rlhf_flow.protocols import Scorer
+from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.human.annotations import Annotations, Question, Standing
-from rlhf_flow.scorer.matches import Match, both_views, matches
+from rlhf_flow.scorer.pairwise import Match, both_views, matches
 from rlhf_flow.specs import Place
-from rlhf_flow.system.cancellation import heed
+from rlhf_flow.system.cancellation import check_cancelled
 from rlhf_flow.types import Rollouts, Scored
 
 Pair: TypeAlias = tuple[str, str]  # the ids of two responses
 
-TELL_SECONDS = 60.0  # between two lines that say how many questions are open
+STATUS_SECONDS = 60.0  # between two status lines of a waiting run
 
 
 @dataclass(frozen=True)
 class Human:
-    """Asks people which of two answers is better, and waits for them: `rlhf-flow label RUN` is where they say it.
+    """Asks annotators which of two answers is better, and waits for their labels: `rlhf-flow label RUN`.
 
-    P(the first beats the second) is the mean of what the annotators say: 1, 0, or 1/2 for a tie and for two bad
-    answers. A pair that an annotator skips is left to the others who are labelling. One that as many have skipped as
-    verdicts were needed, and two at least if there are others, is abstained from. Equal texts are 1/2, and are not
-    asked about. What was asked before, in any round, keeps what was said, and is not asked again.
+    P(the first beats the second) is the mean of the verdicts: 1, 0, or 1/2 for a tie and for two bad answers. A pair
+    that an annotator skips stays open for the others; if `annotators` of them skip it (at least two, if others are
+    active), it is an abstention. Equal texts tie without a question. A question that was labelled in an earlier round
+    keeps its labels and is not asked again.
     """
 
-    folder: str = "${run_dir}/labels"  # of the labels; not on a network's drive
-    annotators: int = 1  # verdicts that a pair needs, of as many people
-    deadline: float | None = None  # seconds that a pair is waited for, since it was first asked; null: for ever
-    base: Any = field(
-        default=None, metadata={"optional": True}
-    )  # the scorer that says the rest then; null: nobody does
-    poll: float = 2.0  # seconds between two looks at the labels
-    guidelines: str | None = None  # what annotators are told: a Markdown file, or the text itself
+    folder: str = "${run_dir}/labels"  # of the labels; not on a network drive
+    annotators: int = 1  # verdicts per pair, of different annotators
+    deadline: float | None = None  # seconds to wait for a pair since it was first asked; null: no limit
+    base: Any = field(default=None, metadata={"optional": True})  # scores overdue pairs; null: they are abstentions
+    poll: float = 2.0  # seconds between two reads of the labels
+    guidelines: str | None = None  # for annotators: a Markdown file, or the text itself
+
+    intransitive: ClassVar[bool] = True
+    cache_format: ClassVar[None] = None  # the labels are stored in `folder`
 
     def __post_init__(self) -> None:
-        for key, rule, ok in (
+        deadline = self.deadline is None or 0 <= self.deadline < math.inf
+        check_fields(
+            self,
             ("folder", "a folder", bool(self.folder.strip())),
             ("annotators", ">= 1", self.annotators >= 1),
-            ("deadline", ">= 0 and finite, in seconds, or null to wait for ever",
-             self.deadline is None or 0 <= self.deadline < math.inf),
+            ("deadline", ">= 0 and finite, in seconds, or null to wait for ever", deadline),
             ("poll", "> 0 and finite, in seconds", 0 < self.poll < math.inf),
-        ):  # fmt: skip
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
+        )
         if self.base is not None and self.deadline is None:
             raise ValueError(
-                "scorer.deadline must be a number of seconds where scorer.base says what people have not said by then, "
-                "got None. Set it, or leave scorer.base out to wait for ever."
+                "scorer.deadline must be a number of seconds if scorer.base scores overdue pairs, "
+                "got None. Fix: set it, or leave scorer.base out to wait without a deadline."
             )
-
-    @property
-    def intransitive(self) -> bool:
-        return True
 
     @property
     def loads_model(self) -> bool:
         return self.base is not None and bool(self.base.loads_model)
 
-    @property
-    def cache_format(self) -> None:
-        return None  # it keeps them itself
-
     def fingerprint(self) -> str:
-        """That of the scorer for the rest. Nobody can say what people are."""
+        """That of the base; annotators have none."""
         return "people" if self.base is None else f"people, then {self.base.fingerprint()}"
 
     def check(self) -> None:
-        """As of the scorer for the rest. Raises ValueError if the file with the guidelines is not there."""
+        """Raise ValueError if the guidelines cannot be read, or the base's check does."""
         self._guidelines()
         if self.base is not None:
             self.base.check()
 
     def open(self, place: Place) -> Panel:
         """Open the labels, and the scorer for the rest there. Raises ValueError where the folder cannot be written."""
-        rest = None if self.base is None else self.base.open(place)
+        return self.wrap(None if self.base is None else self.base.open(place))
+
+    def wrap(self, scorer: Scorer | None) -> Panel:
+        """The panel, given the opened `base`. Raises ValueError if the folder cannot be written."""
         annotations = Annotations(Path(self.folder))
         annotations.tell(self._guidelines())
-        return Panel(self, annotations, rest)
+        return Panel(self, annotations, scorer)
 
     def _guidelines(self) -> str:
         if self.guidelines is None:
@@ -104,87 +100,88 @@ class Human:
 
 @dataclass(frozen=True)
 class Panel:
-    """Annotators at work."""
+    """The opened labels, with the base."""
 
     spec: Human
     annotations: Annotations
-    rest: Scorer | None
+    base: Scorer | None
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Ask about every two different answers to a prompt, and wait until each pair is settled or overdue.
+        """Ask about every match, and wait until each is settled or overdue.
 
-        `overdue` marks the pairs without enough verdicts at their deadline: their verdict is that of the scorer for the
-        rest, or none. To score them again waits no more, and finds what was said since. A query is a pair that people
-        settled while they were waited for; one that they had settled before is cached.
+        The flag `overdue` marks pairs without enough verdicts at their deadline; they get the base's verdict, or none.
+        Scoring them again does not wait, and reads the labels that have arrived since. `judge/queries` counts pairs
+        settled during the call, `judge/cached` those settled before.
         """
         asked = matches(rollouts)
         questions = [Question(match.prompt.messages, match.first.text, match.second.text) for match in asked]
         self.annotations.ask(questions, needed=self.spec.annotators, deadline=self.spec.deadline)
         before = sum(one.settled for one in self.annotations.standings(questions))
-        said = self._waited(questions)
-        late = [match for match, one in zip(asked, said, strict=True) if not one.settled]
-        instead, counts = self._instead(rollouts, late)
+        standings = self._wait(questions)
+        late = [match for match, one in zip(asked, standings, strict=True) if not one.settled]
+        substitutes, counts = self._base_verdicts(rollouts, late)
         beats = [
-            _mean(one) if one.settled else instead.get(_ids(match), math.nan)
-            for match, one in zip(asked, said, strict=True)
+            _mean(one) if one.settled else substitutes.get(_ids(match), math.nan)
+            for match, one in zip(asked, standings, strict=True)
         ]
         utility, wins = both_views(rollouts, beats)  # [B, N], [B, N, N]
         return Scored(
             rollouts,
             utility=utility,
             wins=wins,
-            pair_flags={"overdue": _marked(rollouts, late)} if late else {},
+            pair_flags={"overdue": _flags(rollouts, late)} if late else {},
             counts={
                 **counts,
-                "judge/queries": sum(one.settled for one in said) - before,
+                "judge/queries": sum(one.settled for one in standings) - before,
                 "judge/cached": before,
                 "judge/abstained": int(np.isnan(beats).sum()),
                 "judge/overdue": len(late),
             },
-            batch_metrics=_agreement(said),
+            batch_metrics=_agreement(standings),
         )
 
     def close(self) -> None:
-        """Close the labels, and the scorer for the rest."""
+        """Close the labels, and the base."""
         self.annotations.close()
-        if self.rest is not None:
-            self.rest.close()
+        if self.base is not None:
+            self.base.close()
 
-    def _waited(self, questions: Sequence[Question]) -> list[Standing]:
-        """What is said of each once nothing is waited for."""
-        told = -math.inf
+    def _wait(self, questions: Sequence[Question]) -> list[Standing]:
+        """The standings once each question is settled or overdue."""
+        printed = -math.inf
         while True:
-            said, now = self.annotations.standings(questions), time.time()
-            waiting = sum(not one.settled and not one.overdue(now) for one in said)
+            standings, now = self.annotations.standings(questions), time.time()
+            waiting = sum(not one.settled and not one.overdue(now) for one in standings)
             if not waiting:
-                return said
-            if time.monotonic() >= told + TELL_SECONDS:
-                told = time.monotonic()
+                return standings
+            if time.monotonic() >= printed + STATUS_SECONDS:
+                printed = time.monotonic()
                 folder = Path(self.spec.folder)
                 run = folder.parent if folder.name == "labels" else folder
                 command = f"rlhf-flow label {shlex.quote(str(run))}"
-                print(f"waiting for people: {waiting} of {len(said)} pairs are open. To label: {command}", flush=True)
-            heed()
+                print(
+                    f"waiting for people: {waiting} of {len(standings)} pairs are open. To label: {command}", flush=True
+                )
+            check_cancelled()
             time.sleep(self.spec.poll)
 
-    def _instead(self, rollouts: Rollouts, late: Sequence[Match]) -> tuple[dict[Pair, float], Mapping[str, int]]:
-        """P(first beats second) of overdue pairs, as the scorer for the rest says it; and its counts."""
-        if self.rest is None or not late:
+    def _base_verdicts(self, rollouts: Rollouts, late: Sequence[Match]) -> tuple[dict[Pair, float], Mapping[str, int]]:
+        """P(first beats second) of overdue pairs by the base, and its counts."""
+        if self.base is None or not late:
             return {}, {}
-        prompts = sorted({match.b for match in late})
+        rows = {b: row for row, b in enumerate(sorted({match.b for match in late}))}
         some = replace(
             rollouts,
-            prompts=tuple(rollouts.prompts[b] for b in prompts),
-            responses=tuple(rollouts.responses[b] for b in prompts),
+            prompts=tuple(rollouts.prompts[b] for b in rows),
+            responses=tuple(rollouts.responses[b] for b in rows),
         )
-        thought = self.rest.score(some)
-        place = {one.id: k for responses in some.responses for k, one in enumerate(responses)}
-        at = {b: row for row, b in enumerate(prompts)}
-        said = {
-            _ids(match): float(thought.wins[at[match.b], place[match.first.id], place[match.second.id]])
+        scored = self.base.score(some)
+        column = {one.id: k for responses in some.responses for k, one in enumerate(responses)}
+        wins = {
+            _ids(match): float(scored.wins[rows[match.b], column[match.first.id], column[match.second.id]])
             for match in late
         }
-        return said, thought.counts
+        return wins, scored.counts
 
 
 def _ids(match: Match) -> Pair:
@@ -192,24 +189,24 @@ def _ids(match: Match) -> Pair:
 
 
 def _mean(one: Standing) -> float:
-    """NaN where people would not say."""
+    """NaN if the question was withdrawn."""
     return math.nan if one.skipped else sum(one.verdicts) / len(one.verdicts)
 
 
-def _marked(rollouts: Rollouts, late: Sequence[Match]) -> np.ndarray:
-    """bool [B, N, N]: the answers with the texts of these pairs, both ways."""
+def _flags(rollouts: Rollouts, late: Sequence[Match]) -> np.ndarray:
+    """bool [B, N, N]: the responses with the texts of these pairs, both ways."""
     n = len(rollouts.responses[0])
-    marks = np.zeros((len(rollouts.prompts), n, n), dtype=bool)
+    flags = np.zeros((len(rollouts.prompts), n, n), dtype=bool)
     for match in late:
         texts = np.array([response.text for response in rollouts.responses[match.b]], dtype=object)
         first, second = texts == match.first.text, texts == match.second.text  # [N]
-        marks[match.b] |= np.outer(first, second) | np.outer(second, first)
-    return marks
+        flags[match.b] |= np.outer(first, second) | np.outer(second, first)
+    return flags
 
 
-def _agreement(said: Sequence[Standing]) -> dict[str, float]:
-    found = agreement([one.verdicts for one in said])
+def _agreement(standings: Sequence[Standing]) -> dict[str, float]:
+    found = agreement([one.verdicts for one in standings])
     if found is None:
         return {}
-    measures = {"annotator_agreement": found.share}
-    return measures if found.alpha is None else {**measures, "annotator_alpha": found.alpha}
+    metrics = {"annotator_agreement": found.share}
+    return metrics if found.alpha is None else {**metrics, "annotator_alpha": found.alpha}

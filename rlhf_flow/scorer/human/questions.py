@@ -1,4 +1,4 @@
-"""What people are asked, and what they say."""
+"""Questions for annotators, and their labels."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import cached_property
 
 from rlhf_flow.types import Message
 
-# P(first beats second) as the annotator says it; bad: both are, and neither is better
+# P(first beats second) of each verdict; bad: both answers are bad; None: no verdict
 VERDICTS = {"first": 1.0, "second": 0.0, "tie": 0.5, "bad": 0.5, "skip": None}
-SKIPPERS = 2  # annotators, at least, that must skip a question before it is withdrawn
+SKIPPERS = 2  # minimum annotators that must skip a question before it is withdrawn
 
 
 @dataclass(frozen=True)
 class Question:
-    """Two answers to a conversation, as they are put before people."""
+    """Two answers to a conversation, in the order in which annotators see them."""
 
     messages: tuple[Message, ...]
     first: str
@@ -25,12 +25,12 @@ class Question:
 
     @cached_property
     def key(self) -> str:
-        """What it is told apart by: the same texts in the same order are the same question."""
+        """Hash of the content: the same texts in the same order are the same question."""
         return hashlib.sha256(self.content.encode()).hexdigest()
 
     @property
     def content(self) -> str:
-        """As it is written down."""
+        """As JSON."""
         messages = [[message.role, message.content] for message in self.messages]
         return json.dumps([messages, self.first, self.second])
 
@@ -42,47 +42,47 @@ class Question:
 
 @dataclass(frozen=True)
 class Standing:
-    """What was said about a question so far."""
+    """The labels of a question so far."""
 
     needed: int  # verdicts, of different annotators
-    due: float | None  # seconds since the epoch: until when they are waited for
+    due: float | None  # deadline in seconds since the epoch
     said: Mapping[str, str]  # annotator -> one of VERDICTS
-    awaited: bool = False  # whether another annotator is labelling and may still decide
+    awaited: bool = False  # another annotator is active and has not labelled the question
 
     @property
     def verdicts(self) -> list[float]:
-        """P(first beats second), of each annotator who has one."""
+        """P(first beats second), of each annotator with a verdict."""
         return [p for p in map(VERDICTS.__getitem__, self.said.values()) if p is not None]
 
     @property
     def settled(self) -> bool:
-        """Whether enough annotators have a verdict, or too many have skipped it."""
+        """Whether enough annotators have a verdict, or the question is withdrawn."""
         return len(self.verdicts) >= self.needed or self.skipped
 
     @property
     def skipped(self) -> bool:
-        """Whether it is no question for people: enough have skipped it, two at least while others are labelling."""
+        """Whether it is withdrawn: enough annotators skipped it, at least two while others are active."""
         skips = list(self.said.values()).count("skip")
         return skips >= self.needed and (skips >= SKIPPERS or not self.awaited)
 
     def overdue(self, now: float) -> bool:
-        """Whether it is not settled, and not waited for any more."""
+        """Whether it is open past its deadline."""
         return not self.settled and self.due is not None and self.due <= now
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far labelling is."""
+    """Counts for the labelling page."""
 
-    mine: int  # verdicts of one annotator, skipped questions among them
+    mine: int  # labels of one annotator, skips included
     asked: int
     open: int  # questions that need more verdicts
-    skipped: int = 0  # those without enough verdicts that this annotator has skipped
+    skipped: int = 0  # of the questions without enough verdicts, those that this annotator skipped
 
 
 @dataclass(frozen=True)
 class Label:
-    """What an annotator said of a question."""
+    """An annotator's label of a question."""
 
     id: str
     question: Question

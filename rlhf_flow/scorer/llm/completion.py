@@ -1,4 +1,4 @@
-"""A chat completion, as OpenAI-compatible servers write it: the reply, what it took, or the error in its place."""
+"""Parse a chat completion of an OpenAI-compatible server: the reply and its usage, or the error in its place."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 from rlhf_flow.scorer.llm.parse_reply import Reply
 
+STATUS = {"rate": 429, "quota": 429, "overload": 529, "auth": 401, "api_key": 401, "permission": 403, "invalid": 400}
+
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply, and what it took: tokens of the question and of the reply, None where the endpoint does not say."""
+    """A reply with the tokens of question and reply, None if the endpoint does not report them."""
 
     reply: Reply
     tokens_in: int | None
@@ -31,15 +33,14 @@ def error_status(completion: Mapping[str, Any]) -> int | None:
     code = str(error.get("code") or error.get("status") or error.get("type") or "") if isinstance(error, dict) else ""
     if code.isdecimal() and 400 <= int(code) <= 599:
         return int(code)
-    named = {"rate": 429, "quota": 429, "overload": 529, "auth": 401, "api_key": 401, "permission": 403, "invalid": 400}
-    return next((status for word, status in named.items() if word in code.lower()), 500)
+    return next((status for word, status in STATUS.items() if word in code.lower()), 500)
 
 
 def answer_of(completion: Mapping[str, Any]) -> Answer:
-    """Raises ValueError, LookupError, TypeError or AttributeError for what is no chat completion.
+    """Raises ValueError, LookupError, TypeError or AttributeError if the mapping is no chat completion.
 
-    A completion without text, such as a refusal or one with no choices, is an answer that says nothing. Thoughts that
-    the server keeps apart (`reasoning_content`) are not read.
+    A completion without text, such as a refusal or one without choices, is an empty reply. Thoughts in a field of
+    their own (`reasoning_content`) are ignored.
     """
     if not isinstance(completion["choices"], list):
         raise TypeError("choices is a list")
@@ -52,16 +53,16 @@ def answer_of(completion: Mapping[str, Any]) -> Answer:
 
 
 def _text(content: object) -> str:
-    """Of a text, or of the text parts of a list."""
+    """Of a string, or of the text parts of a list."""
     if isinstance(content, list):
         return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
 
 
 def _begins(choice: Mapping[str, Any], text: str) -> tuple[tuple[str, float], ...]:
-    """The log-probs of the first token, the likeliest first; none if the tokens are not those of the visible text.
+    """Top log-probs of the first token, the likeliest first; empty if the listed tokens are not the visible text.
 
-    A server that keeps thoughts apart may list their tokens too: then the first one says nothing about the verdict.
+    Some servers list the tokens of hidden thoughts too: then the first token is not the verdict's.
     """
     logprobs = choice.get("logprobs")
     listed = logprobs.get("content") if isinstance(logprobs, dict) else None
@@ -74,7 +75,7 @@ def _begins(choice: Mapping[str, Any], text: str) -> tuple[tuple[str, float], ..
 
 
 def _plain(text: str) -> str:
-    """Without blanks, the marks that tokenizers write for them, and control tokens."""
+    """Without spaces, tokenizers' space symbols, and control tokens."""
     return re.sub(r"<[|｜][^<>]*[|｜]>|</?s>|<eos>|<end_of_turn>|[\s▁ĠĊ]", "", text)
 
 

@@ -1,7 +1,7 @@
-"""An OpenAI-compatible endpoint: one request on the wire, and what became of it.
+"""An OpenAI-compatible endpoint: send one request, and classify its failure.
 
-httpx and no SDK: an SDK sends what it finds in the environment (organisation, project, headers) to any host, and tries
-again by itself, although each try may be charged.
+httpx, not an SDK: an SDK sends settings of the environment (organisation, project, headers) to any host, and retries by
+itself, although each request may be charged.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.llm.completion import Answer, answer_of, error_status
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.system.redact import is_name, know, without_known
@@ -31,30 +32,26 @@ ON_FAILURE = ("stop", "abstain")
 PAID = "https://api.openai.com"
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
 CONNECT_SECONDS = 5.0
-FREE = (429, 500, 503, 529)  # refused before anything was generated; behind a gateway's own errors it may have been
-AGAIN = (408, 409, 425, 429)  # and every 5xx
-FOR_ALL = (401, 403, 404, 405)  # no other question would fare better
+FREE = (429, 500, 503, 529)  # refused before generation; with other 5xx a gateway failed, and it may be charged
+AGAIN = (408, 409, 425, 429)  # statuses to retry, besides every 5xx
+FOR_ALL = (401, 403, 404, 405)  # every question would fail
 REFUSABLE = ("max_tokens", "max_completion_tokens", "temperature", "top_logprobs", "logprobs", "chat_template_kwargs")
-SHOWN = 300  # characters of what an endpoint says when it fails
+SHOWN = 300  # characters of an endpoint's error that are shown
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the questions go, and how long it may take. Nothing here changes what is asked."""
+    """Address, key, timeouts and retries. No field changes the questions."""
 
-    base_url: str = "https://api.openai.com/v1"  # of the API, as http://host/v1
-    query: dict[str, str] = field(default_factory=dict)  # of every request's address, such as {api-version: 2024-10-21}
-    name: str | None = None  # by which the cache knows it; null: base_url. Give one to a server whose address changes
-    api_key_env: str | None = (
-        "OPENAI_API_KEY"  # the variable that holds the key: it is sent to base_url, and written nowhere
-    )
+    base_url: str = "https://api.openai.com/v1"  # of the API, such as http://host/v1
+    query: dict[str, str] = field(default_factory=dict)  # parameters of every request, as {api-version: 2024-10-21}
+    name: str | None = None  # its name in the cache; null: base_url. Set it if the server's address changes
+    api_key_env: str | None = "OPENAI_API_KEY"  # environment variable with the key, which is sent to base_url only
     concurrency: int = 16  # requests at a time
     timeout_seconds: float = 120.0  # of one request, from the first byte sent to the last one read
-    retries: int = 6  # further tries at one question; they wait 1, 2, 4, ... seconds, or as long as the endpoint asks
-    patience_seconds: float = (
-        600.0  # for which the endpoint may be silent; then the run stops, whatever on_failure says
-    )
-    on_failure: str = "stop"  # at a question without an answer after all tries: stop the run, or abstain and count it
+    retries: int = 6  # of one question, after 1, 2, 4, ... seconds, or as long as the endpoint asks for
+    patience_seconds: float = 600.0  # the run stops if the endpoint is silent for longer, whatever on_failure is
+    on_failure: str = "stop"  # if a question has no answer after all retries: stop the run, or abstain and count it
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[^@\s]+", self.base_url):  # the value is not shown: it may hold a password
@@ -67,37 +64,37 @@ class Endpoint:
         if self.api_key_env is not None and not is_name(self.api_key_env):  # likewise
             raise ValueError(
                 "scorer.endpoint.api_key_env must be the name of an environment variable in capitals, not the key "
-                "itself. Try export JUDGE_KEY=..., and scorer.endpoint.api_key_env=JUDGE_KEY."
+                "itself. Fix: export JUDGE_KEY=..., and scorer.endpoint.api_key_env=JUDGE_KEY."
             )
-        for key, rule, ok in (
+        check_fields(
+            self,
             ("concurrency", ">= 1", self.concurrency >= 1),
             ("timeout_seconds", "> 0", 0 < self.timeout_seconds < math.inf),
             ("retries", ">= 0", self.retries >= 0),
             ("patience_seconds", ">= scorer.endpoint.timeout_seconds", self.timeout_seconds <= self.patience_seconds),
             ("on_failure", f"one of {', '.join(ON_FAILURE)}", self.on_failure in ON_FAILURE),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.endpoint.{key} must be {rule}, got {vars(self)[key]!r}")
+            slot="scorer.endpoint",
+        )
 
     def check(self) -> None:
-        """Raise ValueError where the client is not installed, or there is no key for a service that needs one."""
+        """Raise ValueError if the HTTP client is not installed, or a paid service has no key."""
         require("httpx", part="a language model as the judge", extras=("judge",), instead="scorer=reward_model")
         if any(os.environ.get(name, "").startswith("socks") for name in PROXIES):
             require("socksio", part="a SOCKS proxy of the environment", extras=("judge",), instead="NO_PROXY=*")
         key = self._key()
         if key is None and self.base_url.startswith(PAID):
             raise ValueError(
-                f"{self.base_url} needs a key, and scorer.endpoint.api_key_env={self.api_key_env} names none: put it "
-                "into that environment variable, or set scorer.endpoint.base_url to an endpoint of your own."
+                f"{self.base_url} needs a key, and scorer.endpoint.api_key_env={self.api_key_env} names none. Fix: put "
+                "it into that environment variable, or set scorer.endpoint.base_url to an endpoint of your own."
             )
 
     @property
     def known_as(self) -> str:
-        """By which the cache tells models apart that two servers serve under one name."""
+        """The endpoint in cache keys: two servers may serve different models under one name."""
         return self.name or self.base_url.rstrip("/")
 
-    def connect(self) -> Line:
-        """A connection, to be used in one event loop: `async with endpoint.connect() as line`."""
+    def connect(self) -> Connection:
+        """For one event loop: `async with endpoint.connect() as connection`."""
         import httpx
 
         key = self._key()
@@ -110,10 +107,12 @@ class Endpoint:
             timeout=httpx.Timeout(self.timeout_seconds, connect=min(CONNECT_SECONDS, self.timeout_seconds)),
             limits=httpx.Limits(max_connections=self.concurrency),
         )
-        return Line(client, f"{self.base_url.rstrip('/')}/chat/completions", key=key, seconds=self.timeout_seconds)
+        return Connection(
+            client, f"{self.base_url.rstrip('/')}/chat/completions", key=key, seconds=self.timeout_seconds
+        )
 
     def _key(self) -> str | None:
-        """None where there is none. Raises ValueError, without showing it, for one that no header can hold."""
+        """None if there is none. Raises ValueError, which does not show the key, if no header can hold it."""
         if self.api_key_env is not None:
             know(self.api_key_env)
         key = None if self.api_key_env is None else os.environ.get(self.api_key_env, "").strip()
@@ -126,7 +125,7 @@ class Endpoint:
 
 
 class RequestFailed(Exception):  # noqa: N818  # the caller may well get an answer at the next try
-    """A request that brought no answer."""
+    """A request got no answer."""
 
     def __init__(
         self,
@@ -139,24 +138,24 @@ class RequestFailed(Exception):  # noqa: N818  # the caller may well get an answ
         status: int | None = None,
     ) -> None:
         super().__init__(reason)
-        self.charged = charged  # it was, or may have been
-        self.again = again  # the same request may be answered yet
-        self.for_all = for_all  # no question can be answered
-        self.wait_seconds = wait_seconds  # what the endpoint asks for, if anything
-        self.status = status  # None: there was no response
+        self.charged = charged  # certainly or possibly
+        self.again = again  # a retry may be answered
+        self.for_all = for_all  # every question would fail
+        self.wait_seconds = wait_seconds  # what the endpoint asks for
+        self.status = status  # None: no response
 
 
-class Line:
-    """An endpoint at work."""
+class Connection:
+    """An open client of an endpoint."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, *, key: str | None, seconds: float) -> None:
         self._client = client
         self._url = url
         self._key = key
         self._seconds = seconds
-        self._reached = False  # a response came from there
+        self._reached = False  # a response arrived
 
-    async def __aenter__(self) -> Line:
+    async def __aenter__(self) -> Connection:
         return self
 
     async def __aexit__(
@@ -165,7 +164,7 @@ class Line:
         await self._client.aclose()
 
     async def send(self, body: Mapping[str, Any]) -> Answer:
-        """One try, within the endpoint's timeout. Raises Unanswered, which never holds the key."""
+        """Send one request, without retries. Raises RequestFailed, whose text never holds the key."""
         status, written, headers = await self._post(body)
         self._reached = True
         try:
@@ -177,14 +176,14 @@ class Line:
             return answer_of(completion)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             shown = self._shown(written)
-            raise RequestFailed(f"it said what is no chat completion: {shown!r}", charged=True, again=True) from None
+            raise RequestFailed(f"its answer is no chat completion: {shown!r}", charged=True, again=True) from None
 
     async def _post(self, body: Mapping[str, Any]) -> tuple[int, str, Mapping[str, str]]:
-        """Status, body and headers of the response. Errors of httpx are not chained: they hold all that was sent."""
+        """Status, body and headers of the response. Errors of httpx are not chained: they hold the request."""
         import httpx
 
         try:
-            async with asyncio.timeout(self._seconds):  # httpx's own begins anew with every byte
+            async with asyncio.timeout(self._seconds):  # the timeout of httpx restarts with every byte
                 response = await self._client.post(self._url, json=body)
                 return response.status_code, self._without_key(response.text), response.headers
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
@@ -196,8 +195,8 @@ class Line:
             raise RequestFailed(why, charged=True, again=True) from None
 
     def _unreached(self, error: httpx.HTTPError) -> RequestFailed:
-        """A cause that no second try mends ends the run at once, unless the endpoint was there before."""
-        why, lasting = "no server answers there", True
+        """Certificate, TLS, DNS and proxy errors stop the run at once, unless the endpoint has answered before."""
+        why = "no server answers there"
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
                 why = (
@@ -213,7 +212,7 @@ class Line:
             else:
                 continue
             return RequestFailed(why, charged=False, again=True, for_all=not self._reached)
-        return RequestFailed(why, charged=False, again=lasting)
+        return RequestFailed(why, charged=False, again=True)
 
     def _refused(self, status: int, written: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> RequestFailed:
         why = f"it answered with status {status}: {self._shown(written)}"
@@ -234,7 +233,7 @@ class Line:
         return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
     def _without_key(self, text: str) -> str:
-        """Some endpoints repeat the key in what they say."""
+        """Some endpoints repeat the key in their errors."""
         return without_known(text if self._key is None else text.replace(self._key, "[key]"))
 
 
@@ -245,7 +244,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _remedy(key: str, body: Mapping[str, Any]) -> str:
-    """The override for a key of the request that the server will not have."""
+    """The override that removes or renames a request key that the server refuses."""
     if key == "max_tokens":
         return f"scorer.request={{max_tokens: null, max_completion_tokens: {body[key]}}}"
     if key in ("logprobs", "top_logprobs"):
@@ -254,7 +253,7 @@ def _remedy(key: str, body: Mapping[str, Any]) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """What a Retry-After header asks for, as a number of seconds or as a date; None where it asks for nothing."""
+    """Of a Retry-After header: a number of seconds, or a date; None if it is neither."""
     if retry_after is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Marks in a judge's reply: a number for each criterion. A reply that does not give all of them clearly gives none."""
+"""Parse the marks in a judge's reply: a number for each criterion, or none if one of them is not clear."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 
-from rlhf_flow.scorer.llm.loose_json import values
-from rlhf_flow.scorer.llm.visible import visible
+from rlhf_flow.scorer.llm.reply_text import values, visible
 
 NAMES = ("criterion", "criteria", "name", "aspect", "dimension", "category", "key", "metric")
 MARKS = ("mark", "score", "rating", "value", "points", "grade", "number")
@@ -22,15 +21,15 @@ STRESS = re.compile(r"[*_`]+")
 
 
 def marks(text: str, criteria: Collection[str], *, low: float, high: float) -> dict[str, float] | None:
-    """The number of each criterion, in [low, high]: of the last JSON value in the visible reply that has all of them,
-    or else of lines or table rows such as "helpful: 8/10".
+    """The mark of each criterion, in [low, high], from the last JSON value in the visible reply that has all of them,
+    or else from lines or table rows such as "helpful: 8/10".
 
-    None if there is no such value or line, if one is no number or out of range, or if lines differ: nothing is clipped.
+    None if a mark is missing, no number or out of range (nothing is clipped), or if lines contradict each other.
     """
-    said = visible(text)
+    shown = visible(text)
     names = {_plain(name): name for name in criteria}
-    wholes = [(held, begin, end) for value, begin, end in values(said) if (held := _held(value, names)) is not None]
-    found = _last(said, wholes, names) if wholes or "{" in said else _lines(said, names)
+    wholes = [(held, begin, end) for value, begin, end in values(shown) if (held := _held(value, names)) is not None]
+    found = _last(shown, wholes, names) if wholes or "{" in shown else _lines(shown, names)
     if found is None:
         return None
     numbers = {name: _number(found[plain], high) for plain, name in names.items()}
@@ -40,7 +39,7 @@ def marks(text: str, criteria: Collection[str], *, low: float, high: float) -> d
 def _last(
     text: str, wholes: list[tuple[Mapping[str, object], int, int]], names: Collection[str]
 ) -> Mapping[str, object] | None:
-    """None if the last value is one of two alternatives, or is followed by another that was cut."""
+    """The last value; None if it is one of two alternatives, or is followed by a truncated one."""
     if not wholes:
         return None
     held, begin, end = wholes[-1]
@@ -56,7 +55,7 @@ def _plain(name: object) -> str:
 
 
 def _held(value: object, names: Collection[str], depth: int = 3) -> Mapping[str, object] | None:
-    """Criterion -> what a JSON value gives it; None if it does not have them all."""
+    """Criterion -> its value in a JSON value; None unless all criteria are there."""
     if isinstance(value, list):
         value = _listed(value)
     if not isinstance(value, dict):
@@ -71,7 +70,7 @@ def _held(value: object, names: Collection[str], depth: int = 3) -> Mapping[str,
 
 
 def _criterion(key: object, names: Collection[str]) -> str:
-    """The criterion that a key names: also as "helpful_score" and "Helpful (1-10)"."""
+    """The criterion that a key names; "helpful_score" and "Helpful (1-10)" name "helpful"."""
     plain = _plain(key)
     short = re.sub(rf"\s*\([^)]*\)$|\s*{WORD}$", "", plain)
     return short if plain not in names and short in names else plain
@@ -91,8 +90,8 @@ def _listed(items: list[object]) -> dict[str, object] | None:
 
 
 def _lines(text: str, names: Collection[str]) -> Mapping[str, object] | None:
-    """Of lines such as "**helpful**: 8", "- helpful (clear and short): 8/10" and "| helpful | 8 | why |"; of tags,
-    headings and tables whose columns are the criteria.
+    """From lines such as "**helpful**: 8", "- helpful (clear and short): 8/10" and "| helpful | 8 | why |", from tags,
+    headings, and tables whose columns are the criteria.
     """
     found: dict[str, str] = {}
     for name, mark in (*_marked(text, names), *_columns(text, names)):
@@ -104,20 +103,20 @@ def _lines(text: str, names: Collection[str]) -> Mapping[str, object] | None:
 def _marked(text: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
     text = STRESS.sub("", text)
     for name in names:
-        said = r"[\s_\-]+".join(map(re.escape, name.split()))
+        pattern = r"[\s_\-]+".join(map(re.escape, name.split()))
         before = rf"(?:^|[,;])[ \t|>#•\-]*(?:\d+[.)]\s*)?[\"']?(?:{WORD}\s+(?:for|of)\s+)?"
-        begins = rf"{before}{said}[\"']?(?:[ \t]*{WORD})?[ \t]*"
+        begins = rf"{before}{pattern}[\"']?(?:[ \t]*{WORD})?[ \t]*"
         forms = (
             rf"{begins}(?:\([^)\n]*\))?[ \t]*(?:[:=：|–—-]|is\b)[ \t|\"']*({MARK})(?![\w.]*\d|\s*(?:[-–—]|to|or)\s*\d)",
             rf"{begins}\(\s*(\d+(?:[.,]\d+)?\s*(?:/|out of)\s*\d+)\s*\)",
             rf"{begins}[:：]?[ \t]*\n+[ \t>]*(?:{WORD}[ \t]*[:=：][ \t]*)?({MARK})[ \t]*$",
-            rf"<{said}>\s*({MARK})\s*</{said}>",
+            rf"<{pattern}>\s*({MARK})\s*</{pattern}>",
         )
         yield from ((name, row[1]) for form in forms for row in re.finditer(form, text, re.IGNORECASE | re.MULTILINE))
 
 
 def _columns(text: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Of a table with a column for each criterion, and of each of its rows."""
+    """From each row of a table with a column for each criterion."""
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split("|")]
         for line in STRESS.sub("", text).splitlines()
@@ -133,16 +132,16 @@ def _columns(text: str, names: Collection[str]) -> Iterator[tuple[str, str]]:
 
 
 def _number(value: object, high: float) -> float:
-    """NaN, which is in no range, for what is none: "8", "8/10", {"score": 8, ...}. "4/5" is no mark out of 10."""
+    """Of 8, "8", "8/10" or {"score": 8, ...}; NaN for anything else, such as "4/5" if high is 10."""
     if isinstance(value, dict):
         plain = {_plain(key): given for key, given in value.items()}
         given = [plain[key] for key in MARKS if key in plain]
         return _number(given[0], high) if len(given) == 1 and not isinstance(given[0], dict) else math.nan
     if isinstance(value, str):
-        said = NUMBER.fullmatch(STRESS.sub("", value))
-        if said is None or (said[2] is not None and float(said[2]) != high):
+        found = NUMBER.fullmatch(STRESS.sub("", value))
+        if found is None or (found[2] is not None and float(found[2]) != high):
             return math.nan
-        return float(said[1].replace(",", "."))
+        return float(found[1].replace(",", "."))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:

@@ -1,9 +1,9 @@
-"""Which answer a judge's reply prefers: by its last clear verdict. A reply without a clear one is an abstention.
+"""Parse a judge's reply: which answer its last clear verdict prefers. A reply without one is an abstention.
 
-`verdict` brings the visible reply into one notation (`normal`), and then looks for the forms in which judges state a
-verdict, the most explicit first: the reply as a whole, marked or labelled verdicts (`_explicit`), sentences
-(`_statements`). A reply that says one thing and then another without calling it final is not clear: a pair is never
-guessed. The letters' probabilities, if the endpoint gives them, say by how much (RLHF Workflow, arXiv:2405.07863).
+`verdict` brings the visible reply into one notation (`normal`), and then tries the forms of a verdict, the most
+explicit first: the whole reply, marked or labelled verdicts (`_explicit`), sentences (`_statements`). A reply that
+contradicts itself without naming one verdict as final is not clear: it is never guessed. The letters' probabilities, if
+the endpoint gives them, make the preference soft (RLHF Workflow, arXiv:2405.07863).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rlhf_flow.scorer.llm.reply_text import own_words, visible
 from rlhf_flow.scorer.llm.verdict_words import ADVERBS, BETTER, EDGE, NOUN, RELATIONS, TIE, normal, side, worth_of
-from rlhf_flow.scorer.llm.visible import own_words, visible
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said, and if they are known the log-probs, in nats, of the tokens it could have begun with."""
+    """The text of a reply, and if known the log-probs, in nats, of the candidates for its first token."""
 
     text: str
     begins: tuple[tuple[str, float], ...] = ()  # the likeliest first
@@ -36,15 +36,15 @@ class Reply:
 
 
 def preference(reply: Reply) -> float | None:
-    """P(the first is better); None if the reply gives no verdict.
+    """P(the first is better); None without a clear verdict.
 
-    A reply that is a letter alone gives it by the letters' probabilities, if the endpoint told them and a letter is
-    the likeliest of all. Otherwise the first token is no verdict, and what is said counts: 1, 0, or 1/2 for a tie.
+    The expected verdict over the first token's candidates, if the reply is a letter, its log-probs are known and the
+    likeliest candidate is a letter. Otherwise the verdict in the text: 1, 0, or 1/2 for a tie.
     """
-    said = verdict(reply.text, cut=reply.cut)
+    stated = verdict(reply.text, cut=reply.cut)
     words = [(_letter(token), logp) for token, logp in reply.begins]
-    if said is None or _letter(reply.text) is None or not words or words[0][0] is None:
-        return said
+    if stated is None or _letter(reply.text) is None or not words or words[0][0] is None:
+        return stated
     most = words[0][1]
     weights = [(worth, math.exp(logp - most)) for worth, logp in words if worth is not None]
     return sum(worth * weight for worth, weight in weights) / sum(weight for _, weight in weights)
@@ -56,19 +56,19 @@ def _letter(token: str) -> float | None:
 
 
 def verdict(text: str, *, cut: bool = False) -> float | None:
-    """1 if the visible reply prefers A, 0 for B, 1/2 for C or a tie; None if it does not say clearly.
+    """1 if the visible reply prefers A, 0 for B, 1/2 for C or a tie; None if it is not clear.
 
-    Of a reply that was cut at max_tokens only what it begins with is sure to be its verdict.
+    In a reply that was cut at max_tokens, only a verdict at its very start counts.
     """
-    said = normal(own_words(visible(text)))
-    if said.count("[[") > said.count("]]"):  # cut
-        said = said[: said.rindex("[[")]
-    if (whole := side(said)) is not None:
+    words = normal(own_words(visible(text)))
+    if words.count("[[") > words.count("]]"):  # cut
+        words = words[: words.rindex("[[")]
+    if (whole := side(words)) is not None:
         return whole
-    explicit = _explicit(said)
-    if cut and (not explicit or said[: explicit[0].begin].strip()):
+    explicit = _explicit(words)
+    if cut and (not explicit or words[: explicit[0].begin].strip()):
         return None
-    return _last_explicit(said, explicit) if explicit else _agreed(said)
+    return _last_explicit(words, explicit) if explicit else _agreed(words)
 
 
 # -- explicit verdicts ------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ COLON = (
     r"(?:[:=→|–—-]|->|=>|\b(?:is|ist|est|es|è|é)\b:?(?:\s+(?:die|la|le|a)\b)?|[是为は])[ \t]*"
 )
 AROUND = r"[\s\"'(\[{$|:]*"
-# What may stand behind a side for it to be a verdict: not "A good answer", "A or B", "A if ...", "A is wrong".
+# What may follow a side in a verdict: not "A good answer", "A or B", "A if ...", "A is wrong".
 BEHIND = (
     r"(?=[ \t\"')\]}|]*(?:[ \t]*(?:\Z|\n|[;。！}<\[]|[.!](?!\w)|,(?!\s*(?:or\b|and\b|[ABC12ⒶⒷ]\b))"
     r"|\((?!\s*(?:if|or)\b)|[–—-]\s|:)"
@@ -98,8 +98,8 @@ BEHIND = (
 )
 RELATED = rf"[AB12ⒶⒷ]\s*{RELATIONS}\s*[AB12ⒶⒷ]"
 TOLD = rf"(?P<said>{RELATED}|[ABC12ⒶⒷ](?![\w>=<+#&@%/]|'\w)|[abc](?=\W*(?:\n|\Z))|(?i:{TIE})\b)"
-NEAR = 200  # characters before a verdict that may take it back
-FORMS = (  # each may stand anywhere
+NEAR = 200  # characters before a verdict that are searched for a retraction
+FORMS = (  # anywhere in the reply
     re.compile(
         r"(?<![\"'])\[\[\s*(?:(?i:verdict|winner)\s*:\s*)?(?P<said>[^\[\]\n]{1,40}?)\s*\]\](?!\s*(?:if|for|means"
         r"|when)\b)(?P<on>\s+(?!(?:because|since|as|for|due|by|over|wins|is\s+(?:the|my))\b)[a-z])?"
@@ -135,9 +135,9 @@ TURNS = re.compile(
 
 @dataclass(frozen=True)
 class Found:
-    """A verdict in a text, and where it stands."""
+    """A verdict in a text, with its place."""
 
-    worth: float | None  # None: a place for a verdict, and what stands there is not clear
+    worth: float | None  # None: an unclear verdict
     begin: int
     end: int
     weak: bool = False
@@ -154,7 +154,7 @@ def _explicit(text: str) -> list[Found]:
 
 
 def _found(match: re.Match[str], text: str, *, weak: bool) -> Found:
-    """Not clear if the words before it take it back: "I am not sure the winner is A"."""
+    """Not clear if the words before it retract it: "I am not sure the winner is A"."""
     begin, end = match.start(), match.end("said")
     before = re.split(r"[.!?;:,\n]|\b(?:so|thus|hence|therefore)\b", text[max(0, begin - NEAR) : begin])[-1]
     unsure = UNSURE.search(before) or match.groupdict().get("on")  # "[[A]] is shorter" is talk of A
@@ -162,7 +162,7 @@ def _found(match: re.Match[str], text: str, *, weak: bool) -> Found:
 
 
 def _last_explicit(text: str, found: list[Found]) -> float | None:
-    """The last one; None if it is one of alternatives, or what follows speaks for another."""
+    """The last one; None if it is one of alternatives, or the text after it prefers another."""
     last, at = found[-1], len(found) - 1
     while at and _alternatives(text, found[at - 1], found[at]):
         at -= 1
@@ -177,7 +177,7 @@ def _last_explicit(text: str, found: list[Found]) -> float | None:
 
 
 def _alternatives(text: str, one: Found, other: Found) -> bool:
-    """Whether two verdicts are a choice that is offered: "[[A]] or [[B]]", or lines that differ in nothing else."""
+    """Whether two verdicts are offered as a choice: "[[A]] or [[B]]", or lines that differ in nothing else."""
     between = text[one.end : other.begin]
     if re.fullmatch(r"[^\w\n.!?]*(?:(?:or|and|vs|versus|maybe|perhaps)[^\w\n.!?]*)*", between, re.IGNORECASE):
         return True
@@ -185,7 +185,7 @@ def _alternatives(text: str, one: Found, other: Found) -> bool:
 
 
 def _shape(text: str, one: Found) -> str:
-    """The line that a verdict stands in, up to it, without the number or the bullet of a list."""
+    """The line of a verdict, up to it, without a list's number or bullet."""
     line = text[max(text.rfind("\n", 0, one.end) + 1, one.begin - NEAR) : one.end - 1]
     return "list" if re.match(r"\s*(?:\d+[.)]|[-•])\s", line) else re.sub(r"\W+", "", line)
 
@@ -233,7 +233,7 @@ IN_THE_END = re.compile(
 
 
 def _statements(text: str, form: re.Pattern[str]) -> Iterator[tuple[float | None, bool]]:
-    """What each clause says, None if it is not sure, and whether it calls that its conclusion."""
+    """The verdict of each clause, None if it is unsure, and whether the clause is a conclusion."""
     for clause in CLAUSE.split(text):
         for match in form.finditer(clause):
             groups = {name: held for name, held in match.groupdict().items() if held is not None}
@@ -249,13 +249,13 @@ def _statements(text: str, form: re.Pattern[str]) -> Iterator[tuple[float | None
 
 
 def _agreed(text: str) -> float | None:
-    """What all sentences say; if they differ, the last one if it is the conclusion, or all that follow a "wait, no"."""
-    said = list(_statements(text, STATEMENT))
-    worths = {worth for worth, _ in said}
-    if not said or None in worths:
+    """The verdict of all sentences; if they differ, that of a final conclusion, or of all after a "wait, no"."""
+    found = list(_statements(text, STATEMENT))
+    worths = {worth for worth, _ in found}
+    if not found or None in worths:
         return None
-    if len(worths) == 1 or said[-1][1]:
-        return said[-1][0]
+    if len(worths) == 1 or found[-1][1]:
+        return found[-1][0]
     turns = [turn.end() for turn in TURNS.finditer(text)]
     rest = {worth for worth, _ in _statements(text[turns[-1] :], STATEMENT)} if turns else set()
     return rest.pop() if len(rest) == 1 else None

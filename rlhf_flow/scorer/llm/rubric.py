@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint that marks each answer by a rubric, alone.
+"""An LLM judge that marks each answer by a rubric, behind an OpenAI-compatible endpoint.
 
 Single-answer grading, Zheng et al. 2023, arXiv:2306.05685, by several criteria in one reply.
 """
@@ -8,86 +8,64 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.llm.budget import Budget
-from rlhf_flow.scorer.llm.client import CAUSES, ChatClient
+from rlhf_flow.scorer.llm.client import CAUSES, ChatClient, EndpointScorer
 from rlhf_flow.scorer.llm.endpoint import Endpoint
 from rlhf_flow.scorer.llm.marks import marks
 from rlhf_flow.scorer.llm.request import MARK, Chat, digest, question, talk, template
-from rlhf_flow.scorer.pairwise import by_answer, by_comparison
+from rlhf_flow.scorer.pairwise import by_answer, by_comparison, prompts_and_responses
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 
 
 @dataclass(frozen=True)
-class Rubric:
-    """A mark from `low` to `high` by each criterion, as aspects; their weighted mean is what an answer is worth.
+class Rubric(EndpointScorer):
+    """A mark from `low` to `high` by each criterion, as aspects; the utility is their weighted mean.
 
-    An answer of more worth wins with probability 1; exact ties get 1/2. Answers with the same text are asked about
-    once.
+    The response of higher utility wins with probability 1; exact ties get 1/2. Equal texts are marked once.
     """
 
-    model: str  # by the name that the endpoint knows it by
+    model: str  # the endpoint's name for it
     criteria: dict[str, float] = field(default_factory=dict)  # name -> weight; at least one
     low: float = 1.0  # the worst mark
     high: float = 10.0  # the best
-    template: str = "rubric"  # or a file with {conversation}, {answer}, and {criteria}, {low}, {high}, {mark} if wanted
+    template: str = "rubric"  # or a file with {conversation}, {answer}, and optionally {criteria} {low} {high} {mark}
     temperature: float = 0.0  # of the judge
     max_tokens: int = 256  # of a reply
-    thinking: bool | None = None  # tell the judge to think, with room for 8192 tokens of it, or not to; null: not told
+    thinking: bool | None = None  # make the judge think (with 8192 more reply tokens), or not; null: its default
     structured: str | None = None  # true: ask for JSON by a schema; auto: unless the endpoint refuses it; null: false
-    request: dict[str, Any] = field(default_factory=dict)  # further keys of each request; null takes one out
+    request: dict[str, Any] = field(default_factory=dict)  # further keys of each request; null removes one
     endpoint: Endpoint = field(default_factory=Endpoint)
     budget: Budget = field(default_factory=Budget)
+
+    intransitive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._chat()
         weighted = bool(self.criteria) and all(0 < weight < math.inf for weight in self.criteria.values())
-        for key, rule, ok in (
+        check_fields(
+            self,
             ("criteria", "at least one name with a weight > 0, such as {helpful: 2, harmless: 1}", weighted),
             ("low", "a number", math.isfinite(self.low)),
             ("high", "a number above scorer.low", self.low < self.high < math.inf),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
-
-    @property
-    def intransitive(self) -> bool:
-        return False  # a number for each answer
-
-    @property
-    def loads_model(self) -> bool:
-        return False  # it waits for one that is elsewhere
-
-    @property
-    def cache_format(self) -> None:
-        return None  # it keeps the replies itself
+        )
 
     def fingerprint(self) -> str:
-        """Hash of all that is sent but the answers, and of how the marks are read and weighed."""
+        """Hash of the request without the answers, and of how marks are read and weighted."""
         return digest([self._chat().public(self._template().replace(MARK, "")), self.criteria, self.low, self.high])
 
-    def check(self) -> None:
-        """Raise ValueError where the template, the cache, the client or its key is not there. Nothing is sent."""
-        self._template()
-        self.endpoint.check()
-        self.budget.open().close()
-
     def open(self, place: Place) -> RubricJudge:
-        """Raises ValueError where the template or the cache cannot be read."""
-        asker = ChatClient(
+        """Raises ValueError if the template or the cache cannot be read."""
+        client = ChatClient(
             self._chat(), self.endpoint, self.budget, reads=lambda reply: self.marks(reply.text) is not None
         )
-        return RubricJudge(self, asker, self._template())
-
-    @property
-    def reply_tokens(self) -> int:
-        """The most tokens that a reply may take."""
-        return self._chat().most("")[1]
+        return RubricJudge(self, client, self._template())
 
     def marks(self, text: str) -> dict[str, float] | None:
-        """What a reply says; None if it is not clear."""
+        """The marks in a reply; None if they are not clear."""
         return marks(text, self.criteria.keys(), low=self.low, high=self.high)
 
     def _chat(self) -> Chat:
@@ -108,30 +86,26 @@ class Rubric:
 
 @dataclass(frozen=True)
 class RubricJudge:
-    """A rubric at work."""
+    """An opened judge that marks."""
 
     spec: Rubric
-    asker: ChatClient
+    client: ChatClient
     template: str
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Ask what is not known yet. An answer without clear marks has neither utility nor wins: both are NaN.
+        """Ask about the answers that are not cached. Without clear marks an answer's utility and wins are NaN.
 
-        Raises CapReached or EndpointError; what was answered until then is kept.
+        Raises CapReached or EndpointError; replies until then are cached.
         """
-        questions = {
-            response.id: self._question(prompt, response)
-            for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True)
-            for response in responses
-        }
+        questions = {one.id: self._question(prompt, one) for prompt, one in prompts_and_responses(rollouts)}
         asked = dict(questions.values())
-        replies = self.asker.ask(asked)
+        replies = self.client.ask(asked)
         read = {question: self.spec.marks(reply.text) for question, reply in replies.known.items()}
         unclear = [question for question in asked if read.get(question) is None]
         causes = Counter(replies.cause(question) for question in unclear)
         unmarked = dict.fromkeys(self.spec.criteria, math.nan)
         marked = {id: read.get(question) or unmarked for id, (question, _) in questions.items()}
-        utility = by_answer(rollouts, {id: self._worth(held) for id, held in marked.items()})  # [B, N]
+        utility = by_answer(rollouts, {id: self._mean(one) for id, one in marked.items()})  # [B, N]
         counts = {
             "judge/queries": len(replies.asked),
             "judge/cached": len(replies.known.keys() - replies.asked),
@@ -141,20 +115,14 @@ class RubricJudge:
             **{f"judge/{cause}": causes[cause] for cause in CAUSES if cause != "capped"},
             **replies.counts(self.spec.budget),
         }
-        return Scored(
-            rollouts,
-            utility=utility,
-            wins=by_comparison(utility),
-            aspects={
-                name: by_answer(rollouts, {id: held[name] for id, held in marked.items()})
-                for name in self.spec.criteria
-            },
-            counts=counts,
-        )
+        aspects = {
+            name: by_answer(rollouts, {id: one[name] for id, one in marked.items()}) for name in self.spec.criteria
+        }
+        return Scored(rollouts, utility=utility, wins=by_comparison(utility), aspects=aspects, counts=counts)
 
     def close(self) -> None:
         """Close the cache."""
-        self.asker.close()
+        self.client.close()
 
     def _question(self, prompt: Prompt, response: Response) -> tuple[str, str]:
         return question(
@@ -166,6 +134,6 @@ class RubricJudge:
             high=f"{self.spec.high:g}",
         )
 
-    def _worth(self, held: dict[str, float]) -> float:
+    def _mean(self, marked: dict[str, float]) -> float:
         weights = self.spec.criteria
-        return sum(weight * held[name] for name, weight in weights.items()) / sum(weights.values())
+        return sum(weight * marked[name] for name, weight in weights.items()) / sum(weights.values())

@@ -1,25 +1,18 @@
-"""One notation for the words by which judges name a side, a tie, or a relation of two sides."""
+"""Bring the words for a side, a tie, or a relation of two sides into one notation."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from rlhf_flow.scorer.llm.loose_json import values
+from rlhf_flow.scorer.llm.reply_text import values
 
 EDGE = r"[\s*_`\"'.:!,()\[\]{}$。！：、-]*"  # what models put around a word to stress it
-WORTH = {
-    "A": 1.0,
-    "1": 1.0,
-    "Ⓐ": 1.0,
-    "B": 0.0,
-    "2": 0.0,
-    "Ⓑ": 0.0,
-    "FIRST": 1.0,
-    "SECOND": 0.0,
-    "C": 0.5,
-    "TIE": 0.5,
-}  # P(the first is better)
+WORTH = {  # P(the first is better)
+    **dict.fromkeys(("A", "1", "Ⓐ", "FIRST"), 1.0),
+    **dict.fromkeys(("B", "2", "Ⓑ", "SECOND"), 0.0),
+    **dict.fromkeys(("C", "TIE"), 0.5),
+}
 NOUN = (
     r"(?:answer|assistant|response|reply|output|model|option|candidate|completion|choice|solution|system|chatbot|ai"
     r"|version|text|回答|答案|助手|模型|选项|回复|応答|antwort|réponse|respuesta|resposta|risposta|ответ|вариант|응답|답변)"
@@ -40,18 +33,18 @@ BETTER = r"(?:better|best|superior|preferable|preferred|stronger|(?:the\s+)?(?:c
 ADVERBS = r"(?:(?:\w+ly|much|far|the|an?|bit|still|also|overall|indeed|ultimately)\s+)*"
 
 
-def side(said: str) -> float | None:
-    """Of a text that names a side, a tie or a relation, or says that a side is better, and nothing else."""
-    if said.count("[") != said.count("]"):  # cut
+def side(text: str) -> float | None:
+    """P(the first is better) of a text that is a side, a tie, a relation, or "A is better"; None for other text."""
+    if text.count("[") != text.count("]"):  # cut
         return None
-    if (alone := ALONE.fullmatch(said)) is not None:
+    if (alone := ALONE.fullmatch(text)) is not None:
         return worth_of(alone["side"] or "c")
-    if (related := re.fullmatch(f"{EDGE}{RELATION.pattern}{EDGE}", said)) is not None:
+    if (related := re.fullmatch(f"{EDGE}{RELATION.pattern}{EDGE}", text)) is not None:
         left, right = worth_of(related[1]), worth_of(related[3])
         if left == right:
             return None
         return 0.5 if related[2][0] in "=≈~" else left if related[2][0] in ">≻≫" else right
-    named = re.fullmatch(rf"{EDGE}([ABⒶⒷ])\s+(?:is\s+{ADVERBS}{BETTER}|wins){EDGE}", said)
+    named = re.fullmatch(rf"{EDGE}([ABⒶⒷ])\s+(?:is\s+{ADVERBS}{BETTER}|wins){EDGE}", text)
     return None if named is None else side(named[1])
 
 
@@ -80,19 +73,10 @@ PLAIN = str.maketrans(
         "`": "",
     }
 )
+BEFORE = rf"(?<![A-Za-z])(?:the\s+)?(?i:{NOUN})(?:[ \t]+|_|-|[ \t]*#[ \t]*)?"
 NAMED = (
-    (
-        re.compile(
-            rf"(?<![A-Za-z])(?:the\s+)?(?i:{NOUN})(?:[ \t]+|_|-|[ \t]*#[ \t]*)?\(?(A|1)\)?(?![A-Za-z0-9_']|\.\d)"
-        ),
-        "Ⓐ",
-    ),
-    (
-        re.compile(
-            rf"(?<![A-Za-z])(?:the\s+)?(?i:{NOUN})(?:[ \t]+|_|-|[ \t]*#[ \t]*)?\(?(B|2)\)?(?![A-Za-z0-9_']|\.\d)"
-        ),
-        "Ⓑ",
-    ),
+    (re.compile(rf"{BEFORE}\(?(A|1)\)?(?![A-Za-z0-9_']|\.\d)"), "Ⓐ"),
+    (re.compile(rf"{BEFORE}\(?(B|2)\)?(?![A-Za-z0-9_']|\.\d)"), "Ⓑ"),
     (re.compile(rf"\b(?i:{NOUN})(?:_a\b|[ \t]*\(a\))"), "Ⓐ"),
     (re.compile(rf"\b(?i:{NOUN})(?:_b\b|[ \t]*\(b\))"), "Ⓑ"),
     (re.compile(rf"\b(?i:the\s+first)\s+(?i:one|{NOUN})\b|第一个{NOUN}?"), "Ⓐ"),
@@ -102,8 +86,8 @@ NAMED = (
 
 
 def normal(text: str) -> str:
-    """Objects, tags and boxes that hold a verdict as [[A]], [[B]], [[C]], or [[?]] if it is not clear; sides that are
-    named, as "Response 1" and "model_a", as Ⓐ and Ⓑ; without markdown's stress."""
+    """Verdicts in objects, tags and boxes become [[A]], [[B]], [[C]], or [[?]] if unclear; named sides, such as
+    "Response 1" and "model_a", become Ⓐ and Ⓑ; markdown emphasis is removed."""
     parts, at = [], 0
     for value, begin, end in values(text):
         if isinstance(value, dict) or (isinstance(value, list) and value and isinstance(value[-1], dict)):
@@ -112,8 +96,8 @@ def normal(text: str) -> str:
             at = end
     text = "".join([*parts, text[at:]])
     if text.lstrip().startswith("{"):  # cut
-        told = [side(_sides(pair[2] or pair[3])) for pair in PAIR.finditer(text) if KEY.fullmatch(_key(pair[1]))]
-        text = _marked(told[-1]) if told else ""
+        found = [side(_sides(pair[2] or pair[3])) for pair in PAIR.finditer(text) if KEY.fullmatch(_key(pair[1]))]
+        text = _marked(found[-1]) if found else ""
     for holds in (BOXED, TAGS):
         text = holds.sub(_unwrapped, LATEX.sub(r"\1", text))
     return _sides(text)
@@ -141,7 +125,7 @@ def _key(key: str) -> str:
 
 
 def _of_object(held: Mapping[str, object], depth: int = 2) -> list[float | None]:
-    """What those keys of an object say that are about a verdict; None of one that is not clear."""
+    """The verdicts in an object's verdict keys; None for an unclear one."""
     worths = list[float | None]()
     for key, value in held.items():
         if KEY.fullmatch(_key(key)):

@@ -1,12 +1,13 @@
-"""What judges have in common that are a sequence-classification checkpoint and read every conversation by itself."""
+"""Scorers that run a sequence-classification checkpoint on each conversation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, Source, at_work
+from rlhf_flow.scorer.fields import check_fields
+from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, Source
 from rlhf_flow.scorer.token_batches import Tokens
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import FORMATS, Templated, chat_tokens, plain_view
@@ -15,58 +16,59 @@ from rlhf_flow.types import Message, Prompt, Response
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-
-class View(Protocol):
-    """A conversation as the judge reads it."""
-
-    def __call__(self, messages: Sequence[Message], answer: str) -> list[int]: ...
+View: TypeAlias = Callable[[Sequence[Message], str], list[int]]  # messages and answer to tokens
 
 
 @dataclass(frozen=True)
 class Classifier(Templated):
-    """Where the checkpoint is, and how it reads a conversation: prompt and answer in its own template."""
+    """The checkpoint, and how prompt and answer are rendered for it."""
 
     path: str  # local folder, or name on the hub
     revision: str | None = None  # of a name on the hub
-    trust_remote_code: bool = False  # run the code that comes with the checkpoint
+    trust_remote_code: bool = False  # run the checkpoint's own code
     format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
-    max_tokens: int | None = None  # of prompt and answer; None: all that the model can read
-    batch_tokens: int = 8192  # padding included; a conversation longer than that is read alone
+    max_tokens: int | None = None  # of prompt and answer; null: the model's context length
+    batch_tokens: int = 8192  # of a batch, padding included; a longer conversation is a batch of its own
     dtype: str = "float32"  # float32 or bfloat16
 
+    loads_model: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        for key, rule, ok in (
+        check_fields(
+            self,
             ("path", "a checkpoint", bool(self.path)),
             ("format", f"one of {', '.join(FORMATS)}", self.format in FORMATS),
             ("max_tokens", ">= 2", self.max_tokens is None or self.max_tokens >= 2),
             ("batch_tokens", ">= 1", self.batch_tokens >= 1),
             ("dtype", f"one of {', '.join(DTYPES)}", self.dtype in DTYPES),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
-
-    @property
-    def loads_model(self) -> bool:
-        return True
+        )
 
     @property
     def outputs(self) -> int:
-        """How many numbers its head gives of a conversation."""
+        """The number of labels of its head."""
         return int(self._source.config().num_labels or 0)
 
     def fingerprint(self) -> str:
-        """Hash of the weights of a local checkpoint; a model of the hub is what its name and revision say."""
+        """Hash of the weights of a local checkpoint; name and revision of a model on the hub."""
         return self._source.fingerprint()
+
+    def check(self) -> None:
+        """Raise ValueError if the checkpoint is of another kind, as far as that shows without its weights."""
+        self.reader(self._config())
 
     @property
     def _source(self) -> Source:
         return Source(self.path, self.revision, self.trust_remote_code, self.chat_template)
 
+    def _config(self) -> PretrainedConfig:
+        """The model's configuration. Raises ValueError if the checkpoint is of another kind."""
+        return self._source.config()
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._source.tokenizer(self.format)
 
     def reader(self, config: PretrainedConfig | None = None) -> Reader:
-        """How it reads what it is asked; that takes no weights. `config`: the model's, where it is at hand."""
+        """Renders conversations; loads no weights. `config`: the model's, if it is loaded already."""
         tokenizer = self.tokenizer()
         longest = self._source.longest(config or self._source.config(), tokenizer, self.max_tokens)
 
@@ -77,50 +79,48 @@ class Classifier(Templated):
 
         return Reader(view, longest)
 
-    def _loaded(self, config: PretrainedConfig, place: Place) -> tuple[PreTrainedModel, Reader]:
-        """The model on `place.device`, and the reader of what it is asked."""
+    def _loaded(self, place: Place) -> tuple[PreTrainedModel, Reader]:
+        """The model on `place.device`, and its reader."""
         from transformers import AutoModel, AutoModelForSequenceClassification
 
+        config = self._config()
         reader = self.reader(config)
-        kind = AutoModel if self._own_code(config) == "AutoModel" else AutoModelForSequenceClassification
-        load = kind.from_pretrained
-        return at_work(self._source.model(load, self.dtype), place), reader
+        auto_class = AutoModel if self._own_code(config) == "AutoModel" else AutoModelForSequenceClassification
+        return self._source.model(auto_class.from_pretrained, self.dtype, place), reader
 
     def _own_code(self, config: PretrainedConfig) -> str | None:
-        """The auto class that the checkpoint's own code registers for it, if that code is trusted."""
+        """The auto class that the checkpoint's own code registers, if that code is trusted."""
         own = config.to_dict().get("auto_map") or {}
         names = [name for name in ("AutoModelForSequenceClassification", "AutoModel") if name in own]
         return names[0] if names and self.trust_remote_code else None
 
-    def _check(self, config: PretrainedConfig) -> None:
-        """Raise ValueError where it cannot read, as far as can be told without the weights."""
-        self.reader(config)
+    @staticmethod
+    def _classes(config: PretrainedConfig) -> list[str]:
+        """The model classes that a configuration names, those of the checkpoint's own code included."""
+        return [*(config.architectures or ()), *(config.to_dict().get("auto_map") or ())]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Conversations as tokens."""
+    """Renders conversations as tokens."""
 
     view: View
     longest: int  # tokens
 
     def views(self, asked: Iterable[tuple[Prompt, Response]]) -> tuple[dict[str, Tokens], int]:
-        """The tokens of each response behind its prompt, by the response's id; and how many had to be cut."""
+        """The tokens of prompt and response, by the response's id; and how many were truncated."""
         views: dict[str, Tokens] = {}
         truncated = 0
         for prompt, response in asked:
-            tokens = self._read(prompt, response)
+            try:
+                tokens = tuple(self.view(prompt.messages, response.text))
+            except ValueError as error:
+                raise ValueError(f"response {response.id!r}: {error}") from error
             truncated += len(tokens) > self.longest
             views[response.id] = cut_front(tokens, self.longest)
         return views, truncated
 
-    def _read(self, prompt: Prompt, response: Response) -> Tokens:
-        try:
-            return tuple(self.view(prompt.messages, response.text))
-        except ValueError as error:
-            raise ValueError(f"response {response.id!r}: {error}") from error
-
 
 def cut_front(tokens: Tokens, longest: int) -> Tokens:
-    """The first token (BOS) and the last `longest - 1`: the answer is judged, so it is the prompt's front that goes."""
+    """The first token (BOS) and the last `longest - 1`: the answer is scored, so the prompt is truncated."""
     return tokens if len(tokens) <= longest else (tokens[0], *tokens[len(tokens) - longest + 1 :])

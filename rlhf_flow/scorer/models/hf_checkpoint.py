@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint that judges: found, identified, loaded whole, and how much of a text it reads."""
+"""A Hugging Face checkpoint used as a scorer: located, hashed, loaded completely."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer, require_template
 from rlhf_flow.weights.model_sizes import sizes_of
+from rlhf_flow.weights.offload import HostOffload
 from rlhf_flow.weights.source import checkpoint_fingerprint
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a judge's model is. Every error names the field of the scorer that it comes from."""
+    """The location of a scorer's model. Errors name the scorer's fields."""
 
     path: str  # local folder, or name on the hub
     revision: str | None = None
@@ -29,7 +30,7 @@ class Source:
     chat_template: ChatTemplate = field(default_factory=ChatTemplate)
 
     def fingerprint(self) -> str:
-        """Hash of the weights of a local checkpoint; a model of the hub is what its name and revision say."""
+        """Hash of the weights of a local checkpoint; name and revision of a model on the hub."""
         folder = Path(self.path)
         return checkpoint_fingerprint(folder) if folder.is_dir() else f"{self.path}@{self.revision}"
 
@@ -46,8 +47,13 @@ class Source:
             require_template(tokenizer, "scorer.format")
         return tokenizer
 
-    def model(self, load: Callable[..., Any], dtype: str) -> PreTrainedModel:
-        """`load` is the from_pretrained of a class. Raises ValueError where the checkpoint is not complete."""
+    def model(self, load: Callable[..., Any], dtype: str, place: Place) -> PreTrainedModel:
+        """The model on `place.device`, for inference. `load`: the from_pretrained of a class.
+
+        Raises ValueError if the checkpoint lacks weights.
+        """
+        import torch
+
         model: PreTrainedModel
         model, report = self._loaded(load, dtype=dtype, output_loading_info=True)
         if report["missing_keys"]:  # transformers would fill them with random numbers
@@ -55,13 +61,16 @@ class Source:
                 f"scorer.path must be a complete checkpoint, and {self.path!r} has no weights for "
                 f"{', '.join(sorted(report['missing_keys']))}."
             )
+        torch.set_num_threads(place.threads)
+        model.to(place.device)  # type: ignore[arg-type]  # its wrapper hides that it is a method
+        model.eval().requires_grad_(False)
         return model
 
     def longest(self, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None) -> int:
-        """Tokens that are read: `max_tokens`, or all that the model can. Raises ValueError where it can read less."""
+        """`max_tokens`, or the model's context length. Raises ValueError if the context is shorter."""
         positions = sizes_of(config).positions
         context = min([tokenizer.model_max_length, *([] if positions is None else [positions])])
-        if max_tokens is None and context > 10**9:  # what tokenizers say that know no limit
+        if max_tokens is None and context > 10**9:  # what tokenizers without a limit report
             raise ValueError(f"scorer.max_tokens must be given, because {self.path!r} names no longest input.")
         if max_tokens is not None and max_tokens > context:
             raise ValueError(f"scorer.max_tokens must be <= {context}, which {self.path!r} can read, got {max_tokens}")
@@ -79,11 +88,19 @@ class Source:
             ) from error
 
 
-def at_work(model: PreTrainedModel, place: Place) -> PreTrainedModel:
-    """The model where it is to judge, and never to learn."""
-    import torch
+class LoadedModel:
+    """A model that can be offloaded to host memory while others use its device."""
 
-    torch.set_num_threads(place.threads)
-    model.to(place.device)  # type: ignore[arg-type]  # its wrapper hides that it is a method
-    model.eval().requires_grad_(False)
-    return model
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._offload = HostOffload()
+
+    def step_aside(self) -> None:
+        self._offload.leave(self._model.device, self._model)
+
+    def come_back(self) -> None:
+        self._offload.come_back()
+
+    def close(self) -> None:
+        """Release the model. Idempotent."""
+        vars(self).pop("_model", None)

@@ -1,4 +1,4 @@
-"""The score in the output of a reward model: models with code of their own name it and shape it as they like."""
+"""Find the score in a reward model's output, whose name and shape depend on the model's own code."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ NAMES = ("logits", "score", "end_scores", "reward", "rewards", "end_rewards", "s
 
 
 def scores_of(output: Any, mask: Tensor, *, label: int | None) -> Tensor:  # noqa: ANN401  # any model's
-    """[R], of an output for a batch with this mask [R, T].
+    """Scores [R] in the output for a batch with mask [R, T].
 
-    Read is the first of `NAMES` that is there, or a tensor alone, as [R], [R, 1], [R, n] with `label`, or values of
-    each token, [R, T] and [R, T, n], of which the last token that is no padding counts. Raises ValueError if there is
-    none, or if it has several scores and `label` names none of them.
+    The first of `NAMES` in the output, or a bare tensor: [R], [R, 1], [R, n] with `label`, or values per token, [R, T]
+    or [R, T, n], read at the last token that is not padding. Raises ValueError if there is none, or if there are
+    several scores and `label` names none of them.
     """
     found = dict(_tensors(output))
     for name in (*NAMES, ""):
         if name in found:
             return _scores(found[name], mask, label, name)
-    told = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.items()) or "no tensor"
+    tensors = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in found.items()) or "no tensor"
     raise ValueError(
-        f"scorer.path must give each conversation a score, as one of {', '.join(NAMES)}, and its output has {told}. "
+        f"scorer.path must give each conversation a score, as one of {', '.join(NAMES)}, and its output has {tensors}. "
         "Fix: call the model in a function of your own, with scorer=rule."
     )
 
 
 def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401
-    """By name; a tensor alone, or the first of a tuple, has none."""
+    """By name; a bare tensor, or the first of a tuple, has the name ""."""
     import torch
 
     if isinstance(output, torch.Tensor):

@@ -1,14 +1,13 @@
-"""A scorer over HTTP: what it is asked, and what it answers, as JSON.
+"""JSON requests and replies of a scorer over HTTP.
 
-What travels is what a judge may look at: of a prompt all but its candidates; of a response its id, text, tokens, source
-and mass, whether it was truncated, and the name of its draw. Tokens are for judges that count them; most read the text.
-How an answer was drawn (log-probs, seed, weights, decode settings) is no judge's business and stays at home. A NaN in a
-prompt's meta travels as Python writes it; every other number is strict JSON.
+A request holds what a scorer may read: of a prompt all but its candidates; of a response its id, text, tokens, source,
+mass, truncation, and the name of its draw, but not its log-probs, seed, weights or decode settings. NaN is allowed in a
+prompt's meta, as Python writes it; every other number is strict JSON. A request without optional keys:
 
     {"version": 1, "round": 3, "prompts": [{"id": "q7", "messages": [{"role": "user", "content": "Why?"}],
         "responses": [{"id": "3/policy/0/q7", "text": "Because."}, ...]}, ...]}
 
-is a question, with what may be left out left out, and its answer has both views of `Scored`, NaN as null:
+Its reply has both views of `Scored`, with NaN as null:
 
     {"version": 1, "fingerprint": "e3b0...", "utility": [[0.5, ...], ...], "wins": [[[0.5, ...], ...], ...],
         "aspects": {}, "marks": {}, "counts": {"judge/queries": 8}, "measures": {}}
@@ -32,23 +31,23 @@ NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or
 Kind = TypeVar("Kind")
 
 
-class Malformed(ValueError):  # noqa: N818  # as requests are, not as programs fail
-    """What came is not what was meant; the message begins with the place, such as prompts[3].responses[0].text."""
+class Malformed(ValueError):  # noqa: N818  # an attribute of the request
+    """A body that breaks the schema; the message begins with the place, such as prompts[3].responses[0].text."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a server says of the scorer behind it."""
+    """A server's description of its scorer."""
 
-    scorer: str  # the name of its part
-    fingerprint: str  # of the part and of what its fields name
+    scorer: str  # registered name
+    fingerprint: str  # of the scorer, its fields included
     intransitive: bool
     waiting: int  # requests
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The scores of a batch, and which scorer gave them."""
+    """The scores of a batch, with the scorer's fingerprint."""
 
     fingerprint: str
     scored: Scored
@@ -85,9 +84,9 @@ def _from_response(response: Response) -> dict[str, object]:
 
 
 def to_rollouts(body: bytes) -> Rollouts:
-    """The inverse of `from_rollouts`, as far as it tells. Raises Malformed with the place of what is wrong.
+    """The inverse of `from_rollouts`, for what a request holds. Raises Malformed.
 
-    Every prompt has the same number of responses, and an id that occurs twice is the same answer to the same prompt.
+    Every prompt has the same number of responses, and an id occurs twice only for the same answer to the same prompt.
     """
     payload = _versioned(body, "version", "round", "prompts")
     prompts, groups = [], []
@@ -130,7 +129,7 @@ def _to_response(node: _Object) -> Response:
 
 
 def _check_ids(groups: list[tuple[Response, ...]]) -> None:
-    """Judges tell answers apart by their ids."""
+    """Scorers identify responses by id."""
     known: dict[str, tuple[int, str]] = {}
     for b, group in enumerate(groups):
         for n, response in enumerate(group):
@@ -142,7 +141,7 @@ def _check_ids(groups: list[tuple[Response, ...]]) -> None:
 
 
 def from_reply(reply: Reply) -> bytes:
-    """Scores are float32, as scorers give them. Raises FloatingPointError where a number is infinite."""
+    """Scores are float32. Raises FloatingPointError if a number is infinite."""
     scored = reply.scored
     payload = {
         "version": VERSION,
@@ -161,7 +160,7 @@ def from_reply(reply: Reply) -> bytes:
 
 
 def to_reply(body: bytes, rollouts: Rollouts) -> Reply:
-    """The inverse of `from_reply`, for the rollouts that were scored. Raises Malformed where it does not fit them."""
+    """The inverse of `from_reply`, for the rollouts that were scored. Raises Malformed if it does not fit them."""
     names = ("version", "fingerprint", "utility", "wins", "aspects", "marks", "counts", "measures")
     payload = _versioned(body, *names)
     b, n = len(rollouts.prompts), len(rollouts.responses[0]) if rollouts.responses else 0
@@ -182,7 +181,6 @@ def to_reply(body: bytes, rollouts: Rollouts) -> Reply:
 
 
 def to_health(body: bytes) -> Health:
-    """Raises Malformed where it is none."""
     payload = _versioned(body, "version", "scorer", "fingerprint", "can_cycle", "waiting")
     return Health(
         scorer=payload.get("scorer", str),
@@ -193,19 +191,19 @@ def to_health(body: bytes) -> Health:
 
 
 def from_health(health: Health) -> bytes:
-    told = asdict(health)
-    told["can_cycle"] = told.pop("intransitive")  # the protocol's name
-    return json.dumps({"version": VERSION, **told}).encode()
+    fields = asdict(health)
+    fields["can_cycle"] = fields.pop("intransitive")  # the protocol's name
+    return json.dumps({"version": VERSION, **fields}).encode()
 
 
 def _from_numbers(values: np.ndarray) -> object:
-    """Numbers in lists. Python writes a float so that reading gives the same one, and every float32 is a float."""
+    """Nested lists, NaN as null. JSON floats round-trip exactly."""
     numbers = np.asarray(values, dtype=np.float32)
     if not np.isnan(numbers).any():
         return numbers.tolist()
-    holed = numbers.astype(object)
-    holed[np.isnan(numbers)] = None
-    return holed.tolist()
+    nullable = numbers.astype(object)
+    nullable[np.isnan(numbers)] = None
+    return nullable.tolist()
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -213,7 +211,7 @@ def _from_numbers(values: np.ndarray) -> object:
 
 @dataclass(frozen=True)
 class _Object:
-    """A JSON object and its place in the payload."""
+    """A JSON object and its place in the body."""
 
     fields: Mapping[str, object]
     place: str
@@ -230,7 +228,7 @@ class _Object:
         return f"{self.place}.{key}" if self.place else key
 
     def get(self, key: str, kind: type[Kind], default: Kind | None = None) -> Kind:
-        """The value of a key; it must be there where there is no default."""
+        """The value of a key, which is required unless there is a default."""
         if key not in self.fields:
             if default is None:
                 raise Malformed(f"{self.at(key)} must be there")
@@ -245,7 +243,7 @@ class _Object:
         return float(self.get(key, int)) if whole else self.get(key, float, default)
 
     def each(self, key: str, *keys: str) -> Iterator[_Object]:
-        """The objects of a list, with such keys and no others."""
+        """The objects of a list, with no other keys than these."""
         for at, value in enumerate(self.get(key, list)):
             yield _Object.of(value, f"{self.at(key)}[{at}]", keys)
 
@@ -257,7 +255,7 @@ class _Object:
         return tokens
 
     def numbers(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Numbers and nulls in lists, as float32; null is NaN."""
+        """float32 of nested lists; null is NaN."""
         lists = self.get(key, list)
         try:
             values = np.array(lists, dtype=np.float32)
@@ -282,5 +280,5 @@ def _versioned(body: bytes, *keys: str) -> _Object:
 
 
 def _shown(value: object) -> str:
-    told = json.dumps(value)
-    return told if len(told) <= 40 else f"{told[:40]}..."
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

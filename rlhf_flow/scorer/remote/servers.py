@@ -1,4 +1,4 @@
-"""Requests to several servers that answer alike: what one fails to do, the next one does."""
+"""Requests to equivalent servers, with failover."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.system.redact import token_in
 
 if TYPE_CHECKING:
     import httpx
 
-CONNECT_SECONDS = 10.0  # longest wait for a server to pick up
-LONGEST_PAUSE = 30.0  # seconds between two attempts; the first pause is half a second, each is twice the one before
-SHOWN = 500  # characters of what a server says when it fails
+CONNECT_SECONDS = 10.0  # timeout of a connection
+LONGEST_PAUSE = 30.0  # seconds between two attempts; the first pause is half a second, and each one doubles
+SHOWN = 500  # characters of a server's error that are shown
 Answer = TypeVar("Answer")
 
 
-class Failed(Exception):  # noqa: N818  # the next server may well answer
-    """A server did not do its part; another one may."""
+class Failed(Exception):  # noqa: N818  # handled by failover
+    """A server failed; another one may answer."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they are, and how long it may take. Every error names the field of the scorer that it comes from."""
+    """Addresses, token, timeouts and retries. Errors name the scorer's fields."""
 
     urls: Sequence[str]  # http://host:port
     timeout_seconds: float  # of one request
     retries: int  # rounds through all servers, after the first
-    token_env: str | None  # the environment variable that holds the servers' token
-    concurrency: int  # requests at the same time
+    token_env: str | None  # environment variable with the servers' token
+    concurrency: int  # requests at a time
 
     def __post_init__(self) -> None:
-        for key, rule, ok in (
+        check_fields(
+            self,
             ("urls", "a list of one server or more", bool(self.urls)),
             ("timeout_seconds", "> 0", self.timeout_seconds > 0),
             ("retries", ">= 0", self.retries >= 0),
             ("token_env", "the name of an environment variable", self.token_env != ""),
             ("concurrency", ">= 1", self.concurrency >= 1),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]!r}")
+        )
         for at, url in enumerate(self.urls):
             _check_url(f"scorer.urls.{at}", url)
 
@@ -53,7 +53,7 @@ class Servers:
         return [url.rstrip("/") for url in self.urls]
 
     def client(self, *, part: str, instead: str) -> httpx.Client:
-        """Raises ValueError where there is no client, or no token where one is named; `part` needs it."""
+        """Raises ValueError, naming `part` and `instead`, if httpx is not installed or the token is not set."""
         require("httpx", part=part, extras=("remote",), instead=instead)
         import httpx
 
@@ -64,12 +64,12 @@ class Servers:
         return httpx.Client(headers=headers, timeout=timeout, limits=httpx.Limits(max_connections=self.concurrency))
 
     def each(self, requests: Sequence[Callable[[str], Answer]]) -> list[Answer]:
-        """What each request, made to the base of a server, is answered, in order; the first are made side by side.
+        """Call each request with a server's address, `concurrency` at a time; return the answers in order.
 
-        Each begins at the next server. One that raises Failed goes on to another, and any other error ends them all.
-        Raises ConnectionError, with what each server said, where one has failed at all of them.
+        Requests start at successive servers. A request that raises Failed is retried on another server, and any other
+        error cancels all. Raises ConnectionError, with each server's error, if a request failed on all of them.
         """
-        failed: set[str] = set()  # servers, during this call: they are asked last
+        failed: set[str] = set()  # servers that failed during this call are tried last
         stop = Event()
         threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="servers")
         try:
@@ -82,14 +82,14 @@ class Servers:
 
     def _ask(self, at: int, request: Callable[[str], Answer], failed: set[str], stop: Event) -> Answer:
         bases = self.bases
-        turned = bases[at % len(bases) :] + bases[: at % len(bases)]
-        told = dict.fromkeys(turned, "was not asked")
+        rotated = bases[at % len(bases) :] + bases[: at % len(bases)]
+        errors = dict.fromkeys(rotated, "was not asked")
         for attempt in range(self.retries + 1):
-            for url in sorted(turned, key=failed.__contains__):
+            for url in sorted(rotated, key=failed.__contains__):
                 try:
                     answer = request(url)
                 except Failed as failure:
-                    told[url] = str(failure)
+                    errors[url] = str(failure)
                     failed.add(url)
                 else:
                     failed.discard(url)
@@ -98,15 +98,15 @@ class Servers:
                 break
         raise ConnectionError(
             f"no server of scorer.urls scored a request, {self.retries + 1} times asked: "
-            f"{'; '.join(f'{url} {said}' for url, said in told.items())}. "
-            "Start one again, or raise scorer.timeout_seconds or scorer.retries; a resume may name other servers."
+            f"{'; '.join(f'{url} {error}' for url, error in errors.items())}. "
+            "Fix: restart one, or raise scorer.timeout_seconds or scorer.retries; a resumed run may name other servers."
         )
 
 
 def sent(client: httpx.Client, url: str, body: bytes | None = None, *, seconds: float | None = None) -> httpx.Response:
-    """The response to a POST, or without a body to a GET, whatever its status; `seconds`: of this request.
+    """The response to a POST, or without a body to a GET. `seconds`: timeout, instead of the client's.
 
-    Raises Failed where there is none, or the server itself failed (5xx).
+    Raises Failed for no response, and for 5xx.
     """
     import httpx
 
@@ -115,15 +115,15 @@ def sent(client: httpx.Client, url: str, body: bytes | None = None, *, seconds: 
     try:
         response = client.request(method, url, content=body, headers=headers, timeout=timeout)
     except httpx.RequestError as error:
-        told = f": {error}" if str(error) else ""  # httpx says nothing of some timeouts
-        raise Failed(f"failed with {type(error).__name__}{told}") from error
+        detail = f": {error}" if str(error) else ""  # some timeouts of httpx have no text
+        raise Failed(f"failed with {type(error).__name__}{detail}") from error
     if response.status_code >= 500:
-        raise Failed(said(response))
+        raise Failed(answered(response))
     return response
 
 
-def said(response: httpx.Response) -> str:
-    """What a server answered, in a line."""
+def answered(response: httpx.Response) -> str:
+    """A response as one line of text."""
     return f"answered {response.status_code}: {' '.join(response.text.split())[:SHOWN]}"
 
 
@@ -131,7 +131,7 @@ def _check_url(key: str, url: str) -> None:
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError(
-            f"{key} must hold no name and no password. Put a token into an environment variable, and name that in "
+            f"{key} must hold no name and no password. Fix: put a token into an environment variable, and name that in "
             "scorer.token_env."
         )
     try:

@@ -1,6 +1,6 @@
-"""Functions for `scorer=rule` and `scorer=rules` that need not be written: `rlhf_flow.scorer.shipped.<name>`.
+"""Ready-made functions for `scorer=rule` and `scorer=rules`: `rlhf_flow.scorer.shipped.<name>`.
 
-Each takes its own arguments by name; a value that makes no sense is a ValueError at the first answer.
+Each takes its own arguments by name, and raises ValueError for an invalid one at the first response.
 """
 
 from rlhf_flow.scorer.shipped.gold import exact_answer, numeric_answer

@@ -1,7 +1,7 @@
-"""Whether an answer is the gold answer: as a text, or as a number.
+"""Compare an answer with the gold answer, as text or as a number.
 
-Nothing that a model wrote is evaluated as code: texts are compared, and numbers are read by the grammar below. The
-gold answer is `meta["answer"]`: that of `prompts.columns.answer`, or a column of that name.
+Model output is never evaluated as code: numbers are parsed by the grammar below. The gold answer is `meta["answer"]`:
+that of `prompts.columns.answer`, or a column of that name.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def exact_answer(
     ignore: Sequence[str] = ("space",),
     without_gold: str = "refuse",
 ) -> float | None:
-    r"""1 where the answer is the gold answer, else 0.
+    r"""1 if the answer is the gold answer, else 0.
 
-    where   whole: all of it; boxed: the contents of the last \boxed{...}; marker: what stands behind the last `marker`
-    ignore  differences of both that do not count: unicode (NFKC), case, punctuation, articles (a, an, the),
-            space (how much white space there is, and any at the ends); applied in this order, whatever the order given
+    where   whole: the answer; boxed: the contents of the last \boxed{...}; marker: the text after the last `marker`
+    ignore  normalization of both: unicode (NFKC), case, punctuation, articles (a, an, the), space (runs of white
+            space, and white space at the ends); always applied in this order
     without_gold  a prompt without a gold answer: refuse raises ValueError, abstain is an abstention
     """
     _check("where", ("whole", "boxed", "marker"), where)
@@ -58,14 +58,13 @@ def numeric_answer(
     abs_tol: float = 0.0,
     without_gold: str = "refuse",
 ) -> float | None:
-    r"""1 where the number that the answer states equals the gold answer's, or is as close as is allowed, else 0.
+    r"""1 if the number in the answer equals the gold answer, within the tolerance, else 0.
 
-    where   last: the last number in the answer, whatever stands around it; boxed: the one that the last \boxed{...}
-            holds and nothing else (but a unit as \text, and x = before it); marker: the first behind the last `marker`.
-            An answer that states no number is wrong
-    rel_tol, abs_tol  the larger of rel_tol * |gold| and abs_tol is the largest difference; 0: equal as exact rationals
-    without_gold  a prompt whose gold answer is missing, or no number as in a box: refuse raises ValueError, abstain is
-            an abstention
+    where   last: the last number in the answer; boxed: the contents of the last \boxed{...}, if they are a number
+            (a unit as \text, and x = before it, are allowed); marker: the first number after the last `marker`.
+            An answer without a number is wrong
+    rel_tol, abs_tol  the tolerance is the larger of rel_tol * |gold| and abs_tol; 0: equal as exact rationals
+    without_gold  a prompt whose gold answer is missing or no number: refuse raises ValueError, abstain is an abstention
 
     Numbers are 12, -1.5, .5, 1,234.5, 3/4, \frac{3}{4}, 1.5e-3, 2 \times 10^{3}, $5 and 50%, which is 1/2, and 50
     against a number without a percent sign. Mixed numbers, other powers and decimal commas are not read.
@@ -78,7 +77,8 @@ def numeric_answer(
     gold = None if text is None else _only(text)
     if gold is None and without_gold == "refuse":
         raise ValueError(
-            f"the gold answer must be a number and nothing else, got {text!r}. Correct it, or set without_gold=abstain."
+            f"the gold answer must be a number and nothing else, got {text!r}. "
+            "Fix: correct it, or set without_gold=abstain."
         )
     if gold is None:
         return None
@@ -87,7 +87,7 @@ def numeric_answer(
     return float(number is not None and number.is_close(gold, rel_tol=rel_tol, abs_tol=abs_tol))
 
 
-# -- where it stands --------------------------------------------------------------------------------------------------
+# -- extraction ------------------------------------------------------------------------------------------------------
 
 
 def _gold(meta: Meta, without_gold: str) -> str | None:
@@ -95,8 +95,8 @@ def _gold(meta: Meta, without_gold: str) -> str | None:
     gold = meta.get("answer")
     if gold is None and without_gold == "refuse":
         raise ValueError(
-            "the prompt has no gold answer. Set prompts.columns.answer to the column that holds it, or "
-            "without_gold=abstain where only some prompts have one."
+            "the prompt has no gold answer. Fix: set prompts.columns.answer to the column that holds it, or "
+            "without_gold=abstain if only some prompts have one."
         )
     return None if gold is None else str(gold)
 
@@ -111,7 +111,7 @@ def _stated(answer: str, where: str, marker: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    r"""The contents of the last \boxed{...}, up to the brace that closes it."""
+    r"""The contents of the last \boxed{...}, up to the matching brace."""
     _, found, behind = text.rpartition(r"\boxed")
     behind = behind.lstrip()
     if not found or not behind.startswith("{"):
@@ -138,7 +138,7 @@ def _normal(text: str, ignore: Sequence[str]) -> str:
 
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
-# Every quantifier is possessive or bounded, so that the time grows with the length of the text alone.
+# Every quantifier is possessive or bounded: matching takes linear time.
 _DIGITS = r"(?>(?>[0-9]{1,3}(?:,[0-9]{3}){1,20}+(?!,?[0-9])|[0-9]++)(?:\.[0-9]++)?+|\.[0-9]++)"
 _POWER = r"\s{0,4}(?:\\times|\\cdot|[×·x*])\s{0,4}10\s{0,4}\^(?>\{(?P<braced>[-+]?[0-9]++)\}|(?P<bare>[-+]?[0-9]++))"
 _NUMBER = rf"""
@@ -162,13 +162,13 @@ _ALONE = re.compile(
     re.VERBOSE,
 )
 _ANYWHERE = re.compile(_NUMBER, re.VERBOSE)
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:\\,|\{,\}|,\\!)(?=[0-9]{3})")  # as LaTeX writes the comma of 1,234
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\\,|\{,\}|,\\!)(?=[0-9]{3})")  # LaTeX for the comma of 1,234
 LONGEST = 1000  # characters of a number, and its largest power of ten
 
 
 @dataclass(frozen=True)
 class Number:
-    """An exact rational, as it was written: 50 of 50%."""
+    """An exact rational, as written: 50 for 50%."""
 
     written: Fraction
     percent: bool
@@ -178,11 +178,11 @@ class Number:
         return self.written / 100 if self.percent else self.written
 
     def is_close(self, gold: Number, *, rel_tol: float, abs_tol: float) -> bool:
-        """Where only one of the two has a percent sign, it may be left out."""
+        """If only one of the two has a percent sign, it may also be ignored."""
         readings = [(self.share, gold.share)]
         if self.percent != gold.percent:
             readings.append((self.written, gold.written))
-        tolerances = Fraction(str(rel_tol)), Fraction(str(abs_tol))  # 0.1 as it was typed
+        tolerances = Fraction(str(rel_tol)), Fraction(str(abs_tol))  # 0.1 as typed
         return any(abs(one - other) <= max(tolerances[0] * abs(other), tolerances[1]) for one, other in readings)
 
 
@@ -194,7 +194,7 @@ def _number(text: str, where: str) -> Number | None:
 
 
 def _only(text: str) -> Number | None:
-    """The number that the text is, but for a unit, a name before it (`x = `) and signs of mathematics around it."""
+    """The number, if the text is one, optionally with a unit, a name (`x = `) and math delimiters."""
     match = _ALONE.fullmatch(_plain(text))
     return None if match is None else _value(match)
 
@@ -204,7 +204,7 @@ def _plain(text: str) -> str:
 
 
 def _value(match: re.Match[str]) -> Number | None:
-    """None for a division by 0, and for what is too long to be a number."""
+    """None for a division by 0, and for too long a number."""
     power = int((match["exponent"] or match["braced"] or match["bare"] or "0")[:LONGEST])
     if len(match[0]) > LONGEST or abs(power) > LONGEST:
         return None

@@ -1,4 +1,4 @@
-"""What an answer looks like: its format, its length, what occurs in it, and whether it is JSON."""
+"""Format, length and JSON validity of an answer, and occurrences of a pattern in it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from rlhf_flow.types import Message
 Messages = tuple[Message, ...]
 Meta = Mapping[str, object]
 
-SECONDS = 10.0  # of processor time, which bounds what a pattern with many ways to match can cost
+SECONDS = 10.0  # of CPU time: bounds catastrophic backtracking
 
 
 def in_format(
     messages: Messages, answer: str, meta: Meta, *, pattern: str, where: str = "whole", seconds: float = SECONDS
 ) -> float:
-    """1 where the regular expression matches the whole answer (where=whole) or some part of it (where=part), else 0.
+    """1 if the regular expression matches the whole answer (where=whole) or a part of it (where=part), else 0.
 
-    The syntax is that of the package `regex`, which is Python's and more; `(?s)` lets a dot match line ends.
-    Raises ValueError where the search takes longer than `seconds` of the process's processor time: there is no verdict
-    then, rather than one that depends on the machine.
+    The syntax is that of the package `regex`, a superset of Python's; with `(?s)` a dot matches line ends. Raises
+    ValueError if the search takes longer than `seconds` of CPU time, so that no score depends on the machine's speed.
     """
     _check("where", "whole or part", where in ("whole", "part"), where)
     compiled = _compiled(pattern)
@@ -36,10 +35,7 @@ def in_format(
 def occurrences(
     messages: Messages, answer: str, meta: Meta, *, pattern: str, most: int | None = None, seconds: float = SECONDS
 ) -> float:
-    """How often the regular expression occurs in the answer without overlap, at most `most`: 1 asks for its presence.
-
-    As of `in_format`.
-    """
+    """The number of non-overlapping matches in the answer, at most `most` (1 tests for presence). See `in_format`."""
     _check("most", ">= 1 or null", most is None or most >= 1, most)
     compiled = _compiled(pattern)
     with _in_time(pattern, answer):
@@ -49,10 +45,7 @@ def occurrences(
 def length(
     messages: Messages, answer: str, meta: Meta, *, least: int = 0, most: int | None = None, unit: str = "characters"
 ) -> float:
-    """0 for an answer of `least` to `most` characters (or words), else minus the number that it is short or over.
-
-    A word is what stands between white space.
-    """
+    """0 for an answer of `least` to `most` characters (or whitespace-separated words), else minus the distance."""
     _check("unit", "characters or words", unit in ("characters", "words"), unit)
     _check("least", ">= 0", least >= 0, least)
     _check("most", f">= least={least} or null", most is None or most >= least, most)
@@ -62,12 +55,12 @@ def length(
 
 
 def valid_json(messages: Messages, answer: str, meta: Meta, *, required: Sequence[str] = ()) -> float:
-    """1 where the answer is JSON (RFC 8259) and nothing else but white space around it, else 0.
+    """1 if the answer is JSON (RFC 8259), surrounding white space aside, else 0.
 
-    With `required` it must be an object that has these keys.
+    With `required` it must be an object with these keys.
     """
     _check("required", "a list of keys", not isinstance(required, str), required)
-    try:  # numbers stay texts: they are not asked for, and a long one costs time to convert
+    try:  # numbers stay strings: long ones are slow to convert
         value = json.loads(answer, parse_int=str, parse_float=str, parse_constant=_refused)
     except (ValueError, RecursionError):
         return 0.0
@@ -92,7 +85,7 @@ def _in_time(pattern: str, answer: str) -> Iterator[None]:
     except TimeoutError as error:
         raise ValueError(
             f"the search for pattern={pattern!r} in an answer of {len(answer)} characters took longer than `seconds`: "
-            "it tries too many ways to match. Write it so that there is one way, with possessive quantifiers "
+            "it backtracks too much. Fix: write it with possessive quantifiers "
             r"(`\w++`) for instance, or raise `seconds`."
         ) from error
 

@@ -1,4 +1,4 @@
-"""A judge that is asked about nothing twice: what it said before, in this run or another, is what it says."""
+"""Cache the judgements of another scorer, for this run and later ones."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rlhf_flow.protocols import Scorer
-from rlhf_flow.scorer.matches import Match
 from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
-from rlhf_flow.scorer.pairwise import bradley_terry, by_answer, by_comparison
+from rlhf_flow.scorer.pairwise import Match, bradley_terry, by_answer, by_comparison, prompts_and_responses
 from rlhf_flow.scorer.wrappers.judgement_cache import JudgementCache, path_of
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import ChatTemplate
@@ -22,10 +21,10 @@ from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"log_odds": bradley_terry, "ranks": by_comparison}
 PAIRS = "pairs"
-MARKS = ("inconsistent",)  # of a pair, that a judge may give who says the same again
-WRITTEN = {"base": "of", "request_size": "piece"}  # fields that judgements are kept under by an older name
+MARKS = ("inconsistent",)  # pair flags that are cached with a verdict
+WRITTEN = {"base": "of", "request_size": "piece"}  # field -> its name in cache keys
 NEW = ("label", "batched")  # fields that version 0.1 did not have
-OLD_NAMES = {  # the modules of version 0.1, wherever its classes are now
+OLD_NAMES = {  # module paths of version 0.1, in its cache keys
     "Rule": "rlhf_flow.scorer.rule.Rule",
     "Rules": "rlhf_flow.scorer.rules.Rules",
     "RewardModel": "rlhf_flow.scorer.reward_model.RewardModel",
@@ -35,22 +34,24 @@ OLD_NAMES = {  # the modules of version 0.1, wherever its classes are now
     "PreferenceModel": "rlhf_flow.scorer.preference_model.PreferenceModel",
     "GPM": "rlhf_flow.scorer.gpm.GPM",
 }
-REGISTERED: dict[type, str] = {}  # name of each part of `rlhf_flow.scorer`, which fills it
-WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # and when, and how reached
+REGISTERED: dict[type, str] = {}  # class -> registered name; `rlhf_flow.scorer` fills it
+WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # change no judgement
 
 
 @dataclass(frozen=True)
 class Cached:
-    """Keeps what the judge `base` says: of each answer, or of each two where it compares.
+    """Caches the judgements of the scorer `base`: of each response, or of each pair if it compares.
 
-    A judgement belongs to the judge (its fields, and the hash of its weights or source), to the prompt's messages, gold
-    answer and meta, and to the texts; whoever asks it again, in any run with the same file, has it without a query. A
-    function's judge is known by the file that the function is in: after a change in what that file imports, name
-    another `cache`. Scores that depend on their batch, by rounding, stay as they were first.
+    The cache key holds the scorer (its fields, and the hash of its weights or source), the prompt's messages, gold
+    answer and meta, and the texts. All runs with the same file share it. A function is identified by the hash of its
+    own file: after a change in a module that it imports, use another `cache`. Scores that depend on their batch, by
+    rounding, keep their first value.
     """
 
-    base: Any = None  # any scorer that says the same again: scorer@scorer.base=<name>
-    cache: str | None = None  # SQLite file, not on a network's drive; None: ${RLHF_FLOW_HOME}/judgements.sqlite
+    base: Any = None  # any deterministic scorer: scorer@scorer.base=<name>
+    cache: str | None = None  # SQLite file, not on a network drive; null: ${RLHF_FLOW_HOME}/judgements.sqlite
+
+    cache_format: ClassVar[None] = None  # the judgements are cached already
 
     @property
     def intransitive(self) -> bool:
@@ -60,44 +61,43 @@ class Cached:
     def loads_model(self) -> bool:
         return bool(self.base.loads_model)
 
-    @property
-    def cache_format(self) -> None:
-        return None  # it is kept already
-
     def fingerprint(self) -> str:
-        """The judge's own: the fields say the rest."""
+        """That of the base; the fields are hashed separately."""
         return str(self.base.fingerprint())
 
     def check(self) -> None:
-        """Raise ValueError where the judge may say something else the next time, and as the judge does."""
-        self._check_judge()
+        """Raise ValueError if the base cannot be cached, or its own check does."""
+        self._check_base()
         self.base.check()
         self._judgements().close()
 
     def open(self, place: Place) -> CachedJudge:
         """Open the judge there. Raises ValueError where the cache cannot be opened, and as `check`."""
-        self._check_judge()
-        return CachedJudge(
-            self, self.base.open(place), self._judgements(), identity(self.base), old_identity(self.base)
-        )
+        self._check_base()
+        return self.wrap(self.base.open(place))
+
+    def wrap(self, scorer: Scorer) -> CachedJudge:
+        """The cached scorer, given the opened `base`. Raises as `open`."""
+        self._check_base()
+        return CachedJudge(self, scorer, self._judgements(), identity(self.base), old_identity(self.base))
 
     def _judgements(self) -> JudgementCache:
         return JudgementCache(path_of(self.cache), key="scorer.cache")
 
-    def _check_judge(self) -> None:
+    def _check_base(self) -> None:
         if self.base.cache_format is None:
             raise ValueError(
-                "scorer.base must be a judge that says the same again of the same prompt and texts, and does not keep "
-                f"it itself; {type(self.base).__name__} as configured is none. Use it without scorer=cached."
+                "scorer.base must be a scorer that says the same again for the same prompt and texts, and has no cache "
+                f"of its own; {type(self.base).__name__} as configured is none. Fix: use it without scorer=cached."
             )
 
 
 @dataclass
 class Asked:
-    """What the judge was asked about in one call."""
+    """The counts of one call of `score`."""
 
-    counts: dict[str, int] = field(default_factory=lambda: {"judge/queries": 0})
-    cached: int = 0  # judgements that were known
+    counts: dict[str, int] = field(default_factory=lambda: {"judge/queries": 0})  # of the base
+    cached: int = 0  # judgements found in the cache
 
     def add(self, scored: Scored) -> None:
         for name, count in scored.counts.items():
@@ -106,19 +106,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class CachedJudge:
-    """A judge at work, and what it has said."""
+    """The opened base with its cache."""
 
     spec: Cached
-    judge: Scorer
+    base: Scorer
     judgements: JudgementCache
-    identity: str  # of the judge
-    old_identity: str  # by which version 0.1 kept what it said
+    identity: str  # of the base
+    old_identity: str  # in the cache keys of version 0.1
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Let the judge score what is not known, all of it at once, and keep that before anything is returned.
+        """Let the base score what is not cached, all at once; its judgements are on disk once this returns.
 
-        Counts `judge/cached`: different answers, or pairs of them, that were known. `judge/abstained` is of all, and
-        the judge's other counts are of what it was asked. A judge that compares a few chooses who meets whom.
+        `judge/cached` counts the distinct answers, or pairs, found in the cache. `judge/abstained` is of all, the
+        base's other counts are of what it scored. A base that compares some pairs keeps its schedule.
         """
         asked = Asked()
         cache_format = self.spec.base.cache_format
@@ -130,46 +130,40 @@ class CachedJudge:
         return replace(scored, counts={**asked.counts, "judge/cached": asked.cached, **scored.counts})
 
     def close(self) -> None:
-        """Close the judge and the cache."""
-        self.judge.close()
+        """Close the base and the cache."""
+        self.base.close()
         self.judgements.close()
 
     def _each(self, rollouts: Rollouts, asked: Asked, view: Callable[[np.ndarray], np.ndarray]) -> Scored:
-        responses = [
-            (prompt, (response,))
-            for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
-            for response in group
-        ]
-        said = self._said(responses, asked, rollouts.round, _of_answer)
-        names = dict.fromkeys(name for one in said for name in one["aspects"])
-        utility = by_answer(rollouts, [_number(one["utility"]) for one in said])  # [B, N]
+        responses = [(prompt, (response,)) for prompt, response in prompts_and_responses(rollouts)]
+        found = self._judged(responses, asked, rollouts.round, _of_answer)
+        names = dict.fromkeys(name for one in found for name in one["aspects"])
+        utility = by_answer(rollouts, [_number(one["utility"]) for one in found])  # [B, N]
         return Scored(
             rollouts,
             utility=utility,
             wins=view(utility),
-            aspects={name: by_answer(rollouts, [_number(one["aspects"].get(name)) for one in said]) for name in names},
+            aspects={name: by_answer(rollouts, [_number(one["aspects"].get(name)) for one in found]) for name in names},
             counts={"judge/abstained": int(np.isnan(utility).sum())},
         )
 
     def _compared(self, rollouts: Rollouts, asked: Asked) -> Scored:
         def ask(matches: Sequence[Match]) -> list[PairVerdict]:
             pairs = [(match.prompt, (match.first, match.second)) for match in matches]
-            return [
-                PairVerdict(_number(one["p"]), one["mark"])
-                for one in self._said(pairs, asked, rollouts.round, _of_pair)
-            ]
+            found = self._judged(pairs, asked, rollouts.round, _of_pair)
+            return [PairVerdict(_number(one["p"]), one["mark"]) for one in found]
 
-        economy = self.spec.base if isinstance(self.spec.base, PairSchedule) else PairSchedule()
-        return economy.compare(rollouts, ask, marks=MARKS)
+        schedule = self.spec.base if isinstance(self.spec.base, PairSchedule) else PairSchedule()
+        return schedule.compare(rollouts, ask, marks=MARKS)
 
-    def _said(
+    def _judged(
         self,
         asked: Sequence[tuple[Prompt, tuple[Response, ...]]],
         counted: Asked,
         round: int,
-        told: Callable[[Scored, int], dict[str, Any]],
+        judgement: Callable[[Scored, int], dict[str, Any]],
     ) -> list[dict[str, Any]]:
-        """What the judge says of each: from the cache, or by asking it; `told` reads that off a group of answers."""
+        """The judgement on each group of responses, cached or new; `judgement` extracts that of group b from scores."""
         keys = [_key(self.identity, prompt, responses) for prompt, responses in asked]
         groups = dict(zip(keys, asked, strict=True))
         self.judgements.adopt({key: _key(self.old_identity, *group) for key, group in groups.items()})
@@ -177,12 +171,11 @@ class CachedJudge:
         counted.cached += len(found)
         if missing := {key: group for key, group in groups.items() if key not in found}:
             prompts, responses = zip(*missing.values(), strict=True)
-            scored = self.judge.score(Rollouts(round, prompts, responses))
+            scored = self.base.score(Rollouts(round, prompts, responses))
             counted.add(scored)
-            self.judgements.keep(
-                {key: json.dumps(told(scored, b)) for b, key in enumerate(missing)}, source=_name(self.spec.base)
-            )
-            found |= self.judgements.look_up(list(missing))  # who else was asked at the same time may have been first
+            new = {key: json.dumps(judgement(scored, b)) for b, key in enumerate(missing)}
+            self.judgements.keep(new, source=_name(self.spec.base))
+            found |= self.judgements.look_up(list(missing))  # another process may have stored its judgement first
         return [json.loads(found[key]) for key in keys]
 
 
@@ -193,14 +186,15 @@ def _key(identity: str, prompt: Prompt, responses: Sequence[Response]) -> str:
 
 
 def identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
-    """Of a judge: the name that it is registered by, its fields but for those that change nothing it says, and what
-    these only name. A field that is null is as if it were not there: a later version may add some.
+    """Hash of a scorer's registered name, fields and fingerprint, without the fields that change no judgement.
+
+    A null field is left out, so that a later version may add fields.
     """
     return _digest([_name(spec), _bound(spec, null=False), spec.fingerprint()])
 
 
 def old_identity(spec: Any) -> str:  # noqa: ANN401  # any scorer's
-    """That of version 0.1, by the module that the class was in."""
+    """That of version 0.1, which has the class's module path and null fields."""
     name = OLD_NAMES.get(type(spec).__qualname__, "") if type(spec) in REGISTERED else _qualified(spec)
     return _digest([name, _bound(spec, null=True), spec.fingerprint()])
 
@@ -214,17 +208,14 @@ def _qualified(spec: object) -> str:
 
 
 def _bound(value: object, *, null: bool) -> object:
-    """Fields, those of parts within included; a mapping is the user's own, and all of it counts."""
+    """The fields that identify a part, nested parts included; a mapping is hashed whole."""
     if isinstance(value, list | tuple):
         return [_bound(inner, null=null) for inner in value]
     if not is_dataclass(value):
         return value
-    free = {
-        *WHERE,
-        *(one.name for one in fields(PairSchedule) if isinstance(value, PairSchedule)),
-    }  # who meets whom: likewise
+    free = {*WHERE, *(one.name for one in fields(PairSchedule) if isinstance(value, PairSchedule))}
     held = {WRITTEN.get(one.name, one.name): getattr(value, one.name) for one in fields(value) if one.name not in free}
-    if held.get("chat_template") == ChatTemplate():  # judgements from before there was a choice stay valid
+    if held.get("chat_template") == ChatTemplate():  # the default: keys from before the field existed stay valid
         del held["chat_template"]
     kept = {name: inner for name, inner in held.items() if inner is not None or (null and name not in NEW)}
     return {name: _bound(inner, null=null) for name, inner in kept.items()}
@@ -235,13 +226,13 @@ def _digest(value: object) -> str:
 
 
 def _of_answer(scored: Scored, b: int) -> dict[str, Any]:
-    """Of the one answer in group `b`; what is NaN is null."""
+    """Of the one answer in group `b`; NaN is null."""
     aspects = {name: _written(values[b, 0]) for name, values in scored.aspects.items()}
     return {"utility": _written(scored.utility[b, 0]), "aspects": aspects}
 
 
 def _of_pair(scored: Scored, b: int) -> dict[str, Any]:
-    """Of the two answers in group `b`: P(first beats second), null without a verdict."""
+    """Of the two answers in group `b`: P(first beats second), null for an abstention."""
     marks = [name for name in MARKS if name in scored.pair_flags and scored.pair_flags[name][b, 0, 1]]
     return {"p": _written(scored.wins[b, 0, 1]), "mark": marks[0] if marks else None}
 

@@ -1,19 +1,20 @@
-"""A simulated annotator: another judge, seen through noise.
+"""A simulated annotator: another scorer with noise.
 
-For every two answers one verdict, drawn by the Bradley-Terry model (1952) of what the other judge thinks; with ties,
-mistakes, a preference for a place, and abstentions.
+One verdict per pair, drawn by the Bradley-Terry model (1952) of the other scorer's strengths, with ties, mistakes,
+position bias and abstentions.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rlhf_flow.protocols import Scorer
-from rlhf_flow.scorer.matches import Match, both_views, matches
+from rlhf_flow.scorer.fields import check_fields
+from rlhf_flow.scorer.pairwise import Match, both_views, matches, sigmoid
 from rlhf_flow.seeds import derive
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
@@ -21,78 +22,74 @@ from rlhf_flow.types import Rollouts, Scored
 
 @dataclass(frozen=True)
 class Simulated:
-    """Says which of two answers is better, as one annotator would who thinks as the judge `base`.
+    """Compares two answers as a noisy annotator would who agrees with the scorer `base`.
 
-    P(the answer that stands first is better) = sigma(strength / temperature + position_bias). The strength is the
-    difference u_first - u_second of the utilities of a judge that gives numbers, and the log-odds of the wins of one
-    that compares. A verdict belongs to the prompt's id, the two texts and `seed`: to ask again gives it again, in any
-    round and any company. Equal texts are 1/2, and are not asked about.
+    P(the answer shown first is better) = sigma(strength / temperature + position_bias). The strength is
+    u_first - u_second if `base` gives utilities, else the log-odds of its wins. A verdict is a function of the prompt's
+    id, the two texts and `seed`, whatever the round and the other answers. Equal texts tie.
     """
 
     base: Any = None  # any scorer: scorer@scorer.base=<name>
-    temperature: float = 1.0  # what the strength is divided by; near 0 the annotator makes no mistake but by `flips`
-    position_bias: float = 0.0  # nats for whoever stands first; negative: against
-    both_orders: bool = False  # asked in both orders, and the mean taken; false: in one of them, drawn
-    ties: float = 0.0  # a probability that is closer to 1/2 than this is a verdict of 1/2
-    flips: float = 0.0  # share of the verdicts that are turned
-    abstains: float = 0.0  # share of the pairs that it says nothing of
-    seed: int = 0  # another one is another annotator
+    temperature: float = 1.0  # divides the strength; near 0 only `flips` makes mistakes
+    position_bias: float = 0.0  # nats in favour of the answer shown first; negative: against it
+    both_orders: bool = False  # average the verdicts in both orders; false: one order, drawn
+    ties: float = 0.0  # the verdict is 1/2 if the probability is closer to 1/2 than this
+    flips: float = 0.0  # share of verdicts that are inverted
+    abstains: float = 0.0  # share of pairs without a verdict
+    seed: int = 0  # of the annotator
+
+    intransitive: ClassVar[bool] = True  # by its noise
+    cache_format: ClassVar[None] = None  # cache the base instead
 
     def __post_init__(self) -> None:
-        for key, rule, ok in (
+        check_fields(
+            self,
             ("temperature", "> 0 and finite", 0 < self.temperature < math.inf),
             ("position_bias", "finite, in nats", math.isfinite(self.position_bias)),
             ("ties", "in [0, 1/2), the distance of a probability from 1/2", 0 <= self.ties < 0.5),
-            ("flips", "in [0, 1/2], for more would be another judge", 0 <= self.flips <= 0.5),
+            ("flips", "in [0, 1/2], since more would invert the base", 0 <= self.flips <= 0.5),
             ("abstains", "in [0, 1]", 0 <= self.abstains <= 1),
-        ):
-            if not ok:
-                raise ValueError(f"scorer.{key} must be {rule}, got {vars(self)[key]}")
-
-    @property
-    def intransitive(self) -> bool:
-        return True  # by its noise, even where the judge cannot
+        )
 
     @property
     def loads_model(self) -> bool:
         return bool(self.base.loads_model)
 
-    @property
-    def cache_format(self) -> None:
-        return None  # it is the judge behind it that is worth keeping
-
     def fingerprint(self) -> str:
-        """The judge's own: the fields say the rest."""
+        """That of the base; the fields are hashed separately."""
         return str(self.base.fingerprint())
 
     def check(self) -> None:
-        """As of the judge."""
+        """Raise ValueError if the base's check does."""
         self.base.check()
 
     def open(self, place: Place) -> SimulatedJudge:
         """Open the judge there."""
-        return SimulatedJudge(self, self.base.open(place), compares=self.base.intransitive)
+        return self.wrap(self.base.open(place))
+
+    def wrap(self, scorer: Scorer) -> SimulatedJudge:
+        """The simulated annotator, given the opened `base`."""
+        return SimulatedJudge(self, scorer, compares=self.base.intransitive)
 
 
 @dataclass(frozen=True)
 class SimulatedJudge:
-    """A simulated annotator at work."""
+    """A simulated annotator with its opened base."""
 
     spec: Simulated
-    judge: Scorer
-    compares: bool  # whether the judge does: asked once, for a remote one asks its servers
+    base: Scorer
+    compares: bool  # base.intransitive, read once: a remote scorer asks its servers
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Let the judge score, and draw a verdict on every two different answers to a prompt; that is one query.
+        """Let the base score, and draw a verdict on every two distinct answers to a prompt; that is one query.
 
-        A pair that the judge abstained from has no verdict either. Aspects and measures are the judge's, and so are
-        its other counts.
+        A pair that the base abstained from has no verdict. Aspects, batch metrics and other counts are the base's.
         """
-        thought = self.judge.score(rollouts)
+        truth = self.base.score(rollouts)
         asked = matches(rollouts)
         place = {one.id: k for responses in rollouts.responses for k, one in enumerate(responses)}
         beats = [
-            self._verdict(match, self._strength(thought, match.b, place[match.first.id], place[match.second.id]))
+            self._verdict(match, self._strength(truth, match.b, place[match.first.id], place[match.second.id]))
             for match in asked
         ]
         utility, wins = both_views(rollouts, beats)  # [B, N], [B, N, N]
@@ -100,30 +97,30 @@ class SimulatedJudge:
             rollouts,
             utility=utility,
             wins=wins,
-            aspects=thought.aspects,
-            pair_flags=thought.pair_flags,
+            aspects=truth.aspects,
+            pair_flags=truth.pair_flags,
             counts={
-                **thought.counts,
+                **truth.counts,
                 "judge/queries": len(beats),
                 "judge/asked": len(beats),
                 "judge/verdicts": int((~np.isnan(beats)).sum()),
                 "judge/abstained": int(np.isnan(beats).sum()),
             },
-            batch_metrics=thought.batch_metrics,
+            batch_metrics=truth.batch_metrics,
         )
 
     def close(self) -> None:
-        """Close the judge."""
-        self.judge.close()
+        """Close the base."""
+        self.base.close()
 
-    def _strength(self, thought: Scored, b: int, i: int, j: int) -> float:
-        """How much better the judge finds i than j, in nats; NaN where it abstained."""
+    def _strength(self, truth: Scored, b: int, i: int, j: int) -> float:
+        """Of i over j, in nats; NaN if the base abstained."""
         if not self.compares:
-            return float(thought.utility[b, i]) - float(thought.utility[b, j])
-        return _log(float(thought.wins[b, i, j])) - _log(float(thought.wins[b, j, i]))
+            return float(truth.utility[b, i]) - float(truth.utility[b, j])
+        return _log(float(truth.wins[b, i, j])) - _log(float(truth.wins[b, j, i]))
 
     def _verdict(self, match: Match, strength: float) -> float:
-        """P(first beats second) as the annotator says it: 0, 1/2 or 1, a mean of two such, or NaN."""
+        """P(first beats second): 0, 1/2 or 1, a mean of two such, or NaN."""
         if math.isnan(strength) or self._chance("abstains", match) < self.spec.abstains:
             return math.nan
         if self.spec.both_orders:
@@ -131,9 +128,9 @@ class SimulatedJudge:
         return self._answer(match, strength, first=self._chance("stands", match) < 0.5)
 
     def _answer(self, match: Match, strength: float, *, first: bool) -> float:
-        """The verdict where the match's first stands first, or second."""
+        """The verdict with the match's first answer shown first (True) or second."""
         bias = self.spec.position_bias if first else -self.spec.position_bias
-        p = _sigmoid(strength / self.spec.temperature + bias)
+        p = float(sigmoid(strength / self.spec.temperature + bias))
         if abs(p - 0.5) < self.spec.ties:
             return 0.5
         order = "forth" if first else "back"
@@ -142,14 +139,9 @@ class SimulatedJudge:
         return float(won != flipped)
 
     def _chance(self, purpose: str, match: Match) -> float:
-        """A number in [0, 1) that belongs to the purpose, the prompt's id and the two texts."""
+        """A uniform number in [0, 1), a function of seed, purpose, prompt id and texts."""
         seed = derive(self.spec.seed, purpose, match.prompt.id, match.first.text, match.second.text)
         return (seed >> 9) / 2**53  # exact in float64, so below 1
-
-
-def _sigmoid(strength: float) -> float:
-    small = math.exp(-abs(strength))
-    return 1 / (1 + small) if strength >= 0 else small / (1 + small)
 
 
 def _log(p: float) -> float:

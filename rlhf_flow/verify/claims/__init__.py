@@ -1,4 +1,4 @@
-"""All claims, in the order of their names."""
+"""All claims."""
 
 from __future__ import annotations
 

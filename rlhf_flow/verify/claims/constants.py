@@ -1,4 +1,4 @@
-"""Constants that code often gets wrong: noisy labels, normalisers, hinges."""
+"""Constants that are often wrong in code: noisy labels, normalisers, hinges."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from rlhf_flow.objective.slic import SLiC
 from rlhf_flow.types import PairLogps, Sides, TokenLogps
 from rlhf_flow.verify.claim import Claim, Finding, above, near
 from rlhf_flow.verify.play import play
-from rlhf_flow.verify.setting import EXACT, SELF_PLAY
 
 
 def noisy_labels(seed: int) -> Iterator[Finding]:
-    """A label that is wrong in a share epsilon of the cases is a preference of 1 - epsilon."""
+    """A label that is wrong with probability epsilon is a preference of 1 - epsilon."""
     for epsilon in (0.1, 0.2):
         game = Game(np.array([[0.5, 1 - epsilon], [epsilon, 0.5]]), np.array([0.3, 0.7]))
         beta = 0.7
-        policy = play(game, objective=DPO(beta=beta), sampler=SELF_PLAY, selector=EXACT, rounds=1, seed=seed).of()[-1]
+        policy = play(game, objective=DPO(beta=beta), rounds=1, seed=seed).of()[-1]
         ratio = np.log(policy / game.reference)
         expected = np.log((1 - epsilon) / epsilon)
         yield near(
@@ -32,7 +31,7 @@ def noisy_labels(seed: int) -> Iterator[Finding]:
 def normaliser(seed: int) -> Iterator[Finding]:
     eta = 1000.0
     wins = np.random.default_rng(seed).uniform(0.2, 0.8, size=20)
-    wins += 0.5 - wins.mean()  # the mean win rate against one's own policy is 1/2
+    wins += 0.5 - wins.mean()  # the mean win rate of a policy against itself is 1/2
     log_z = np.logaddexp.reduce(eta * wins) - np.log(wins.size)
     yield above("log Z at eta=1000, which SPPO sets to eta / 2 = 500", log_z, eta / 2)
 
@@ -62,13 +61,7 @@ def _pair(margin: float) -> tuple[PairLogps, torch.Tensor]:
 
 
 CLAIMS = (
-    Claim(
-        "V12",
-        "DPO",
-        "labels wrong with epsilon: its optimum is logit(1 - epsilon)",
-        "Mitchell 2023",
-        noisy_labels,
-    ),
+    Claim("V12", "DPO", "labels wrong with epsilon: its optimum is logit(1 - epsilon)", "Mitchell 2023", noisy_labels),
     Claim("V12b", "SPPO", "the normaliser is above eta / 2", "Wu et al. 2024, sec. 4", normaliser),
     Claim("V13", "SLiC", "the hinge leaves a pair alone beyond its margin", "Guo et al. 2024, eq. 3", hinge),
 )

@@ -1,4 +1,4 @@
-"""DNO regresses the log-ratio onto win rates: soft policy iteration, whose average is the Nash policy.
+"""DNO regresses log-ratios on win rates: soft policy iteration, whose average converges to the Nash policy.
 
 Rosset et al. 2024, arXiv:2404.03715. SPPO, Wu et al. 2024, arXiv:2405.00675, per response.
 """
@@ -15,13 +15,12 @@ from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, LONGER, ROCK_PAPER_SCISSORS
 from rlhf_flow.verify.play import play
-from rlhf_flow.verify.setting import EXACT, SELF_PLAY
 
 
 def regression(seed: int) -> Iterator[Finding]:
     eta = 0.4
     for name, game in (("one-token answers", CYCLE), ("answers of 1 to 3 tokens", LONGER)):
-        played = play(game, objective=DNO(eta=eta), sampler=SELF_PLAY, selector=EXACT, rounds=3, seed=seed)
+        played = play(game, objective=DNO(eta=eta), rounds=3, seed=seed)
         far = 0.0
         for before, after in zip(played.of()[:-1], played.of()[1:], strict=True):
             reward = eta * np.log(after / before)
@@ -35,7 +34,7 @@ def _centred(values: np.ndarray) -> np.ndarray:
 
 def regularised(seed: int) -> Iterator[Finding]:
     eta, tau = 0.4, 0.1
-    played = play(CYCLE, objective=DNO(eta=eta, tau=tau), sampler=SELF_PLAY, selector=EXACT, rounds=60, seed=seed)
+    played = play(CYCLE, objective=DNO(eta=eta, tau=tau), rounds=60, seed=seed)
     last = played.of()[-2]
     closed = tilted(last ** (1 - tau / eta) * CYCLE.reference ** (tau / eta), CYCLE.wins @ last / eta)
     yield below("distance of a regularised step to its closed form", np.abs(played.of()[-1] - closed).max(), 1e-8)
@@ -45,7 +44,7 @@ def regularised(seed: int) -> Iterator[Finding]:
 def average(seed: int) -> Iterator[Finding]:
     games = {"cycle": CYCLE, "rock, paper, scissors": ROCK_PAPER_SCISSORS}
     rounds = 1500
-    played = play(*games.values(), objective=DNO(eta=2.0), sampler=SELF_PLAY, selector=EXACT, rounds=rounds, seed=seed)
+    played = play(*games.values(), objective=DNO(eta=2.0), rounds=rounds, seed=seed)
     for g, (name, game) in enumerate(games.items()):
         policies = played.of(g)
         yield below(f"unregularised gap of the average policy, {name}", gap(game, policies.mean(0), 0.0), 0.02)
@@ -54,9 +53,9 @@ def average(seed: int) -> Iterator[Finding]:
 
 
 def absolute(seed: int) -> Iterator[Finding]:
-    """A small step, where half of eta is close to the logarithm of the normaliser that SPPO leaves out."""
+    """A small step, for which eta / 2 is close to the log-normaliser that SPPO omits."""
     eta = 0.05
-    played = play(CYCLE, objective=SPPO(eta=eta), sampler=SELF_PLAY, selector=EXACT, rounds=1, seed=seed)
+    played = play(CYCLE, objective=SPPO(eta=eta), rounds=1, seed=seed)
     before, after = played.of()
     exact = tilted(before, eta * CYCLE.wins @ before)
     yield below("distance of a step of size 0.05 to pi exp(eta P(. beats pi))", np.abs(after - exact).max(), 1e-4)

@@ -1,4 +1,4 @@
-"""EGPO: a half step, and a whole one from the same place against the half.
+"""EGPO: a half step, then a full step from the same policy against the half step.
 
 Zhou, Fazel and Du 2025, arXiv:2503.08942.
 """
@@ -15,7 +15,7 @@ from rlhf_flow.schedule import Fixed, HalfSteps
 from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, cyclic_game
 from rlhf_flow.verify.play import Played, play
-from rlhf_flow.verify.setting import EXACT, SELF_PLAY, mixture
+from rlhf_flow.verify.setting import SELF_PLAY, mixture
 
 
 def linear_rate(seed: int) -> Iterator[Finding]:
@@ -24,15 +24,7 @@ def linear_rate(seed: int) -> Iterator[Finding]:
     objective = SquaredAnchor(eta=1 / step, tau=beta)
 
     def last(sampler: Sampler, schedule: Schedule, rounds: int) -> float:
-        played = play(
-            game,
-            objective=objective,
-            sampler=sampler,
-            selector=EXACT,
-            schedule=schedule,
-            rounds=rounds,
-            seed=seed,
-        )
+        played = play(game, objective=objective, sampler=sampler, schedule=schedule, rounds=rounds, seed=seed)
         return gap(game, played.of()[-1], beta)
 
     yield below(f"duality gap of EGPO after {rounds} half steps", last(SELF_PLAY, HalfSteps(), rounds), 1e-7)
@@ -51,15 +43,7 @@ def contraction(seed: int) -> Iterator[Finding]:
 
 
 def _played(beta: float, step: float, rounds: int, seed: int) -> Played:
-    return play(
-        CYCLE,
-        objective=SquaredAnchor(eta=1 / step, tau=beta),
-        sampler=SELF_PLAY,
-        selector=EXACT,
-        schedule=HalfSteps(),
-        rounds=rounds,
-        seed=seed,
-    )
+    return play(CYCLE, objective=SquaredAnchor(eta=1 / step, tau=beta), schedule=HalfSteps(), rounds=rounds, seed=seed)
 
 
 PAPER = "Zhou et al. 2025"

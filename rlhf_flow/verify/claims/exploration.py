@@ -1,4 +1,4 @@
-"""XPO and SELM: optimism finds answers that the reference hardly gives.
+"""XPO and SELM: optimism finds answers that are rare under the reference.
 
 Xie et al. 2024, arXiv:2405.21046; Zhang et al. 2024, arXiv:2405.19332.
 """
@@ -28,13 +28,13 @@ from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.play import Played, play
 from rlhf_flow.verify.setting import SELF_PLAY, policy_and_reference
 
-# Pairs of equal answers are kept: the exploration term is of every answer of the reference, whoever it stood against.
+# Keep pairs of equal answers: the exploration term is a sum over all answers of the reference.
 OWN_PAIRS = OnlyPair(label="sampled", identical="keep")
 AGAINST_REFERENCE = Cross(label="sampled", identical="keep", extra="reference")
 
 
 def necessary(seed: int) -> Iterator[Finding]:
-    """Two arms; the better one is so rare in the reference that the policy's own answers do not show it in time."""
+    """Two arms; the better one is so rare under the reference that the policy does not sample it in time."""
     repeats = 100
     for beta in (0.05, 0.04, 0.03):
         rare = float(np.exp(-1 / (4 * beta)))
@@ -61,7 +61,7 @@ def necessary(seed: int) -> Iterator[Finding]:
 
 
 def _worse_by(played: Played) -> np.ndarray:
-    """How much less than the best arm's the expected reward of each round's policy is: [rounds, games]."""
+    """The regret of each round's policy, [rounds, games]."""
     return np.stack([0.5 * (1 - played.of(g)[1:, 0]) for g in range(len(played.board.games))], -1)
 
 
@@ -79,7 +79,7 @@ def _bounded(games: Sequence[Game], beta: float) -> list[torch.Tensor]:
 
 
 def hidden_arm(seed: int) -> Iterator[Finding]:
-    """Of each run the best round counts: the algorithm returns it. Single rounds explore on, and leave it again."""
+    """The best round of each run counts, as the algorithm returns it; later rounds may explore away from it."""
     beta, repeats, hidden = 0.1, 6, 1e-4
     reference = np.array([hidden, *[(1 - hidden) / 9] * 9])
     game = bradley_terry([2.0, *np.linspace(0.1, 0.9, 9)], reference)
@@ -110,7 +110,7 @@ def hidden_arm(seed: int) -> Iterator[Finding]:
 
 
 def self_exploring(seed: int) -> Iterator[Finding]:
-    """The practical loop: the policy's answer is ranked with two of a data set, and every round anchors to the last."""
+    """The practical loop: ranks the policy's answer with two of a data set, and renews the reference each round."""
     beta, repeats, hidden, prompts = 0.1, 5, 1e-3, 64
     worth = np.array([2.0, *np.linspace(0.1, 0.9, 9)])
     game = bradley_terry(worth, np.array([hidden, *[(1 - hidden) / 9] * 9]))
@@ -144,7 +144,7 @@ def self_exploring(seed: int) -> Iterator[Finding]:
 
 
 def _offline(games: int, prompts: int, worth: np.ndarray, seed: int) -> tuple[Prompt, ...]:
-    """Two different common answers for each prompt, the better one chosen."""
+    """Two distinct common answers per prompt, the better one as chosen."""
     random = np.random.default_rng(seed)
     made = []
     for g in range(games):

@@ -1,4 +1,4 @@
-"""INPO fits a step of online mirror descent to pairs, and its last iterate is the regularised Nash policy.
+"""INPO fits a step of online mirror descent to pairs; its last iterate converges to the regularised Nash policy.
 
 Zhang et al. 2024, arXiv:2407.00617.
 """
@@ -17,7 +17,7 @@ from rlhf_flow.types import SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, LONGER
 from rlhf_flow.verify.play import Played, play
-from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
+from rlhf_flow.verify.setting import SAMPLED, SELF_PLAY
 
 TAU = 0.1
 
@@ -29,7 +29,7 @@ def mirror_step(seed: int) -> Iterator[Finding]:
         ("own pairs, answers of 1 to 3 tokens", LONGER, SELF_PLAY),
         ("uniform pairs", CYCLE, PolicySampler(draws=[SamplingParams("policy", n=2, temperature=1e9)])),
     ):
-        played = play(game, objective=INPO(eta=eta, tau=TAU), sampler=sampler, selector=EXACT, rounds=4, seed=seed)
+        played = play(game, objective=INPO(eta=eta, tau=TAU), sampler=sampler, rounds=4, seed=seed)
         far = max(_from_closed_form(played, round, eta) for round in range(1, 5))
         what = f"distance of a fitted step to the closed form, {name}"
         yield above(what, far, 0.02) if name == "uniform pairs" else below(what, far, 1e-8)
@@ -49,15 +49,13 @@ def last_iterate(seed: int) -> Iterator[Finding]:
 
 
 def _gap_of(eta: float, seed: int) -> float:
-    played = play(CYCLE, objective=INPO(eta=eta, tau=TAU), sampler=SELF_PLAY, selector=EXACT, rounds=100, seed=seed)
+    played = play(CYCLE, objective=INPO(eta=eta, tau=TAU), rounds=100, seed=seed)
     return gap(CYCLE, played.of()[-1], TAU)
 
 
 def bound(seed: int) -> Iterator[Finding]:
     rounds = 300
-    played = play(
-        CYCLE, objective=INPO(tau=TAU, decaying=True), sampler=SELF_PLAY, selector=EXACT, rounds=rounds, seed=seed
-    )
+    played = play(CYCLE, objective=INPO(tau=TAU, decaying=True), rounds=rounds, seed=seed)
     best = nash(CYCLE, TAU)
     largest = max(1.0, TAU * float(np.abs(np.log(best / CYCLE.reference)).max()))  # the paper's C
     share = max(
@@ -70,14 +68,7 @@ def bound(seed: int) -> Iterator[Finding]:
 
 def finite_samples(seed: int) -> Iterator[Finding]:
     played = play(
-        CYCLE,
-        objective=INPO(eta=0.5, tau=TAU),
-        sampler=SELF_PLAY,
-        selector=SAMPLED,
-        rounds=24,
-        exact=False,
-        copies=3000,
-        seed=seed,
+        CYCLE, objective=INPO(eta=0.5, tau=TAU), selector=SAMPLED, rounds=24, exact=False, copies=3000, seed=seed
     )
     gaps = [gap(CYCLE, policy, TAU) for policy in played.of()[-6:]]
     yield below("duality gap with 3000 labelled pairs a round, mean of the last 6 of 24 rounds", np.mean(gaps), 1e-3)
@@ -100,13 +91,7 @@ def tournaments(seed: int) -> Iterator[Finding]:
 
 PAPER = "Zhang et al. 2024"
 CLAIMS = (
-    Claim(
-        "V6a",
-        "INPO",
-        "on its own pairs it fits a step of mirror descent",
-        f"{PAPER}, Prop. 3",
-        mirror_step,
-    ),
+    Claim("V6a", "INPO", "on its own pairs it fits a step of mirror descent", f"{PAPER}, Prop. 3", mirror_step),
     Claim(
         "V6b", "INPO", "its last iterate is the regularised Nash policy", f"{PAPER}, Thm. 4", last_iterate, seconds=4
     ),

@@ -1,4 +1,4 @@
-"""Every loss, and its gradient, against the formula of its paper: `rlhf_flow.verify.formulas`."""
+"""Every loss and its gradient against the formula of its paper (`rlhf_flow.verify.formulas`)."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ from rlhf_flow.selector.cross import Cross
 from rlhf_flow.verify.claim import Claim, Finding, above, below, between, near
 from rlhf_flow.verify.games import CYCLE, LONGER, random_game
 from rlhf_flow.verify.play import play
-from rlhf_flow.verify.setting import EXACT, mixture
+from rlhf_flow.verify.setting import mixture
 
 TAU = 0.1
-# Each answer of the policy against each of the opponent, equal ones too: they bear the KL to the reference.
+# Every answer of the policy against every answer of the opponent, equal ones too: they contribute to the KL.
 AGAINST_MIXTURE = Cross(label="soft", identical="keep", first="policy", second="mixture")
 
 
@@ -38,7 +38,6 @@ def decaying(seed: int) -> Iterator[Finding]:
             game,
             objective=INPO(tau=TAU, decaying=True),
             sampler=replace(mixture(0.0), decaying=True),
-            selector=EXACT,
             rounds=rounds,
             seed=seed,
         )
@@ -52,12 +51,7 @@ def decaying(seed: int) -> Iterator[Finding]:
 def constant(seed: int) -> Iterator[Finding]:
     step = 0.5
     played = play(
-        CYCLE,
-        objective=SquaredAnchor(eta=1 / step, tau=TAU),
-        sampler=mixture(step * TAU),
-        selector=EXACT,
-        rounds=1000,
-        seed=seed,
+        CYCLE, objective=SquaredAnchor(eta=1 / step, tau=TAU), sampler=mixture(step * TAU), rounds=1000, seed=seed
     )
     yield between("duality gap after 1000 steps of size 0.5", gap(CYCLE, played.of()[-1], TAU), 1e-5, 1e-3)
 
@@ -90,10 +84,7 @@ def policy_gradient(seed: int) -> Iterator[Finding]:
     )
     last = drawn.of()[-rounds // 2 :].mean(0)
     yield near(
-        "duality gap of the mean policy, 16 + 16 samples a step",
-        gap(CYCLE, last, TAU),
-        gap(CYCLE, biased, TAU),
-        1e-3,
+        "duality gap of the mean policy, 16 + 16 samples a step", gap(CYCLE, last, TAU), gap(CYCLE, biased, TAU), 1e-3
     )
 
 
@@ -104,13 +95,7 @@ def against_mixture(weight: float, *, n: int) -> DrawsSampler:
 def _on_mixtures(weight: float, seed: int) -> np.ndarray:
     """The fixed point of IPO-MD [K], by exact gradients."""
     played = play(
-        CYCLE,
-        objective=IPO(tau=TAU),
-        sampler=mixture(weight),
-        selector=EXACT,
-        method=Descent(lr=0.5 * TAU),
-        rounds=600,
-        seed=seed,
+        CYCLE, objective=IPO(tau=TAU), sampler=mixture(weight), method=Descent(lr=0.5 * TAU), rounds=600, seed=seed
     )
     return played.of()[-1]
 
@@ -146,7 +131,7 @@ def reward_to_go(seed: int) -> Iterator[Finding]:
     ratio = (logps - reference).sum(-1)
     worth = torch.from_numpy(LONGER.wins) @ opponent
     (exact,) = torch.autograd.grad((mass * (worth - TAU * ratio)).sum(), policy, retain_graph=True)
-    per_token = (worth[:, None] - 0.5 - TAU * (logps - reference)).detach()  # a token bears its own log-ratio alone
+    per_token = (worth[:, None] - 0.5 - TAU * (logps - reference)).detach()  # a token has its own log-ratio only
     (own,) = torch.autograd.grad((mass.detach()[:, None] * per_token * logps).sum(), policy)
     exact, own = _free(board, exact), _free(board, own)
     yield below("distance of a step to the exact gradient, in units of the rate", (step - exact).abs().max(), 1e-4)
@@ -154,7 +139,7 @@ def reward_to_go(seed: int) -> Iterator[Finding]:
 
 
 def _free(board: Board, table: Tensor) -> Tensor:
-    """The entries of a table that a policy is free in, each row centred: a constant in a row changes nothing."""
+    """The finite entries of a table, each row centred: a constant in a row does not change the policy."""
     allowed = board.reference.isfinite()
     kept = torch.where(allowed, table, 0.0)
     centred = kept - kept.sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)

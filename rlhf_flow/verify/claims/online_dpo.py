@@ -1,4 +1,4 @@
-"""Online and iterative DPO: exact where preferences come from numbers, and not the Nash policy where they cycle.
+"""Online and iterative DPO: exact if preferences are transitive, and not the Nash policy if they are not.
 
 Guo et al. 2024, arXiv:2402.04792; Xiong et al. 2023, arXiv:2312.11456; Dong et al. 2024, arXiv:2405.07863.
 """
@@ -22,19 +22,11 @@ from rlhf_flow.types import SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below, near
 from rlhf_flow.verify.games import CYCLE, NUMBERS, ROCK_PAPER_SCISSORS, TWO_ARMS
 from rlhf_flow.verify.play import Played, play
-from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
+from rlhf_flow.verify.setting import SAMPLED
 
 
 def _online(game: Game, beta: float, rounds: int, seed: int) -> np.ndarray:
-    played = play(
-        game,
-        objective=DPO(beta=beta),
-        sampler=SELF_PLAY,
-        selector=EXACT,
-        method=Descent(lr=4 / beta),
-        rounds=rounds,
-        seed=seed,
-    )
+    played = play(game, objective=DPO(beta=beta), method=Descent(lr=4 / beta), rounds=rounds, seed=seed)
     return played.of()[-1]
 
 
@@ -50,42 +42,26 @@ def cycle(seed: int) -> Iterator[Finding]:
         yield above(
             f"duality gap of online DPO, beta={beta:g}", gap(CYCLE, _online(CYCLE, beta, 300, seed), beta), 0.08
         )
-        played = play(
-            CYCLE,
-            objective=IPO(tau=beta),
-            sampler=SELF_PLAY,
-            selector=EXACT,
-            method=Descent(lr=0.5 * beta),
-            rounds=300,
-            seed=seed,
-        )
+        played = play(CYCLE, objective=IPO(tau=beta), method=Descent(lr=0.5 * beta), rounds=300, seed=seed)
         yield below(f"duality gap of online IPO, tau={beta:g}", gap(CYCLE, played.of()[-1], beta), 1e-6)
 
 
 def numbers(seed: int) -> Iterator[Finding]:
-    worth = np.log(NUMBERS.wins[:, 0] / NUMBERS.wins[0, :])  # of each answer over the first
+    worth = np.log(NUMBERS.wins[:, 0] / NUMBERS.wins[0, :])  # reward relative to the first answer
     for beta in (0.5, 1.0):
-        played = play(NUMBERS, objective=DPO(beta=beta), sampler=SELF_PLAY, selector=EXACT, rounds=1, seed=seed)
+        played = play(NUMBERS, objective=DPO(beta=beta), rounds=1, seed=seed)
         far = np.abs(played.of()[-1] - tilted(NUMBERS.reference, worth / beta)).max()
         yield below(f"distance to ref * exp(r / beta), beta={beta:g}", far, 1e-6)
 
 
 def refreshed(seed: int) -> Iterator[Finding]:
-    played = play(
-        ROCK_PAPER_SCISSORS,
-        objective=DPO(beta=5.0),
-        sampler=SELF_PLAY,
-        selector=EXACT,
-        schedule=EveryK(1),
-        rounds=100,
-        seed=seed,
-    )
+    played = play(ROCK_PAPER_SCISSORS, objective=DPO(beta=5.0), schedule=EveryK(1), rounds=100, seed=seed)
     gaps = [gap(ROCK_PAPER_SCISSORS, policy, 0.0) for policy in played.of()]
     yield above(f"unregularised gap after 100 rounds (at the start {gaps[0]:.2f})", gaps[-1], gaps[0])
 
 
 def fixed_reference(seed: int) -> Iterator[Finding]:
-    """Random pairs of the policy's answers, labels drawn by the judge, all rounds kept; one game per repetition."""
+    """Random pairs of the policy's answers, sampled labels, replay of all rounds; one game per repetition."""
     beta, repeats = 0.3, 3
     random = np.random.default_rng(seed)
     game = bradley_terry(random.normal(size=6), random.dirichlet(np.ones(6) * 3))
@@ -95,7 +71,6 @@ def fixed_reference(seed: int) -> Iterator[Finding]:
         played = play(
             *[game] * repeats,
             objective=DPO(beta=beta),
-            sampler=SELF_PLAY,
             selector=SAMPLED,
             memory=All(),
             method=Fit(bound=60.0),

@@ -1,4 +1,4 @@
-"""Online IPO is self-play to the regularised Nash policy; offline IPO is not.
+"""Online IPO is self-play that converges to the regularised Nash policy; offline IPO does not.
 
 Azar et al. 2023, arXiv:2310.12036; Calandriello et al. 2024, arXiv:2403.08635.
 """
@@ -20,30 +20,21 @@ from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.types import Candidate, Message, Prompt, SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below, near
 from rlhf_flow.verify.games import CYCLE, LONGER
-from rlhf_flow.verify.play import play
-from rlhf_flow.verify.setting import EXACT, SELF_PLAY, log_change
+from rlhf_flow.verify.play import Played, play
 
 TAU = 0.1
 
 
 def gradient(seed: int) -> Iterator[Finding]:
-    """The gradient at policies on the way, against that of P(pi beats sg pi) - tau KL(pi || ref) by hand."""
+    """The gradient of several rounds against the analytic gradient of P(pi beats sg pi) - tau KL(pi || ref)."""
     rate = 0.02
-    played = play(
-        CYCLE,
-        objective=IPO(tau=TAU),
-        sampler=SELF_PLAY,
-        selector=EXACT,
-        method=Descent(lr=rate),
-        rounds=5,
-        seed=seed,
-    )
+    played = play(CYCLE, objective=IPO(tau=TAU), method=Descent(lr=rate), rounds=5, seed=seed)
     for round in (2, 5):
         policy = played.of()[round - 1]
-        step = log_change(played, round)  # of log-probabilities: that of the logits, centred
+        step = _log_change(played, round)  # of log-probabilities, centred
         worth = CYCLE.wins @ policy - TAU * np.log(policy / CYCLE.reference)
         ascent = policy * (worth - policy @ worth)
-        # The loss is a mean over pairs of different answers; equal ones, of no gradient, are in the expectation too.
+        # The loss is a mean over pairs of distinct answers; the expectation includes equal ones, of gradient 0.
         step = step * (1 - (policy**2).sum())
         ascent = ascent - ascent.mean()
         cosine = step @ ascent / np.linalg.norm(step) / np.linalg.norm(ascent)
@@ -52,18 +43,16 @@ def gradient(seed: int) -> Iterator[Finding]:
         yield near(f"length of the gradient in its units (4 / tau), round {round}", ratio, 4 / TAU, 1e-6)
 
 
+def _log_change(played: Played, round: int) -> np.ndarray:
+    """The change of the log-probabilities in a round, centred. [K]"""
+    policies = played.of()
+    change = np.log(policies[round]) - np.log(policies[round - 1])
+    return np.asarray(change - change.mean())
+
+
 def stationary(seed: int) -> Iterator[Finding]:
     for tau, rounds in ((0.1, 500), (0.05, 1000)):
-        played = play(
-            CYCLE,
-            LONGER,
-            objective=IPO(tau=tau),
-            sampler=SELF_PLAY,
-            selector=EXACT,
-            method=Descent(lr=0.5 * tau),
-            rounds=rounds,
-            seed=seed,
-        )
+        played = play(CYCLE, LONGER, objective=IPO(tau=tau), method=Descent(lr=0.5 * tau), rounds=rounds, seed=seed)
         for name, g in (("one-token answers", 0), ("answers of 1 to 3 tokens", 1)):
             last = gap(CYCLE, played.of(g)[-1], tau)
             yield below(f"duality gap, tau={tau:g}, {name}, after {rounds} steps", last, 1e-6)
@@ -86,7 +75,7 @@ def sampled(seed: int) -> Iterator[Finding]:
 
 
 def offline(seed: int) -> Iterator[Finding]:
-    """Pairs of a data set, one for each of the 100 combinations of tenths, so that expectations are exact."""
+    """A data set with one pair per combination of tenths, 100 in all, so expectations are exact."""
     found = []
     for data in (np.array([6, 3, 1]), np.array([1, 3, 6])):
         played = play(

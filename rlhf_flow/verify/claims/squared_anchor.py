@@ -1,6 +1,6 @@
-"""One squared loss, and the mirror-descent family is a matter of who samples and what is anchored to what.
+"""One squared loss gives the mirror-descent family by choice of sampler and schedule.
 
-INPO, exact Nash-MD, EGPO, MPO and DNO without labels of win rates: each step against its closed form.
+INPO, exact Nash-MD, EGPO, MPO and DNO with preference labels: each step against its closed form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlhf_flow.schedule import EveryK, Fixed, HalfSteps
 from rlhf_flow.verify.claim import Claim, Finding, below
 from rlhf_flow.verify.games import CYCLE, ROCK_PAPER_SCISSORS, random_game
 from rlhf_flow.verify.play import play
-from rlhf_flow.verify.setting import EXACT, SELF_PLAY, mixture
+from rlhf_flow.verify.setting import SELF_PLAY, mixture
 
 ETA, TAU = 0.5, 0.1
 
@@ -39,13 +39,7 @@ def closed_forms(seed: int) -> Iterator[Finding]:
 def _distance(game: Game, tau: float, sampler: Sampler, schedule: Schedule, *, mixes: bool, seed: int) -> float:
     rounds, share = 8, tau / ETA
     played = play(
-        game,
-        objective=SquaredAnchor(eta=ETA, tau=tau),
-        sampler=sampler,
-        selector=EXACT,
-        schedule=schedule,
-        rounds=rounds,
-        seed=seed,
+        game, objective=SquaredAnchor(eta=ETA, tau=tau), sampler=sampler, schedule=schedule, rounds=rounds, seed=seed
     )
     policies, far = played.of(), 0.0
     for round in range(1, rounds + 1):
@@ -61,14 +55,12 @@ def _distance(game: Game, tau: float, sampler: Sampler, schedule: Schedule, *, m
 
 
 def magnet(seed: int) -> Iterator[Finding]:
-    """A reference that is renewed turns the regularised Nash policies into a path to the unregularised one."""
+    """With a renewed reference, the regularised Nash policies converge to the unregularised one."""
     gaps = {}
     for refreshes in (1, 12):
         played = play(
             ROCK_PAPER_SCISSORS,
             objective=SquaredAnchor(eta=2.2, tau=0.2),
-            sampler=SELF_PLAY,
-            selector=EXACT,
             schedule=EveryK(60),
             rounds=60 * refreshes,
             seed=seed,

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
-from rlhf_flow.capacity.process_memory import told
+from rlhf_flow.capacity.process_memory import size_text
 
 TICK = 0.1  # seconds between two looks at the driver's number
 PEAK = {  # dense bfloat16 with float32 sums, TFLOP/s, of NVIDIA's data sheets; by what is in the GPU's name
@@ -122,11 +122,11 @@ class Machine:
         import torch
 
         (processor, *_) = [*re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()), "unknown processor"]
-        memory = told(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        memory = size_text(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         host = f"{processor}, {len(os.sched_getaffinity(0))} processors, {memory}"
         if self.gpu:
             here = torch.cuda.get_device_properties(self.device)
-            host = f"{here.name}, {told(here.total_memory)}, driver {_driver()}; {host}"
+            host = f"{here.name}, {size_text(here.total_memory)}, driver {_driver()}; {host}"
         yield f"Machine: {host}"
         packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "transformers"))
         yield f"Versions: {packages}, CUDA {torch.version.cuda or 'none'}"

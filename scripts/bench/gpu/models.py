@@ -13,7 +13,8 @@ import numpy as np
 
 from rlhf_flow.capacity.workload import Work
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.storage.tables import FileShard, RoundTables, Table
+from rlhf_flow.protocols import RoundTables
+from rlhf_flow.storage.tables import FileShard, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa

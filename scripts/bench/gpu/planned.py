@@ -9,7 +9,7 @@ from pathlib import Path
 from gpu.models import Asked, Size, configured
 from rlhf_flow.capacity.learner_memory import host_memory, learner_memory
 from rlhf_flow.capacity.model_shape import Shape, shape_of
-from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, LIBRARIES, Memory, told
+from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, LIBRARIES, Memory, size_text
 from rlhf_flow.config.schema import RunConfig
 
 
@@ -32,7 +32,7 @@ class Planned:
             "the disk": (2.0 * self.shape.parameters, disk),
         }
         return [
-            f"{self.name} takes {told(takes)} of {where}, by plan, and there are {told(has)} left"
+            f"{self.name} takes {size_text(takes)} of {where}, by plan, and there are {size_text(has)} left"
             for where, (takes, has) in wanted.items()
             if takes > has
         ]

@@ -1,8 +1,8 @@
-"""A learner whose ranks tell what a publish, and giving to engines, took"""
+"""A learner whose ranks tell what a publish took"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +10,6 @@ from rlhf_flow.cluster.weight_sync.transport import Streams
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import Bucket
 from rlhf_flow.weights.publish import Publishing, held
 from rlhf_flow.weights.source import Fingerprint
 from transfer.meters import Clock, Memory, Spent
@@ -30,7 +29,7 @@ class Ranks:
         from rlhf_flow.learner import preference_learner as preference
         from rlhf_flow.learner.state import Context
 
-        self.learner, self.clock, self.memory, self.watched = learner, Clock(), Memory(), False
+        self.learner, self.clock, self.memory = learner, Clock(), Memory()
         learner._probe = Context([3, 5, 7, 11], 1)
         learner.backend.whole = self.clock.timed("gather", learner.backend.whole)
         learner._prove = self.clock.timed("probe", self._unwatched(learner._prove))
@@ -54,22 +53,13 @@ class Ranks:
             with self.clock.on("put"):
                 yield bucket
 
-    def buckets(self, sha256: str, device: str) -> Iterator[Bucket]:
-        """Likewise. Watched, if the publish was."""
-        if self.watched:
-            self.memory.watch()
-        for bucket in self.learner.buckets(sha256, device):
-            with self.clock.on("pass on"):
-                yield bucket
-        self.memory.leave()
-
     def nudge(self, by: float, watched: bool) -> None:
         """Other weights, without a name yet; and whether to look at the memory, which takes time."""
         for parameter in self.learner.backend.parameters():
             parameter.seen.values.mul_(1 + by)
             parameter.master.values.mul_(1 + by)
         self.learner.held = None
-        self.watched, self.memory = watched, Memory()
+        self.memory = Memory()
         if watched:
             self.memory.watch()
 

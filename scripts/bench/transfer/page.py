@@ -22,11 +22,8 @@ class Figures:
     put: float
     probe: float
     load: float
-    regather: float  # in load, of a learner that gives
-    pass_on: float  # likewise
     fresh: bool  # whether `put` wrote to many pages that its process had not touched before
     published: Sequence[int]  # bytes that each rank took
-    gave: Sequence[int]  # likewise
     arrived: bool  # at every engine
 
     @property
@@ -34,14 +31,9 @@ class Figures:
         return self.publish - self.gather - self.hash - self.put - self.probe
 
     @property
-    def gives(self) -> bool:
-        """Whether the load is straight from the learner."""
-        return self.pass_on > 0
-
-    @property
     def moved(self) -> float:
         """Between the processes."""
-        return self.load if self.gives else self.put + self.load
+        return self.put + self.load
 
 
 Seconds = Callable[[Figures], float]
@@ -54,8 +46,6 @@ ROWS: Sequence[tuple[str, Seconds]] = (
     ("  probe", lambda one: one.probe),
     ("  other", lambda one: one.other),
     ("load", lambda one: one.load),
-    ("  gather", lambda one: one.regather),
-    ("  pass on", lambda one: one.pass_on),
     ("put+get", lambda one: one.moved),
     ("put+get+hash", lambda one: one.moved + one.hash),
     ("whole", lambda one: one.publish + one.load),
@@ -82,10 +72,9 @@ def table(runs: Sequence[Figures], size: int) -> Iterator[str]:
 
 
 def memory(one: Figures, allowed: int) -> Iterator[str]:
-    for what, taken in (("publish", one.published), ("give", one.gave)):
-        if any(taken):
-            told = ", ".join(f"{each / MIB:.1f}" for each in taken)
-            yield f"  MiB that the ranks take to {what:9} {told}; a bucket and the largest layer: {allowed / MIB:.1f}"
+    if any(one.published):
+        told = ", ".join(f"{each / MIB:.1f}" for each in one.published)
+        yield f"  MiB that the ranks take to publish   {told}; a bucket and the largest layer: {allowed / MIB:.1f}"
 
 
 def _share(runs: Sequence[Figures], seconds: Seconds) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
-MUTATED = ("objective/*.py", "selector/*.py", "sampler/*.py", "schedule.py", "memory.py")
+MUTATED = ("objective/*.py", "selector/*.py", "sampler/*.py", "schedule.py", "replay.py")
 CLAIMS = "rlhf_flow/verify/claims"
+TOPS = ("rlhf_flow", "tests", "scripts")
 
 
 def mutated_files(root: Path) -> list[str]:
@@ -19,7 +21,7 @@ class Imports:
     """Who imports whom in a repository."""
 
     def __init__(self, root: Path) -> None:
-        self.files = {_below(root, path): path for top in ("rlhf_flow", "tests") for path in (root / top).rglob("*.py")}
+        self.files = {_below(root, path): path for top in TOPS for path in (root / top).rglob("*.py")}
         self.trees = {path: ast.parse(file.read_text(encoding="utf-8")) for path, file in self.files.items()}
         self.imported = {path: _imported(tree) for path, tree in self.trees.items()}
 
@@ -54,7 +56,8 @@ class Imports:
 
 
 def module(path: str) -> str:
-    """rlhf_flow/objective/__init__.py -> rlhf_flow.objective"""
+    """rlhf_flow/objective/__init__.py -> rlhf_flow.objective; scripts/proofs/drill.py -> drill"""
+    path = re.sub("^scripts/[a-z]+/", "", path)
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 

@@ -220,7 +220,14 @@ def _options(tree: Tree, seed: int, *, short: bool) -> list[str]:
     )
     settings.load_profile("mutants")
     return [
-        *("-x", "-q", "--no-header", f"--tb={'no' if short else 'short'}", "-m", "not heavy"),
+        *(
+            "-x",
+            "-q",
+            "--no-header",
+            f"--tb={'no' if short else 'short'}",
+            "-m",
+            "not soak and not ray and not vllm and not deepspeed",
+        ),
         *("-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"),
         *("-c", str(tree.folder / "pyproject.toml"), "--rootdir", str(tree.folder), "--basetemp", str(tree.scratch)),
         f"--hypothesis-seed={seed}",

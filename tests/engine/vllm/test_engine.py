@@ -54,13 +54,13 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         VLLM().check()
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_more_positions_than_the_model_has_are_refused(server: Server, world: World) -> None:
     with pytest.raises(ValueError, match=r"cannot serve .*max_model_len.*Fix: lower engine\.max_model_len"):
         server.open(VLLM(kv_cache_mib=16, max_model_len=129), world.model)
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_nan_weights_raise_and_the_next_call_raises_instead_of_hanging(
     server: Server, world: World, prompts: list[Prompt]
 ) -> None:
@@ -73,7 +73,7 @@ def test_nan_weights_raise_and_the_next_call_raises_instead_of_hanging(
         engine.generate(prompts, broken, DRAW, round=1, seed=7)
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_a_request_that_vllm_refuses_leaves_the_engine_usable(
     vllm_opener: Opener, world: World, prompts: list[Prompt]
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_request_that_vllm_refuses_leaves_the_engine_usable(
     assert len(engine.generate(prompts, world.start, DRAW, round=1, seed=7).responses) == len(prompts)
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_a_crowded_cache_changes_no_answer(
     server: Server, vllm_opener: Opener, world: World, prompts: list[Prompt]
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_crowded_cache_changes_no_answer(
         assert all(np.array_equal(a.tokens, b.tokens) for a, b in zip(left, right, strict=True))
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 def test_bfloat16_loads_new_weights_and_sees_stale_ones(server: Server, world: World, prompts: list[Prompt]) -> None:
     engine = server.open(VLLM(kv_cache_mib=16), Model(str(world.folder), dtype="bfloat16"))
     rollouts = engine.generate(prompts, world.policy(1), DRAW, round=1, seed=7)
@@ -104,7 +104,8 @@ def test_bfloat16_loads_new_weights_and_sees_stale_ones(server: Server, world: W
         engine.generate(prompts, world.policy(2, probed_as=3), DRAW, round=1, seed=7)
 
 
-@pytest.mark.heavy
+@pytest.mark.soak
+@pytest.mark.vllm
 def test_two_ranks_of_tensor_parallelism_get_new_weights(
     fresh_server: Server, worlds: Mapping[str, World], prompts: list[Prompt]
 ) -> None:

@@ -46,7 +46,7 @@ def test_weights_go_to_their_slot_and_nothing_packed_or_cached_survives(
     mixes: bool, processes: bool, note: str
 ) -> None:
     llm = Llm()
-    Weights(llm, mixes=mixes, processes=processes).put(1, iter(STATE.items()))
+    Weights(llm, mixes=mixes, processes=processes).load(1, iter(STATE.items()))
     assert llm.notes == [note, "pack_heads", "forget"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,26 @@ from families.models import FAMILIES
 
 from tests.runs.checkpoints.conftest import Made
 
+pytestmark = pytest.mark.slow
+
 STATES = ("mamba", "lfm2", "qwen3-next")  # refused: tests/config/test_architectures.py
-WITHOUT_LINEAR = ("gpt2",)
+FEW = ("llama-tied", "gpt2", "mixtral", "gemma2", "bloom", "gpt-neox")  # of each kind one; make soak: all
 NATS = 1e-3
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in STATES])
+def each(families: Iterable[str]) -> list[object]:
+    return [pytest.param(name, marks=[] if name in FEW else pytest.mark.soak) for name in families]
+
+
+@pytest.mark.parametrize("family", each(name for name in FAMILIES if name not in STATES))
 def test_an_engine_answers_as_the_published_policy_and_a_second_run_starts_from_it(
     made: Made, family: str, tmp_path: Path
 ) -> None:
     assert by_huggingface(learn(made(family), tmp_path)) < NATS
 
 
-@pytest.mark.parametrize("family", ["llama-tied", "mixtral", "gemma2", "gpt-neox", "falcon", "bloom", "cohere"])
+@pytest.mark.parametrize(
+    "family", each(["llama-tied", "mixtral", "gemma2", "gpt-neox", "falcon", "bloom", "cohere"])
+)
 def test_an_engine_answers_as_a_published_adapter(made: Made, family: str, tmp_path: Path) -> None:
     assert by_huggingface(learn(made(family), tmp_path, rank=4)) < NATS

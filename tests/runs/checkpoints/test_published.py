@@ -19,6 +19,8 @@ from rlhf_flow.weights.source import Checkpoint, fingerprint
 from tests.support import tiny
 from tests.runs.checkpoints.conftest import Made
 
+pytestmark = pytest.mark.slow
+
 SHARDS = 20_000  # bytes: several files, some of one tensor
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.scorer.functions.rule import Rule
@@ -35,7 +35,6 @@ def test_the_worth_is_the_weighted_sum_and_each_value_an_aspect() -> None:
     assert judged.counts == {"judge/queries": 6, "judge/abstained": 0}
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=4), min_size=1, max_size=5), st.integers(-8, 8).map(lambda k: k / 4))
 def test_one_term_is_a_rule_times_its_weight(texts: list[str], weight: float) -> None:
     asked = rollouts(texts)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.scorer.human import annotations as store
@@ -204,7 +204,7 @@ def test_only_verdicts_on_questions_are_written(opened: Annotations) -> None:
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(ValueError, match=r"scorer\.folder must be a folder .* Name another folder"):
+    with pytest.raises(ValueError, match=r"scorer\.folder must be a folder .* Fix: name a folder"):
         Annotations(tmp_path / "taken")
     (tmp_path / FILE).write_text("no database, and long enough to be taken for one" * 30)
     with pytest.raises(ValueError, match=r"scorer\.folder must be a folder"):
@@ -235,7 +235,7 @@ ACT = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 @given(st.lists(ACT, max_size=30))
 def test_whatever_several_people_do_each_has_at_most_one_verdict_on_a_question(acts: list[tuple]) -> None:
     """Against a model: a dictionary of what counts, and the ids that were ever written."""

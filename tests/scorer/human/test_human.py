@@ -191,7 +191,7 @@ def test_what_annotators_agree_on_is_measured(tmp_path: Path) -> None:
         ({"deadline": -1.0}, "scorer.deadline must be >= 0 and finite, in seconds, or null to wait for ever, got -1.0"),
         ({"poll": 0.0}, "scorer.poll must be > 0 and finite, in seconds, got 0.0"),
         ({"folder": " "}, "scorer.folder must be a folder, got ' '"),
-        ({"base": LENGTH}, "scorer.deadline must be a number of seconds where scorer.base says"),
+        ({"base": LENGTH}, "scorer.deadline must be a number of seconds if scorer.base scores"),
     ],
     ids=str,
 )
@@ -209,6 +209,7 @@ def test_its_identity_is_that_of_the_other_judge_and_not_the_folder() -> None:
         Human(folder="a", deadline=1.0, base=Rule("nowhere.at_all")).check()
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_folder_deadline_and_pause_but_not_with_fewer_annotators() -> None:
     rest = ["scorer@scorer.base=rule", "scorer.base.function=tests.support.rules.length"]
     first = config.compose(*PEOPLE, *rest, "scorer.deadline=60")

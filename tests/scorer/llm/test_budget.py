@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.scorer.llm.budget import Budget, CapReached, Reservation, SpendLedger, Spent
@@ -41,7 +41,6 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(STEP, max_size=40))
 def test_every_account_is_the_sum_of_what_happened_to_it(steps: list[tuple[str, str, int, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -94,6 +93,7 @@ def test_threads_never_exceed_a_cap(tmp_path: Path, shared: bool) -> None:
     assert one.spent == Spent(calls=100, tokens=200)
 
 
+@pytest.mark.slow
 def test_processes_never_exceed_a_cap(tmp_path: Path) -> None:
     work = f"""
 from rlhf_flow.scorer.llm.budget import Budget, CapReached

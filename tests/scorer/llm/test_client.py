@@ -168,6 +168,7 @@ def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:
     assert {file.stat().st_mode & 0o077 for file in tmp_path.glob("cache.sqlite*")} == {0}
 
 
+@pytest.mark.slow
 def test_sixteen_workers_stop_at_the_cap_and_a_higher_cap_goes_on(tmp_path: Path) -> None:
     asked = rollouts([chr(97 + k) for k in range(10)])  # 45 matches, 90 calls
     with Stub(later_wins) as stub:
@@ -202,6 +203,7 @@ def test_where_the_endpoint_does_not_say_what_it_took_the_most_is_counted(tmp_pa
     assert sent <= judged.counts["judge/tokens"] == spent(tmp_path).tokens < sent + 2 * 300
 
 
+@pytest.mark.slow
 def test_no_answer_that_was_kept_is_paid_again_after_a_kill(tmp_path: Path) -> None:
     asked = rollouts([chr(97 + k) for k in range(12)])  # 132 calls
     work = "import pickle, sys; spec, place, asked = pickle.load(sys.stdin.buffer); spec.open(place).score(asked)"

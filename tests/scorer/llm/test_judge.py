@@ -101,13 +101,13 @@ def test_without_a_clear_verdict_in_both_orders_it_abstains_and_asks_that_again(
 # -- what it costs ----------------------------------------------------------------------------------------------------
 
 
-def test_in_a_swiss_system_only_those_who_meet_are_paid_for(tmp_path: Path) -> None:
+def test_in_a_knockout_only_those_who_meet_are_paid_for(tmp_path: Path) -> None:
     asked = rollouts(list("dahcegfb"), ["x", "y", "z", "u", "v", "w", "s", "t"])
     with Stub(later_wins) as stub:
         for again in (False, True):
-            judged = opened(stub.url, tmp_path, fields={"pairs": "swiss"}).score(asked)
+            judged = opened(stub.url, tmp_path, fields={"pairs": "knockout"}).score(asked)
             made = 2 * 28 - judged.counts["judge/spared"]
-            assert made <= 2 * 13 and stub.total == 2 * made
+            assert made <= 2 * 11 and stub.total == 2 * made
             key = "judge/cached" if again else "judge/queries"
             assert judged.counts[key] == made and judged.counts["judge/calls"] == (0 if again else 2 * made)
             assert judged.utility.argmax(-1).tolist() == [2, 2] and judged.utility.argmin(-1).tolist() == [1, 6]
@@ -250,7 +250,7 @@ def test_the_fingerprint_of_a_shipped_template_is_that_of_the_version_before_mar
         ({"max_tokens": 0}, "max_tokens must be >= 1"),
         ({"inconsistent": "flip"}, "inconsistent must be one of average, abstain, got 'flip'"),
         ({"at_cap": "wait"}, "at_cap must be one of stop, abstain, got 'wait'"),
-        ({"pairs": "few"}, "pairs must be one of all, swiss, knockout"),
+        ({"pairs": "few"}, "pairs must be one of all, knockout"),
         ({"request": {"n": 2}}, "request must be without the keys"),
         ({"request": {"max_tokens": None}}, "request must be such that one of max_tokens, max_completion_tokens"),
     ],

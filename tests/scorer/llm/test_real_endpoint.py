@@ -16,14 +16,14 @@ from rlhf_flow.scorer.llm.budget import Budget
 from rlhf_flow.scorer.llm.client import EndpointError
 from rlhf_flow.scorer.llm.endpoint import Endpoint
 from rlhf_flow.scorer.llm.judge import Judge
-from rlhf_flow.scorer.matches import matches
+from rlhf_flow.scorer.pairwise import matches
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts
 from tests.support import tiny
 from tests.support.served import VLLM, WAIT, vllm
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1500)]
 pytest.importorskip("vllm")
 pytest.importorskip("openai")
 

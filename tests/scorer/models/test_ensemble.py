@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification
 
@@ -17,6 +17,8 @@ from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import Checkpoint, rollouts
+
+pytestmark = pytest.mark.slow
 
 ASKED = rollouts(["a cat", "", "a dog and a cat", "a cat"], ["why", "x" * 70, "日本語", "no"])
 
@@ -96,7 +98,6 @@ class Fixed:
 SCORE = st.floats(-50, 50, width=32)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(SCORE, min_size=3, max_size=3), min_size=2, max_size=5), st.floats(0, 3), st.randoms())
 def test_the_order_of_members_changes_nothing_and_pessimism_never_pays(
     scores: list[list[float]], k: float, random: Any

@@ -16,6 +16,8 @@ from rlhf_flow.tokenization.chat_template import chat_tokens
 from rlhf_flow.types import Message
 from tests.scorer.conftest import Checkpoint, rollouts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def path(checkpoint: Checkpoint) -> str:

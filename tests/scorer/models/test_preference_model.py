@@ -20,6 +20,8 @@ from rlhf_flow.types import Message, Scored
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.support.tokenizer import tokenizer
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = [["a cat", "", "a dog and a cat and the sky"], ["why", "x" * 70, "日本語"]]
 TEMPLATE = "{conversation} [1] {first} [2] {second} ?"
 
@@ -270,7 +272,7 @@ def test_weights_and_not_their_place_are_its_identity(language_path: str, reward
     ("change", "fields", "said"),
     [
         ({"head": True}, {}, "causal language model.*LlamaForSequenceClassification.*scorer=reward_model"),
-        ({"template": False}, {}, "Use scorer.format=plain"),
+        ({"template": False}, {}, "Fix: scorer.format=plain"),
         (
             {},
             {"first": "Yes"},

@@ -18,6 +18,8 @@ from rlhf_flow.specs import Place
 from tests.scorer.conftest import Checkpoint, rollouts
 from tests.support.tokenizer import tokenizer
 
+pytestmark = pytest.mark.slow
+
 ANSWERS = [["a cat", "", "a dog and a cat and the sky"], ["why", "x" * 70, "日本語"]]
 
 
@@ -116,7 +118,7 @@ def test_bfloat16_is_close(reward_path: str) -> None:
     [
         ({"labels": 2}, "num_labels=1 .* has 2"),
         ({"head": False}, "sequence-classification checkpoint.*LlamaForCausalLM"),
-        ({"template": False}, "Use scorer.format=plain"),
+        ({"template": False}, "Fix: scorer.format=plain"),
     ],
 )
 def test_what_is_no_reward_model_is_refused_without_loading_it(

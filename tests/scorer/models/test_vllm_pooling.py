@@ -18,6 +18,7 @@ from tests.scorer.conftest import Checkpoint, rollouts
 from tests.support.served import Pooling, pooling, scores_of, vllm
 
 pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
 
 ASKED = rollouts(["a cat", "", "a dog and a cat", "a cat"], ["why", "x" * 70, "日本語", "no"])
 TOKEN = "a-token-that-nobody-may-see"
@@ -65,7 +66,7 @@ def served_path(checkpoint: Checkpoint) -> str:
     return path
 
 
-@pytest.mark.heavy
+@pytest.mark.vllm
 @pytest.mark.timeout(1500)
 def test_vllm_scores_as_the_reward_model_in_this_process(served_path: str, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
@@ -130,7 +131,7 @@ def test_a_server_that_recovers_is_asked_again(reward_path: str, server: Pooling
 def test_where_nobody_answers_the_server_and_what_it_said_is_named(reward_path: str, server: Pooling) -> None:
     judge = Pooled(reward_path, [server.url], retries=0).open(Place())
     server.instead.append((500, b"EngineDeadError"))
-    with pytest.raises(ConnectionError, match=f"{server.url} answered 500: EngineDeadError.* Start one again"):
+    with pytest.raises(ConnectionError, match=f"{server.url} answered 500: EngineDeadError.* Fix: restart one"):
         judge.score(ASKED)
     judge.close()
 
@@ -139,7 +140,7 @@ def test_where_nobody_answers_the_server_and_what_it_said_is_named(reward_path: 
     ("instead", "told"),
     [
         ((400, b"This model's maximum context length is 128 tokens"), r"answered 400.*read 512 tokens"),
-        ((401, b"Unauthorized"), r"answered 401: Unauthorized Set scorer\.token_env"),
+        ((401, b"Unauthorized"), r"answered 401: Unauthorized Fix: set scorer\.token_env"),
         ((404, b"Not Found"), r"answered 404.*--runner pooling"),
         ((200, b'{"data": [{"index": 0, "probs": [0.5, 0.5]}]}'), r"must serve a reward model.* it gives 2\."),
         ((503, b"loading"), r"must be servers that are ready, and .* answered 503: loading"),
@@ -157,7 +158,7 @@ def test_a_server_that_cannot_score_is_told_before_the_run(
 
 def test_a_server_that_only_squashes_its_scores_is_refused(reward_path: str, server: Pooling) -> None:
     server.squashes = True
-    with pytest.raises(ValueError, match=r"gives sigma\(score\) whatever it is asked\. Use a newer vLLM"):
+    with pytest.raises(ValueError, match=r"always gives sigma\(score\)\. Fix: use a newer vLLM"):
         Pooled(reward_path, [server.url]).check()
 
 

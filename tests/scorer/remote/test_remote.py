@@ -27,6 +27,7 @@ from tests.scorer.conftest import rollouts
 from tests.support.served import JUDGES, TOKEN, Served, serving, until
 
 pytest.importorskip("fastapi")
+pytestmark = pytest.mark.slow
 
 ASKED = rollouts(
     ["", "yes", "no, never"], ["日本語 🦊", "e\u0301", "a"], ["a", "a", "b"], ["x", "\x00", "y"], ["1", "2", "3"]
@@ -132,20 +133,20 @@ def test_a_wrong_token_is_told_before_the_run_and_never_shown(
     if token is not None:
         monkeypatch.setenv("JUDGE", token)
     remote = Remote(urls=[three.compared_url], token_env=None if token is None else "JUDGE")
-    with pytest.raises(ValueError, match=f"{three.compared_url} answered 401.* Set scorer.token_env to") as raised:
+    with pytest.raises(ValueError, match=f"{three.compared_url} answered 401.* Fix: set scorer.token_env to") as raised:
         remote.check()
     assert token is None or token not in f"{raised.value!r} {remote!r} {raised.value.__cause__!r}"
 
 
 def test_what_the_rule_refuses_is_told_once_in_its_words(three: Three) -> None:
     remote = Remote(urls=[three.first_url, three.second_url])
-    with pytest.raises(ValueError, match=r"422.*judges\.worth must return a float.* No server would"):
+    with pytest.raises(ValueError, match=r"422.*judges\.worth must return a float.* Every server would"):
         scored(remote, rollouts(["fine", "refuse"]))
 
 
 def test_a_request_that_is_too_large_says_how_to_make_it_smaller(three: Three) -> None:
     with pytest.raises(
-        ValueError, match=r"answered 413.*at most 1048576 bytes.* Lower scorer\.piece, or raise.*max_body_mib"
+        ValueError, match=r"answered 413.*at most 1048576 bytes.* lower scorer\.request_size, or raise.*max_body_mib"
     ):
         scored(Remote(urls=[three.first_url], retries=0), rollouts(["x" * 2**20]))
 
@@ -278,7 +279,7 @@ def test_a_request_that_is_wrong_is_not_sent_again(status: int) -> None:
 def test_a_cap_behind_a_server_stops_the_run_as_the_judges_own_does_and_no_other_server_is_asked() -> None:
     cap = b'{"detail": "scorer.budget.max_calls=2 is reached"}'
     with stub(lambda body: (402, cap)) as spent, stub(good) as other:
-        with pytest.raises(CapReached, match=f"{spent.url} answered 402: .*max_calls=2 is reached.* key of the server"):
+        with pytest.raises(CapReached, match=f"{spent.url} answered 402: .*max_calls=2 is reached.* key on the server"):
             scored(Remote(urls=[spent.url, other.url], concurrency=1), ASKED)
         assert (len(spent.asked), len(other.asked)) == (1, 0)
 

@@ -72,6 +72,7 @@ def seen(rollouts: Rollouts) -> object:
     return repr((rollouts.round, prompts, responses))
 
 
+@pytest.mark.slow
 @given(asked())
 def test_a_judge_sees_the_same_rollouts(rollouts: Rollouts) -> None:
     assert seen(wire.to_rollouts(wire.from_rollouts(rollouts))) == seen(rollouts)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Scorer
@@ -175,7 +175,6 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(FIELDS, st.lists(st.sampled_from("12345"), min_size=1, max_size=7), st.data())
 def test_a_verdict_is_one_whatever_the_order_the_company_and_the_repetition(fields, texts, data) -> None:
     spec = Simulated(rule("odd"), **fields)
@@ -188,7 +187,6 @@ def test_a_verdict_is_one_whatever_the_order_the_company_and_the_repetition(fiel
         assert alone[0, 1] == wins[i, j] or (np.isnan(alone[0, 1]) and np.isnan(wins[i, j]))
 
 
-@settings(max_examples=60, deadline=None)
 @given(FIELDS, st.lists(st.sampled_from("12345"), min_size=1, max_size=7))
 def test_wins_add_up_exactly_and_equal_texts_tie(fields, texts: list[str]) -> None:
     judged = scored(rollouts(texts), Simulated(rule("odd"), **fields))

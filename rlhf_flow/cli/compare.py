@@ -1,0 +1,220 @@
+"""`rlhf-flow compare`: run several algorithms with the same number of judge queries, and tabulate how they end."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from rlhf_flow.config.compose import CONFIGS, compose
+from rlhf_flow.config.overrides import expanded
+from rlhf_flow.config.schema import RunConfig
+
+RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
+TUNING_SEED = 0
+SMALL = ["learner.training.batch=16", "learner.training.epochs=1", "learner.ranks=1", "cluster=ray_persistent"]
+WORLDS = {  # the comparisons in README: options and overrides
+    "sandbox": (["--queries=4096", "--lrs", "1e-4", "3e-4"], ["experiment=sandbox", "rounds=4", *SMALL]),
+    "cyclic": (
+        ["--queries=2048", "--lrs", "1e-4", "3e-4", "--metric=eval/gap", "--lower"],
+        ["experiment=cyclic", "rounds=8", *SMALL],
+    ),
+}
+COLUMNS = ("eval/win_rate", "eval/reward", "eval/accuracy", "eval/gap", "eval/gap_by_tone", "eval/kl", "eval/length")
+QUERIES = "judge/queries"
+RUN_ALL = """
+import json, sys
+from rlhf_flow.cli.main import main
+sys.exit(max([main(["run", *arguments]) for arguments in json.loads(sys.argv[1])]))
+"""
+Row: TypeAlias = dict[str, str | float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an algorithm. `lr`: None for the learning rate of the configuration."""
+
+    recipe: str
+    lr: float | None
+    seed: int
+    rounds: int
+    folder: Path
+
+    @property
+    def stem(self) -> Path:
+        """The start of the folder's name, which the runs of all seeds share."""
+        return self.folder / (self.recipe if self.lr is None else f"{self.recipe}-lr-{self.lr:g}")
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(f"{self.stem}-seed-{self.seed}")
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The metrics of each round from 0, the start; empty if the run has not finished."""
+        path = self.run_dir / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return lines if len(lines) == self.rounds + 1 else []
+
+    @property
+    def row(self) -> Row:
+        """The last metrics of a finished run, and the judge queries of all its rounds."""
+        metrics = self.metrics
+        ends = {key: value for key, value in metrics[-1].items() if key.startswith("eval/")}
+        queries = sum(line.get(QUERIES, 0) for line in metrics)
+        return {"recipe": self.recipe, "lr": self.lr, "seed": self.seed, **ends, QUERIES: queries}
+
+
+def prompts_per_round(config: RunConfig, queries: int) -> int:
+    """The batch with which a run stays within `queries`: answers that are rated, or pairs that are compared.
+
+    Raises ValueError if that is less than one prompt.
+    """
+    n = sum(draw.n for draw in config.sampler.drawn.values())
+    each = n * (n - 1) // 2 if config.scorer.intransitive else n
+    batch = queries // (config.rounds * each)
+    if batch < 1:
+        least = config.rounds * each
+        raise ValueError(f"--queries={queries}: one prompt per round needs {least}. Fix: --queries={least} or more.")
+    return batch
+
+
+def tuned(runs: Sequence[Run], metric: str, *, lower: bool) -> dict[str, float | None]:
+    """The learning rate of each recipe whose run ended best."""
+    done = sorted((run for run in runs if run.metrics), key=lambda run: run.metrics[-1][metric], reverse=not lower)
+    return {run.recipe: run.lr for run in reversed(done)}
+
+
+def table(runs: Sequence[Run], metric: str, *, lower: bool) -> str:
+    """A Markdown row for each recipe, the best first: median, least and greatest over the seeds."""
+    rows = [run.row for run in runs if run.metrics]
+    columns = [metric, *(key for key in COLUMNS if key != metric and all(key in row for row in rows))]
+    found: list[tuple[float, str]] = []
+    for recipe in dict.fromkeys(str(row["recipe"]) for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        lr = "" if own[0]["lr"] is None else f"{own[0]['lr']:g}"
+        cells = [f"`{recipe}`", lr, *(_spread(own, key) for key in columns), f"{_median(own, QUERIES):.0f}"]
+        found.append((_median(own, metric), f"| {' | '.join(cells)} |"))
+    names = ["recipe", "learning rate", *(key.removeprefix("eval/").replace("_", " ") for key in columns), "queries"]
+    head = [f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(columns) + 2)]
+    return "\n".join([*head, *(line for _, line in sorted(found, reverse=not lower))])
+
+
+def _spread(rows: Sequence[Row], key: str) -> str:
+    """Median, least and greatest; for a win rate the ends of the confidence intervals."""
+    low, high, form = key, key, ".3g"
+    if all(f"{key}_low" in row for row in rows):
+        low, high, form = f"{key}_low", f"{key}_high", ".3f"
+    least, most = min(_values(rows, low)), max(_values(rows, high))
+    return f"{_median(rows, key):{form}} ({least:{form}} to {most:{form}})"
+
+
+def _median(rows: Sequence[Row], key: str) -> float:
+    return statistics.median(_values(rows, key))
+
+
+def _values(rows: Sequence[Row], key: str) -> list[float]:
+    return [float(row[key] or 0) for row in rows]
+
+
+def commands(
+    runs: Sequence[Run], overrides: Sequence[str], options: argparse.Namespace
+) -> Iterator[tuple[Path, list[list[str]]]]:
+    """By recipe and learning rate, the arguments of `rlhf-flow run` for each seed that has not finished."""
+    for stem, group in groupby(runs, key=lambda run: run.stem):
+        missing = [run for run in group if not run.metrics]
+        if not missing:
+            continue
+        chosen = [*overrides, f"algorithm={missing[0].recipe}"]
+        config = compose(*chosen, folders=options.config_dir)
+        chosen += [
+            *(f"--config-dir={folder}" for folder in options.config_dir),
+            f"prompts.batch={prompts_per_round(config, options.queries)}",
+            f"evaluate.every={config.rounds}",
+            "checkpoint.every=99",
+            "observe.console=false",
+            *([] if missing[0].lr is None else [f"learner.training.optimizer.lr={missing[0].lr}"]),
+        ]
+        yield stem, [[*chosen, f"seed={run.seed}", f"run_dir={run.run_dir}"] for run in missing]
+
+
+def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Namespace) -> bool:
+    """Make the missing runs, `options.jobs` processes at a time. Returns whether all succeeded."""
+
+    def start(task: tuple[Path, list[list[str]]]) -> bool:
+        stem, several = task  # in one process, so that cluster=ray_persistent keeps its workers
+        with Path(f"{stem}.log").open("w") as log:
+            command = [sys.executable, "-c", RUN_ALL, json.dumps(several)]
+            failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode != 0
+        print(f"{stem}: {f'failed, see {stem}.log' if failed else 'done'}", file=sys.stderr, flush=True)
+        return not failed
+
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        return all(list(pool.map(start, list(commands(runs, overrides, options)))))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status 1 if a run failed. Raises ValueError, or an error of Hydra, for a mistake."""
+    typed = expanded([word for word in arguments if _is_override(word)])
+    given = [word for word in arguments if not _is_override(word)]
+    options, overrides = _parser().parse_args(given), typed
+    if options.world:
+        flags, defaults = WORLDS[options.world]
+        keys = {override.partition("=")[0] for override in typed}
+        overrides = [word for word in defaults if word.partition("=")[0] not in keys] + typed
+        options = _parser().parse_args([*flags, *given])
+    if options.queries is None:
+        raise ValueError("--queries is missing: the judge queries that each run may use. Fix: --queries 4096.")
+    rounds = compose(*overrides, f"algorithm={options.recipes[0]}", folders=options.config_dir).rounds
+    lower, metric, folder, good = options.lower, options.metric, options.folder, True
+    lrs: dict[str, float | None] = dict.fromkeys(options.recipes)
+    if options.lrs:
+        tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in options.recipes for lr in options.lrs]
+        good = execute(tries, overrides, options)
+        lrs = tuned(tries, metric, lower=lower)
+    runs = [Run(recipe, lr, seed, rounds, folder) for recipe, lr in lrs.items() for seed in options.seeds]
+    good &= execute(runs, overrides, options)
+    rows = [run.row for run in runs if run.metrics]
+    (folder / "compared.json").write_text(json.dumps(rows, indent=1))
+    with (folder / "compared.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    if rows:
+        print(table(runs, metric, lower=lower))
+    print(f"{len(rows)} of {len(runs)} runs: {folder / 'compared.csv'}, {folder / 'compared.json'}", file=sys.stderr)
+    return 0 if good else 1
+
+
+class _Arguments(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. Try rlhf-flow compare --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Arguments(prog="rlhf-flow compare", allow_abbrev=False, add_help=False)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--queries", type=int)
+    parser.add_argument("--lrs", type=float, nargs="+")
+    parser.add_argument("--metric", default="eval/win_rate")
+    parser.add_argument("--lower", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--world", choices=WORLDS)
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    return parser
+
+
+def _is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word.endswith((".yaml", ".yml")))

@@ -1,0 +1,15 @@
+"""Errors that name a problem in the configuration and its remedy."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration. `str(error)` is "<problem>. Fix: <remedy>."."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem.rstrip(".")
+        self.remedy = remedy.rstrip(".")
+        super().__init__(self.problem, self.remedy)  # the arguments that pickle calls __init__ with
+
+    def __str__(self) -> str:
+        return f"{self.problem}. Fix: {self.remedy}."

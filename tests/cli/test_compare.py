@@ -1,0 +1,84 @@
+"""`rlhf-flow compare`: what it runs, and the table of the runs that finished."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from rlhf_flow.cli.compare import Run, commands, main, prompts_per_round, table, tuned
+from tests.support.configured import configured
+
+ROUNDS = 4
+
+
+def ended(recipe: str, lr: float | None, seed: int, folder: Path, *, rounds: int = ROUNDS, **end: float) -> Run:
+    """A run that left metrics, of all its rounds or of some."""
+    run = Run(recipe, lr, seed, ROUNDS, folder)
+    run.run_dir.mkdir(parents=True)
+    last = {f"eval/{key}": value for key, value in end.items()}
+    lines = [{"judge/queries": 10.0} for _ in range(rounds)] + [last]
+    (run.run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def figures(win_rate: float) -> dict[str, float]:
+    return {"win_rate": win_rate, "win_rate_low": win_rate - 0.1, "win_rate_high": win_rate + 0.1, "kl": 1.0}
+
+
+def options(queries: int = 4096) -> Namespace:
+    return Namespace(queries=queries, config_dir=[])
+
+
+def test_the_learning_rate_that_ends_best_is_chosen_among_the_runs_that_ended(tmp_path: Path) -> None:
+    tried = [ended("xpo", lr, 0, tmp_path / "a", **figures(rate)) for lr, rate in ((1e-4, 0.6), (3e-4, 0.8))]
+    half = ended("xpo", 1e-3, 0, tmp_path / "a", rounds=1, **figures(0.9))
+    assert tuned([*tried, half], "eval/win_rate", lower=False) == {"xpo": 3e-4}
+    gaps = [ended("inpo", lr, 0, tmp_path / "b", gap=gap) for lr, gap in ((1e-4, 0.1), (3e-4, 0.2))]
+    assert tuned(gaps, "eval/gap", lower=True) == {"inpo": 1e-4}
+    assert tuned([half], "eval/win_rate", lower=False) == {}
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_row_has_the_median_and_the_spread_and_the_best_recipe_comes_first(lower: bool, tmp_path: Path) -> None:
+    runs = [
+        ended(recipe, 1e-4, seed, tmp_path, **figures(rate + 0.01 * seed))
+        for recipe, rate in (("dno", 0.6), ("xpo", 0.7))
+        for seed in (1, 2, 3)
+    ]
+    head, _, *rows = table(runs, "eval/win_rate", lower=lower).splitlines()
+    assert [line.split("|")[1].strip() for line in rows] == (["`dno`", "`xpo`"] if lower else ["`xpo`", "`dno`"])
+    assert head == "| recipe | learning rate | win rate | kl | queries |"
+    (xpo,) = (line for line in rows if "xpo" in line)
+    assert "| 0.720 (0.610 to 0.830) | 1 (1 to 1) |" in xpo
+    assert xpo.endswith(f"| {10 * ROUNDS} |")
+
+
+def test_a_batch_is_what_the_queries_allow() -> None:
+    """A query is a rated answer, or a compared pair if preferences can be cyclic."""
+    rated = configured(**{"sampler.draws.0.n": 4})
+    assert prompts_per_round(rated, 64 * rated.rounds) == 16
+    compared = configured(scorer="judge", **{"scorer.model": "any", "sampler.draws.0.n": 4})
+    assert prompts_per_round(compared, 64 * compared.rounds) == 64 // 6
+    with pytest.raises(ValueError, match=r"--queries=3: .* needs 4"):
+        prompts_per_round(rated, 3)
+
+
+def test_only_seeds_without_a_finished_run_are_started(tmp_path: Path) -> None:
+    ended("online_dpo", None, 1, tmp_path, **figures(0.5))
+    runs = [Run(recipe, None, seed, ROUNDS, tmp_path) for recipe in ("online_dpo", "xpo") for seed in (1, 2)]
+    keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
+    (_, dpo), (_, xpo) = commands(runs, keys, options())
+    assert [command[-2:] for command in dpo] == [["seed=2", f"run_dir={tmp_path}/online_dpo-seed-2"]]
+    assert [command[-1] for command in xpo] == [f"run_dir={tmp_path}/xpo-seed-{seed}" for seed in (1, 2)]
+    assert not any("optimizer.lr" in word for word in dpo[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["rounds=1"], "--queries"), (["--recipes", "none"], "invalid choice")]
+)
+def test_a_mistake_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        main(arguments)
