@@ -16,6 +16,12 @@ from rlhf_flow.observe.settings import WandbSettings
 
 INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 CONNECT_SECONDS = 3.0  # timeout of a connection
+COUNT_NODES = """
+import sys
+from rlhf_flow.cluster.joining import alive, join
+join(sys.argv[1], nodes=1, seconds=1)
+print(len(alive()))
+"""
 NODES_SECONDS = 120.0  # timeout of a look at the nodes of a Ray cluster
 
 
@@ -57,7 +63,7 @@ def ray_cluster(address: str | None, environment: Mapping[str, str], *, nodes: i
 
 def _count_nodes(address: str, nodes: int) -> Finding:
     """Ask in a process of its own: joining a Ray cluster cannot be cancelled."""
-    command = [sys.executable, "-m", "rlhf_flow.cluster.joining", address]
+    command = [sys.executable, "-c", COUNT_NODES, address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=NODES_SECONDS, check=True)
         return enough(int(done.stdout.split()[-1]), nodes)

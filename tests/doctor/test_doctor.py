@@ -214,7 +214,7 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (padding_is_end, "warning", "padding and EOS", "a padding token of its own"),
     (no_model, "problem", "there is no such folder", "correct the path"),
     (no_config, "problem", "no config.json", "save_pretrained()"),
-    (adapter_only, "problem", "an adapter (peft), and no model", "rlhf-flow convert"),
+    (adapter_only, "problem", "an adapter (peft) and no model", "rlhf-flow convert"),
     (old_weights, "problem", "no *.safetensors but pytorch_model.bin", "rlhf-flow convert"),
     (weights_cut, "problem", "is cut short", "fetch it again"),
     (shard_missing, "problem", "1 of 2 weight files are missing", "fetch it again"),

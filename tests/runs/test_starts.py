@@ -206,7 +206,7 @@ REFUSED: list[tuple[Callable[[Path], None], str, str]] = [
     (empty_file, "model.safetensors is", "fetch it again"),
     (git_lfs, "pointer of Git LFS", "git lfs pull"),
     (git_lfs_config, "config.json is a pointer of Git LFS", "git lfs pull"),
-    (adapter_alone, "an adapter (peft), and no model", "rlhf-flow convert"),
+    (adapter_alone, "an adapter (peft) and no model", "rlhf-flow convert"),
     (weights_and_adapter, "both weights and an adapter", "rlhf-flow convert"),
     (run_folder, "the folder of a run", "rounds/00004/policy"),
     (folder_above, "no config.json", "checkpoint-500"),

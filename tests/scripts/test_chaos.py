@@ -37,7 +37,7 @@ ALONE = ("engine=huggingface", "engine.batch=1")  # up in seconds, and no sum de
 
 
 def ended(script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    command = [sys.executable, str(ROOT / "scripts/proofs" / script), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings
     return subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=ROOT, env=environment)
 

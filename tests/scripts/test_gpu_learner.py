@@ -22,7 +22,7 @@ from rlhf_flow.learner.policy_model import ResponseLogps
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "scripts"
+SCRIPTS = ROOT / "scripts/bench"
 
 models, page, planning = (importlib.import_module(f"gpu.{name}") for name in ("models", "page", "planned"))
 

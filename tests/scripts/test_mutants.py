@@ -15,7 +15,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "scripts"
+SCRIPTS = ROOT / "scripts/proofs"
 
 operators, imports, equivalents = (
     importlib.import_module(f"mutation.{name}") for name in ("operators", "imports", "equivalents")
