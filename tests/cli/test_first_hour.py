@@ -124,7 +124,7 @@ def test_a_bound_that_stops_every_start_is_not_to_be_started_again_as_it_is(
 ) -> None:
     told = ended(GateError("12 answers are too far. Raise off_policy.max_mismatch"), monkeypatch, capsys)
     assert "Raise off_policy.max_mismatch" in told
-    assert "The same command goes on" not in told
+    assert "to resume" not in told
 
 
 def test_a_failed_server_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,7 +221,7 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["scorer@evaluate.scorer=null"], "NoneType is not one. Fix: group=name, or ~group for no part."),
         (["sampler.draws.0.temperature=0"], "n must be 1 at temperature 0"),
         (["engine=vllm"], "Fix: cluster=ray, or engine=huggingface."),
-        (["learner=deepspeed", "learner.ranks=2"], "Try cluster=ray, or learner.ranks=1."),
+        (["learner=deepspeed", "learner.ranks=2"], "Fix: cluster=ray, or learner.ranks=1."),
         (["prompts.path=???"], "prompts.path must be given. Fix: prompts.path=..."),
         (["model.path=${sandbox:polic}"], "model.path: the embedded world has no 'polic'. Fix: one of policy,"),
         (["run_dir=${run_dri}"], "run_dir: "),

@@ -175,5 +175,5 @@ def test_a_printed_configuration_names_its_parts(capsys: pytest.CaptureFixture[s
     page = capsys.readouterr().out
     assert page.startswith("# algorithm=online_dpo\n")
     assert "schedule: {} # schedule=fixed\n" in page
-    assert "memory: # replay=window\n" in page
+    assert "replay: # replay=window\n" in page
     assert "  scorer: # scorer@evaluate.scorer=rule\n" in page

@@ -61,8 +61,8 @@ def test_answers_of_a_data_set_are_ranked_with_the_policys_own(asked: list[str],
     [
         (
             "prompts.columns.candidates={good: chosen}",
-            "sampler.draws.2.candidate must be an answer that every prompt came with (good), got 'bad'. "
-            "Name its column with 'prompts.columns.candidates={bad: column}'.",
+            "sampler.draws.2.candidate must be an answer that every prompt has (good), got 'bad'. "
+            "Fix: name its column, 'prompts.columns.candidates={bad: column}'.",
         ),
         (f"sampler.draws={DRAWS.replace('32', '4')}", "sampler.draws.2.max_tokens must be >= "),
         ("prompts.columns.candidates={good: best, bad: rejected}", "prompts.columns.candidates.good="),

@@ -91,7 +91,7 @@ def test_a_run_that_stops_at_a_failure_goes_on_and_pays_no_answer_twice(
         asked = overrides(policy, tmp_path, stub)
         assert main(["run", *asked]) == 1
         said = " ".join(capsys.readouterr().err.split())
-        assert "status 400" in said and "The same command goes on where it stopped" in said
+        assert "status 400" in said and "The same command resumes" in said
         answered = 12
         stub.behaviour = lambda question, before: says(letter(question))
         assert main(["run", *asked]) == 0

@@ -274,7 +274,7 @@ class _Batch:
     def _failure(self, problem: str) -> EndpointError:
         return EndpointError(
             f"the judge at {self._endpoint.base_url} gave no answer: {problem} "
-            "The same command goes on where it stopped: answered questions are cached, and not paid for again."
+            "The same command resumes: answered questions are cached, and not paid for again."
         )
 
 

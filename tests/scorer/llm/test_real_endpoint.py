@@ -150,7 +150,7 @@ def test_a_server_that_is_killed_in_the_middle_stops_the_run_or_leaves_pairs_wit
     running.join(WAIT)
     (error,) = found
     assert f"the judge at {server.url}/v1 gave no answer" in str(error)
-    assert "The same command goes on where it stopped" in str(error)
+    assert "The same command resumes" in str(error)
 
     lenient = replace(judge, endpoint=replace(judge.endpoint, on_failure="abstain"))
     rest = scored(lenient, MANY)
