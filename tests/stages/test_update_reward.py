@@ -92,13 +92,13 @@ def test_a_run_in_two_starts_trains_the_same_judge(policy: Path, judge: tuple[st
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("~scorer@refresh.scorer", "nobody gives them. Try scorer@refresh.scorer="),
-        ("~objective@refresh.objective", "nothing says by which loss. Try objective@refresh.objective="),
-        ("~scorer@evaluate.scorer", "Name another one that stays: scorer@evaluate.scorer="),
+        ("~scorer@refresh.scorer", "refresh.scorer is not set. Fix: scorer@refresh.scorer="),
+        ("~objective@refresh.objective", "refresh.objective is not set. Fix: objective@refresh.objective="),
+        ("~scorer@evaluate.scorer", "Fix: a fixed evaluation scorer, scorer@evaluate.scorer="),
         ("objective@refresh.objective=dpo", "outputs from pairs alone, and this one reads logps"),
         ("refresh.every=0", "refresh.every must be >= 1"),
         ("refresh.prompts=0", "refresh.prompts must be >= 1"),
-        ("scorer.format=plain", "which must be one that rlhf-flow train-reward makes, with scorer.format=chat"),
+        ("scorer.format=plain", "which must be a model of rlhf-flow train-reward, with scorer.format=chat"),
     ],
 )
 def test_a_judge_that_cannot_be_trained_is_refused(
