@@ -25,8 +25,8 @@ from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.preference_learner import PreferenceLearner
 from rlhf_flow.learner.torch import Torch
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.storage.tables import TrainingRound
 from rlhf_flow.types import Message, Policy, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.publish import tensors_of
 from rlhf_flow.weights.source import (
