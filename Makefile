@@ -40,7 +40,7 @@ run: world ## run the main job on the embedded world; ARGS="rounds=2 seed=1" are
 world: $(INSTALLED) ## build the embedded world, once
 	$(RUN) rlhf_flow sandbox
 
-check: $(INSTALLED) ## format, lint, types and unit tests, in 90 s
+check: $(INSTALLED) ## format, lint, types and unit tests
 	$(RUN) ruff format --check --quiet .
 	$(RUN) ruff check --quiet .
 	@$(MAKE) --no-print-directory -j 2 types unit
@@ -51,7 +51,7 @@ types: $(INSTALLED) ## what mypy says
 unit: $(INSTALLED) ## the tests that start no process, load no model and run no round
 	$(RUN) pytest -q -n $(WORKERS) --budget 90 -m "not slow" $(ARGS)
 
-test: $(INSTALLED) ## all tests, real vLLM, Ray and DeepSpeed included, in 20 minutes; ARGS="-k drill" are pytest's
+test: $(INSTALLED) ## all tests, real vLLM, Ray and DeepSpeed included; ARGS="-k drill" are pytest's
 	$(PYTEST) --slowest 20 --budget 1200 -m "$(TIERS)" $(ARGS)
 
 test-changed: $(INSTALLED) ## the tests of `make test` that import a file that differs from main; BASE=v0.1.0

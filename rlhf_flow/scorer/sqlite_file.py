@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rlhf_flow.system.private_sqlite import connect
+from rlhf_flow.system.private_sqlite import connect, transaction
 
 AT_ONCE = 500  # keys in one SELECT
 
@@ -34,12 +34,5 @@ class SqliteFile:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """An exclusive write transaction: no other process writes between a read in it and its commit."""
-        with self.reading() as file:
-            file.execute("BEGIN IMMEDIATE")
-            try:
-                yield file
-                file.execute("COMMIT")
-            except BaseException:
-                if file.in_transaction:
-                    file.execute("ROLLBACK")
-                raise
+        with self.reading() as file, transaction(file):
+            yield file

@@ -76,7 +76,7 @@ class Human:
             self.base.check()
 
     def open(self, place: Place) -> Panel:
-        """Open the labels, and the scorer for the rest there. Raises ValueError where the folder cannot be written."""
+        """Open the labels, and the base if there is one. Raises ValueError if the folder cannot be written."""
         return self.wrap(None if self.base is None else self.base.open(place))
 
     def wrap(self, scorer: Scorer | None) -> Panel:

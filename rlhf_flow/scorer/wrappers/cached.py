@@ -72,7 +72,7 @@ class Cached:
         self._judgements().close()
 
     def open(self, place: Place) -> CachedJudge:
-        """Open the judge there. Raises ValueError where the cache cannot be opened, and as `check`."""
+        """Open the base and the cache. Raises ValueError if the cache cannot be opened, and as `check`."""
         self._check_base()
         return self.wrap(self.base.open(place))
 

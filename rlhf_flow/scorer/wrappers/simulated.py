@@ -64,7 +64,7 @@ class Simulated:
         self.base.check()
 
     def open(self, place: Place) -> SimulatedJudge:
-        """Open the judge there."""
+        """Open the base."""
         return self.wrap(self.base.open(place))
 
     def wrap(self, scorer: Scorer) -> SimulatedJudge:
