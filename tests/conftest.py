@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import time
@@ -63,6 +64,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         ranks[item.path].append(ORDER.index(tier({mark.name for mark in item.iter_markers()})))
     items.sort(key=lambda item: min(ranks[item.path]))
+
+
+def pytest_collection() -> None:
+    gc.disable()  # what is imported stays: collecting garbage among it takes seconds
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 # -- CI ---------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ class Command:
     page: str
     text: str
 
-    @property
+    @cached_property
     def words(self) -> list[str]:
         return shlex.split(self.text, comments=True)
 
@@ -126,6 +127,7 @@ def reason(command: Command) -> str | None:
     return next((why for begin, why in REASONS.items() if first == begin or command.words[0] == begin), None)
 
 
+@cache
 def helps() -> list[Command]:
     return [command for command in COMMANDS if command.words[0] == "rlhf-flow" and command.words[-1] in ASKS]
 

@@ -54,15 +54,21 @@ class Import(NamedTuple):
 
 
 class Module:
-    """A file of the package, parsed once for all tests."""
+    """A file of the package, parsed once, by the first test that needs it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.name = path.relative_to(PACKAGE).as_posix()
         self.layer = self.name.split("/")[0].removesuffix(".py")
         self.dotted = f"rlhf_flow.{self.name}".removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        self.lines = path.read_text(encoding="utf-8").splitlines()
-        self.tree = ast.parse("\n".join(self.lines), filename=str(path))
+        self.path = path
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines()
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse("\n".join(self.lines), filename=str(self.path))
 
     @cached_property
     def nodes(self) -> list[ast.AST]:

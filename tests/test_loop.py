@@ -18,6 +18,8 @@ from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.types import Prompt, Rollouts, RoundRecord, Scored
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 
 def metrics(root: Path) -> list[dict]:
     return [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
@@ -50,7 +52,6 @@ def test_a_renewed_reference_is_the_policy_the_schedule_names(tmp_path: Path) ->
     assert named == [records[0].policy, records[0].policy, records[2].policy, records[2].policy, records[4].policy]
 
 
-@pytest.mark.slow
 def test_checkpoints_change_nothing_but_the_disk(tmp_path: Path) -> None:
     for name, settings in {
         "each": {},
@@ -66,7 +67,6 @@ def test_checkpoints_change_nothing_but_the_disk(tmp_path: Path) -> None:
     assert written == {"few": ["00003", "00005"], "last": ["00005"]}
 
 
-@pytest.mark.slow
 def test_a_run_stopped_between_rounds_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
     for name, every in (("each", 1), ("few", 4)):
         toy.run(tmp_path / name / "whole", rounds=5, every=every)
@@ -75,7 +75,6 @@ def test_a_run_stopped_between_rounds_goes_on_as_if_it_had_not(tmp_path: Path) -
         assert final(tmp_path / name / "parts") == final(tmp_path / name / "whole")
 
 
-@pytest.mark.slow
 def test_observers_hear_every_round_once(tmp_path: Path) -> None:
     first = toy.run(tmp_path, rounds=2)
     second = toy.run(tmp_path, rounds=4)
@@ -109,7 +108,6 @@ def test_a_non_finite_loss_stops_before_publishing(tmp_path: Path) -> None:
     assert final(tmp_path) == final(tmp_path.with_name("whole"))
 
 
-@pytest.mark.slow
 def test_final_names_a_policy_that_is_there_also_where_the_run_ends_early(tmp_path: Path) -> None:
     toy.run(tmp_path / "early", rounds=3, every=5)  # its last round leaves a checkpoint
     made = toy.parts(tmp_path / "cut", rounds=6, every=5)
@@ -161,7 +159,6 @@ def test_an_abstention_is_no_reward_of_zero(tmp_path: Path) -> None:
     assert metrics(tmp_path)[1]["reward/mean"] >= 3
 
 
-@pytest.mark.slow
 def test_what_a_killed_clean_up_left_is_cleaned_up_by_the_next(tmp_path: Path) -> None:
     made = toy.run(tmp_path, rounds=5)
     left = tmp_path / "rounds/00001/policy"
@@ -172,7 +169,6 @@ def test_what_a_killed_clean_up_left_is_cleaned_up_by_the_next(tmp_path: Path) -
     assert not made.ledger.has(1, "policy")
 
 
-@pytest.mark.slow
 def test_old_checkpoints_go_and_the_best_and_the_named_stay(tmp_path: Path) -> None:
     made = toy.run(tmp_path, rounds=6, k=4)
     stays = {path.parent.name for path in tmp_path.glob("rounds/*/policy")}
@@ -220,7 +216,6 @@ def test_a_round_with_too_few_useful_pairs_asks_further_prompts(
         )
 
 
-@pytest.mark.slow
 def test_further_pages_come_out_the_same_in_two_starts(tmp_path: Path) -> None:
     class Tired(toy.HigherIsBetter):
         asked = 0

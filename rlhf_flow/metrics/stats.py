@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 RESAMPLES = 2000
+BLOCK = 2**16  # values drawn at once: bounds the memory of many prompts
 RIDGE = 0.01  # penalty on both coefficients: keeps a regression finite if one of them separates the verdicts
 STEPS = 50  # of Newton's method, at most; about ten are taken
 
@@ -12,8 +13,9 @@ STEPS = 50  # of Newton's method, at most; about ten are taken
 def resampled_sums(values: np.ndarray, *, seed: int) -> np.ndarray:
     """Sums [..., R] of R bootstrap resamples of values [..., B]. Equal B and seed give equal resamples."""
     generator, size = np.random.default_rng(seed), values.shape[-1]
-    picks = (generator.integers(0, size, size=size) for _ in range(RESAMPLES))
-    return np.stack([values[..., pick].sum(-1) for pick in picks], axis=-1)
+    rows = max(1, BLOCK // max(1, size))
+    blocks = ((min(rows, RESAMPLES - first), size) for first in range(0, RESAMPLES, rows))
+    return np.concatenate([values[..., generator.integers(0, size, size=block)].sum(-1) for block in blocks], axis=-1)
 
 
 def with_interval(name: str, value: float, resampled: np.ndarray) -> dict[str, float]:

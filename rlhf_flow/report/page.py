@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -55,6 +56,7 @@ def render(run: Run) -> str:
     )
 
 
+@cache
 def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("rlhf_flow.report", package_path="."),

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -158,6 +159,7 @@ def _remedy(key: str) -> str:
     return f"'{key}=${{oc.env:JUDGE_KEY}}'."
 
 
+@lru_cache(maxsize=4096)
 def _names_secret(name: str) -> bool:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)  # apiKey
     return _SECRET.search(words) is not None and _PLAIN.search(words) is None

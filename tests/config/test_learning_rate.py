@@ -25,6 +25,7 @@ def test_a_smaller_model_takes_larger_steps(parameters: int, rate: float) -> Non
     assert rate_for(parameters, adapter=True) == pytest.approx(10 * rate, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_given_stays() -> None:
     given = configured(**{"learner.training.optimizer.lr": 3e-5})
     assert rated(given, 1_000) is given
@@ -43,6 +44,7 @@ def test_a_run_that_can_hardly_move_is_told_a_rate_that_moves_it() -> None:
     assert stands_still(rated(configured(), 135_000_000), 135_000_000, steps=4) is None
 
 
+@pytest.mark.slow
 def test_the_rate_is_recorded_as_the_number_that_it_is_and_plan_tells_the_same(tmp_path: Path) -> None:
     model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
     made = config.compose(*tiny.overrides(model, asked, tmp_path / "run"))

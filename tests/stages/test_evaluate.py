@@ -16,6 +16,8 @@ from rlhf_flow.stages.context import Evaluation
 from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams, Scored
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 ONE = SamplingParams(name="mine", n=1)
 
 
@@ -198,7 +200,6 @@ def test_length_is_told_as_a_multiple_of_the_start_s(tmp_path: Path) -> None:
     assert metrics["eval/win_rate_length_controlled"] == pytest.approx(metrics["eval/win_rate"], abs=0.01)
 
 
-@pytest.mark.slow
 def test_what_trips_is_a_metric_of_its_round(tmp_path: Path) -> None:
     other = Evaluation(LowerIsBetter(), ONE, every=1)
     records = toy.run(tmp_path, rounds=4, evaluation=other, alarms=Alarms(proxy_gap=0.3)).ledger.records

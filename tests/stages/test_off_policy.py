@@ -17,6 +17,8 @@ from rlhf_flow.stages.off_policy import _number_measured
 from rlhf_flow.types import Policy, Prompt, Rollouts, SamplingParams
 from tests.support import toy
 
+pytestmark = pytest.mark.slow
+
 
 class Rounding(toy.Engine):
     """Says of answer 0 that it was likelier than it is: by half a nat in round 2."""
@@ -82,7 +84,6 @@ def test_answers_that_are_too_old_are_in_no_pair_and_counted(tmp_path: Path) -> 
     assert buckets(tmp_path, 2)["responses"] == {"stale": answers}
 
 
-@pytest.mark.slow
 def test_a_gate_that_stops_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     with pytest.raises(
         GateError, match=r"off_policy.max_mismatch=0.1: .* responses of round 2 .* by 0.5\. The run stopped"

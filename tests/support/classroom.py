@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 from rlhf_flow.learner.training import Training
@@ -37,6 +36,12 @@ ADAMW = replace(
 
 def make_model(folder: Path, *, seed: int = 0, tied: bool = False, dtype: str = "float32", scale: float = 0.2) -> Model:
     """A random Llama of 50 thousand weights with a tokenizer of words."""
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+    )  # here: 3 s, and unit tests need none
+
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

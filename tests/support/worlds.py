@@ -68,7 +68,7 @@ def worlds(draw: st.DrawFn, n: st.SearchStrategy[int]) -> Scored:
 
     The first response is of the draw `policy`, the second of `reference`, others of either; some have masses.
     """
-    size, count = draw(st.integers(0, 5)), draw(n)
+    size, count = draw(st.integers(0, 3)), draw(n)
     names = ["policy", "reference", *(draw(st.sampled_from(["policy", "reference"])) for _ in range(count - 2))]
     masses = draw(st.sampled_from([[1.0], [0.1, 0.25, 0.5]]))
     responses = [

@@ -130,7 +130,9 @@ def test_no_page_is_allowed_to_ask_by_a_preflight() -> None:
 def running(**arguments: float) -> Iterator[int]:
     """The port of a real server, whose requests must come quickly."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app(**arguments), lifespan="off", log_level="error", http=timed(0.2), ws="none")
+        config = uvicorn.Config(
+            app(**arguments), lifespan="off", log_level="error", http=timed(0.2), ws="none", timeout_keep_alive=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -152,6 +154,7 @@ def until_closed(line: socket.socket) -> bytes:
 HEAD = b"POST /score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
+@pytest.mark.slow
 def test_a_request_that_never_ends_is_cut_off() -> None:
     """Slow heads and slow bodies (slowloris), also behind a request that was answered."""
     length = b"Content-Length: %d\r\n\r\n" % len(SCORE)

@@ -79,6 +79,7 @@ def test_the_token_that_ends_a_turn_in_the_template(template: str | None, end: s
     assert turn_end(words) == (None if end is None else words.convert_tokens_to_ids(end))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_answers_never_end_is_refused_before_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

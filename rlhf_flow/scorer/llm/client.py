@@ -18,6 +18,7 @@ from rlhf_flow.scorer.llm.reply_text import visible
 from rlhf_flow.scorer.llm.request import Chat, digest
 
 AT_CAP = ("stop", "abstain")
+FIRST_WAIT_SECONDS = 1.0  # before the first retry; it doubles with each further one
 CAUSES = {  # of an abstention, the gravest first; and the warning at the first reply of its kind
     "capped": "",
     "failed": "",
@@ -248,7 +249,7 @@ class _Batch:
 
         False if the run was stopped meanwhile. Raises EndpointError if the wait would exceed patience_seconds.
         """
-        seconds = random.uniform(1, 1.25) * max(2.0**attempt, failed.wait_seconds or 0.0)
+        seconds = random.uniform(1, 1.25) * max(FIRST_WAIT_SECONDS * 2.0**attempt, failed.wait_seconds or 0.0)
         self._check_patience(str(failed), seconds)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlhf_flow.scorer.llm import client
 from rlhf_flow.scorer.llm.budget import CapReached, Spent
 from rlhf_flow.scorer.llm.client import EndpointError
 from rlhf_flow.specs import Place
@@ -24,6 +25,12 @@ from tests.support.stub_endpoint import Said, Stub, fails, in_turn, says
 pytest.importorskip("httpx")
 
 KEY = "sk-this-is-a-secret"
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.1)
+
 
 # -- what it costs ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +125,7 @@ def test_an_endpoint_that_asks_for_no_wait_is_not_asked_at_once(tmp_path: Path) 
         return later_wins(question, before) if before else fails(429, Retry_After="0")
 
     scored(refusing, tmp_path, rollouts(["a", "b"]), endpoint={"concurrency": 1})
-    assert times[1] - times[0] >= 1
+    assert times[1] - times[0] >= client.FIRST_WAIT_SECONDS
 
 
 @pytest.mark.parametrize(("structured", "refused"), [("true", False), ("auto", False), ("auto", True), (None, False)])
@@ -257,6 +264,7 @@ def test_what_a_killed_run_left_open_is_told(tmp_path: Path, capsys: pytest.Capt
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_misbehaving_endpoint_is_asked_again_until_it_answers(tmp_path: Path) -> None:
     good, half = says("A"), says("A").body[:40]
     bad = {
@@ -282,6 +290,7 @@ def test_a_misbehaving_endpoint_is_asked_again_until_it_answers(tmp_path: Path) 
     assert judged.counts["judge/failed"] == judged.counts["judge/abstained"] == 0
 
 
+@pytest.mark.slow
 def test_a_question_that_hangs_is_asked_again(tmp_path: Path) -> None:
     def sleepy(question: str, before: int) -> Said:
         return later_wins(question, before) if before else Said("", hangs=True)
@@ -293,10 +302,11 @@ def test_a_question_that_hangs_is_asked_again(tmp_path: Path) -> None:
     assert spent(tmp_path).unsettled == spent(tmp_path).calls - 2
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_comes_back_is_waited_for(tmp_path: Path) -> None:
     with Stub(later_wins) as stub:
         port = stub.stop()
-        timer = threading.Timer(1.5, stub.start, [port])
+        timer = threading.Timer(0.5, stub.start, [port])
         timer.start()
         judged = opened(stub.url, tmp_path).score(rollouts(["a", "b"]))
         timer.join()
@@ -326,6 +336,7 @@ def test_no_other_question_is_sent_once_the_run_is_to_stop(tmp_path: Path) -> No
         assert stub.total <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [0, 6])
 def test_an_endpoint_that_hangs_ends_the_run(tmp_path: Path, retries: int) -> None:
     endpoint = {"timeout_seconds": 0.3, "patience_seconds": 1.0, "on_failure": "abstain", "retries": retries}
