@@ -15,6 +15,7 @@ LOCAL := stack=local
 OVERRIDES := experiment=sandbox $(if $(filter local,$(STACK)),$(LOCAL))
 # The tiers of the suite are marks: pyproject.toml says what each of them means.
 TIERS := not soak$(if $(filter local,$(STACK)), and not ray and not vllm and not deepspeed)
+CAREFUL := dno dno_prct# algorithms that end better with the smaller learning rate of `make compare`
 BASE ?= main# what `make test-changed` compares with
 
 RUN := .venv/bin/python -m
@@ -27,7 +28,7 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # Where it is set, every process compiles torch, Ray and vLLM anew: tens of seconds each, and a test starts dozens.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare throughput docs picture format lock wheel clean
+.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare curves throughput docs picture format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## what there is to do
@@ -43,6 +44,7 @@ world: $(INSTALLED) ## build the embedded world, once
 check: $(INSTALLED) ## format, lint, types and unit tests
 	$(RUN) ruff format --check --quiet .
 	$(RUN) ruff check --quiet .
+	.venv/bin/shellcheck --severity=warning .ci/run scripts/launch/*.sh scripts/launch/*.sbatch
 	@$(MAKE) --no-print-directory -j 2 types unit
 
 types: $(INSTALLED) ## what mypy says
@@ -90,6 +92,12 @@ repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" comp
 
 compare: world ## every recipe at the same number of judge queries, about an hour; ARGS="--world cyclic"
 	$(RUN) rlhf_flow compare --world sandbox --jobs 2 $(ARGS)
+
+curves: world ## the learning curves of the algorithm pages, about fifty minutes: docs/algorithms/curves.json
+	$(RUN) rlhf_flow compare --world sandbox --lrs 3e-4 --seeds 0 --jobs 2 --folder runs/curves evaluate.every=1 \
+		--recipes $(filter-out $(CAREFUL),$(basename $(notdir $(wildcard configs/algorithm/*.yaml))))
+	$(RUN) rlhf_flow compare --world sandbox --lrs 1e-4 --seeds 0 --jobs 2 --folder runs/curves evaluate.every=1 --recipes $(CAREFUL)
+	.venv/bin/python scripts/proofs/curves.py runs/curves docs/algorithms/curves.json
 
 throughput: world ## a rollout stage against bare vLLM
 	.venv/bin/python scripts/bench/rollout_throughput.py $(ARGS)

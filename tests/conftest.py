@@ -75,6 +75,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # the interpreter frees it at its end; nanobind's extensions warn of leaks otherwise
+
+
 # -- CI ---------------------------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,7 @@ REASONS = {  # first words of a command -> why no test runs it
     "rlhf-flow label": "serves until it is interrupted; tests/label runs it",
     "rlhf-flow report": "needs a run; tests/report writes reports",
     "rlhf-flow judgements": "reads the user's cache; tests/cli/test_judgements.py runs it",
+    "rlhf-flow compare": "takes an hour; tests/cli/test_compare.py runs it",
     "rlhf-flow convert": "needs a checkpoint; tests/runs/test_starts.py runs it",
     "rlhf-flow verify": "takes minutes; tests/verify checks the claims",
 }

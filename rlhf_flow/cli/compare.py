@@ -22,7 +22,7 @@ from rlhf_flow.config.schema import RunConfig
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 TUNING_SEED = 0
 SMALL = ["learner.training.batch=16", "learner.training.epochs=1", "learner.ranks=1", "cluster=ray_persistent"]
-WORLDS = {  # the comparisons in README: options and overrides
+WORLDS = {  # the comparisons of docs/reference/results.md: options and overrides
     "sandbox": (["--queries=4096", "--lrs", "1e-4", "3e-4"], ["experiment=sandbox", "rounds=4", *SMALL]),
     "cyclic": (
         ["--queries=2048", "--lrs", "1e-4", "3e-4", "--metric=eval/gap", "--lower"],
@@ -136,12 +136,13 @@ def commands(
             continue
         chosen = [*overrides, f"algorithm={missing[0].recipe}"]
         config = compose(*chosen, folders=options.config_dir)
-        chosen += [
-            *(f"--config-dir={folder}" for folder in options.config_dir),
-            f"prompts.batch={prompts_per_round(config, options.queries)}",
+        chosen = [
             f"evaluate.every={config.rounds}",
             "checkpoint.every=99",
             "observe.console=false",
+            *chosen,
+            *(f"--config-dir={folder}" for folder in options.config_dir),
+            f"prompts.batch={prompts_per_round(config, options.queries)}",
             *([] if missing[0].lr is None else [f"learner.training.optimizer.lr={missing[0].lr}"]),
         ]
         yield stem, [[*chosen, f"seed={run.seed}", f"run_dir={run.run_dir}"] for run in missing]
@@ -177,8 +178,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("--queries is missing: the judge queries that each run may use. Fix: --queries 4096.")
     rounds = compose(*overrides, f"algorithm={options.recipes[0]}", folders=options.config_dir).rounds
     lower, metric, folder, good = options.lower, options.metric, options.folder, True
-    lrs: dict[str, float | None] = dict.fromkeys(options.recipes)
-    if options.lrs:
+    lrs: dict[str, float | None] = dict.fromkeys(options.recipes, *(options.lrs if len(options.lrs) == 1 else ()))
+    if len(options.lrs) > 1:
         tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in options.recipes for lr in options.lrs]
         good = execute(tries, overrides, options)
         lrs = tuned(tries, metric, lower=lower)
@@ -206,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--queries", type=int)
-    parser.add_argument("--lrs", type=float, nargs="+")
+    parser.add_argument("--lrs", type=float, nargs="+", default=[])
     parser.add_argument("--metric", default="eval/win_rate")
     parser.add_argument("--lower", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/compare"))

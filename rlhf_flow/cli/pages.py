@@ -44,12 +44,12 @@ Example
   --queries N         judge queries per run
   --recipes NAME ...  algorithms; default: all
   --seeds N ...       default: 1 2 3
-  --lrs LR ...        try these learning rates with seed 0, and use the best of them for each algorithm
+  --lrs LR ...        the learning rate; of several, each algorithm uses the one that ends best with seed 0
   --metric KEY        the metric to sort and to tune by; default: eval/win_rate
   --lower             less of the metric is better
   --jobs N            runs at a time; default: 1
   --folder DIR        default: runs/compare; compared.csv and compared.json have a row for each run
-  --world NAME        sandbox or cyclic: the comparisons in README, on the embedded world
+  --world NAME        sandbox or cyclic: the comparisons of docs/reference/results.md, in the sandbox world
   --config-dir DIR    as for `rlhf-flow run`"""
 
 CONVERT = """\

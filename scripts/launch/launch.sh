@@ -15,7 +15,7 @@
 # shellcheck shell=bash
 set -m # what is started here has its own process group, and does not ignore SIGINT as background processes do otherwise
 
-root=$(cd "$here/../.." && pwd)
+root=$(cd "${here:?}/../.." && pwd)
 export LAUNCH_PYTHON=${LAUNCH_PYTHON:-$root/.venv/bin/python}
 export LAUNCH_WAIT_SECONDS=${LAUNCH_WAIT_SECONDS:-300}
 nodes=() # process ids: the head, and what holds the workers

@@ -119,7 +119,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(model, start, make_lesson(folder, [tables], Torch(training=SGD).open(model, Place()), start), folder)
 
 
-@pytest.fixture(scope="module", params=["object_store", "disk"])
+@pytest.fixture(scope="module", params=["object_store", pytest.param("disk", marks=pytest.mark.soak)])
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     folder = str(tmp_path_factory.mktemp("shared")) if request.param == "disk" else None
     transfer = Transfer(by=request.param, bucket_mib=1, folder=folder)
@@ -205,6 +205,7 @@ def checkpoint_of(world: World) -> str:
     return fingerprint(Checkpoint(Path(world.model.path)).load())
 
 
+@pytest.mark.soak  # in short: test_shared_disk.py
 @pytest.mark.parametrize("cluster", ["disk"], indirect=True)
 def test_a_file_that_was_cut_is_refused_and_the_engine_goes_on_with_what_it_holds(
     cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World
