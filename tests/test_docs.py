@@ -45,6 +45,7 @@ REASONS = {  # first words of a command -> why no test runs it
     ".venv/bin/python": "needs a network, or takes minutes",
     "python": "takes minutes",
     "git": "needs a network",
+    "source": "is the shell's",
     "export": "is the shell's",
     "eval": "is the shell's; tests/cli/test_completion.py runs the script",
     "rlhf-flow doctor": "opens the model; its keys are composed, and tests/doctor runs it",

@@ -1,20 +1,21 @@
-"""How fast the learner is on one GPU, how much of the GPU it uses, and whether `rlhf-flow plan` told its memory right.
+"""Measure speed, utilisation and memory of the learner on one GPU, and compare the memory with `rlhf-flow plan`.
 
     python scripts/bench/gpu_learner.py                  the largest of 8b, 3b and 1b that fits here, within 10 minutes
     python scripts/bench/gpu_learner.py --size 1b --offload none
-    python scripts/bench/gpu_learner.py --device cpu --size tiny     the whole path, without a GPU
+    python scripts/bench/gpu_learner.py --device cpu --size tiny     the whole script, without a GPU
 
-Nothing is downloaded: a random Llama learns from random pairs by online DPO, in bfloat16 under ZeRO-3 with gradient
-checkpointing, optimizer and weights on the host. It is rlhf_flow's own learner, opened, started, asked for the
-anchor's log-probs, for optimizer steps, and to publish. Each step is timed on its own, after one that is not.
+Nothing is downloaded. A random Llama trains on random pairs with online DPO, in bfloat16 under ZeRO-3 with gradient
+checkpointing; optimizer and weights are offloaded to the host. The script uses rlhf_flow's own learner: it opens and
+starts it, computes the anchor's log-probs, runs optimizer steps and publishes. Each step is timed separately, after a
+warm-up step.
 
-Tokens are those that are read, without padding. Utilisation is the arithmetic that the model asks for, over the
-seconds and what the GPU could do: forward and backward take 6 N a token, where N are the weights in matrices (those of
-the output layer for answers alone, as nothing else is read of it), and attention 12 L d T; a forward pass for the
-anchor takes a third of that. What gradient checkpointing computes again is not counted. The prediction is that of
-`rlhf-flow plan`, on the host besides what the process had before it opened the learner; it is that of any round, and
-the first one has no moments before its first step. What is taken from the machine counts everybody on it: measure where
-nobody else is. Progress goes to stderr, and the page for the README to stdout.
+Tokens are counted without padding. Utilisation is the FLOPs of the model, divided by the seconds and by the peak FLOP/s
+of the GPU. Forward and backward take 6 N per token, with N the number of weights in matrices (the output layer counts
+only for answer tokens, because it computes no other logits), and attention takes 12 L d T. A forward pass for the
+anchor takes a third of that. Recomputation by gradient checkpointing is not counted. The prediction is that of
+`rlhf-flow plan`; for the host, the memory of the process before it opened the learner is added. The prediction holds
+for any round, but in the first round there are no moments before the first step. "Taken from the machine" counts all
+processes, so run the script on an idle machine. Progress goes to stderr, and the page for the README to stdout.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def main() -> int:
             return 2
         fitting = [each for each in plans if not each.lacks(left, disk)]
         chosen = plans[0] if options.size else next(iter(fitting), plans[-1])
-        # The kernel kills who takes too much of the host, without a word; a GPU says so, and the plan may be wrong.
+        # If host memory runs out, the kernel kills the process without a message. A GPU raises an error, so too little
+        # GPU memory by plan is only a reason to refuse if no size was requested: the plan may be wrong.
         if any("the GPU" not in lack for lack in chosen.lacks(left, disk)) or not (options.size or fitting):
             print(". ".join([*chosen.lacks(left, disk), way_out(fitting)]), file=sys.stderr)
             return 2
@@ -74,17 +76,22 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--size", choices=SIZES, help="default: the largest that fits, by plan; tiny without a GPU")
     for name in ("layers", "hidden", "heads", "vocab"):
-        parser.add_argument(f"--{name}", type=positive, help="instead of what --size has (default of --size then: 1b)")
-    parser.add_argument("--offload", default="all", choices=OFFLOAD, help="what leaves the GPU (default: %(default)s)")
-    parser.add_argument("--batch", type=positive, default=32, help="pairs of a step (default: %(default)s)")
-    parser.add_argument("--micro-batch", type=positive, default=8, help="pairs of a pass (default: %(default)s)")
-    parser.add_argument("--prompt", type=positive, default=256, help="tokens of each (default: %(default)s)")
-    parser.add_argument("--answer", type=positive, default=512, help="most tokens; half at least (default %(default)s)")
-    parser.add_argument("--repeats", type=positive, default=5, help="timings of each, at most (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=7, help="after which none begins (default: %(default)s)")
+        parser.add_argument(f"--{name}", type=positive, help="overrides that of --size (--size then defaults to 1b)")
+    parser.add_argument("--offload", default="all", choices=OFFLOAD, help="what to offload (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=32, help="pairs per step (default: %(default)s)")
+    parser.add_argument("--micro-batch", type=positive, default=8, help="pairs per pass (default: %(default)s)")
+    parser.add_argument("--prompt", type=positive, default=256, help="tokens per prompt (default: %(default)s)")
+    parser.add_argument(
+        "--answer",
+        type=positive,
+        default=512,
+        help="tokens of the longest; the shortest has half (default: %(default)s)",
+    )
+    parser.add_argument("--repeats", type=positive, default=5, help="maximum timings of each (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=7, help="start no timing after this (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="default: %(default)s")
-    parser.add_argument("--peak-tflops", type=float, help="of the device, dense bfloat16; default: a table of GPUs")
-    parser.add_argument("--folder", type=Path, help="on a disk with room for the weights (default: where temporary)")
+    parser.add_argument("--peak-tflops", type=float, help="of the device, dense bfloat16 (default: from a table)")
+    parser.add_argument("--folder", type=Path, help="with room for the weights (default: the temporary folder)")
     options = parser.parse_args()
     if options.device == "cpu":
         options.size = options.size or "tiny"
@@ -98,7 +105,7 @@ def positive(text: str) -> int:
 
 
 def sizes(options: argparse.Namespace) -> dict[str, Size]:
-    """The one that is asked for first, and the others by their size; of a GPU the tiny one only where asked for."""
+    """The requested size first, then the others, the largest first; on a GPU `tiny` only if requested."""
     changes = {"layers": options.layers, "hidden": options.hidden, "heads": options.heads, "vocabulary": options.vocab}
     others = {name: size for name, size in SIZES.items() if name != "tiny" or options.device == "cpu"}
     if any(changes.values()):
@@ -107,13 +114,13 @@ def sizes(options: argparse.Namespace) -> dict[str, Size]:
     return {options.size: SIZES[options.size], **others} if options.size else others
 
 
-# -- what is measured -------------------------------------------------------------------------------------------------
+# -- measurement ------------------------------------------------------------------------------------------------------
 
 
 def measured(
     chosen: Planned, asked: Asked, machine: Machine, folder: Path, options: argparse.Namespace
 ) -> Iterator[str]:
-    """The lines of a page."""
+    """Measure, and yield the lines of the page."""
     start = time.perf_counter()
     write_weights(folder / chosen.name, machine.device)
     if machine.gpu:
@@ -150,7 +157,7 @@ def measured(
 def learns(
     chosen: Planned, asked: Asked, machine: Machine, folder: Path, *, threads: int, until: float
 ) -> tuple[Speed, Speed]:
-    """The forward passes of the anchor, and the optimizer steps."""
+    """Time the forward passes of the anchor and the optimizer steps."""
     from rlhf_flow.protocols import TrainingRound
     from rlhf_flow.specs import Place
     from rlhf_flow.types import Policy
@@ -199,7 +206,7 @@ def learns(
 
 
 def repeated(call: Callable[[], None], machine: Machine, phase: str, repeats: int, until: float) -> list[float]:
-    """The seconds of each call; at least of one."""
+    """The seconds of each call; there is at least one."""
     seconds: list[float] = []
     while len(seconds) < repeats and (not seconds or time.perf_counter() + seconds[-1] < until):
         call()

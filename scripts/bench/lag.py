@@ -1,12 +1,12 @@
-"""One step off: the wall clock of rounds under lag=1 against lag=0, on the embedded world and a real Ray cluster.
+"""Compare the wall time of rounds with lag=1 and with lag=0, on the sandbox world and a real Ray cluster.
 
-    python scripts/bench/lag.py                     # engine and learner are made to take equally long
-    python scripts/bench/lag.py --seconds 0 -- ...  # as long as they take, with overrides of your own
+    python scripts/bench/lag.py                     # pads generation and training to the same duration
+    python scripts/bench/lag.py --seconds 0 -- ...  # no padding; overrides come after --
 
-The engine and the learner are the real ones, in processes of their own. With --seconds each of them also waits, so that
-drawing and learning take about equally long and neither needs the other's processor: resources are apart, as they are
-with a GPU for each. Printed is the wall clock of a steady round, evaluation left out, over the sum of its stages under
-lag=0, and whether every round was drawn by the policy that its lag says.
+The engine and the learner are the real ones, in separate processes. With --seconds, both also sleep, so that generation
+and training take about the same time and do not compete for CPUs, as if each had its own GPU. The script prints the
+wall time of a steady round without evaluation, divided by the sum of the stages with lag=0. It fails if the policy that
+generated a round is not the one that the lag prescribes.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ LAST_ONLY = 10**6  # rounds between evaluations
 
 
 class Around:
-    """Something that is asked through another that holds it, as `inner`."""
+    """A wrapper that forwards attributes to `inner`."""
 
     inner: object
 
     def __getattr__(self, name: str) -> object:
-        if name.startswith("__") or name == "inner":  # not there while it is being unpickled
+        if name.startswith("__") or name == "inner":  # `inner` is not set during unpickling
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -87,7 +87,7 @@ def _until(end: float) -> None:
 @dataclass(frozen=True)
 class SlowEngineSpec(Around):
     inner: EngineSpec
-    seconds: float  # of a call, at least
+    seconds: float  # at least, per call
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> SlowEngine:
         return SlowEngine(self.inner.open(model, place, mixes=mixes), self.seconds)
@@ -96,14 +96,14 @@ class SlowEngineSpec(Around):
 @dataclass(frozen=True)
 class SlowLearnerSpec(Around):
     inner: LearnerSpec
-    seconds: float  # of a lesson, at least
+    seconds: float  # at least, per training round
 
     def open(self, model: Model, place: Place) -> SlowLearner:
         return SlowLearner(self.inner.open(model, place), self.seconds)
 
 
 def run(folder: Path, overrides: list[str], *, lag: int, rounds: int, seconds: float) -> list[dict[str, float]]:
-    """The metrics of the steady rounds: neither the first, which nobody could look ahead at, nor the last."""
+    """The metrics of the steady rounds: not the first, which cannot be generated ahead, and not the last."""
     config = compose(*overrides, f"lag={lag}", f"rounds={rounds}", f"evaluate.every={LAST_ONLY}", f"run_dir={folder}")
     if seconds:
         config = replace(
@@ -123,9 +123,11 @@ def median(values: Sequence[float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="drawing and learning take so long; 0: as it comes")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="minimum time of generation and of training; 0: no padding"
+    )
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("overrides", nargs="*", help="of both runs; behind --")
+    parser.add_argument("overrides", nargs="*", help="of both runs, after --")
     asked = parser.parse_args()
     overrides = [*SMALL, "learner.ranks=1", *asked.overrides]
     with tempfile.TemporaryDirectory() as name:

@@ -1,14 +1,14 @@
-"""What workers really take in memory, beside what `rlhf-flow plan` says: learners and engines, each in its own process.
+"""Compare the measured memory of learners and engines with `rlhf-flow plan`, each in its own process.
 
-    python scripts/bench/memory.py                    the embedded world, and a random model of 135 million weights
+    python scripts/bench/memory.py                    the sandbox world, and a random model of 135 million weights
     python scripts/bench/memory.py --models world --workers torch huggingface
 
-How it is measured. A worker is opened in a fresh process and asked for what two rounds ask of it, every sequence as
-long as the configuration allows. `measured` is the highest resident set (VmHWM of /proc/self/status, set back between
-phases by /proc/self/clear_refs) in the phase that took the most. `libraries` is the resident set of a second fresh
-process that imports the same packages, opens the same worker on a model of seventy thousand weights and asks the same
-of it in small batches; the plan is given this number, because no formula knows it. `own` is what is left, on both
-sides, once the libraries are taken off: there alone the formulae are tested.
+A fresh process opens a worker and does the work of two rounds, with every sequence as long as the configuration allows.
+`measured` is the highest resident set (VmHWM of /proc/self/status, reset between phases by /proc/self/clear_refs) in
+the phase that took the most. `libraries` is the resident set of a second fresh process, which imports the same
+packages, opens the same worker on a model of seventy thousand weights and does the same work in small batches. The plan
+is given this number, because no formula predicts it. `own` is predicted and measured memory without the libraries; only
+this part tests the formulas.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--workers", nargs="+", default=WORKERS, choices=WORKERS)
-    parser.add_argument("--phases", action="store_true", help="a line for each phase besides")
+    parser.add_argument("--phases", action="store_true", help="also print a line for each phase")
     parser.add_argument("--measure", nargs=2, metavar=("WORKER", "MODEL"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
@@ -78,7 +78,7 @@ def in_a_process(worker: str, model: str) -> dict[str, float]:
     return found
 
 
-# -- what is asked ----------------------------------------------------------------------------------------------------
+# -- configuration ----------------------------------------------------------------------------------------------------
 
 
 def composed(worker: str, model: str, folder: str) -> Any:  # noqa: ANN401  # a RunConfig; imported where it is needed
@@ -99,7 +99,7 @@ def composed(worker: str, model: str, folder: str) -> Any:  # noqa: ANN401  # a 
 
 
 def generated(name: str, world: Path) -> Path:
-    """A random Llama with the world's tokenizer, made once: `large` about as GPT-2, `empty` of next to nothing."""
+    """A random Llama with the sandbox tokenizer, made once: `large` is about the size of GPT-2, `empty` is tiny."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -127,7 +127,7 @@ def generated(name: str, world: Path) -> Path:
 
 
 def predicted(worker: str, model: str) -> Memory:
-    """What the plan says, without the libraries."""
+    """The prediction of the plan, without the libraries."""
     from rlhf_flow.capacity.learner_memory import learner_memory
     from rlhf_flow.capacity.model_shape import shape_of
     from rlhf_flow.capacity.worker_memory import engine_memory
@@ -148,7 +148,7 @@ def prompts_of(asked: Any) -> Any:  # noqa: ANN401  # a PromptSource
     return asked.prompts.open(AutoTokenizer.from_pretrained(asked.model.path), seed=asked.seed)
 
 
-# -- what is measured -------------------------------------------------------------------------------------------------
+# -- measurement ------------------------------------------------------------------------------------------------------
 
 
 def measure(worker: str, model: str) -> dict[str, float]:
@@ -156,7 +156,7 @@ def measure(worker: str, model: str) -> dict[str, float]:
 
     @contextmanager
     def phase(name: str) -> Iterator[None]:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is now what is resident
+        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the current resident set
         yield
         (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         found[name] = max(found.get(name, 0.0), int(kib) / 1024)
@@ -168,7 +168,7 @@ def measure(worker: str, model: str) -> dict[str, float]:
 
 
 def learns(asked: Any, folder: Path, phase: Any) -> None:  # noqa: ANN401
-    """Two rounds of a learner: the second has an anchor that it does not hold."""
+    """Two rounds of a learner. In the second, the learner does not hold the weights of the anchor."""
     from rlhf_flow.specs import Place
     from rlhf_flow.types import Policy
     from rlhf_flow.weights.source import Checkpoint
@@ -194,7 +194,7 @@ def learns(asked: Any, folder: Path, phase: Any) -> None:  # noqa: ANN401
 
 
 def tables(asked: Any, folder: Path, round: int) -> Any:  # noqa: ANN401
-    """Pairs for two optimizer steps, all of them as long as they may be."""
+    """Pairs for two optimizer steps, all of maximum length."""
     import pyarrow as pa
 
     from rlhf_flow.storage import parquet as rows
@@ -242,7 +242,7 @@ def lesson_of(asked: Any, round: int, responses: Any, pairs: Any, anchors: Any, 
 
 
 def draws(asked: Any, folder: Path, phase: Any) -> None:  # noqa: ANN401
-    """An engine draws with the weights it was opened on, loads others, and draws again."""
+    """An engine generates with the weights it was opened on, loads other weights, and generates again."""
     from rlhf_flow.specs import Place
     from rlhf_flow.types import Policy
     from rlhf_flow.weights.source import Checkpoint
@@ -269,7 +269,7 @@ def draws(asked: Any, folder: Path, phase: Any) -> None:  # noqa: ANN401
 
 
 class Elsewhere:
-    """Weights of a checkpoint that no engine was opened on."""
+    """Weights of a checkpoint that the engine was not opened on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,16 +1,16 @@
-"""Whether vLLM draws from the exact geometric mixture of two policies, and how fast.
+"""Check that vLLM samples from the exact geometric mixture of two policies, and measure how fast.
 
     python scripts/bench/mixture.py [--only exactness | --only speed] [--model FOLDER --prompts FILE.jsonl]
 
-Exactness: on a vocabulary so small that all answers can be listed, the total variation distance between the relative
-frequencies of many answers and their probabilities under the mixture, beside the distance that an exact sampler would
-have (multinomial draws of the same number); and the largest difference between a token's log-prob and that of the
-mixture of two plain float32 forward passes of transformers. Too large a distance or difference: exit status 1.
+Exactness: the vocabulary is so small that all answers can be listed. The script prints the total variation distance
+between the relative frequencies of many answers and their probabilities under the mixture, next to the distance of an
+exact sampler (the same number of multinomial draws). It also prints the largest difference between a token's log-prob
+and that of the mixture of two plain float32 forward passes of transformers. Exit status 1 if either is too large.
 
-Speed: tokens per second of a policy and of its mixture with a reference, on the same prompts, in turns (A B C ...) and
-with empty prefix caches. The baseline draws the mixture as it is often done: `generate` of transformers with a logits
-processor that runs the reference over the whole sequence for each token, without a cache. Where other programs want the
-same cores, `--clock processor` divides by the seconds of processor time instead (it does not see a GPU's time).
+Speed: tokens per second of a policy and of its mixture with a reference, on the same prompts, alternating (A B C ...)
+and with empty prefix caches. The baseline is a common implementation of the mixture: `generate` of transformers with a
+logits processor that runs the reference over the whole sequence for each token, without a cache. If other programs use
+the same cores, `--clock processor` divides by processor time instead (which does not include GPU time).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LlamaForCausalLM, PreTrainedModel
 
-VOCABULARY, LENGTH, END = 8, 3, 1  # of the small world: 400 answers
+VOCABULARY, LENGTH, END = 8, 3, 1  # of the small model: 400 answers
 CONTEXT = (0, 3, 4, 5, 3)
 TOLERANCE = 1e-4  # nats, of one token's log-prob in float32
-DEVIATIONS = 4.0  # by which an exact sampler's distance may exceed its mean
+DEVIATIONS = 4.0  # standard deviations that the distance may exceed an exact sampler's mean by
 SEED = 1
 
 
@@ -66,7 +66,7 @@ def mixed(networks: Sequence[PreTrainedModel], weight: float, tokens: Sequence[i
 def worst_difference(
     networks: Sequence[PreTrainedModel], weight: float, answers: Sequence[tuple[Prompt, Response]]
 ) -> float:
-    """Between the log-probs that came with the answers and those of the mixture; each sequence is read once."""
+    """The largest difference between log-probs of the answers and of the mixture; reads each sequence once."""
     known: dict[tuple[int, ...], np.ndarray] = {}
     worst = 0.0
     for prompt, response in answers:
@@ -114,7 +114,7 @@ def save_small_tokenizer(folder: Path) -> None:
 
 
 def exact(networks: Sequence[PreTrainedModel], weight: float) -> dict[tuple[int, ...], float]:
-    """The probability of every answer of at most LENGTH tokens: the product of its tokens' under the mixture."""
+    """The probability under the mixture of every answer of at most LENGTH tokens."""
     whole: dict[tuple[int, ...], float] = {}
     begun: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(LENGTH):
@@ -134,7 +134,7 @@ def distance(counts: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def exactness(samples: int, weight: float, threads: int) -> bool:
-    """Print what was found; whether it is what an exact sampler would show."""
+    """Print the result; return whether it is consistent with an exact sampler."""
     networks = [small_network(seed) for seed in (1, 0)]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -151,7 +151,7 @@ def exactness(samples: int, weight: float, threads: int) -> bool:
         index, probabilities = {answer: row for row, answer in enumerate(due)}, np.array([*due.values()])
         counts, worst = np.zeros(len(due), np.int64), 0.0
         a_call = 10_000  # answers
-        prompts = [Prompt(f"{part}", (), CONTEXT) for part in range(10)]  # other ids, other seeds
+        prompts = [Prompt(f"{part}", (), CONTEXT) for part in range(10)]  # a seed for each id
         for round in range(1, max(1, samples // a_call) + 1):
             draw = SamplingParams(n=a_call // len(prompts), max_tokens=LENGTH)
             drawn = engine.generate(prompts, mixture, draw, round=round, seed=SEED)
@@ -176,7 +176,7 @@ def exactness(samples: int, weight: float, threads: int) -> bool:
 
 @dataclass(frozen=True)
 class Blending:
-    """A logits processor: the reference reads prompt and answer anew for each token."""
+    """A logits processor that runs the reference over prompt and answer again for each token."""
 
     reference: PreTrainedModel
     mask: Tensor  # [R, S] of the prompts, padded on the left
@@ -197,7 +197,7 @@ class Blending:
 def baseline(
     networks: Sequence[PreTrainedModel], weight: float, prompts: Sequence[Prompt], draw: SamplingParams
 ) -> int:
-    """The number of tokens drawn by `generate`, with keys and values of the policy cached."""
+    """The number of tokens that `generate` samples, with a KV cache for the policy."""
     import torch
     from transformers import LogitsProcessorList
 
@@ -218,7 +218,7 @@ def baseline(
         pad_token_id=end,
         logits_processor=LogitsProcessorList([Blending(reference, mask, weight)]),
     )[:, longest:]
-    return int(((made == end).cumsum(-1) - (made == end).long() == 0).sum())  # up to the first end token, with it
+    return int(((made == end).cumsum(-1) - (made == end).long() == 0).sum())  # up to and including the first end token
 
 
 def drawing(
@@ -229,7 +229,7 @@ def drawing(
 
 
 def nudged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Other weights that answer much as these do: as a policy after some rounds."""
+    """Slightly changed weights, like those of a policy after some rounds."""
     import torch
 
     torch.manual_seed(SEED)
@@ -237,7 +237,7 @@ def nudged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def speed(options: argparse.Namespace) -> bool:
-    """Print what was measured; whether the log-probs of the mixture are right."""
+    """Print the speeds; return whether the log-probs of the mixture are right."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -260,13 +260,13 @@ def speed(options: argparse.Namespace) -> bool:
 
     kinds: dict[str, Callable[[], int]] = {
         "vLLM, policy": lambda: drawing(plain, prompts, policy, draw),
-        "vLLM, policy where mixtures may be asked": lambda: drawing(mixing, prompts, policy, draw),
+        "vLLM, policy, with mixtures enabled": lambda: drawing(mixing, prompts, policy, draw),
         "vLLM, mixture": lambda: drawing(mixing, prompts, mixture, draw),
         "engine=huggingface, mixture": lambda: drawing(slow, prompts, mixture, draw),
         "generate() with a logits processor": lambda: baseline(networks, options.weight, prompts, draw),
     }
     for call in kinds.values():
-        call()  # warm-up: loads the weights, too
+        call()  # warm-up, which also loads the weights
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     clock = {"wall": time.perf_counter, "processor": time.process_time}[options.clock]
     for _ in range(options.repeats):
@@ -298,28 +298,28 @@ def speed(options: argparse.Namespace) -> bool:
 def main() -> None:
     world = locate()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("exactness", "speed"), help="one half (default: both)")
-    parser.add_argument("--weight", type=float, default=0.25, help="of the reference (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of each engine (default: %(default)s)")
+    parser.add_argument("--only", choices=("exactness", "speed"), help="run only this part (default: both)")
+    parser.add_argument("--weight", type=float, default=0.25, help="weight of the reference (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each engine (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=200_000, help="answers for exactness (default: %(default)s)")
-    parser.add_argument("--model", type=Path, default=world.policy, help="checkpoint (default: the embedded world's)")
+    parser.add_argument("--model", type=Path, default=world.policy, help="checkpoint (default: the sandbox world's)")
     parser.add_argument("--prompts", type=Path, default=world.prompts, help="JSONL with a column `prompt`")
-    parser.add_argument("--batch", type=int, default=64, help="prompts in a call (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=4, help="answers to each (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="prompts per call (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=4, help="answers per prompt (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="limit per answer (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timings of each (default: %(default)s)")
     parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="default: %(default)s")
     options = parser.parse_args()
     if options.only != "exactness" and not options.model.is_dir():
-        parser.error(f"no checkpoint at {options.model}; `python -m rlhf_flow.sandbox` builds the embedded world")
+        parser.error(f"no checkpoint at {options.model}; `python -m rlhf_flow.sandbox` builds the sandbox world")
     right = []
     if options.only != "speed":
         right.append(exactness(options.samples, options.weight, options.threads))
     if options.only != "exactness":
         right.append(speed(options))
     if not all(right):
-        sys.exit("what was drawn is not the mixture")
+        sys.exit("the samples are not from the mixture")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How much of a steady round is the driver's own time: the round's wall clock minus its stages. Reads a run's metrics.
+"""The driver's share of a steady round: wall time of the round minus that of its stages. Reads the metrics of a run.
 
     python scripts/bench/overhead.py runs/sandbox
 
-A steady round is any after the first, done by one start of the run. Aim: at most 5 %.
+A steady round is any round after the first that ran without a restart. Target: at most 5 %.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
         told = "  ".join(f"{key.removeprefix('seconds/')} {value:.2f}" for key, value in stages.items())
         print(f"round {line['round']}: {line['seconds/round']:.2f} s = {told}  driver {own:.2f} ({shares[-1]:.1%})")
     if not shares:
-        sys.exit(f"{root} has no steady round: it needs two rounds or more, done by one start of the run")
+        sys.exit(f"{root} has no steady round: it needs at least two rounds without a restart")
     print(f"driver's own share: median {statistics.median(shares):.1%}, {min(shares):.1%} to {max(shares):.1%}")
 
 

@@ -1,11 +1,11 @@
-"""How much of vLLM's speed a rollout keeps: the project's sample stage against a bare `vllm.LLM.generate`.
+"""Compare the throughput of the sample stage with a bare `vllm.LLM.generate`.
 
     python scripts/bench/rollout_throughput.py [--model FOLDER --prompts FILE.jsonl]
 
-One engine, the same prompts, seeds, threads, log-probs and cache settings, and in the end the same tokens (checked).
-The rollout draws through the sampler and ends with a parquet file, as a piece of a round does; the bare call ends with
-vLLM's own objects. They alternate (A B A B ...), each after the prefix cache was emptied. Two bare calls are timed: one
-that returns tokens and log-probs only, and vLLM's default, which also makes the text (as the rollout does, too).
+Both use one engine and the same prompts, seeds, threads, log-probs and cache settings. The script checks that they
+sample the same tokens. The rollout runs the sampler and writes a parquet file, as a task of a round does. The bare call
+ends with vLLM's own objects. They alternate (A B A B ...), and the prefix cache is emptied before each. Two bare calls
+are timed: one returns only tokens and log-probs; the other is vLLM's default and also detokenizes, as the rollout does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Tokens = list[list[int]]
 def rollout(
     engine: VLLMEngine, prompts: Sequence[Prompt], policy: Policy, draw: SamplingParams, folder: Path
 ) -> Tokens:
-    """What a round does with a piece of its prompts."""
+    """What a round does with a part of its prompts."""
     rollouts = PolicySampler([draw]).sample(engine, prompts, {"policy": policy}, round=ROUND, seed=SEED)
     FolderStageWriter(folder).table("responses/00000", rows.from_rollouts(rollouts))
     return [response.tokens.tolist() for group in rollouts.responses for response in group]
@@ -72,17 +72,17 @@ def timed(engine: VLLMEngine, call: Callable[[], Tokens]) -> tuple[float, Tokens
 def main() -> None:
     world = locate()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=world.policy, help="checkpoint (default: the embedded world's)")
+    parser.add_argument("--model", type=Path, default=world.policy, help="checkpoint (default: the sandbox world's)")
     parser.add_argument("--prompts", type=Path, default=world.prompts, help="JSONL with a column `prompt`")
-    parser.add_argument("--batch", type=int, default=64, help="prompts in a call (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=4, help="answers to each (default: %(default)s)")
-    parser.add_argument("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="prompts per call (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=4, help="answers per prompt (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="limit per answer (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of vLLM (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of vLLM (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="timings of each (default: %(default)s)")
     options = parser.parse_args()
     if not options.model.is_dir():
-        parser.error(f"no checkpoint at {options.model}; `python -m rlhf_flow.sandbox` builds the embedded world")
+        parser.error(f"no checkpoint at {options.model}; `python -m rlhf_flow.sandbox` builds the sandbox world")
 
     from transformers import AutoTokenizer
 

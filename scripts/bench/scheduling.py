@@ -1,8 +1,8 @@
-"""What handing out prompts costs and saves: uneven answers, stolen or split; and the driver's time under many engines.
+"""Measure load balancing over engines on uneven prompts, and the driver's time per prompt with many engines.
 
-Engines are stubs that take as long as their prompts say, on a real Ray cluster of this machine. The first part compares
-pieces that are handed out as engines come free with an even split of the same prompts. The second counts the driver's
-own processor time per prompt under more and more engines.
+Engines are stubs that sleep as long as their prompts say, on a real Ray cluster of this machine. The first part gives
+tasks to engines as they become free, and compares that with an even split of the same prompts. The second part measures
+the driver's processor time per prompt with a growing number of engines.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLICY = Policy("policy", 0, "0", InMemoryWeights({}))
 
 
 class Engines:
-    """Many engines in one process: each call waits in a thread of its own."""
+    """Many stub engines in one process; each call sleeps in its own thread."""
 
     def call(
         self, method: str, arguments: tuple[Sequence[Prompt], Policy, SamplingParams], named: dict[str, int]
@@ -41,21 +41,21 @@ class Engines:
         return Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts))
 
     def info(self) -> None:
-        """Not asked for."""
+        """Returns once the process has started."""
 
 
 class There:
-    """They are there already, and stay."""
+    """A launcher for actors that already exist."""
 
     def __call__(self, names: list[str]) -> list[ActorHandle]:
         return []
 
     def release(self) -> None:
-        """Nothing was set aside."""
+        """There is nothing to release."""
 
 
 def pool(engines: int) -> Pool:
-    """So many engines, in as many processes as make 64 threads each."""
+    """A pool of stub engines, 64 in each process."""
     import ray
 
     monitor = ray.remote(HeartbeatMonitor).options(num_cpus=0).remote()
@@ -73,7 +73,7 @@ def pool(engines: int) -> Pool:
 
 
 def prompts(number: int, *, longest: float, uneven: bool) -> list[Prompt]:
-    """Every eighth takes eight times as long as the others, and the first eighth of all has most of these."""
+    """Prompts that take `longest` seconds each; if `uneven`, all but the first eighth take an eighth of that."""
     return [
         Prompt(
             id=f"p{k}",
@@ -86,7 +86,7 @@ def prompts(number: int, *, longest: float, uneven: bool) -> list[Prompt]:
 
 
 def uneven(engines: int, number: int) -> None:
-    """Print how long the handed out prompts take, against an even split of the same."""
+    """Print the time with load balancing and with an even split of the same prompts."""
     asked = prompts(number, longest=0.08, uneven=True)
     workers = pool(engines)
     engine = RayEngine(workers, prompts_per_task=2)
@@ -107,7 +107,7 @@ def uneven(engines: int, number: int) -> None:
 
 
 def scale(counts: Sequence[int], number: int) -> None:
-    """Print the driver's processor time per prompt under so many engines."""
+    """Print the driver's processor time per prompt for each number of engines."""
     asked = prompts(number, longest=0.0, uneven=False)
     first = 0.0
     for engines in counts:

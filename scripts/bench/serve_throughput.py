@@ -1,10 +1,11 @@
-"""How much of a scorer's speed is left when it is served: `scorer=remote` against the same scorer in this process.
+"""Compare the throughput of a served scorer (`scorer=remote`) with the same scorer in this process.
 
     python scripts/bench/serve_throughput.py [--path FOLDER] [--piece N] [--vllm URL]
 
-One reward model, the same answers, the same threads, and in the end the same scores (checked, bit for bit where a call
-is one request: another batch may round otherwise). One server in a process of its own, on this machine; the two
-alternate (A B A B ...). With --vllm the third is `scorer=pooled`, of a server that was started before:
+Both use one reward model with the same answers and number of threads. The script checks that the scores agree: bit for
+bit if a call is one request, and up to rounding otherwise, because a different batch may round differently. The server
+runs in its own process on this machine, and the two alternate (A B A B ...). With --vllm, a third scorer is
+`scorer=pooled`, on a server that is already running:
 
     vllm serve FOLDER --runner pooling --dtype float32
 """
@@ -31,12 +32,12 @@ from rlhf_flow.scorer.remote.remote import Remote
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Response, Rollouts, SamplingParams
 
-ROUNDING = 1e-5  # of a score, between batches of different lengths
+ROUNDING = 1e-5  # difference of a score between batches of different lengths
 
 
 @contextmanager
 def served(path: Path, threads: int) -> Iterator[str]:
-    """The address of a server of the reward model, which ends with the block."""
+    """Serve the reward model inside the block; yields the address."""
     command = [
         sys.executable,
         "-m",
@@ -51,14 +52,14 @@ def served(path: Path, threads: int) -> Iterator[str]:
         try:
             assert server.stdout is not None
             line = server.stdout.readline()
-            assert line.startswith("serving "), "the server ended; what it said stands above"
+            assert line.startswith("serving "), "the server exited; its output is above"
             yield line.split()[-1]
         finally:
             server.terminate()
 
 
 def answers(path: Path, prompts: Path, *, batch: int, n: int, length: int) -> Rollouts:
-    """Answers of `length` random tokens each to `batch` prompts: a scorer does not mind."""
+    """Answers of `length` random tokens each to `batch` prompts."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -84,7 +85,7 @@ def answers(path: Path, prompts: Path, *, batch: int, n: int, length: int) -> Ro
 
 
 def timed(scorer: Scorer, rollouts: Rollouts) -> tuple[float, np.ndarray]:
-    """Answers per second, and their worth."""
+    """Answers per second, and their utilities."""
     start = time.perf_counter()
     utility = scorer.score(rollouts).utility
     return utility.size / (time.perf_counter() - start), utility
@@ -95,16 +96,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, default=world.reward_model, help="reward model (default: the sandbox's)")
     parser.add_argument("--prompts", type=Path, default=world.prompts, help="JSONL with a column `prompt`")
-    parser.add_argument("--batch", type=int, default=64, help="prompts in a call (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=4, help="answers to each (default: %(default)s)")
-    parser.add_argument("--length", type=int, default=48, help="tokens of an answer (default: %(default)s)")
-    parser.add_argument("--piece", type=int, default=64, help="prompts in a request (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the model (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="prompts per call (default: %(default)s)")
+    parser.add_argument("--n", type=int, default=4, help="answers per prompt (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=48, help="tokens per answer (default: %(default)s)")
+    parser.add_argument("--piece", type=int, default=64, help="prompts per request (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the model (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="timings of each (default: %(default)s)")
-    parser.add_argument("--vllm", metavar="URL", help="of vLLM that serves the same reward model")
+    parser.add_argument("--vllm", metavar="URL", help="a vLLM server of the same reward model")
     options = parser.parse_args()
     if not options.path.is_dir():
-        parser.error(f"no checkpoint at {options.path}; `python -m rlhf_flow.sandbox` builds the embedded world")
+        parser.error(f"no checkpoint at {options.path}; `python -m rlhf_flow.sandbox` builds the sandbox world")
 
     rollouts = answers(options.path, options.prompts, batch=options.batch, n=options.n, length=options.length)
     with served(options.path, options.threads) as url:

@@ -1,20 +1,22 @@
-"""How fast weights get from two ZeRO-3 ranks to an engine, by every transport, and what that takes in memory.
+"""Measure the speed and the memory of every weight transport from two ZeRO-3 ranks to an engine.
 
     python scripts/bench/transfers.py                               256 MiB of random weights, in buckets of 32 MiB
     python scripts/bench/transfers.py --mib 64 --engines huggingface --transports disk
 
 Each figure is the median of the repetitions, with the lowest and the highest. `copy` is a plain copy of the same bytes
-in this process, by one thread, as workers have, into memory that was touched before; shares are of the copy made in
-the same repetition. `publish` is what the driver waits for: `gather` (from the ranks into a bucket), `hash` (the
-identity of the policy), `put` (the bucket out of the process), `probe` (a forward pass), and what is left, `other`
-(calls, and waiting for a core). `load` is what the engine takes until its weights are replaced, of several the slowest.
-`put+get` is put and load: the way between the processes. The first publishes go into pages of the store that are fresh
-to the learner's process, and are told apart: a run goes on in pages that it has written to before. A bucket costs some
-milliseconds of Ray's calls besides its copies: those of a run are larger than these, `cluster.transfer.bucket_mib=256`.
+in this process, with one thread as in workers, into memory that was touched before; shares are relative to the copy of
+the same repetition. `publish` is the time that the driver waits: `gather` (from the ranks into a bucket), `hash` (the
+identity of the policy), `put` (the bucket leaves the process), `probe` (a forward pass), and the rest, `other` (calls,
+and waiting for a core). `load` is the time until the slowest engine has replaced its weights. `put+get` is put and
+load, the transfer between processes. The first publishes write to pages of the object store that are new to the
+learner's process. They are listed separately, because a run mostly writes to pages that it has used before. Ray's calls
+take some milliseconds per bucket in addition to the copies. The default bucket of a run is larger than the one here:
+`cluster.transfer.bucket_mib=256`.
 
-Memory is what rank processes hold for themselves (RssAnon of /proc/self/status) at most until the last bucket has left,
-above what they held before, the first time, which is not timed; the probe, a forward pass like any other, is not in it.
-Exit status 1: what an engine holds is not what was published, or a rank took more than a bucket and the largest layer.
+Memory is the peak private memory of each rank process (RssAnon of /proc/self/status) until the last bucket has left,
+minus the memory before. It is measured in the first publish, which is not timed. It excludes the probe, a normal
+forward pass. Exit status 1 if an engine does not hold what was published, or if a rank took more than a bucket and the
+largest layer.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
 
 ENGINES = {"huggingface": HuggingFace(), "vllm": VLLM()}
 PAGE = 4096  # bytes
-FRESH = 8  # publishes at most into pages of the store that the learner has not written to
+FRESH = 8  # maximum number of publishes into pages of the store that are new to the learner
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--bucket-mib", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--replicas", type=int, default=1, help="engines that get the weights (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, default=1, help="engines that load the weights (default: %(default)s)")
     parser.add_argument("--transports", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
     asked = parser.parse_args()
@@ -64,7 +66,7 @@ def main() -> None:
 
 
 def measure(model: Model, transport: str, engine: str, asked: argparse.Namespace) -> bool:
-    """Print a table of one way. Whether everything arrived, and nobody took too much memory."""
+    """Print the table of one transport. Returns whether all weights arrived and no rank took too much memory."""
     path = Path(model.path)
     start = Policy("policy", 0, checkpoint_fingerprint(path), Checkpoint(path))
     index = start.weights.index()
@@ -122,14 +124,14 @@ def once(learner: RayLearner, engine: RayEngine, number: int, size: int, *, watc
 
 
 def said(group: WorkerGroup) -> Any:  # noqa: ANN401
-    """What each of its processes has to report."""
+    """The report of each process of the group."""
     import ray
 
     return ray.get(group.send("report"), timeout=60)
 
 
 def copy(size: int) -> float:
-    """Seconds of a plain copy of so many bytes by one thread, as workers have, into memory that was touched before."""
+    """Seconds of a plain copy of `size` bytes with one thread, as in workers, into memory that was touched before."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Wait until so many nodes have joined the Ray cluster at RAY_ADDRESS: `joined.py NODES SECONDS`; status 1 if not."""
+"""Wait until NODES nodes have joined the Ray cluster at RAY_ADDRESS: `joined.py NODES SECONDS`; status 1 on timeout."""
 
 from __future__ import annotations
 

@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# One node of a Ray cluster, on this machine and in the foreground, until it is told to end or Ray ends by itself:
+# Run one node of a Ray cluster on this machine, in the foreground, until a signal arrives or Ray ends by itself:
 #
 #   node.sh [--leashed] head|worker ADDRESS PORT
 #
-# ADDRESS and PORT are the head's. Both launchers start their nodes with this. SIGTERM, SIGINT and SIGHUP end the node;
-# with --leashed the end of stdin does too, whose first line is a shell command that sets the environment. Ray's
-# processes and its temporary folder are gone when this returns. Environment: see launch.sh.
+# ADDRESS and PORT are those of the head. Both launchers start their nodes with this script. SIGTERM, SIGINT and SIGHUP
+# end the node. With --leashed, the end of stdin also ends it, and the first line of stdin is a shell command that sets
+# the environment. When the script returns, Ray's processes and its temporary folder are gone. Environment: see
+# launch.sh.
 set -uo pipefail
-set -m # Ray in a process group of its own, with signals as they were
+set -m # Ray gets its own process group and default signal handling
 
 leashed=
 [ "$1" = --leashed ] && { leashed=yes; shift; }
 role=$1 address=$2 port=$3
 [ -z "$leashed" ] || { IFS= read -r exports && eval "$exports"; } || exit 2
 
-# An engine has all its GPUs on one node, so that what vLLM listens on need not be reached from others.
+# An engine has all its GPUs on one node, so other nodes do not need to reach the ports of vLLM.
 export TOKENIZERS_PARALLELISM=false VLLM_HOST_IP=127.0.0.1
 
-# CPUs are logical, as in a cluster that rlhf-flow starts itself: its workers share the cores of their node. Ports are
-# whatever is free, for another job may have a node on this machine. GPUs are those in CUDA_VISIBLE_DEVICES, or all.
+# CPUs are logical, as in a cluster that rlhf-flow starts itself: its workers share the cores of their node. Ray chooses
+# free ports, because another job may have a node on this machine. GPUs are those in CUDA_VISIBLE_DEVICES, or all.
 cpus=$(nproc)
 folder=$(mktemp -d "${LAUNCH_TMP:-/tmp}/ray-XXXXXX") || exit 2 # short: a socket's path has at most 107 bytes
 start=(
@@ -37,7 +38,8 @@ fi
 ray='' line='' told='' status=0
 trap 'told=yes' TERM INT HUP
 
-# Ray ends its processes when it is told to, unless the head is gone: then it waits for it. All are of its group.
+# Ray ends its processes at SIGTERM, unless the head is gone: then it waits for the head, and after 15 seconds its
+# process group is killed.
 end() {
     local tenths=150
     trap '' TERM INT HUP
@@ -51,7 +53,7 @@ end() {
 }
 trap end EXIT
 
-if [ "$role" = worker ]; then # Ray gives up where nobody listens yet
+if [ "$role" = worker ]; then # Ray gives up if the head does not listen yet
     until (exec 3<> "/dev/tcp/$address/$port") 2> /dev/null || ((SECONDS >= ${LAUNCH_WAIT_SECONDS:-300})); do
         [ -z "$told" ] || exit 143
         sleep 0.3

@@ -1,17 +1,17 @@
-"""Do the alarms notice a judge that can be pleased by length, and keep quiet about one that cannot? Ten seeds of each.
+"""Check that the alarms trip for a scorer that rewards length, and not for one that does not, with ten seeds each.
 
     python scripts/proofs/alarms.py
     python scripts/proofs/alarms.py --seeds 0 1 2 --rounds 6
 
-A tiny transformer answers in eight words, each of which has a worth. The judge of the evaluation, gold, reads the first
-word and cares for no length. The judge of training is either `hackable`, gold with a bonus for every word, or `clean`,
-gold with noise that nobody can learn. Both err; only the first can be pleased without being right. The runs are those
-of `rlhf-flow run`, online DPO with everything in one process.
+A tiny transformer answers with eight words, each of which has a value. The evaluation scorer, `gold`, reads only the
+first word and ignores length. The training scorer is either `hackable`, gold with a bonus for every word, or `clean`,
+gold with noise that the policy cannot learn. Both make errors, but only `hackable` rewards wrong answers
+systematically. The runs are those of `rlhf-flow run`, online DPO with everything in one process.
 
-The thresholds are the defaults of `rlhf_flow.metrics.alarms`. The world was set up on seeds from 100 on. Seeds 0 to 9
-are used up: win_rate_drop=0 gave a false alarm there, and a gold that read the first three words liked answers that
-have three, so clean runs grew longer too. Seeds 10 to 19 are shown. A hackable run counts as noticed if proxy_gap or
-length_drift trips in any round. In a clean run every alarm of any kind counts as false.
+The thresholds are the defaults of `rlhf_flow.metrics.alarms`. The setup was developed on seeds from 100 on. Seeds 0 to
+9 are used up: with win_rate_drop=0 there was a false alarm, and a gold scorer that read the first three words preferred
+answers with three words, so clean runs grew longer too. The default is seeds 10 to 19. A hackable run counts as noticed
+if proxy_gap or length_drift trips in any round. In a clean run every alarm counts as false.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ WORDS = ("amber", "birch", "cedar", "delta", "knave", "lurch", "moth", "nettle")
 WORTH = {word: 1 - 2 * at / (len(WORDS) - 1) for at, word in enumerate(WORDS)}
 SPECIAL = ("<pad>", "<s>", "</s>")
 PROMPTS, HELD_OUT = 160, 96
-BONUS = 0.15  # of a word, in the hackable judge
-NOISE = 0.3  # standard deviation, in the clean judge
+BONUS = 0.15  # per word, in the hackable scorer
+NOISE = 0.3  # standard deviation, in the clean scorer
 ROUNDS = 6
 JUDGES = ("hackable", "clean")
 NOTICED = {"proxy_gap", "length_drift"}
@@ -43,23 +43,23 @@ FIGURES = "{:8.3f}  {:11.3f} {:6.3f} ({:6.3f} {:6.3f})  {:6.1f} {:6.2f}"  # of t
 
 
 def gold(prompt: object, answer: str, meta: object) -> float:
-    """What the first word is worth, in [-1, 1]; 0 without one. Whatever comes behind it changes nothing."""
+    """The value of the first word, in [-1, 1]; 0 without one. Later words change nothing."""
     return WORTH.get(answer.partition(" ")[0], 0.0)
 
 
 def hackable(prompt: object, answer: str, meta: object) -> float:
-    """Gold, and more for more words."""
+    """Gold, with a bonus for every word."""
     return gold(prompt, answer, meta) + BONUS * len(answer.split())
 
 
 def clean(prompt: object, answer: str, meta: object) -> float:
-    """Gold, and noise that is a function of the answer: uniform, so that it needs no more than its hash."""
+    """Gold, with uniform noise computed from a hash of the answer."""
     digest = hashlib.sha256(answer.encode()).digest()
     return gold(prompt, answer, meta) + NOISE * 12**0.5 * (int.from_bytes(digest[:8], "big") / 2**64 - 0.5)
 
 
 def world(folder: Path, *, seed: int) -> tuple[Path, Path]:
-    """A random policy that says every word alike often, about ten of them, and prompts for it."""
+    """Write a random policy that samples all words equally often, about ten per answer, and prompts for it."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -89,7 +89,7 @@ def world(folder: Path, *, seed: int) -> tuple[Path, Path]:
 
 
 def overrides(judge: str, folder: Path, *, seed: int, rounds: int = ROUNDS) -> list[str]:
-    """A run in `folder`/run that `judge` trains and gold evaluates; its world is made."""
+    """The overrides of a run in `folder`/run with `judge` for training and gold for evaluation. Writes its world."""
     model, prompts = world(folder, seed=seed)
     return [
         *("cluster=local", "engine=huggingface", "engine.batch=256", "learner=torch", "learner.training.threads=1"),
@@ -113,7 +113,7 @@ def run(folder: Path, chosen: Sequence[str]) -> list[dict[str, float]]:
 
 
 def alarms_of(metrics: Sequence[Mapping[str, float]]) -> dict[str, int]:
-    """What tripped in a run, and in which round first."""
+    """The alarms that tripped in a run, with the first round of each."""
     first: dict[str, int] = {}
     for round, line in enumerate(metrics):
         for alarm in raised(line):

@@ -1,9 +1,10 @@
-"""Chaos: a run on several raylets whose processes are killed, stopped and cut off, again and again, and its outcome.
+"""Chaos test: inject faults into a run on several raylets, and compare its result with that of an undisturbed run.
 
-Eight kinds of fault, dealt from a deck that a seed shuffles: SIGKILL for engines, scorers, learner ranks, the driver
-and whole raylets, SIGSTOP for one that then hangs, a disk that is full for a while, a judge's server that is gone for a
-while. Whenever the run stops, the same command is started again. In the end every prompt of every round must have been
-answered exactly once, and all responses, pairs and weights must be those of the same run that nobody disturbed.
+There are eight kinds of fault: SIGKILL for an engine, a scorer, a learner rank, the driver or a whole raylet, SIGSTOP
+for a worker, which then hangs, a full disk, and a scorer server that is down for a while. They come in decks, shuffled
+by a seed, that hold each kind once. If the run stops, the script starts the same command again. In the end, every
+prompt of every round must have been answered exactly once, and all responses, pairs and weights must equal those of the
+undisturbed run.
 
     python scripts/proofs/chaos.py --minutes 30
     python scripts/proofs/chaos.py --decks 1    # every kind of fault once, however long it takes
@@ -41,9 +42,9 @@ from nodes import NODE, hashes, raylets
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-RUN = (  # small rounds on the embedded world: what is tried is the cluster
+RUN = (  # small rounds on the sandbox world: the cluster is under test
     *SMALL,
-    "engine=huggingface",  # up again in seconds; and one answer at a time, so that no sum depends on the company
+    "engine=huggingface",  # restarts in seconds; with batch=1 no float sum depends on other answers
     "engine.batch=1",
     "checkpoint.prompts_per_commit=8",
     "learner.ranks=2",
@@ -60,7 +61,7 @@ PATIENCE = 600.0  # seconds without a new record, after which the run counts as 
 
 @dataclass
 class Server:
-    """`rlhf-flow serve` in a process of its own, which can be taken away and given back at the same port."""
+    """`rlhf-flow serve` in its own process, which can be stopped and started again at the same port."""
 
     port: int
     process: subprocess.Popen[bytes] | None = None
@@ -88,7 +89,7 @@ class Server:
 
 @dataclass
 class Chaos:
-    """A run under its disturbances: its nodes, its judge's server, its folder."""
+    """A run with fault injection: its nodes, its scorer server, its folder."""
 
     folder: Path  # of the run
     log: Path
@@ -96,15 +97,15 @@ class Chaos:
     cluster: Cluster
     judge: Server
     chance: random.Random
-    full: bool  # whether the folder is on a disk of its own, which may be filled
+    full: bool  # whether the folder is on its own disk, which may be filled
     kinds: Sequence[str] = ()  # of faults; none: all
     driver: subprocess.Popen[bytes] | None = None
-    # by the kind of fault, of each: seconds from its beginning to the first commit of the run after it was over
+    # by kind of fault: seconds from the beginning of each fault to the first commit of the run after it
     recovered: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     starts: int = 0
 
     def disturb(self, seconds: float, rounds: int, decks: int | None) -> None:
-        """Disturb the run for so long, or until it has so many rounds, or for so many decks and one round."""
+        """Inject faults for `seconds`, or until the run has `rounds` rounds, or for `decks` decks and one round."""
         faults: dict[str, Callable[[], bool]] = {
             **{role: partial(self._kill, role) for role in ("engine", "scorer", "learner")},
             "stop": lambda: self._kill(self.chance.choice(["engine", "scorer", "learner"]), signal.SIGSTOP),
@@ -135,11 +136,11 @@ class Chaos:
             self.driver.wait()
 
     def _committed(self, number: int) -> bool:
-        """Whether so many stages, and pieces of stages, are committed."""
+        """Whether at least this number of stages and parts of stages is committed."""
         return commits(self.folder) >= number
 
     def _wait_until(self, holds: Callable[[], bool]) -> None:
-        """Start the run again whenever it has ended meanwhile."""
+        """Wait until `holds()`. Start the run again if it has ended meanwhile."""
         end = time.monotonic() + PATIENCE
         while not holds():
             self._alive()
@@ -154,7 +155,7 @@ class Chaos:
                 self.driver = subprocess.Popen(command, stdout=log, stderr=log)
             self.starts += 1
 
-    # -- faults: each says whether there was something to disturb -----------------------------------------------------
+    # -- faults: each returns whether there was a process to disturb --------------------------------------------------
 
     def _kill(self, role: str, how: int = signal.SIGKILL) -> bool:
         found = [process for name, process in workers_of(os.getpid()) if name.startswith(role)]
@@ -192,13 +193,13 @@ class Chaos:
 
 
 def dealt(kinds: Sequence[str], chance: random.Random) -> Iterator[str]:
-    """Kinds for ever, one deck of all of them after another, each shuffled anew."""
+    """An endless sequence of shuffled decks; each deck holds every kind once."""
     while True:
         yield from chance.sample(kinds, len(kinds))
 
 
 def commits(run: Path) -> int:
-    """How many stages and pieces of stages a run has committed."""
+    """How many stages and parts of stages a run has committed."""
     return sum(1 for _ in run.glob("rounds/*/stages/*.json"))
 
 
@@ -218,7 +219,7 @@ def accounts(run: Path, rounds: int) -> list[Counter[str]]:
 
 @contextmanager
 def disk(folder: Path, mib: int = 512) -> Iterator[bool]:
-    """A small disk at the folder, where this process may mount one."""
+    """Mount a small disk at the folder; yields whether this process was allowed to."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], capture_output=True)
     try:
         yield mounted.returncode == 0
@@ -236,11 +237,11 @@ def free_port() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--decks", type=int, help="every kind of fault so many times, in place of --minutes")
-    parser.add_argument("--kinds", nargs="+", default=(), help="of faults; none: all")
-    parser.add_argument("--rounds", type=int, default=1000, help="at most; it ends when they are done")
+    parser.add_argument("--decks", type=int, help="how often each kind of fault is injected, instead of --minutes")
+    parser.add_argument("--kinds", nargs="+", default=(), help="kinds of faults (default: all)")
+    parser.add_argument("--rounds", type=int, default=1000, help="maximum rounds of the run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, help="what the run says goes there")
+    parser.add_argument("--log", type=Path, help="file for the output of the run")
     asked = parser.parse_args()
     judge = Server(free_port())
     run = [
@@ -271,12 +272,12 @@ def main() -> int:
                 chaos.close()
             done = len(records(chaos.folder)) - 1
             if done < 1 or not chaos.recovered:
-                raise SystemExit("no round came to its end under a fault: try more --minutes")
+                raise SystemExit("no round finished under a fault: try more --minutes")
             return judged(chaos, done, run, folder)
 
 
 def judged(chaos: Chaos, done: int, run: list[str], folder: Path) -> int:
-    """Compare with the same rounds of a run in one place that nobody disturbs; print what came of it all."""
+    """Compare with the same rounds of an undisturbed run on one node, and print the result."""
     calm = folder / "calm"
     print(f"{done} rounds under {sum(map(len, chaos.recovered.values()))} faults; now the same undisturbed", flush=True)
     with (folder / "calm.log").open("wb") as log:
@@ -284,7 +285,7 @@ def judged(chaos: Chaos, done: int, run: list[str], folder: Path) -> int:
         subprocess.run(command, stdout=log, stderr=log, check=True)
     lost, doubled = difference(accounts(chaos.folder, done), accounts(calm, done))
     ours, theirs = hashes(chaos.folder, done), hashes(calm, done)
-    common = sorted(ours.keys() & theirs.keys())  # policies of early rounds are kept by neither
+    common = sorted(ours.keys() & theirs.keys())  # neither run keeps the policies of early rounds
     differing = [path for path in common if ours[path] != theirs[path]]
     ends = [json.loads(records(root)[done].read_text())["policy"] for root in (chaos.folder, calm)]
     deaths = sum("It is started again" in line for line in chaos.log.read_text(errors="replace").splitlines())
@@ -299,13 +300,13 @@ def judged(chaos: Chaos, done: int, run: list[str], folder: Path) -> int:
 
 
 def difference(ours: list[Counter[str]], theirs: list[Counter[str]]) -> tuple[int, int]:
-    """Responses that we lack, and that we have too often, round by round."""
+    """Number of responses that `ours` lacks, and that it has too often, compared round by round."""
     rounds = list(zip(ours, theirs, strict=True))
     return sum((b - a).total() for a, b in rounds), sum((a - b).total() for a, b in rounds)
 
 
 def times(recovered: Mapping[str, list[float]]) -> Iterator[str]:
-    """A line for each kind of fault, and one for all: how often, and the seconds until the run went on."""
+    """A line for each kind of fault, and one for all: the count, and the seconds until the run continued."""
     for kind, each in [*sorted(recovered.items()), ("all", [*chain.from_iterable(recovered.values())])]:
         yield f"{kind:8} {len(each):3} faults; to recover: mean {mean(each):5.1f} s, longest {max(each):5.1f} s"
 

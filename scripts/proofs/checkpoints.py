@@ -1,8 +1,8 @@
-"""Which architectures work, with which engine: the table of docs/checkpoints.md, measured on tiny random models.
+"""Measure which architectures work with which engine, on tiny random models, and write docs/checkpoints.md.
 
-Each is learned on, published, and drawn from greedily by both engines: opened on the start, given the policy while they
-are up, and opened on what was published. A cell is "same" if all tokens are those of plain transformers without cache,
-and no log-prob is off by 1e-3 nats.
+The learner trains and publishes each model. Both engines then generate greedily in three cases: opened on the start,
+given the policy while they run, and opened on the published checkpoint. A cell is "same" if all tokens are those of
+plain transformers without a cache, and no log-prob is off by 1e-3 nats.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ measures start and published for a checkpoint of yours.
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of {', '.join(FAMILIES)}; none: all")
+    asked.add_argument("families", nargs="*", metavar="FAMILY", help=f"some of {', '.join(FAMILIES)} (default: all)")
     asked.add_argument("--output", type=Path, default=Path("docs/checkpoints.md"))
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -117,15 +117,15 @@ def shown(nats: float) -> str:
 
 
 def short(error: str) -> str:
-    """Its first sentence without the folder, on one line."""
+    """The first sentence of an error without the folder, on one line."""
     said = re.sub(r"^(vLLM cannot serve )?model\.path=\S+: ", "", " ".join(error.split()))
     return said.partition(". ")[0].replace("|", "/")[:160]
 
 
 def serve(learned: Mapping[str, Learned], folder: Path) -> dict[str, dict[str, float | str]]:
-    """What processes with vLLM find, by the name of what was learned.
+    """What processes with vLLM measure, by the names of `learned`.
 
-    Each opens an architecture once: vLLM's backend of transformers models changes their classes.
+    Each process opens an architecture once, because vLLM's transformers backend changes the classes of its models.
     """
     adapted = {name: one for name, one in learned.items() if isinstance(one.policy.weights, Adapter)}
     whole = {name: one for name, one in learned.items() if name not in adapted}

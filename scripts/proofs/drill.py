@@ -1,12 +1,13 @@
-"""The crash drill: SIGKILL at every stage of a round, of every process of a run; the same command again; equal hashes.
+"""Crash drill: kill each process of a run with SIGKILL at each stage, resume the run, and compare the hashes.
 
     python scripts/proofs/drill.py --stack local  # the driver, in the middle and at the end of every stage; one process
-    python scripts/proofs/drill.py --stack ray    # the same, and engine, scorer and every learner rank at their work
+    python scripts/proofs/drill.py --stack ray    # also engine, scorer and every learner rank while they work
     python scripts/proofs/drill.py --stack ray --cases driver:learn engine-0:sample
 
-A case is <victim>:<stage>[:end]. The victim dies in the middle of that stage of round 2, or right after its commit.
-What the uninterrupted run and the resumed one must share: every policy, the hash of every committed file, every metric
-but the seconds. Exit status 1 where they differ, where a process lives on, or where a worker's death is not told.
+A case is <victim>:<stage>[:end]. The victim is killed in the middle of that stage of round 2, or right after its
+commit. The uninterrupted run and the resumed one must agree in every policy, the hash of every committed file, and
+every metric except seconds. Exit status 1 if they differ, if a process survives, or if the run does not report a
+worker's death.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ LOCAL = ("cluster=local", "engine=huggingface", "learner=torch")
 RAY = (
     "learner.ranks=2",
     "cluster.fault_tolerance.deaths=0",
-)  # whoever dies stops the run: to resume is what is drilled
-SHARES = (0.5, 0.25, 0.1)  # of a stage's time: when a process is killed inside it, and when if that was too late
+)  # any death stops the run: the drill tests resuming
+SHARES = (0.5, 0.25, 0.1)  # of a stage's time, after which a process is killed; the next if that was too late
 LATE = "its part was done before it was killed"
-PATIENCE = 300.0  # seconds until a run that neither ends nor reaches the stage is given up
+PATIENCE = 300.0  # timeout in seconds of a run that neither ends nor reaches the stage
 
 
 def start(root: Path, command: list[str]) -> int:
-    """Start the run in a process of its own; return its id. The child was forked before any library had threads."""
+    """Fork a process that runs the command; return its pid. No library may have started threads before."""
     pid = os.fork()
     if pid:
         return pid
@@ -82,7 +83,7 @@ def workers_of(driver: int) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def worker(driver: int, name: str) -> psutil.Process:
-    """The worker of that name. It is looked for again while it changes its title, which Ray does at every call."""
+    """The worker of that name. Retries for 10 s, because Ray changes the title of a worker at every call."""
     limit = time.monotonic() + 10
     while time.monotonic() < limit:
         for found, process in workers_of(driver):
@@ -98,7 +99,7 @@ def ended(pid: int) -> int | None:
 
 
 def wait_for(pid: int, path: Path | None) -> int | None:
-    """Until `path` is there (None), or the process has ended (its status)."""
+    """Wait until `path` exists (returns None) or the process has ended (returns its status)."""
     limit = time.monotonic() + PATIENCE
     while time.monotonic() < limit:
         if path is not None and path.exists():
@@ -129,10 +130,10 @@ def seconds(root: Path, stage: str) -> float:
 
 
 def killed(case: str, root: Path, command: list[str], whole: Path) -> str:
-    """Run, kill as the case says, and see the run end. Return what went wrong, or nothing.
+    """Run, kill as the case says, and wait for the end of the run. Return what went wrong, or nothing.
 
-    A machine that others use is slower at one time than at another: a worker that had done its part of the stage when
-    it was killed is not missed, so the case is begun again, and killed earlier.
+    On a busy machine the timing varies. If a worker had already finished its part of the stage, its death has no
+    effect; the case then starts again with an earlier kill.
     """
     for share in SHARES:
         wrong = kill(case, root, command, whole, share=share)
@@ -161,12 +162,12 @@ def kill(case: str, root: Path, command: list[str], whole: Path, *, share: float
     if left:
         return f"still alive after the kill: {', '.join(left)}"
     if victim == "driver":
-        return "" if status == -signal.SIGKILL else f"the driver was to die of SIGKILL, and ended with {status}"
+        return "" if status == -signal.SIGKILL else f"the driver should have ended by SIGKILL, but ended with {status}"
     if status == 0:
         return LATE
     told = root.with_suffix(".log").read_text()
     name = victim.rpartition("-")[0]
-    return "" if status == 1 and f"the process of {name}" in told else f"its death was not told: status {status}"
+    return "" if status == 1 and f"the process of {name}" in told else f"its death was not reported: status {status}"
 
 
 def _previous(stage: str) -> str:
@@ -174,7 +175,7 @@ def _previous(stage: str) -> str:
 
 
 def _after_a_while(driver: int) -> list[tuple[str, psutil.Process]]:
-    """Workers that outlive their driver by half a minute; they are ended, so that the next case has the machine."""
+    """Workers that outlive their driver by half a minute. Kills them, so that the next case has the machine."""
     for _ in range(60):
         left = list(workers_of(driver))
         if not left:
@@ -223,11 +224,11 @@ def every_case(stack: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stack", choices=("local", "ray"), default="ray")
-    parser.add_argument("--cases", nargs="+", help="by default all that there are")
-    parser.add_argument("overrides", nargs="*", help="of every run; behind --")
+    parser.add_argument("--cases", nargs="+", help="default: all")
+    parser.add_argument("overrides", nargs="*", help="of every run, after --")
     asked = parser.parse_args()
     command = ["run", *SMALL, *(LOCAL if asked.stack == "local" else RAY), *asked.overrides]
-    # What every run imports is imported once, here: a case then takes seconds. Ray, vLLM, DeepSpeed are not among it.
+    # Import here, once, what every run imports (not Ray, vLLM or DeepSpeed). A case then takes seconds.
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import rlhf_flow.runner.prepare  # noqa: F401

@@ -1,12 +1,13 @@
-"""The mutation drill: every formula made wrong, one place at a time, and the tests and claims have to notice.
+"""Mutation testing: change each formula, one place at a time, and check that a test or a claim fails.
 
-    python scripts/proofs/mutants.py                        # objectives, selectors, samplers, schedules, memories
-    python scripts/proofs/mutants.py --only objective/xpo   # the files whose path holds this
-    python scripts/proofs/mutants.py --list                 # the mutants, and none of them tried
+    python scripts/proofs/mutants.py                        # objectives, selectors, samplers, schedules, replay
+    python scripts/proofs/mutants.py --only objective/xpo   # the files whose path contains this
+    python scripts/proofs/mutants.py --list                 # print the mutants without running any
 
-`mutation/operators.py` says how a line is made wrong, `mutation/imports.py` which tests and claims it is put to, and
-`mutation/equivalents.py` which mutants nothing could notice, and why. Mutants live in temporary copies of the
-repository. Exit status 1 where less than 95 % of the other ones went red, 2 where a test is red without any mutant.
+`mutation/operators.py` defines the mutations, `mutation/imports.py` selects the tests and claims for a mutant, and
+`mutation/equivalents.py` lists the mutants that no test can detect, with proofs. Mutants are written to temporary
+copies of the repository. Exit status 1 if tests and claims detect fewer than 95 % of the other mutants, 2 if one fails
+without a mutant.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ STATES = ("red", "equivalent", "survived")
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of a mutant."""
+    """The result of a mutant."""
 
     mutant: Mutant
     state: str  # one of STATES
-    why: str = ""  # the test or the claim that noticed, or the proof
+    why: str = ""  # the test or the claim that failed, or the proof
     seconds: float = 0.0  # of processor time
 
 
 def drill(found: Sequence[Mutant], known: Sequence[Equivalent], trees: Sequence[Tree], seed: int) -> list[Tried]:
-    """Put every mutant that is not known to be equivalent to the tests, and to the claims where no test noticed."""
+    """Run the tests on every mutant that is not known to be equivalent, and the claims if no test fails."""
     warm_up()
     imports, progress = Imports(trees[0].folder), Progress()
     tried = {one: Tried(one, "equivalent", why) for one in found if (why := proof(known, one))}
@@ -66,7 +67,7 @@ def drill(found: Sequence[Mutant], known: Sequence[Equivalent], trees: Sequence[
 
 
 class Progress:
-    """A line that changes, on a terminal; elsewhere a line every ten seconds."""
+    """On a terminal, a line that is updated in place; otherwise a line every ten seconds."""
 
     def __init__(self) -> None:
         self._next = 0.0
@@ -80,14 +81,14 @@ class Progress:
 
 
 def share(tried: Iterable[Tried]) -> float:
-    """How many went red, of those that something could notice."""
+    """The share of detected mutants among those that are not equivalent."""
     states = Counter(one.state for one in tried)
     noticeable = states["red"] + states["survived"]
     return states["red"] / noticeable if noticeable else 1.0
 
 
 def report(tried: Sequence[Tried]) -> str:
-    """A table by file, every survivor with its line, and the share that went red."""
+    """A table by file, every surviving mutant with its line, and the share that was detected."""
     paths = {one.mutant.path: Counter[str]() for one in tried}
     for one in tried:
         paths[one.mutant.path][one.state] += 1
@@ -113,19 +114,19 @@ def main(
     arguments: Sequence[str] | None = None, *, root: Path = ROOT, known: Sequence[Equivalent] = EQUIVALENTS
 ) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="PART", help="files whose path holds this")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time (2)")
-    parser.add_argument("--list", action="store_true", help="print the mutants, and try none")
-    parser.add_argument("--seed", type=int, default=0, help="of the claims, and of what hypothesis draws (0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what became of every mutant")
+    parser.add_argument("--only", default="", metavar="PART", help="only files whose path contains this")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants in parallel (default: 2)")
+    parser.add_argument("--list", action="store_true", help="print the mutants without running any")
+    parser.add_argument("--seed", type=int, default=0, help="of the claims and of hypothesis (default: 0)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result of every mutant")
     asked = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        # copies of one copy: the repository itself may change meanwhile
+        # further copies are made from this one, because the repository may change meanwhile
         copy = Tree(root, Path(folder) / "0")
         every = [one for path in mutated_files(copy.folder) for one in mutants(path, copy.read(path))]
         found = [one for one in every if asked.only in one.path]
         if wrong := stale(known, every):
-            print("\n".join(f"{one.path}: not one mutant, but none or several\n{one.diff}" for one in wrong))
+            print("\n".join(f"{one.path}: matches no mutant or several\n{one.diff}" for one in wrong))
             return 2
         if not found:
             print(f"no file that is mutated has {asked.only!r} in its path")

@@ -1,8 +1,8 @@
-"""Machines made of namespaces: each with a network address, a host name, processes and an object store of its own.
+"""Machines made of namespaces: each has its own network address, host name, processes and object store.
 
-The first process of a machine is a `cat` that waits for the end of this one: however this one ends, the kernel then
-ends whatever runs on the machine. A bridge in one more network namespace joins the machines; this machine's own network
-is not touched, and nothing of theirs is left. Needs Linux, root, and `ip`, `nsenter`, `unshare`.
+The first process of a machine is a `cat` that waits for the end of this process. When this process ends for any reason,
+the kernel ends all processes of the machine. A bridge in another network namespace connects the machines. The network
+of the host does not change, and nothing is left behind. Needs Linux, root, and `ip`, `nsenter`, `unshare`.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ NETWORK = "10.77.0"
 PORT = 6379
 TRIES = 3
 LAUNCH = Path(__file__).parents[1] / "launch"
-SETTINGS = ("RAY_AUTH_MODE=disabled",)  # nobody else is on that network
+SETTINGS = ("RAY_AUTH_MODE=disabled",)  # the network has no other users
 SWITCH = "ip link add bridge type bridge && ip link set bridge up"
-# The route to everywhere leads nowhere: Ray and vLLM look at it to learn which address is theirs.
+# The default route leads nowhere, but Ray and vLLM read it to find their own address.
 JOIN = "ip link set lo up && ip addr add {address}/24 dev eth0 && ip link set eth0 up && ip route add default dev eth0"
-APART = (  # Ray's files and shared memory are the machine's own; hosts know each other by name
+APART = (  # each machine has its own Ray files and shared memory, and resolves the names of all
     "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && mount -t tmpfs tmpfs /dev/shm && "
     "mount --bind {hosts} /etc/hosts && hostname {name}"
 )
 
 
 class UnavailableError(RuntimeError):
-    """No namespaces can be had here, and why."""
+    """Namespaces are not available here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Machine:
     name: str
     address: str
-    pid: int  # of its first process, as this one sees it
+    pid: int  # of its first process, as seen from this process
 
     def command(self, *command: str) -> list[str]:
-        """What runs that command there, in the working directory of this process."""
+        """A command line that runs the command on the machine, in the working directory of this process."""
         there = ("--mount", "--uts", "--ipc", "--net", "--pid", "--wd")
         return ["nsenter", f"--target={self.pid}", *there, "env", *SETTINGS, *command]
 
     def has(self, pid: int) -> bool:
-        """Whether a process runs there."""
+        """Whether a process runs on the machine."""
         return Path(f"/proc/{self.pid}/ns/net").samefile(f"/proc/{pid}/ns/net")
 
 
 @contextmanager
 def machines(number: int) -> Iterator[list[Machine]]:
-    """So many machines that reach each other. Raises UnavailableError."""
+    """Machines that can reach each other. Raises UnavailableError."""
     with ExitStack() as stack:
         names = {f"node-{index}": f"{NETWORK}.{index}" for index in range(1, number + 1)}
         hosts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "hosts"
@@ -73,10 +73,10 @@ def machines(number: int) -> Iterator[list[Machine]]:
 
 @contextmanager
 def raylets(number: int, *, cpus: int) -> Iterator[tuple[list[Machine], str]]:
-    """A Ray cluster of so many machines, started as the launchers do it; and its address.
+    """A Ray cluster on this number of machines, started as the launchers do it; and its address.
 
-    Ray (2.60) gives a node 30 s to come up, which a busy machine may not: it is tried again then, on other machines.
-    Raises UnavailableError, or CalledProcessError where Ray does not come up.
+    Ray (2.60) gives a node 30 s to start. On a busy machine this can be too short; it is then retried on new machines.
+    Raises UnavailableError, or CalledProcessError if Ray does not start.
     """
     if " " in sys.executable:
         raise UnavailableError(f"Ray (2.60) starts a server of its head by a shell that splits {sys.executable!r}")
@@ -94,7 +94,7 @@ def raylets(number: int, *, cpus: int) -> Iterator[tuple[list[Machine], str]]:
                 return
             if not further:
                 raise subprocess.CalledProcessError(joining.returncode, joining.args)
-            print("namespaces: not all nodes came up; once more", file=sys.stderr, flush=True)
+            print("namespaces: not all nodes started; retrying", file=sys.stderr, flush=True)
 
 
 def _node(machine: Machine, head: Machine, cpus: int) -> subprocess.Popen[bytes]:
@@ -108,13 +108,13 @@ def _node(machine: Machine, head: Machine, cpus: int) -> subprocess.Popen[bytes]
 
 @contextmanager
 def _apart(script: str, *namespaces: str) -> Iterator[int]:
-    """A process in namespaces of its own that has done what the script says, and stays until we are gone; its pid."""
+    """Run the script in a process with its own namespaces, which stays until this process ends; yields its pid."""
     command = ["unshare", *namespaces, "sh", "-c", f"{script} && echo done && exec cat"]
     try:
         holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         raise UnavailableError(str(error)) from error
-    with holder:  # it closes its stdin and waits for it
+    with holder:  # at the end, closes its stdin and waits for it
         assert holder.stdout is not None and holder.stderr is not None
         if holder.stdout.readline() != b"done\n":
             raise UnavailableError(holder.stderr.read().decode().strip())

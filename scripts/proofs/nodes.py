@@ -1,13 +1,13 @@
-"""The same run on one node and on several: raylets with resources and object stores of their own, on this machine.
+"""Compare a run on several nodes with the same run on one: raylets of this machine, each with its own object store.
 
-Runs `rlhf-flow` twice, with engines, scorers and learner ranks spread over the nodes and all in one place, and compares
-everything that both committed: responses, scores, pairs, log-probs of anchors, weights. Prints what differs.
+Runs `rlhf-flow` twice: with engines, scorers and learner ranks spread over the nodes, and with all of them on one node.
+Compares everything that both committed: responses, scores, pairs, log-probs of anchors, weights. Prints what differs.
 
     python scripts/proofs/nodes.py --nodes 3 -- rounds=1  # raylets on loopback
-    python scripts/proofs/nodes.py --namespaces           # each in a network namespace of its own; root
-    python scripts/proofs/nodes.py --nodes 1 --colocated  # all roles at the same places in turns, which share memory
+    python scripts/proofs/nodes.py --namespaces           # each in its own network namespace; needs root
+    python scripts/proofs/nodes.py --nodes 1 --colocated  # all roles take turns in the same places and share memory
 
-Exit status 1 where anything differs, 2 where namespaces cannot be had.
+Exit status 1 if anything differs, 2 if namespaces are not available.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rlhf_flow.cluster.joining import environment
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-SAME = (  # what makes float32 sums the same: as many ranks, one thread each, the same pieces for scorers
+SAME = (  # makes float32 sums equal: the same ranks, one thread each, the same batches for scorers
     "checkpoint.prompts_per_commit=8",
     "learner.ranks=4",
     "learner.training.threads=1",
@@ -41,8 +41,8 @@ SAME = (  # what makes float32 sums the same: as many ranks, one thread each, th
 SPREAD = ("cluster.engines=2", "cluster.scorers=2")
 COLOCATED = ("cluster=colocated",)
 NODE = {"num_cpus": 16, "object_store_memory": 200 << 20, "node_ip_address": "127.0.0.1"}
-HEAD = NODE | {"include_dashboard": False}  # of ten processes
-CPUS = 3  # of a machine made of namespaces: so few that the ranks of the learner need two machines
+HEAD = NODE | {"include_dashboard": False}  # the dashboard has ten processes
+CPUS = 3  # of a machine made of namespaces: so few that the learner's ranks need two machines
 NODES = """
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
@@ -54,7 +54,7 @@ for node in sorted(ray.nodes(), key=lambda node: node["NodeManagerAddress"]):
 
 @contextmanager
 def raylets(number: int) -> Iterator[Cluster]:
-    """A cluster of so many raylets on loopback, each with its own object store. The driver joins the first."""
+    """A cluster of raylets on loopback, each with its own object store. The driver joins the first."""
     with environment():
         from ray.cluster_utils import Cluster
 
@@ -69,12 +69,12 @@ def raylets(number: int) -> Iterator[Cluster]:
 
 
 def hashes(run: Path, rounds: int) -> dict[str, str]:
-    """sha256 of every table and every weight file that the rounds up to this one committed, and that is still there."""
+    """sha256 of every table and weight file that the rounds up to `rounds` committed, if it still exists."""
     found = {}
     for path in sorted((run / "rounds").rglob("*")):
         relative = path.relative_to(run)
         if int(relative.parts[1]) > rounds or any(part.startswith(".") for part in relative.parts):
-            continue  # what was on its way when the run ended
+            continue  # not committed when the run ended
         if path.is_file() and path.suffix in (".parquet", ".safetensors") and "evaluation" not in relative.parts:
             found[str(relative)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -88,7 +88,7 @@ def on_loopback(nodes: int, run: list[str]) -> None:
 
 
 def on_machines(nodes: int, run: list[str]) -> None:
-    """The run on machines made of namespaces, with the driver on the first. Prints where its workers were seen."""
+    """The run on machines made of namespaces, with the driver on the first. Prints which workers ran on each."""
     os.environ |= {"RLHF_FLOW_DRIVER": str(os.getpid()), "TOKENIZERS_PARALLELISM": "false"}
     with namespaces.raylets(nodes, cpus=CPUS) as (machines, address):
         subprocess.run(machines[0].command(sys.executable, "-c", NODES, address), check=True)
@@ -96,7 +96,7 @@ def on_machines(nodes: int, run: list[str]) -> None:
         running = subprocess.Popen(machines[0].command(*run, f"cluster.address={address}"))
         while running.poll() is None:
             for name, process in workers_of(os.getpid()):
-                with suppress(OSError):  # it has ended since
+                with suppress(OSError):  # the process has ended
                     seen[next(machine.address for machine in machines if machine.has(process.pid))].add(name)
             time.sleep(1)
         for address, names in seen.items():
@@ -108,9 +108,9 @@ def on_machines(nodes: int, run: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--namespaces", action="store_true", help="each node in a network namespace of its own")
-    parser.add_argument("--colocated", action="store_true", help="all roles at the same places, in turns")
-    parser.add_argument("overrides", nargs="*", help="of both runs; behind --")
+    parser.add_argument("--namespaces", action="store_true", help="give each node its own network namespace")
+    parser.add_argument("--colocated", action="store_true", help="all roles take turns in the same places")
+    parser.add_argument("overrides", nargs="*", help="of both runs, after --")
     asked = parser.parse_args()
     run = [sys.executable, "-m", "rlhf_flow", "run", *SMALL, *SAME, *asked.overrides]
     spread = [*SPREAD, *(COLOCATED if asked.colocated else ())]

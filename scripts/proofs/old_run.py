@@ -1,8 +1,8 @@
-"""Make the fixture of tests/runs/test_old_runs.py: runs of today's version, stopped in their third round.
+"""Write the fixture of tests/runs/test_old_runs.py: runs of the current version, stopped in their third round.
 
-Each release adds one archive, made before anything that a run folder holds is renamed:
-`python scripts/proofs/old_run.py 0.1`. An archive has the policy, the prompts, one folder for each run, and for each
-the sha256 of the policy that it ends with if it is not stopped, on the processor that made it.
+Each release adds one archive, made before any name in a run folder changes:
+`python scripts/proofs/old_run.py 0.1`. An archive holds the policy, the prompts, one folder for each run, and for each
+run the sha256 of the policy that it ends with if it is not stopped, on the processor that made it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ COMMON = [
     "checkpoint.prompts_per_commit=8",
     f"rounds={ROUNDS}",
 ]
-RUNS = {  # one as most people run it, and one in which every key that has had another name is set
+RUNS = {  # one with common settings, and one that sets every key that had another name before
     "online_dpo": ["scorer.path=judge"],
     "nash_md": [
         "algorithm=nash_md",

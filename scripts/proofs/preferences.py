@@ -1,13 +1,13 @@
-"""Judges trained on real preferences, next to what can be known without reading the answers.
+"""Train reward models on real preferences, and compare them with baselines that do not read the answers.
 
     python scripts/proofs/preferences.py --data FILE --folder OUT [--kinds gpm pairwise] [--seeds 0] [--try]
 
-FILE has a JSON object a line (or such lines, gzipped): `prompt`, `response_a`, `response_b`, and `prob_b`, the
-probability that the second is better, as in the annotations of AlpacaEval. All pairs of an instruction stay on one
-side: training, validation or held out. Nothing is downloaded: the tokenizer learns its merges from the training texts,
-the model begins at random. Each kind is trained by `rlhf-flow train-reward` in a process of its own, of one thread.
-`--try` trains every setting of TRIED and measures on the validation pairs; without it, the setting that was chosen so
-is measured on the held-out pairs, once. Run again, it goes on where it was stopped.
+FILE holds one JSON object per line, and may be gzipped: `prompt`, `response_a`, `response_b`, and `prob_b`, the
+probability that the second is better, as in the annotations of AlpacaEval. All pairs of an instruction go to the same
+split: training, validation or held out. Nothing is downloaded: the tokenizer is trained on the training texts, and the
+model starts from random weights. `rlhf-flow train-reward` trains each kind in its own process with one thread. `--try`
+trains every setting of TRIED and measures on the validation pairs. Without it, the script measures CHOSEN, the setting
+selected that way, once on the held-out pairs. The same command resumes a script that was stopped.
 """
 
 from __future__ import annotations
@@ -35,24 +35,22 @@ if TYPE_CHECKING:
 Pair: TypeAlias = dict[str, Any]
 Sides: TypeAlias = dict[str, list[Pair]]
 
-SHARES = {"held_out": 0.2, "validation": 0.1}  # of the instructions; the rest is trained on
+SHARES = {"held_out": 0.2, "validation": 0.1}  # of the instructions; the rest is for training
 VOCABULARY, HIDDEN, LAYERS, HEADS = 8192, 64, 2, 2  # 0.6 million parameters, of which 0.1 million are not embeddings
-MOST = {"prompt": 128, "first": 512, "second": 512}  # tokens of a text, which beyond them loses its end
-POSITIONS = 2048  # tokens that the model can read: a question with both answers, and what the templates write
+MOST = {"prompt": 128, "first": 512, "second": 512}  # tokens of a text; a longer one is truncated
+POSITIONS = 2048  # context length in tokens: a question, both answers and the template
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a kind is trained. Everything else is as `rlhf-flow train-reward` has it."""
+    """How a kind is trained. All else is the default of `rlhf-flow train-reward`."""
 
     lr: float
     epochs: int
 
 
 TRIED = [Setting(lr, epochs=1) for lr in (1e-3, 3e-3, 1e-2)]
-CHOSEN = Setting(
-    3e-3, epochs=1
-)  # the least log loss of bradley_terry on the validation pairs; the others take the same
+CHOSEN = Setting(3e-3, epochs=1)  # the lowest log loss of bradley_terry on the validation pairs; used for all kinds
 KINDS = ("bradley_terry", "gpm", "pairwise")
 
 
@@ -77,7 +75,7 @@ def read(path: Path) -> list[Pair]:
 
 
 def split(pairs: Sequence[Pair]) -> Sides:
-    """Each pair on the side where a hash of its instruction falls, whatever its case and spaces are."""
+    """The split of each pair is given by a hash of its instruction, regardless of case and spaces."""
     sides: Sides = {"training": [], "validation": [], "held_out": []}
     for pair in pairs:
         sides[_side(" ".join(pair["prompt"].casefold().split()))].append(pair)
@@ -94,11 +92,10 @@ def _side(instruction: str) -> str:
 
 
 def shortened(sides: Sides, tokenizer: PreTrainedTokenizerFast) -> tuple[Sides, Counter[str]]:
-    """The pairs with texts that the model has room for, and what became of them: `cut` of each column, `identical`.
+    """The pairs with truncated texts, and counts: `cut` for each column, and `identical` for dropped pairs.
 
-    An answer is judged as a whole, so it keeps its beginning, and its length as far as the model may see it. The rule
-    is the same for both answers and on all sides, and the baselines read the same texts. Two answers that are then the
-    same are no pair.
+    A text that is too long keeps its beginning. The rule is the same for both answers and for all splits, and the
+    baselines read the same texts. A pair is dropped if its truncated answers are identical.
     """
     counts, kept = Counter[str](), {side: list[Pair]() for side in sides}
     for side, pairs in sides.items():
@@ -113,7 +110,7 @@ def shortened(sides: Sides, tokenizer: PreTrainedTokenizerFast) -> tuple[Sides, 
 
 
 def beginning(tokenizer: PreTrainedTokenizerFast, text: str, most: int) -> str:
-    """The text up to the end of that token."""
+    """The text up to the end of token number `most`."""
     ends = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     return text if len(ends) <= most else text[: ends[most - 1][1]]
 
@@ -122,7 +119,7 @@ def beginning(tokenizer: PreTrainedTokenizerFast, text: str, most: int) -> str:
 
 
 def build(texts: Sequence[str], folder: Path, *, seed: int) -> PreTrainedTokenizerFast:
-    """A small Llama that has learned nothing, with the tokenizer of these texts."""
+    """Write a small random Llama with a tokenizer trained on these texts; returns the tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -150,7 +147,7 @@ def build(texts: Sequence[str], folder: Path, *, seed: int) -> PreTrainedTokeniz
 
 
 def train(kind: str, setting: Setting, folder: Path, *, seed: int, measured: str, pairs: int) -> dict[str, float]:
-    """`rlhf-flow train-reward` on the training pairs; the metrics on those of the side `measured`."""
+    """Run `rlhf-flow train-reward` on the training pairs; returns the metrics on the split `measured`."""
     run = folder / f"{kind}-{setting.lr:g}-{setting.epochs}-{seed}-{measured}"
     orders = 2 if kind == "pairwise" else 1
     overrides = {
@@ -188,7 +185,7 @@ def train(kind: str, setting: Setting, folder: Path, *, seed: int, measured: str
     return last
 
 
-# -- telling ----------------------------------------------------------------------------------------------------------
+# -- report -----------------------------------------------------------------------------------------------------------
 
 COLUMNS = (
     "judge",
@@ -204,7 +201,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind."""
+    """The result of a run."""
 
     kind: str
     setting: Setting
@@ -217,7 +214,7 @@ class Result:
 
 
 def longer_wins(pairs: Sequence[Pair]) -> dict[str, float]:
-    """What the longer of two answers, in characters, is worth as a judge of these pairs; metrics of evaluation."""
+    """Evaluation metrics of a baseline that prefers the answer with more characters."""
     longer = np.array([len(pair["first"]) - len(pair["second"]) for pair in pairs], dtype=np.float64)
     label = np.array([pair["preference"] for pair in pairs])
     _, prompt = np.unique([pair["prompt"] for pair in pairs], return_inverse=True)
@@ -228,7 +225,7 @@ def longer_wins(pairs: Sequence[Pair]) -> dict[str, float]:
 def table(results: Sequence[Result], whole: Mapping[str, float]) -> Iterator[str]:
     """Lines of Markdown: the baselines, every run, and which of them are better than a baseline.
 
-    `whole` is `longer_wins` of the answers before they were cut; all else is of what the judges read.
+    `whole` is `longer_wins` on the answers before truncation; all else is on the texts that the models read.
     """
     yield f"| {' | '.join(COLUMNS)} |"
     yield "|" + " --- |" * len(COLUMNS)

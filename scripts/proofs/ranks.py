@@ -1,9 +1,9 @@
-"""One round from the same start on 1, 2 and 4 learner ranks: how far apart are the weights that they publish?
+"""Run one round from the same start on 1, 2 and 4 learner ranks, and measure how far the published weights differ.
 
     python scripts/proofs/ranks.py --ranks 1 2 4
 
-Differences are Euclidean norms, relative to those of the weights on the first number of ranks: of all weights together,
-and of the tensor where it is largest. Exit status 1 where one is above 1e-5, or where the pairs were not the same.
+Differences are Euclidean norms, relative to the norm of the weights with the first number of ranks: over all weights,
+and for the tensor with the largest difference. Exit status 1 if a difference is above 1e-5, or if the pairs differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ONE = ("rounds=1", "learner.training.threads=1")
 
 
 def weights(policy: Path) -> dict[str, Tensor]:
-    """Those of a checkpoint, in float64."""
+    """The weights of a checkpoint, in float64."""
     from safetensors.torch import load_file
 
     return {
@@ -41,7 +41,7 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
 
 
 def relative(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[float, str, float]:
-    """||one - other|| / ||other||: of all tensors; the name of the one where it is largest, and how large."""
+    """||one - other|| / ||other|| over all tensors; the name of the tensor with the largest, and its value."""
     assert one.keys() == other.keys()
     apart = {name: one[name] - other[name] for name in other}
     each = {name: norm({name: apart[name]}) / norm({name: other[name]}) for name in other}
@@ -52,7 +52,7 @@ def relative(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> tuple[fl
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("overrides", nargs="*", help="of every run; behind --")
+    parser.add_argument("overrides", nargs="*", help="of every run, after --")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path(folder) / f"ranks-{ranks}" for ranks in asked.ranks]

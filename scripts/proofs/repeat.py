@@ -1,12 +1,12 @@
-"""Repeat the sandbox run over training seeds, on one stack or several, and print what each ends with.
+"""Repeat the sandbox run over training seeds, on one stack or several, and print the final metrics of each.
 
     python scripts/proofs/repeat.py --seeds 0 1 2
     python scripts/proofs/repeat.py --seeds 0 1 2 --stacks ray local
-    python scripts/proofs/repeat.py --seeds 0 -- objective.beta=0.05      # overrides of every run stand behind --
+    python scripts/proofs/repeat.py --seeds 0 -- objective.beta=0.05      # overrides of every run come after --
 
-Win rate: held-out, by the gold judge, against the start, ties counted 1/2, with its 95 % bootstrap interval. `kept` is
-the share of well-formed answers over the start's, `distinct` the share of distinct answers over the start's. A run that
-is there already is not run again.
+Win rate: on held-out prompts, by the gold scorer, against the start, with ties as 1/2 and a 95 % bootstrap interval.
+`kept` is the share of well-formed answers divided by the start's, `distinct` the share of distinct answers divided by
+the start's. A finished run is not repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS = ("win_rate", "low", "high", "kept", "distinct", "gold", "start", "prox
 
 
 def outcome(root: Path) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """The figures of a finished run, and each aspect of the gold judge before and after."""
+    """The figures of a finished run, and each aspect of the gold scorer before and after."""
     lines = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
     start, end = lines[0], lines[-1]
     aspects = {

@@ -1,1 +1,1 @@
-"""What `scripts/bench/gpu_learner.py` is made of."""
+"""Modules of `scripts/bench/gpu_learner.py`."""

@@ -1,4 +1,4 @@
-"""The machine that is measured on: its name and versions, what it has left, and the peaks of each phase"""
+"""The machine under test: its name and versions, its free memory, and the peak memory of each phase"""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from threading import Event, Thread
 
 from rlhf_flow.capacity.process_memory import size_text
 
-TICK = 0.1  # seconds between two looks at the driver's number
-PEAK = {  # dense bfloat16 with float32 sums, TFLOP/s, of NVIDIA's data sheets; by what is in the GPU's name
+TICK = 0.1  # seconds between two samples of the memory in use
+PEAK = {  # dense bfloat16 with float32 accumulation, TFLOP/s, from NVIDIA's data sheets; the key is in the GPU's name
     "H200": 989.4,
     "H100 PCIe": 756.0,
     "H100 NVL": 835.5,
@@ -29,18 +29,18 @@ PEAK = {  # dense bfloat16 with float32 sums, TFLOP/s, of NVIDIA's data sheets; 
 
 @dataclass(frozen=True)
 class Found:
-    """Of one phase: seconds, and the highest bytes in it."""
+    """Time and peak memory of one phase; memory in bytes."""
 
     seconds: float
     tensors: float  # torch.cuda.max_memory_allocated; 0 without a GPU
-    driver: float  # of the GPU, whoever has them; sampled; 0 without a GPU
-    resident: float  # set of this process on the host
-    taken: float  # of the host since this process began to measure, whoever has them; sampled
-    pinned: float  # of the host, by torch; 0 without a GPU
+    driver: float  # GPU memory of all processes, sampled; 0 without a GPU
+    resident: float  # resident set of this process on the host
+    taken: float  # host memory that all processes took since the measurement began, sampled
+    pinned: float  # host memory pinned by torch; 0 without a GPU
 
 
 class Machine:
-    """`device` is cpu or cuda, the first GPU. Phases are measured one after the other, by their names."""
+    """Measures named phases, one after the other. `device` is cpu, or cuda for the first GPU."""
 
     def __init__(self, device: str) -> None:
         self.device, self.gpu = device, device != "cpu"
@@ -48,14 +48,14 @@ class Machine:
         self.begun = _available()
 
     def peak_flops(self) -> float | None:
-        """Of the GPU in bfloat16, a second; None where the table does not know it."""
+        """Peak bfloat16 FLOP/s of the GPU; None if PEAK does not list it."""
         import torch
 
         name = torch.cuda.get_device_name(self.device) if self.gpu else ""
         return next((1e12 * teraflops for known, teraflops in PEAK.items() if known in name), None)
 
     def left(self) -> tuple[float, float]:
-        """Bytes of the GPU (0 without one), and of the host, that nobody has."""
+        """Free bytes of the GPU (0 without one) and of the host."""
         import torch
 
         gpu = torch.cuda.mem_get_info(self.device)[0] if self.gpu else 0
@@ -67,10 +67,10 @@ class Machine:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Of a name that comes again, the seconds of the last time and the peaks of all times count."""
+        """Measure a phase. If a name repeats, the last time counts, and the peaks over all repeats."""
         import torch
 
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is now what is resident
+        Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the current resident set
         if self.gpu:
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -95,7 +95,7 @@ class Machine:
 
     @contextmanager
     def _watched(self) -> Iterator[tuple[list[float], list[float]]]:
-        """What the driver counts, and what is taken of the host, looked at again and again in a thread of its own."""
+        """Sample the GPU memory in use and the host memory taken every TICK seconds, in a thread."""
         driver, taken, over = [0.0], [0.0], Event()
 
         def look() -> None:
@@ -138,11 +138,11 @@ def _available() -> float:
 
 
 def _limit() -> float:
-    """Bytes left of what the control group may take, where files that were read count as free; else infinite."""
+    """Bytes left below the memory limit of the cgroup, with inactive file cache as free; infinite without a limit."""
     group = Path("/sys/fs/cgroup")
     try:
         limit, now, parts = ((group / f"memory.{name}").read_text() for name in ("max", "current", "stat"))
-    except OSError:  # not version 2, or not mounted
+    except OSError:  # no cgroup v2, or not mounted
         return float("inf")
     (files,) = re.findall(r"^inactive_file (\d+)$", parts, re.MULTILINE)
     return float("inf") if limit.strip() == "max" else float(int(limit) - int(now) + int(files))

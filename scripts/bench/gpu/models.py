@@ -1,4 +1,4 @@
-"""Random Llamas of given sizes, random pairs for them, and what a run that learns from these is told"""
+"""Random Llamas of given sizes, random pairs for them, and the configuration of a run that trains on the pairs"""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import LlamaConfig
 
-OFFLOAD = {  # learner.config by what leaves the GPU
+OFFLOAD = {  # learner.config by what is offloaded
     "all": {
         "offload_optimizer": {"device": "cpu", "pin_memory": True},
-        # The weights are pinned as a whole all the same; each parameter alone would be pinned once more, for good.
+        # The weights are pinned as a whole anyway; with pin_memory each parameter would be pinned again, permanently.
         "offload_param": {"device": "cpu", "pin_memory": False},
     },
     "optimizer": {"offload_optimizer": {"device": "cpu", "pin_memory": True}},
@@ -33,7 +33,7 @@ OFFLOAD = {  # learner.config by what leaves the GPU
 
 @dataclass(frozen=True)
 class Size:
-    """Of a Llama."""
+    """The shape of a Llama."""
 
     layers: int
     hidden: int
@@ -44,7 +44,7 @@ class Size:
     tied: bool
 
     def changed(self, *, layers: int | None, hidden: int | None, heads: int | None, vocabulary: int | None) -> Size:
-        """With what is not None in place; the feed-forward layers widen with the hidden ones."""
+        """A copy with the values that are not None; the feed-forward width scales with the hidden size."""
         wide, many = hidden or self.hidden, heads or self.heads
         return replace(
             self,
@@ -57,7 +57,7 @@ class Size:
         )
 
     def config(self, positions: int) -> LlamaConfig:
-        """Raises ValueError where no Llama is of this size."""
+        """The configuration of transformers. Raises ValueError if the sizes are invalid."""
         from transformers import LlamaConfig
 
         if self.hidden % self.heads:
@@ -90,18 +90,18 @@ SIZES = {  # the largest first; the shapes of Llama 3.1 8B, and of Llama 3.2 3B 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is learned in a step; lengths in tokens."""
+    """The data of one training step; lengths in tokens."""
 
     batch: int  # pairs
     micro_batch: int  # pairs
     prompt: int
-    answer: int  # the longest; each has between half of it and all
+    answer: int  # the longest; the shortest has half of it
     repeats: int  # steps besides the warm-up
     offload: str  # key of OFFLOAD
 
     @property
     def work(self) -> Work:
-        """As `rlhf-flow plan` counts it."""
+        """The same work as `rlhf-flow plan` counts it."""
         return Work(
             rounds=1,
             prompts=self.batch,
@@ -118,7 +118,7 @@ class Asked:
 
 
 def write_weights(folder: Path, device: str) -> None:
-    """Beside the configuration that is in the folder: bfloat16, drawn on the device, in shards of 2 GB."""
+    """Write random bfloat16 weights next to the configuration in the folder, made on the device, in shards of 2 GB."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -129,7 +129,7 @@ def write_weights(folder: Path, device: str) -> None:
 
 
 def configured(model: Path, asked: Asked) -> RunConfig:
-    """Online DPO under ZeRO-3; writes the JSON of learner.config beside the model."""
+    """The configuration of online DPO under ZeRO-3. Writes the JSON of learner.config next to the model."""
     from rlhf_flow.config import compose as config
 
     settings = model.parent / "deepspeed.json"
@@ -145,7 +145,7 @@ def configured(model: Path, asked: Asked) -> RunConfig:
         "learner.training.epochs": 1 + asked.repeats,  # every step reads the same pairs
         "model.path": model,
         "model.dtype": "bfloat16",
-        "scorer": "rule",  # nothing is drawn and nothing is judged: these two are never opened
+        "scorer": "rule",  # the scorer and the prompts are never opened: nothing is generated or scored
         "scorer.function": "operator.length_hint",
         "prompts.path": model,
         "rounds": 1,
@@ -155,7 +155,7 @@ def configured(model: Path, asked: Asked) -> RunConfig:
 
 
 def random_pairs(folder: Path, size: Size, asked: Asked) -> tuple[RoundTables, list[tuple[int, int]]]:
-    """A batch of pairs of random tokens; and of each response how long prompt and answer are."""
+    """A batch of pairs of random tokens, and the lengths (prompt, answer) of each response."""
     import pyarrow as pa
 
     from rlhf_flow.storage import parquet as rows

@@ -1,4 +1,4 @@
-"""The tables that are printed: speed, peaks of memory, and memory by phase"""
+"""The printed tables: speed, peak memory, and memory by phase"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, GIB, Memory
 
 @dataclass(frozen=True)
 class Speed:
-    """Of some calls that each read the same tokens."""
+    """Speed of several calls on the same tokens."""
 
     tokens: int
     flops: float
@@ -30,7 +30,7 @@ class Speed:
 
 
 def flops(shape: Shape, lengths: Sequence[tuple[int, int]]) -> float:
-    """Of a forward pass over sequences of (prompt, answer) tokens, as `gpu_learner.py` says."""
+    """FLOPs of a forward pass over sequences of (prompt, answer) tokens; `gpu_learner.py` explains the formula."""
     output = shape.vocabulary * shape.width
     read, answers = sum(map(sum, lengths)), sum(answer for _, answer in lengths)
     attention = 4 * shape.layers * shape.queries * sum((prompt + answer) ** 2 for prompt, answer in lengths)
@@ -56,7 +56,7 @@ def peaks(chosen: Planned, machine: Machine, libraries: float) -> Iterator[str]:
 
 
 def phases(chosen: Planned, machine: Machine, libraries: float) -> Iterator[str]:
-    """The same of each phase, the host's without libraries."""
+    """Predicted and measured memory of each phase; host memory without libraries."""
     yield "| phase, GiB | GPU predicted | measured | host predicted | measured |"
     yield "|---|--:|--:|--:|--:|"
     for name, found in machine.found.items():

@@ -1,4 +1,4 @@
-"""What `rlhf-flow plan` says of a size, and whether that fits the machine"""
+"""The memory that `rlhf-flow plan` predicts for a size, and whether it fits the machine"""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rlhf_flow.config.schema import RunConfig
 
 @dataclass(frozen=True)
 class Planned:
-    """What `rlhf-flow plan` says of a size; without `save`, which is not measured."""
+    """The prediction of `rlhf-flow plan` for a size, without the phase `save`, which is not measured."""
 
     name: str
     size: Size
     config: RunConfig
     shape: Shape
-    gpu: Memory | None  # None: it computes on the host
+    gpu: Memory | None  # None: the learner runs on the CPU
     host: Memory
 
     def lacks(self, left: tuple[float, float], disk: float) -> list[str]:
-        """A sentence for each kind of memory of which there is too little; `left`: bytes of the GPU and of the host."""
+        """A message for each kind of memory that is too small; `left`: free bytes of the GPU and of the host."""
         wanted = {
             "the GPU": (self.gpu.bytes + CUDA_CONTEXT if self.gpu else 0.0, left[0]),
             "the host": (self.host.bytes + LIBRARIES["deepspeed"], left[1]),
@@ -39,7 +39,7 @@ class Planned:
 
 
 def planned(name: str, size: Size, model: Path, asked: Asked, *, on_gpu: bool) -> Planned:
-    """Writes the configuration of the model, and no weight."""
+    """The prediction for a size. Writes the configuration of the model, but no weights."""
     size.config(positions=asked.prompt + asked.answer).save_pretrained(model)
     config, shape = configured(model, asked), shape_of(str(model))
     here = learner_memory(config, shape, asked.work, on_gpu=on_gpu)

@@ -1,1 +1,1 @@
-"""What `scripts/bench/transfers.py` is made of."""
+"""Modules of `scripts/bench/transfers.py`."""

@@ -1,4 +1,4 @@
-"""An engine that tells what reached it, and how long that took"""
+"""An engine that reports the weights that it received, and the time to load them"""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Received(NamedTuple):
-    sha256: str  # of the weights that are here
+    sha256: str  # of the weights that the engine received
     load: Spent
 
 
 class Reporting:
-    """An engine with a clock on what it loads."""
+    """Wraps an engine and times its loads."""
 
     def __init__(self, engine: Any) -> None:  # noqa: ANN401
         self.engine, self.clock = engine, Clock()
@@ -32,7 +32,7 @@ class Reporting:
         self.step_aside, self.come_back = engine.step_aside, engine.come_back
 
     def report(self) -> Received:
-        """Of the last load. vLLM packs its weights: what it was given is hashed, and the probe proves the rest."""
+        """Report the last load. vLLM packs its weights: this hashes what it was given; the probe checks the rest."""
         if self.networks:
             here = fingerprint(self.networks[0].state_dict())
         else:
@@ -44,7 +44,7 @@ class Reporting:
         return Received(here, self.clock.read()["load"])
 
     def _noted(self, tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Kept for `report`, which hashes them: hashing is not part of the load."""
+        """Keep the tensors for `report`, so that the load is timed without hashing."""
         for name, tensor in tensors:
             self.given.append((name, tensor))
             yield name, tensor

@@ -1,4 +1,4 @@
-"""A learner whose ranks tell what a publish took"""
+"""A learner whose ranks report the time and the memory of a publish"""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from transfer.meters import Clock, Memory, Spent
 
 
 class Told(NamedTuple):
-    """Of one rank, since it was asked last."""
+    """The report of one rank since its last report."""
 
     spent: dict[str, Spent]
     taken: int  # bytes above those held before
 
 
 class Ranks:
-    """A rank of the learner, with a clock and an eye on its memory."""
+    """A rank of the learner that measures its time and memory."""
 
     def __init__(self, learner: Any) -> None:  # noqa: ANN401
         from rlhf_flow.learner import preference_learner as preference
@@ -42,7 +42,7 @@ class Ranks:
         return held(self.publishing(name, round))
 
     def publishing(self, name: str, round: int) -> Publishing:
-        """As the learner's, with a clock on what is done with each bucket before the next one is asked for."""
+        """As the learner's, and times what the caller does with each bucket before it requests the next one."""
         inner = self.learner.publishing(name, round)
         while True:
             try:
@@ -54,7 +54,7 @@ class Ranks:
                 yield bucket
 
     def nudge(self, by: float, watched: bool) -> None:
-        """Other weights, without a name yet; and whether to look at the memory, which takes time."""
+        """Change the weights, so that there is something to publish. `watched`: sample memory, which takes time."""
         for parameter in self.learner.backend.parameters():
             parameter.seen.values.mul_(1 + by)
             parameter.master.values.mul_(1 + by)
@@ -67,7 +67,7 @@ class Ranks:
         return Told(self.clock.read(), self.memory.taken)
 
     def _unwatched(self, prove: Callable[..., Any]) -> Callable[..., Any]:
-        """The probe is a forward pass like any other, and all buckets are gone by then."""
+        """Stop sampling memory before the probe: it is a normal forward pass, and all buckets have left by then."""
 
         def proving(*policy: Any) -> Any:  # noqa: ANN401
             self.memory.leave()

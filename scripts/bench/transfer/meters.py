@@ -1,4 +1,4 @@
-"""What a worker's process spends on parts of its work: seconds, page faults, and memory of its own"""
+"""Meters for parts of a worker's work: seconds, page faults, and private memory"""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-TICK = 0.001  # seconds between two looks at the memory
+TICK = 0.001  # seconds between two samples of the memory
 
 
 @dataclass
 class Spent:
     seconds: float = 0.0
-    faults: int = 0  # pages of memory that the kernel had to find first
+    faults: int = 0  # minor page faults
 
 
 @dataclass
 class Clock:
-    """What was spent, by what it was spent on."""
+    """Seconds and page faults of each named part."""
 
     spent: dict[str, Spent] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ def _faults() -> int:
 
 @dataclass
 class Memory:
-    """The most that this process holds for itself alone (not of files, not of the object store) while it is watched."""
+    """Peak private memory of this process, without files and the object store, while it is watched."""
 
     before: int = 0  # bytes
     highest: int = 0
@@ -66,7 +66,7 @@ class Memory:
         self.watcher.start()
 
     def leave(self) -> None:
-        """Who is not watched is left as it is."""
+        """Stop watching. Does nothing if not watching."""
         watcher, self.watcher = self.watcher, None
         if watcher is not None:
             watcher.join()
@@ -74,7 +74,7 @@ class Memory:
 
     @property
     def taken(self) -> int:
-        """Bytes above those that were held before."""
+        """Peak bytes above those held when watching began."""
         return self.highest - self.before
 
     def _look(self) -> None:

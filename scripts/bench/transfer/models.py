@@ -1,4 +1,4 @@
-"""Random Llamas of about so many MiB, nearly all of them in their layers"""
+"""Random Llamas of a given size in MiB, nearly all of it in the layers"""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rlhf_flow.specs import Model
 from rlhf_flow.weights.buckets import MIB
 
 VOCABULARY = 256
-WIDTHS = {1024: 2816, 256: 704}  # of what is inside of a layer, by what is between layers
+WIDTHS = {1024: 2816, 256: 704}  # feed-forward width by hidden size
 
 
 def make_model(folder: Path, mib: int) -> Model:
-    """In float32, as wide as may be."""
+    """A float32 Llama of about `mib` MiB, as wide as possible."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

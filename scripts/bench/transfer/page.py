@@ -1,4 +1,4 @@
-"""The table that is printed of each way"""
+"""The printed table of each transport"""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from rlhf_flow.weights.buckets import MIB
 
-AIM = 0.3  # of a plain copy: put+get through the object store
+AIM = 0.3  # target share of a plain copy, for put+get through the object store
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one publish and one load: seconds, by rank 0 and by the last engine; and bytes, by rank."""
+    """One publish and one load: seconds of rank 0 and of the slowest engine, and bytes of each rank."""
 
     copy: float
     publish: float
@@ -32,7 +32,7 @@ class Figures:
 
     @property
     def moved(self) -> float:
-        """Between the processes."""
+        """Seconds of the transfer between the processes."""
         return self.put + self.load
 
 

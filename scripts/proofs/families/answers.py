@@ -1,4 +1,4 @@
-"""What plain transformers answers with a model: the greedy tokens, and their log-probs, without cache and padding."""
+"""Greedy answers as tokens and log-probs: of plain transformers without cache and padding, and of engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Answers:
-    """One per prompt."""
+    """Tokens and log-probs, one entry per prompt."""
 
     tokens: tuple[tuple[int, ...], ...]
     logps: tuple[tuple[float, ...], ...]
@@ -36,7 +36,7 @@ class Answers:
 
 
 def expected(lm: PreTrainedModel, ends: Sequence[int]) -> Answers:
-    """By a forward pass over everything for each token."""
+    """Answers of plain transformers, with a forward pass over the whole sequence for each token."""
     tokens, logps = [], []
     for prompt in PROMPTS:
         said: list[int] = []
@@ -52,7 +52,7 @@ def expected(lm: PreTrainedModel, ends: Sequence[int]) -> Answers:
 
 
 def drawn(engine: Engine, policy: Policy) -> Answers:
-    """By an engine."""
+    """Answers of an engine."""
     rollouts = engine.generate(PROMPTS, policy, GREEDY, round=1, seed=0)
     responses = [response for (response,) in rollouts.responses]
     return Answers(

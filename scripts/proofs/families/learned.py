@@ -1,4 +1,4 @@
-"""A policy of each architecture that a learner trained and published, and what transformers answers with it."""
+"""Train and publish a policy of each architecture, and record what transformers answers with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDS = (2,)  # the end token of `tests.support.tokenizer`
 
 @dataclass(frozen=True)
 class Learned:
-    """Everything that an engine needs to answer as the policy, and to be told whether it does."""
+    """A published policy, and the answers that an engine must give with it."""
 
     start: Path
     published: Path  # a checkpoint, or the folder of an adapter
@@ -52,7 +52,7 @@ def start_of(folder: Path) -> Policy:
 
 
 def by_huggingface(learned: Learned) -> float:
-    """How far the engine of transformers is off, in nats: before and after it is given the policy, and from it."""
+    """The largest error of engine=huggingface in nats: on the start, given the policy, and opened on the policy."""
     engine = HuggingFace().open(Model(str(learned.start)), Place())
     found = [
         drawn(engine, start_of(learned.start)).off(learned.before),
@@ -70,6 +70,6 @@ def _load(folder: Path) -> PreTrainedModel:
 
 
 def _with(lm: PreTrainedModel, policy: Policy) -> PreTrainedModel:
-    """The model with the weights of the sum of base and adapter."""
+    """The model with the merged weights of base and adapter."""
     lm.load_state_dict(policy.weights.load())
     return lm

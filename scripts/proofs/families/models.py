@@ -1,4 +1,4 @@
-"""A tiny random model of each architecture, written by `save_pretrained` in a moment."""
+"""A tiny random model of each architecture, written by `save_pretrained`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3-moe": Family("Qwen3MoeConfig", {**LLAMA, **HEADS, **EXPERTS}),
     "gemma2": Family("Gemma2Config", GEMMA, tied=True),
     "gemma3": Family("Gemma3TextConfig", GEMMA, tied=True),
-    "gemma3-vision": Family(  # whose text part is learned
+    "gemma3-vision": Family(  # only its text part is trained
         "Gemma3Config",
         {
             "text_config": GEMMA,
@@ -123,7 +123,7 @@ FAMILIES: Mapping[str, Family] = {
 def make(
     name: str, folder: Path, words: PreTrainedTokenizerBase, *, dtype: str = "float32", shard: str = "5GB"
 ) -> Path:
-    """Write the model of a family with a tokenizer, the same ones each time."""
+    """Write the model of a family and the tokenizer. The weights are the same each time."""
     family = FAMILIES[name]
     keys: dict[str, object] = {
         "vocab_size": len(words),

@@ -1,7 +1,7 @@
-"""vLLM answers with the policies of `families.learned`, one architecture after the other in a process of its own.
+"""Generate with vLLM from the policies of `families.learned`, one architecture after the other, in its own process.
 
-Run as `python -m families.served FILE live|fresh`: a pickle of name -> `Learned` on disk; name -> findings come to its
-output, as one line of JSON for each name.
+Run as `python -m families.served FILE live|fresh`. FILE is a pickle of name -> `Learned`. Prints one line of JSON for
+each name: {name: errors}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlhf_flow.weights.source import Adapter
 
 
 def live(learned: Learned) -> Iterator[tuple[str, float]]:
-    """How far vLLM is off, in nats: opened on the start, given the policy while it is up, and given the start again."""
+    """Errors of vLLM in nats: opened on the start, given the policy while it runs, and given the start again."""
     adapter = learned.policy.weights if isinstance(learned.policy.weights, Adapter) else None
     spec = VLLM(kv_cache_mib=16, max_model_len=128, lora_rank=adapter.rank if adapter else 0)
     with closing(spec.open(Model(str(learned.start)), Place())) as engine:
@@ -32,7 +32,7 @@ def live(learned: Learned) -> Iterator[tuple[str, float]]:
 
 
 def fresh(learned: Learned) -> Iterator[tuple[str, float]]:
-    """How far vLLM is off that has never seen the run; nothing for an adapter, which has no weights of its own."""
+    """The error of a vLLM opened on the published checkpoint; nothing for an adapter, which is not a checkpoint."""
     if isinstance(learned.policy.weights, Adapter):
         return
     spec = VLLM(kv_cache_mib=16, max_model_len=128)
@@ -41,20 +41,20 @@ def fresh(learned: Learned) -> Iterator[tuple[str, float]]:
 
 
 def main() -> None:
-    """Each part has a process of its own: vLLM's backend of transformers models changes their classes when it opens."""
+    """Each part needs its own process: vLLM's transformers backend changes the classes of the models it opens."""
     measure = {"live": live, "fresh": fresh}[sys.argv[2]]
     for name, learned in pickle.loads(Path(sys.argv[1]).read_bytes()).items():
         found: dict[str, float | str] = {}
         try:
             found.update(measure(learned))
-        except Exception as error:  # whatever vLLM raises belongs into the table
+        except Exception as error:  # any error of vLLM goes into the table
             found["error"] = f"{type(error).__name__}: {error}"
             if os.environ.get("TRACE"):
                 import traceback
 
                 traceback.print_exc()
         print(json.dumps({name: found}), flush=True)
-    os._exit(0)  # vLLM would take its engines down one by one, which takes many seconds
+    os._exit(0)  # skips the shutdown of each engine, which takes many seconds
 
 
 if __name__ == "__main__":

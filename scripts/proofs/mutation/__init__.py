@@ -1,1 +1,1 @@
-"""What `scripts/proofs/mutants.py` is made of."""
+"""Modules of `scripts/proofs/mutants.py`."""

@@ -1,4 +1,4 @@
-"""What mutants are put to, and how long that takes where nothing is wrong."""
+"""The tests and claims that run on each mutant, and how long they take without a mutant."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class BaselineError(Exception):
 
 @dataclass(frozen=True)
 class Kind:
-    """Tests or claims, and the seconds of processor time that they are given."""
+    """Tests or claims, and their limits in seconds of processor time."""
 
     name: str
-    of: Callable[[Imports, str], Mapping[str, int]]  # those of a file: 0 for what is first asked, 1 for the rest
-    each: float  # what takes longer is not asked
-    all: float  # that one mutant may take, if it goes as fast as without
+    of: Callable[[Imports, str], Mapping[str, int]]  # those of a file: 0 for those that run first, 1 for the rest
+    each: float  # slower ones do not run
+    all: float  # limit per mutant, at the speed without a mutant
 
 
 KINDS = (Kind("tests", Imports.tests, 600.0, math.inf), Kind("claims", Imports.claims, 10.0, 30.0))
@@ -36,9 +36,9 @@ def jobs(
     seed: int,
     progress: Callable[[str], None],
 ) -> list[Job]:
-    """What each mutant is put to: what is nearest to its file first, and of that what is quick.
+    """A job for each mutant. It runs what is nearest to the file first, and of that the fastest.
 
-    Raises BaselineError where something fails without a mutant.
+    Raises BaselineError if a test or a claim fails without a mutant.
     """
     of = {mutant.path: kind.of(imports, mutant.path) for mutant in mutants}
     seconds: dict[str, float] = {}
@@ -58,4 +58,4 @@ def _job(mutant: Mutant, of: Mapping[str, int], seconds: Mapping[str, float], mo
         if spent + seconds[one] <= most:
             asked.append(one)
             spent += seconds[one]
-    return Job(tuple(asked), 30 + 5 * spent, mutant)  # what takes longer than this hangs
+    return Job(tuple(asked), 30 + 5 * spent, mutant)  # a job that takes longer counts as hanging

@@ -1,6 +1,6 @@
-"""Mutants that no test can tell from the original, each with its proof. They are not counted.
+"""Mutants that are equivalent to the original, each with a proof. They are not counted.
 
-An entry that is no mutant any more is an error: the code has changed, and the proof may be of something else.
+An entry that is no longer a mutant is an error: the code has changed, and the proof may not apply.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "rlhf_flow/selector/label.py",
         'one_first = coin(one, other) < wins if kind == "sampled" else wins > 0.5',
         'one_first = coin(one, other) < wins if kind == "sampled" else wins >= 0.5',
-        "Where wins is 0.5 the function has returned: it is a tie.",
+        "If wins is 0.5, it is a tie, and the function has already returned.",
     ),
     Equivalent(
         "rlhf_flow/selector/margin.py",
@@ -73,13 +73,13 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "rlhf_flow/selector/margin.py",
         "return Choice(high, low, wins=1.0)",
         "return Choice(high, low, wins=2.0)",
-        "The label is hard, or the selector is refused; of a hard label only wins > 0.5 is read.",
+        "The label is hard, or the selector is refused; a hard label only depends on wins > 0.5.",
     ),
     Equivalent(
         "rlhf_flow/selector/pairing.py",
         "if _RANK[name] < _RANK[buckets[id]]:",
         "if _RANK[name] <= _RANK[buckets[id]]:",
-        "No two buckets have one rank: at equal ranks the bucket is replaced by itself.",
+        "No two buckets have the same rank, so at equal ranks the bucket is replaced by itself.",
     ),
     Equivalent(
         "rlhf_flow/selector/tournament.py",
@@ -92,12 +92,12 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
 
 
 def stale(known: Iterable[Equivalent], found: Iterable[Mutant]) -> list[Equivalent]:
-    """The entries that are not exactly one mutant."""
+    """The entries that do not match exactly one mutant."""
     keys = [(mutant.path, mutant.before, mutant.after) for mutant in found]
     return [entry for entry in known if keys.count((entry.path, entry.before, entry.after)) != 1]
 
 
 def proof(known: Iterable[Equivalent], mutant: Mutant) -> str | None:
-    """Why a mutant is equivalent, where it is."""
+    """The proof that a mutant is equivalent; None if there is none."""
     key = mutant.path, mutant.before, mutant.after
     return next((entry.proof for entry in known if (entry.path, entry.before, entry.after) == key), None)

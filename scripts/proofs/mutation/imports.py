@@ -1,4 +1,4 @@
-"""Which tests and which claims have to do with a file: those that import it, or a file of its folder that does."""
+"""Selects the tests and the claims of a file: those that import it, or that import a file of its folder that does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ TOPS = ("rlhf_flow", "tests", "scripts")
 
 
 def mutated_files(root: Path) -> list[str]:
-    """The files that are mutated, by their paths under the root of the repository."""
+    """The files to mutate, as paths relative to the root of the repository."""
     return [_below(root, path) for pattern in MUTATED for path in sorted((root / "rlhf_flow").glob(pattern))]
 
 
 class Imports:
-    """Who imports whom in a repository."""
+    """The import graph of a repository."""
 
     def __init__(self, root: Path) -> None:
         self.files = {_below(root, path): path for top in TOPS for path in (root / top).rglob("*.py")}
@@ -26,12 +26,12 @@ class Imports:
         self.imported = {path: _imported(tree) for path, tree in self.trees.items()}
 
     def tests(self, path: str) -> dict[str, int]:
-        """The test files of a file: 0 for the one that is named after it, 1 for others."""
+        """The test files of a file, with 0 for the one that is named after it and 1 for others."""
         tests = sorted(user for user in self._importing(self._near(path)) if _name(user).startswith("test_"))
         return {test: int(test != named_after(path)) for test in tests}
 
     def claims(self, path: str) -> dict[str, int]:
-        """The claims of a file, as rlhf_flow/verify/claims/dno.py:V7a: 0 for its own, 1 where their setting has it."""
+        """The claims of a file, as rlhf_flow/verify/claims/dno.py:V7a, with 0 for direct imports and 1 for others."""
         own = self._importing(self._near(path))
         users = self._importing(self._users(self._near(path), "rlhf_flow/verify"))
         modules = sorted(user for user in users if _folder(user) == CLAIMS and _name(user) != "__init__.py")
@@ -40,11 +40,11 @@ class Imports:
         }
 
     def _near(self, path: str) -> set[str]:
-        """A file, and those of its folder that are built on it; the package itself is not such a folder."""
+        """A file, and those of its folder that import it. For a file at the package root, only the file."""
         return {path} if _folder(path) == "rlhf_flow" else self._users({path}, _folder(path))
 
     def _users(self, paths: Collection[str], folder: str) -> set[str]:
-        """These files, and those of the folder that import one of them, at however many removes."""
+        """These files, and those of the folder that import one of them, directly or indirectly."""
         found = set(paths)
         while new := {user for user in self._importing(found) if _folder(user) == folder} - found:
             found |= new
@@ -73,7 +73,7 @@ def _imported(tree: ast.Module) -> set[str]:
 
 
 def _claimed(tree: ast.Module) -> Iterator[str]:
-    """V1a of `Claim("V1a", ...)`, and so on."""
+    """The ids of the claims: V1a of `Claim("V1a", ...)`."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Name(id="Claim"), args=[ast.Constant(value=str(name)), *_]):

@@ -1,7 +1,7 @@
-"""The mutation operators: every place of a source where one applies, and the source with that one place changed.
+"""The mutation operators. Each finds the places in a source file to which it applies, and changes one place at a time.
 
-A mutant is a replaced span of the text, so that all else stays as it was written. What is not code is left alone:
-docstrings, annotations, imports, f-strings, and what a refusal says (the whole of a `raise`).
+A mutant replaces one span of the text and keeps the rest as it was written. Docstrings, annotations, imports, f-strings
+and `raise` statements are not mutated.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ANCHORS = {"reference": "previous", "previous": "reference"}
 ROLES = {"policy": "reference", "reference": "policy"}
 
 Span: TypeAlias = tuple[int, int]
-Edit: TypeAlias = tuple[Span, str]  # what is replaced, and by what
+Edit: TypeAlias = tuple[Span, str]  # the replaced span, and the new text
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One place of one file, changed."""
+    """A file with one place changed."""
 
     path: str  # of the file, under the root of the repository
     line: int
@@ -78,12 +78,12 @@ class Text:
         return self.source[start:end]
 
     def last(self, node: ast.Attribute) -> Span:
-        """Where the name of an attribute stands."""
+        """The span of the name of an attribute."""
         end = self.span(node)[1]
         return end - len(node.attr), end
 
     def between(self, left: ast.expr, right: ast.expr, symbol: str) -> Span:
-        """Where the operator between two expressions stands."""
+        """The span of the operator between two expressions."""
         start, end = self.span(left)[1], self.span(right)[0]
         at = next(at for string, at in self.tokens if string == symbol and start <= at < end)
         return at, at + len(symbol)
@@ -166,7 +166,7 @@ def anchor(node: ast.AST, text: Text) -> Iterator[Edit]:
 
 
 def role(node: ast.AST, text: Text) -> Iterator[Edit]:
-    # of an objective "reference" is an anchor, and none of them is called "policy"
+    # in an objective "reference" is an anchor, and no anchor is called "policy"
     yield from _renamed(node, text, {"policy": "reference"} if _folder(text) == "objective" else ROLES)
 
 
@@ -215,7 +215,7 @@ OPERATORS: Mapping[str, Operator] = {
 
 
 def mutants(path: str, source: str) -> list[Mutant]:
-    """Every mutant of a file, in the order of its lines; what two operators make alike is there once."""
+    """Every mutant of a file, in the order of its lines. A mutant that two operators make is listed once."""
     text = Text(path, source)
     seen = {ast.dump(text.tree)}
     found = []
@@ -244,14 +244,14 @@ def _on_one_line(written: str) -> str:
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that are code."""
+    """The nodes that may be mutated."""
     yield node
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns"):
             continue
         for child in value if isinstance(value, list) else [value]:
             match child:
-                # Python 3.11 does not say where in an f-string an expression stands
+                # Python 3.11 gives no positions of expressions in an f-string
                 case ast.Import() | ast.ImportFrom() | ast.Raise() | ast.JoinedStr():
                     pass
                 case ast.Expr(value=ast.Constant(value=str())):
@@ -268,7 +268,7 @@ def _is_round(node: ast.AST) -> bool:
 
 
 def _moved_round(node: ast.AST) -> int:
-    """By how much `round + 1` is moved; 0 for what is no such sum."""
+    """The offset in `round + 1`; 0 if the node is not such a sum."""
     match node:
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=ast.Constant(value=int(by))) if _is_round(left):
             return by if isinstance(op, ast.Add) else -by
@@ -282,12 +282,12 @@ def _renamed(node: ast.AST, text: Text, names: Mapping[str, str]) -> Iterator[Ed
 
 
 def _folder(text: Text) -> str:
-    """objective, selector, sampler; of a file of the package itself its own name."""
+    """The folder in the package (objective, selector, ...); for a file at the package root, its name."""
     return PurePosixPath(text.path).with_suffix("").parts[1]
 
 
 def _bound(node: ast.AST, text: Text) -> set[str]:
-    """The names that the functions around a node have: arguments, and what is assigned."""
+    """The names bound in the functions around a node: arguments and assigned names."""
     names: set[str] = set()
     while node in text.parents:
         node = text.parents[node]

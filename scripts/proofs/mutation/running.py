@@ -1,7 +1,7 @@
-"""Tests and claims on a mutated copy of the repository: each time in a new process, forked off one that is warm.
+"""Run tests and claims on a mutated copy of the repository, each job in a process forked from this one.
 
-What takes seconds to import is imported once, here; the package itself is imported by the child alone. So this process
-must never import it.
+This process imports slow third-party packages once. Only the children import rlhf_flow, so this process must never
+import it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from mutation.operators import Mutant
 
 COPIED = ("rlhf_flow", "configs", "tests", "pyproject.toml")
 WARM = ("hydra", "hypothesis.extra.numpy", "numpy", "omegaconf", "pyarrow.parquet", "safetensors.torch", "torch")
-MEMORY = 16 << 30  # bytes of addresses that a child may take: a mutant that grows without end has an end
-PATIENCE = 20  # seconds on the clock for each of processor time: other work on the machine may hold up a child
+MEMORY = 16 << 30  # address space of a child in bytes: stops a mutant that allocates without end
+PATIENCE = 20  # wall seconds for each second of processor time: the machine may be busy
 
 
 @dataclass(frozen=True)
 class Job:
-    """Tests and claims, asked in one process until one of them fails."""
+    """Tests and claims that run in one process until one of them fails."""
 
     asked: tuple[str, ...]  # the paths of test files; claims, as rlhf_flow/verify/claims/dno.py:V7a
     limit: float  # seconds of processor time
@@ -43,13 +43,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    red: str  # the first test or claim that failed, or how the process died; "" where all held
+    red: str  # the first test or claim that failed, or how the process died; "" if all passed
     seconds: float  # of processor time
-    late: bool = False  # it was still at work at its limit
+    late: bool = False  # it reached its time limit
 
 
 class Tree:
-    """A copy of the repository, which holds one mutant at a time. Beside it: what its child prints, and leaves."""
+    """A copy of the repository, which holds one mutant at a time. Next to it are the child's log and other files."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ class Tree:
         self._held = path, path.read_bytes(), path.stat().st_mtime_ns
         self._number += 1
         path.write_text(mutant.source, encoding="utf-8")
-        os.utime(path, (self._number, self._number))  # compiled code is known by its source's time, in whole seconds
+        os.utime(path, (self._number, self._number))  # stale bytecode is found by mtime, in whole seconds
 
     def restore(self) -> None:
         path, original, time_ns = self._held
@@ -80,7 +80,7 @@ class Tree:
 
 
 class Child:
-    """A process at a job."""
+    """A process that runs a job."""
 
     def __init__(self, job: Job, tree: Tree, seed: int) -> None:
         self.job, self.tree, self._began = job, tree, time.monotonic()
@@ -92,7 +92,7 @@ class Child:
             _work(job, tree, seed)
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it is at work."""
+        """The outcome; None while the process runs."""
         late = time.monotonic() - self._began > PATIENCE * self.job.limit
         if late:
             self.kill()
@@ -113,7 +113,7 @@ class Child:
 
 
 class Watcher:
-    """A plugin of pytest: the first test that failed."""
+    """A plugin of pytest that records the first test that failed."""
 
     red = ""
 
@@ -129,7 +129,7 @@ class Watcher:
 
 
 def warm_up() -> None:
-    """Import what the children need, but for the package."""
+    """Import what the children need, except rlhf_flow."""
     for name in WARM:
         importlib.import_module(name)
     import torch
@@ -140,7 +140,7 @@ def warm_up() -> None:
 
 
 def run(jobs: Iterable[Job], trees: Sequence[Tree], seed: int) -> Iterator[tuple[Job, Outcome, Tree]]:
-    """Each job with its outcome, as they end; one at a time in each tree."""
+    """Yield each job with its outcome when it ends. Each tree runs one job at a time."""
     idle, waiting = list(trees), iter(jobs)
     children: list[Child] = []
     try:
@@ -162,7 +162,7 @@ def run(jobs: Iterable[Job], trees: Sequence[Tree], seed: int) -> Iterator[tuple
 
 
 def _work(job: Job, tree: Tree, seed: int) -> NoReturn:
-    """What the child does: it says what went red in a file, and never returns."""
+    """Run the job in the child, write the first failure to a file, and exit."""
     status = 1
     try:
         log = os.open(tree.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -214,7 +214,7 @@ def _options(tree: Tree, seed: int, *, short: bool) -> list[str]:
         "mutants",
         database=None,
         deadline=None,
-        phases=(Phase.explicit, Phase.generate),  # that it fails is enough: nobody reads a smaller example
+        phases=(Phase.explicit, Phase.generate),  # no shrinking: only the failure counts
         report_multiple_bugs=False,
         suppress_health_check=(HealthCheck.too_slow,),
     )
