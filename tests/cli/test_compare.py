@@ -76,6 +76,20 @@ def test_only_seeds_without_a_finished_run_are_started(tmp_path: Path) -> None:
     assert not any("optimizer.lr" in word for word in dpo[0])
 
 
+def test_one_learning_rate_is_not_tuned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended("xpo", 1e-4, 1, tmp_path, **figures(0.5))  # and no run with the seed that tunes
+    keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
+    flags = ["--queries=64", "--recipes", "xpo", "--lrs", "1e-4", "--seeds", "1", "--folder", str(tmp_path)]
+    assert main([*flags, *keys]) == 0
+    assert "| `xpo` | 0.0001 | 0.500 (0.400 to 0.600) |" in capsys.readouterr().out
+
+
+def test_a_key_of_the_user_replaces_one_that_compare_sets(tmp_path: Path) -> None:
+    keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
+    ((_, (command,)),) = commands([Run("xpo", None, 1, ROUNDS, tmp_path)], [*keys, "evaluate.every=2"], options())
+    assert [word for word in command if word.startswith("evaluate.every=")] == ["evaluate.every=4", "evaluate.every=2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"), [(["rounds=1"], "--queries"), (["--recipes", "none"], "invalid choice")]
 )
