@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -37,7 +38,7 @@ def test_what_may_follow(line: str, told: list[str]) -> None:
 
 def test_bash_completes() -> None:
     script = f"""
-    rlhf-flow() {{ {sys.executable} -m rlhf_flow "$@"; }}
+    rlhf-flow() {{ {shlex.quote(sys.executable)} -m rlhf_flow "$@"; }}
     eval "$(rlhf-flow completion bash)"
     COMP_LINE='rlhf-flow run scorer=rul'; COMP_POINT=${{#COMP_LINE}}
     _rlhf_flow rlhf-flow
