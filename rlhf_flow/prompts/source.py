@@ -118,7 +118,7 @@ class PromptSpec:
 
 
 class _Reader:
-    """Turns rows into prompts, and counts what became of the rows."""
+    """Turns rows into prompts, and counts the rows by outcome."""
 
     def __init__(self, spec: PromptSpec, tokenizer: PreTrainedTokenizerBase) -> None:
         self._spec = spec

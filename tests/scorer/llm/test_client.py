@@ -25,6 +25,7 @@ from tests.support.stub_endpoint import Said, Stub, fails, in_turn, says
 pytest.importorskip("httpx")
 
 KEY = "sk-this-is-a-secret"
+SHIPPED = client.FIRST_WAIT_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,11 @@ def test_a_thinking_judge_that_spends_its_tokens_is_told_which_key_gives_it_more
     assert "was cut at 16 tokens before its verdict. Fix: raise scorer.max_tokens=16" in capsys.readouterr().out
 
 
-def test_an_endpoint_that_asks_for_no_wait_is_not_asked_at_once(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_endpoint_that_asks_for_no_wait_is_not_asked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", SHIPPED)
     times: list[float] = []
 
     def refusing(question: str, before: int) -> Said:
@@ -125,7 +130,7 @@ def test_an_endpoint_that_asks_for_no_wait_is_not_asked_at_once(tmp_path: Path) 
         return later_wins(question, before) if before else fails(429, Retry_After="0")
 
     scored(refusing, tmp_path, rollouts(["a", "b"]), endpoint={"concurrency": 1})
-    assert times[1] - times[0] >= client.FIRST_WAIT_SECONDS
+    assert times[1] - times[0] >= 1
 
 
 @pytest.mark.parametrize(("structured", "refused"), [("true", False), ("auto", False), ("auto", True), (None, False)])
