@@ -18,7 +18,7 @@ WIDTH = 118
 NAME = 36  # characters before a meaning
 FILES = {  # groups whose choices are files only
     "algorithm": "the recipe of a paper (sampler, selector, objective, schedule)",
-    "experiment": "a complete run on the embedded world",
+    "experiment": "a complete run on the sandbox world",
     "stack": "engine, learner and cluster for this kind of machine",
 }
 

@@ -207,7 +207,7 @@ def _failed(what: str, error: Exception, *more: str) -> int:
 
 
 def sandbox(arguments: list[str]) -> int:
-    """`rlhf-flow sandbox`: build the embedded world, once."""
+    """`rlhf-flow sandbox`: build the sandbox world, once."""
     from rlhf_flow.sandbox.__main__ import main as build
 
     sys.argv = ["rlhf-flow sandbox", *arguments]

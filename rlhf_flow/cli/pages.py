@@ -7,7 +7,7 @@ rlhf-flow: online, iterative preference optimisation of language models.
 In each round the current policy generates answers, a scorer rates or compares them, and the learner trains the policy
 on the preferences; the next round starts from the new policy.
 
-  rlhf-flow sandbox                     build the embedded world: a small policy, its prompts and a reward model
+  rlhf-flow sandbox                     build the sandbox world: a small policy, its prompts and a reward model
   rlhf-flow run experiment=sandbox      run on it; nothing is downloaded
   rlhf-flow init [FILE]                 write a commented FILE with the keys of a first run: mine.yaml
   rlhf-flow run [FILE] [key=value ...]  run on your own model, prompts and scorer
@@ -141,7 +141,7 @@ and the spend of each account; `prune` deletes some; `export` writes them to std
 SANDBOX = """\
 rlhf-flow sandbox
 
-Builds the embedded world of `rlhf-flow run experiment=sandbox`, once: a corpus from a seeded grammar, a tokenizer, a
+Builds the sandbox world of `rlhf-flow run experiment=sandbox`, once: a corpus from a seeded grammar, a tokenizer, a
 small policy trained on the corpus, and a reward model trained on noisy preferences. Takes about two minutes."""
 
 SERVE = """\
@@ -220,7 +220,7 @@ rlhf-flow run [FILE.yaml] [key=value ...] [--multirun] [--cfg job] [--config-dir
 Runs rounds of preference optimisation. The same command resumes an interrupted run; committed work is not repeated.
 
 Examples
-  rlhf-flow run experiment=sandbox                            the embedded world; nothing is downloaded
+  rlhf-flow run experiment=sandbox                            the sandbox world; nothing is downloaded
   rlhf-flow run experiment=sandbox rounds=2 seed=7 run_dir=runs/second
   rlhf-flow run experiment=sandbox stack=local                one process, without Ray, vLLM and DeepSpeed
   rlhf-flow run experiment=sandbox prompts=jsonl prompts.path=prompts.jsonl rounds=2

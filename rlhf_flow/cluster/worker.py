@@ -10,6 +10,7 @@ from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import Transport, call_and_send
 from rlhf_flow.specs import Place
+from rlhf_flow.system.gc_pause import gc_paused
 from rlhf_flow.weights.offload import Offloadable
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Worker:
 
     def open(self, opener: Any, place: Place) -> None:
         try:
-            self.worker = opener(place)
+            with gc_paused():
+                self.worker = opener(place)
             if place.shared and not isinstance(self.worker, Offloadable):
                 raise ValueError(
                     f"cluster.layout=colocated: {type(self.worker).__name__} has no step_aside and come_back, so it "

@@ -274,7 +274,7 @@ def _merged(old: DictConfig, new: DictConfig) -> DictConfig:
 
 
 def _sandbox(name: str) -> str:
-    """`${sandbox:policy}`: a path in the embedded world. Raises ValueError if the world was not built yet.
+    """`${sandbox:policy}`: a path in the sandbox world. Raises ValueError if the world was not built yet.
 
     The sandbox is a layer above this package, so it is imported by name. This is not in its world.py, because the bytes
     of that file are part of the name of every world that was built.
@@ -282,7 +282,7 @@ def _sandbox(name: str) -> str:
     world = vars(import_module(WORLD))["locate"]()
     paths = {part: vars(world)[part] for part in ("policy", "reward_model", "prompts", "held_out")}
     if name not in paths:
-        raise ValueError(f"the embedded world has no {name!r}. Fix: one of {', '.join(paths)}.")
+        raise ValueError(f"the sandbox world has no {name!r}. Fix: one of {', '.join(paths)}.")
     if not world.exists:
-        raise ValueError(f"the embedded world must be built first, and {world.root} is empty. Fix: rlhf-flow sandbox.")
+        raise ValueError(f"the sandbox world must be built first, and {world.root} is empty. Fix: rlhf-flow sandbox.")
     return str(paths[name])

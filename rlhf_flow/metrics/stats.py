@@ -31,10 +31,10 @@ def mean_with_interval(name: str, values: np.ndarray, *, seed: int) -> dict[str,
     return with_interval(name, values.mean(), resampled_sums(values, seed=seed) / values.size)
 
 
-def sigmoid(odds: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-odds)), elementwise, without overflow."""
-    p: np.ndarray = np.exp(-np.logaddexp(0, -odds))
-    return p
+def sigmoid(odds: np.ndarray | float) -> np.ndarray:
+    """1 / (1 + exp(-odds)), elementwise, without overflow, exactly 1/2 at 0; NaN stays NaN."""
+    small = np.exp(-np.abs(odds))
+    return np.asarray(np.where(np.asarray(odds) >= 0, 1.0, small) / (1 + small))
 
 
 def logistic_regression(design: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`python -m rlhf_flow.sandbox`: build the embedded world, or print where it is."""
+"""`python -m rlhf_flow.sandbox`: build the sandbox world, or print where it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two scorers of style for the embedded world: one with cyclic preferences, one with transitive ones.
+"""Two scorers of style for the sandbox world: one with cyclic preferences, one with transitive ones.
 
 The style of an answer is the most frequent tone of its parts; the request of the prompt does not matter. The build of
 the world does not use this module.

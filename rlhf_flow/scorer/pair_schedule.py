@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.pairwise import (
     DistinctAnswers,
@@ -22,7 +23,6 @@ from rlhf_flow.scorer.pairwise import (
     mean_win,
     of_responses,
     put,
-    sigmoid,
 )
 from rlhf_flow.types import Rollouts, Scored
 

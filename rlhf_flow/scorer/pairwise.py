@@ -8,14 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.types import Prompt, Response, Rollouts
-
-
-def sigmoid(nats: np.ndarray | float) -> np.ndarray:
-    """1 / (1 + exp(-x)), elementwise, exactly 1/2 at 0; NaN stays NaN."""
-    small = np.exp(-np.abs(nats))
-    return np.asarray(np.where(np.asarray(nats) >= 0, 1.0, small) / (1 + small))
-
 
 # -- from a utility per response --------------------------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.functions.loader import is_number
-from rlhf_flow.scorer.pairwise import answers_each, bradley_terry, by_answer, prompts_and_responses, sigmoid
+from rlhf_flow.scorer.pairwise import answers_each, bradley_terry, by_answer, prompts_and_responses
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.types import Scored
 
 NEAR = 1e-5  # rounding error of a float32 mean
@@ -30,14 +31,14 @@ def penalised(scored: Scored, per_token: float) -> Scored:
     cost = per_token * np.array(tokens, dtype=np.float64).reshape(scored.utility.shape)  # [B, N]
     if _of_pairs(scored):
         rate = np.clip(np.asarray(scored.utility, dtype=np.float64), CERTAIN, 1 - CERTAIN)
-        utility = _sigmoid(np.log(rate) - np.log1p(-rate) - cost + cost.mean(-1, keepdims=True))
+        utility = sigmoid(np.log(rate) - np.log1p(-rate) - cost + cost.mean(-1, keepdims=True))
     else:
         utility = scored.utility - cost
     wins = np.asarray(scored.wins, dtype=np.float64)  # [B, N, N]
     lost = wins.swapaxes(1, 2)
     certain = (wins == 0) | (lost == 0)
     odds = np.log(np.where(certain, 1, wins)) - np.log(np.where(certain, 1, lost))  # exactly antisymmetric
-    shifted = _sigmoid(odds - (cost[:, :, None] - cost[:, None, :]))
+    shifted = sigmoid(odds - (cost[:, :, None] - cost[:, None, :]))
     higher = (np.sign(utility[:, :, None] - utility[:, None, :]) + 1) / 2
     return replace(scored, utility=utility, wins=np.where(certain, higher, shifted))
 
@@ -47,8 +48,3 @@ def _of_pairs(scored: Scored) -> bool:
     known = ~np.isnan(scored.wins)
     total = np.where(known, scored.wins, 0.0).sum(-1)  # [B, N]
     return "unasked" in scored.pair_flags or bool((abs(scored.utility * known.sum(-1) - total) <= NEAR * total).all())
-
-
-def _sigmoid(odds: np.ndarray) -> np.ndarray:
-    p: np.ndarray = 1 / (1 + np.exp(-odds.clip(-700, 700)))
-    return p

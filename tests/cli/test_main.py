@@ -223,7 +223,7 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["engine=vllm"], "Fix: cluster=ray, or engine=huggingface."),
         (["learner=deepspeed", "learner.ranks=2"], "Fix: cluster=ray, or learner.ranks=1."),
         (["prompts.path=???"], "prompts.path must be given. Fix: prompts.path=..."),
-        (["model.path=${sandbox:polic}"], "model.path: the embedded world has no 'polic'. Fix: one of policy,"),
+        (["model.path=${sandbox:polic}"], "model.path: the sandbox world has no 'polic'. Fix: one of policy,"),
         (["run_dir=${run_dri}"], "run_dir: "),
         (["--multirun", "objective.beta=0.1,strong"], "objective.beta: Value 'strong'"),
         (["--config-dir", "no/such/folder"], "no/such/folder' not found"),

@@ -269,10 +269,15 @@ def test_a_run_gives_up_after_as_many_deaths_as_it_was_told(cluster: RayCluster)
         cluster.supervisor.limit = 100
 
 
+@pytest.mark.parametrize(
+    "others",
+    [(), pytest.param((Victim(toy.HigherIsBetter), Victim(toy.Learner)), marks=pytest.mark.soak)],
+    ids=["of the engines", "of all workers"],
+)
 def test_a_run_on_three_nodes_of_which_one_is_lost_ends_the_same(
-    cluster: RayCluster, undisturbed: str, tmp_path: Path
+    others: tuple[Victim, ...], cluster: RayCluster, undisturbed: str, tmp_path: Path
 ) -> None:
-    """The last test of this cluster."""
+    """The last tests of this cluster."""
     cluster.close()  # one process is in one cluster at a time
     with environment():
         from ray.cluster_utils import Cluster
@@ -287,7 +292,6 @@ def test_a_run_on_three_nodes_of_which_one_is_lost_ends_the_same(
             ).open()
             assert isinstance(joined, RayCluster)
             victim = LosesNode(toy.Engine, "generate", marker=tmp_path / "killed")
-            others = Victim(toy.HigherIsBetter), Victim(toy.Learner)
             try:
                 assert run(parts(joined, tmp_path / "run", victim, *others)) == undisturbed
                 assert victim.marker.exists(), "no node was lost"

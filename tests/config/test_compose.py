@@ -124,7 +124,7 @@ def test_a_wrong_type_is_refused() -> None:
         composed("replay.size=many")
 
 
-# -- the embedded world -----------------------------------------------------------------------------------------------
+# -- the sandbox world ------------------------------------------------------------------------------------------------
 
 HERE = ("experiment=sandbox", "cluster=local", "engine=huggingface", "learner=torch")
 

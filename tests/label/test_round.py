@@ -1,4 +1,4 @@
-"""A round of the embedded world, labelled to its end by two people in a real browser while the run waits for them."""
+"""A round of the sandbox world, labelled to its end by two people in a real browser while the run waits for them."""
 
 from __future__ import annotations
 

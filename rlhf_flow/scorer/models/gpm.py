@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.scorer.models.classifier import Classifier, Reader
 from rlhf_flow.scorer.models.hf_checkpoint import LoadedModel
-from rlhf_flow.scorer.pairwise import both_views, matches, sigmoid
+from rlhf_flow.scorer.pairwise import both_views, matches
 from rlhf_flow.scorer.token_batches import Tokens, by_row, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored

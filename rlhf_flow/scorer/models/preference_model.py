@@ -14,10 +14,11 @@ from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, ClassVar
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, LoadedModel, Source
 from rlhf_flow.scorer.pair_schedule import BothOrders, PairVerdict, settled
-from rlhf_flow.scorer.pairwise import Match, sigmoid
+from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.scorer.token_batches import Tokens, by_row, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import FORMATS, Templated

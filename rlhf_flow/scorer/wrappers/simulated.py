@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.fields import check_fields
-from rlhf_flow.scorer.pairwise import Match, both_views, matches, sigmoid
+from rlhf_flow.scorer.pairwise import Match, both_views, matches
 from rlhf_flow.seeds import derive
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
