@@ -30,7 +30,7 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # starts dozens of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare curves throughput docs picture format lock wheel clean
+.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare curves throughput bench docs picture format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -103,6 +103,9 @@ curves: world ## the learning curves of the algorithm pages, about fifty minutes
 
 throughput: world ## compare the throughput of a rollout stage with bare vLLM
 	.venv/bin/python scripts/bench/rollout_throughput.py $(ARGS)
+
+bench: $(INSTALLED) ## rounds per second beside TRL (installed into build/peers); ARGS="--workloads W6 --model M --prompts P"
+	PYTHONPATH=scripts/bench .venv/bin/python scripts/bench/rounds.py $(ARGS)
 
 docs: $(INSTALLED) ## build docs/_build/html offline; warnings and broken links are errors
 	PYTHONPATH=. $(RUN) sphinx -q -W --keep-going -n docs docs/_build/html

@@ -7,10 +7,10 @@ model or a device and runs in a process of the cluster; its part is a spec (`rlh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import (
@@ -30,9 +30,6 @@ from rlhf_flow.types import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-# -- parts ------------------------------------------------------------------------------------------------------------
 
 
 class PromptSource(Protocol):
@@ -103,10 +100,10 @@ class Sampler(Protocol):
         """Whether it asks the engine for a `Mixture`."""
         ...
 
-    def sample(
+    def stream(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
-    ) -> Rollouts:
-        """Responses [B, N]. `policies` maps each of `roles` to a policy; `seed` is the run's."""
+    ) -> Iterator[Rollouts]:
+        """Responses [B, N] of each prompt that is finished. `policies`: one for each of `roles`. `seed`: the run's."""
         ...
 
 
@@ -168,9 +165,6 @@ class Schedule(Protocol):
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan: ...
 
 
-# -- workers ----------------------------------------------------------------------------------------------------------
-
-
 class Engine(Protocol):
     """Generates responses."""
 
@@ -185,6 +179,17 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """An engine that returns answers while it generates others."""
+
+    def stream(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `Engine.generate`, in pieces of one or more prompts, in the order in which these are finished."""
+        ...
 
 
 class Scorer(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rlhf_flow.protocols import Engine, Learner, PromptSource, Scorer
@@ -47,6 +47,10 @@ class Place:
     threads: int = 1
     bucket: int = BUCKET  # bytes of weights gathered at once for publication
     shared: bool = False  # whether other roles use the same GPU in turns
+
+    def with_threads(self, threads: int | None) -> Place:
+        """The place with so many CPU threads; None: as it is."""
+        return self if threads is None else replace(self, threads=threads)
 
 
 class PromptsSpec(Protocol):
@@ -205,6 +209,11 @@ class Cluster(Protocol):
     def learner(self, spec: LearnerSpec, model: Model) -> Learner: ...
 
     def ready(self) -> None: ...
+
+    @property
+    def gpus(self) -> float:
+        """The GPUs of all its nodes."""
+        ...
 
     @property
     def deaths(self) -> Sequence[str]:

@@ -7,7 +7,7 @@ types are frozen. This module does not import torch, so that composing a configu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +115,14 @@ class Rollouts:
     round: int
     prompts: tuple[Prompt, ...]  # [B]
     responses: tuple[tuple[Response, ...], ...]  # [B][N]
+
+    @classmethod
+    def gathered(cls, prompts: Sequence[Prompt], pieces: Iterable[Rollouts], round: int) -> Rollouts:
+        """One of all pieces, in the order of `prompts`."""
+        groups = {
+            prompt.id: group for piece in pieces for prompt, group in zip(piece.prompts, piece.responses, strict=True)
+        }
+        return cls(round, tuple(prompts), tuple(groups[prompt.id] for prompt in prompts))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rlhf_flow.capacity.workload import Work, steps_of, work_of
 from rlhf_flow.config.compatibility import colocated
 from rlhf_flow.config.learning_rate import rated, stands_still
 from rlhf_flow.config.schema import RunConfig, part_name
+from rlhf_flow.config.threads import threaded, usable
 from rlhf_flow.system.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ class Planned:
     steps: int  # optimizer steps of a round, at most
     last_batch: int  # pairs of the last step of an epoch
     idle: int  # empty places in that step's micro-batches, over all ranks
+    threads: dict[str, int]  # CPU threads per process of each role
     memories: list[Memory]
     libraries: int  # of all processes, on the host
     object_store: float
@@ -61,7 +63,7 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
             raise ConfigError(f"{slot}={name} has no model, so its memory cannot be estimated", "start the run")
     model = config.model
     shape = shape_of(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    config = rated(config, shape.parameters)
+    config = threaded(rated(config, shape.parameters), usable())
     work = work_of(config, config.prompts.open(model.tokenizer(), seed=config.seed))
     memories = _memories(config, shape, work, on_gpu=room.gpus > 0)
     libraries = _libraries(config, memories)
@@ -79,6 +81,7 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
         steps=steps,
         last_batch=last,
         idle=-last % (config.learner.ranks * config.learner.training.micro_batch),
+        threads=_threads(config),
         memories=memories,
         libraries=libraries,
         object_store=store,
@@ -102,6 +105,12 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> l
         waiting = [*workers.offloaded(memories)] if colocated(config) else []
         memories += [host_memory(config, shape, work), *waiting]
     return [*memories, workers.driver_memory(work)]
+
+
+def _threads(config: RunConfig) -> dict[str, int]:
+    known, _ = workers.model_scorers(config)
+    scorers = {one.slot: one.spec.threads for one in known}
+    return {"engine": config.engine.threads, "learner rank": config.learner.training.threads, **scorers}
 
 
 def _gpus(config: RunConfig, memories: list[Memory]) -> float:

@@ -76,6 +76,7 @@ def page(planned: Planned) -> Iterator[str]:
             f"calls      {one.slot}: at most {one.round:,} per round and {one.run:,} in total, about "
             f"{one.tokens_in:,} tokens in and {one.tokens_out:,} out{cost}"
         )
+    yield f"threads    {', '.join(f'{role} {number}' for role, number in planned.threads.items())}"
     yield ""
     yield from _memory(planned)
     yield ""

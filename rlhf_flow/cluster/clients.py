@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,17 +34,22 @@ class RayEngine:
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Rollouts:
         """As `Engine.generate`. Seeds belong to prompts, so the answers do not depend on the replica."""
-        named = {"round": round, "seed": seed}
+        return Rollouts.gathered(prompts, self.stream(prompts, policy, draw, round=round, seed=seed), round)
+
+    def stream(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `StreamingEngine.stream`. If a replica dies, another one samples the prompts that it had not finished."""
         tasks = guided(prompts, engines=len(self.pool.groups), least=self.prompts_per_task)
-        results = self.pool.run([Call("generate", (task, policy, draw), named) for task in tasks])
-        if len(results) == 1:
-            only: Rollouts = results[0]
-            return only
-        return Rollouts(
-            round=round,
-            prompts=tuple(prompt for result in results for prompt in result.prompts),
-            responses=tuple(group for result in results for group in result.responses),
-        )
+        finished = set[str]()
+
+        def call(number: int) -> Call:
+            left = [prompt for prompt in tasks[number] if prompt.id not in finished]
+            return Call("stream", (left, policy, draw), {"round": round, "seed": seed})
+
+        for _, piece in self.pool.stream(list(map(call, range(len(tasks)))), rest=call):
+            finished.update(prompt.id for prompt in piece.prompts)
+            yield piece
 
     def close(self) -> None:
         self.pool.stop()

@@ -61,6 +61,10 @@ class LocalCluster:
         """Workers are ready once they are open."""
 
     @property
+    def gpus(self) -> float:
+        return float(self.device != "cpu")
+
+    @property
     def deaths(self) -> tuple[str, ...]:
         """No worker dies without the driver."""
         return ()

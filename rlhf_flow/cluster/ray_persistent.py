@@ -80,6 +80,10 @@ class PersistentCluster:
         self.cluster.ready()
 
     @property
+    def gpus(self) -> float:
+        return self.cluster.gpus
+
+    @property
     def deaths(self) -> Sequence[str]:
         """Includes those of earlier runs."""
         return self.cluster.deaths

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import Transport, call_and_send
+from rlhf_flow.sampler.source import streamed
 from rlhf_flow.specs import Place
 from rlhf_flow.system.gc_pause import gc_paused
 from rlhf_flow.weights.offload import Offloadable
@@ -68,6 +69,14 @@ class Worker:
     def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self.ready()
         return getattr(self.worker, method)(*arguments, **named)
+
+    def pieces(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Iterator[Any]:
+        """Yield what a call returns; of an engine's `stream`, each piece as soon as it is finished."""
+        self.ready()
+        if method == "stream":
+            yield from streamed(self.worker, *arguments, **named)
+        else:
+            yield getattr(self.worker, method)(*arguments, **named)
 
     def stream(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
         """Yield what the transport returns for each bucket of published weights, then the answer of the call."""

@@ -87,9 +87,15 @@ class WorkerGroup:
             answers = [rank.handle.info.remote() for rank in self.ranks]
             self.processes = [self.get(answer, rank) for rank, answer in enumerate(answers)]
 
-    def send(self, method: str, *arguments: Any, **named: Any) -> list[ObjectRef]:
+    def send(self, method: str) -> list[ObjectRef]:
         """Begin a call on every rank."""
-        return [rank.handle.call.remote(method, arguments, named) for rank in self.ranks]
+        return [rank.handle.call.remote(method, (), {}) for rank in self.ranks]
+
+    def pieces(self, method: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> ObjectRefGenerator:
+        """Begin a call on rank 0, which yields its answer in pieces."""
+        first: ObjectRefGenerator
+        first = self.ranks[0].handle.pieces.options(num_returns="streaming").remote(method, arguments, named)
+        return first
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call every rank and return the answer of rank 0. Raises what a rank raised, or DeadWorkerError."""

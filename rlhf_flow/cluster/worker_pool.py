@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_flow.cluster.gpu_sharing import GpuSlot
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
@@ -14,7 +14,7 @@ from rlhf_flow.cluster.worker_group import WorkerGroup, silence
 from rlhf_flow.system.cancellation import check_cancelled
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
+    from ray import ObjectRefGenerator
 
 
 @dataclass
@@ -26,6 +26,20 @@ class Call:
     named: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a call's answer."""
+
+    value: Any
+
+
+class End:
+    """The call has answered."""
+
+
+Running: TypeAlias = "dict[ObjectRefGenerator, tuple[WorkerGroup, int]]"  # the number of the call
+
+
 @dataclass
 class Pool:
     """Replicas of one worker, each a group of one process."""
@@ -34,35 +48,39 @@ class Pool:
     supervisor: Supervisor
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers, in the order of the calls.
+        """The answers of calls that have one piece each, in the order of the calls."""
+        answers = dict(self.stream(calls, rest=lambda number: calls[number]))
+        return [answers[number] for number in range(len(calls))]
 
-        A replica that died is started again, and its call is the next one to be handed out. Raises what a call raised,
-        WorkerError after too many deaths, and StoppedError if the caller cancelled.
+    def stream(self, calls: Sequence[Call], rest: Callable[[int], Call]) -> Iterator[tuple[int, Any]]:
+        """Yield the pieces of the answers, each with the number of its call, in the order in which they arrive.
+
+        A replica that died is started again. `rest(number)` is what its call has not answered yet, and the next one to
+        be handed out. Raises what a call raised, WorkerError after too many deaths, and StoppedError if the caller
+        cancelled.
         """
         self.slot.acquire()
-        waiting, idle, answers = deque(range(len(calls))), deque(self.groups), dict[int, Any]()
-        running: dict[ObjectRef, tuple[WorkerGroup, int]] = {}
-        while len(answers) < len(calls):
+        waiting, idle = deque(enumerate(calls)), deque(self.groups)
+        running: Running = {}
+        while waiting or running:
             check_cancelled()
             while waiting and idle:
                 group = idle.popleft()
                 if not self._is_up(group):
                     idle.append(group)
                     continue
-                number = waiting.popleft()
-                call = calls[number]
-                (sent,) = group.send(call.method, *call.arguments, **call.named)
-                running[sent] = group, number
-            for reference in self._done(running, waiting, idle):
-                group, number = running.pop(reference)
+                number, call = waiting.popleft()
+                running[group.pieces(call.method, call.arguments, call.named)] = group, number
+            for begun, event in self._arrived(running):
+                group, number = running[begun]
+                if isinstance(event, Piece):
+                    yield number, event.value
+                    continue
+                del running[begun]
                 idle.append(group)
-                try:
-                    group.locate()
-                    answers[number] = group.get(reference, 0)
-                except DeadWorkerError as death:
-                    waiting.appendleft(number)
-                    self._drop(group, death)
-        return [answers[number] for number in range(len(calls))]
+                if isinstance(event, DeadWorkerError):
+                    self._drop(group, event)
+                    waiting.appendleft((number, rest(number)))
 
     @property
     def groups(self) -> list[WorkerGroup]:
@@ -76,27 +94,18 @@ class Pool:
     def stopped(self) -> bool:
         return not any(group.ranks for group in self.groups)
 
-    def _done(
-        self, running: dict[ObjectRef, tuple[WorkerGroup, int]], waiting: deque[int], idle: deque[WorkerGroup]
-    ) -> list[ObjectRef]:
-        """The calls that ended. The calls of replicas that hang go back to `waiting`."""
+    def _arrived(self, running: Running) -> list[tuple[ObjectRefGenerator, Piece | End | DeadWorkerError]]:
+        """What happened to some of the calls. Replicas that hang are killed if nothing happens for a while."""
         import ray
 
-        done: list[ObjectRef]
-        done, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_SECONDS)
-        if done:
-            done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
-            return done
+        ready: list[ObjectRefGenerator]
+        ready, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_SECONDS)
+        if ready:
+            ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
+            return [(begun, _next(begun, running[begun][0])) for begun in ready]
         silent = silence(self.groups[0].monitor)  # all groups share the monitor
-        for reference, (group, number) in list(running.items()):
-            try:
-                group.check_heartbeats(silent)
-            except DeadWorkerError as death:
-                del running[reference]
-                idle.append(group)
-                waiting.appendleft(number)
-                self._drop(group, death)
-        return done
+        hanging = ((begun, _hangs(group, silent)) for begun, (group, _) in running.items())
+        return [(begun, death) for begun, death in hanging if death is not None]
 
     def _is_up(self, group: WorkerGroup) -> bool:
         """Start a stopped group. False if it died as it started."""
@@ -110,3 +119,22 @@ class Pool:
     def _drop(self, group: WorkerGroup, death: DeadWorkerError) -> None:
         self.supervisor.record(death)
         group.stop()
+
+
+def _next(begun: ObjectRefGenerator, group: WorkerGroup) -> Piece | End | DeadWorkerError:
+    """Raises what the call raised."""
+    try:
+        group.locate()
+        return Piece(group.get(next(begun), 0))
+    except StopIteration:
+        return End()
+    except DeadWorkerError as death:
+        return death
+
+
+def _hangs(group: WorkerGroup, silent: Mapping[str, float]) -> DeadWorkerError | None:
+    try:
+        group.check_heartbeats(silent)
+    except DeadWorkerError as death:
+        return death
+    return None

@@ -11,16 +11,16 @@ from rlhf_flow.config.schema import RunConfig
 # Keys of a scorer that do not change its verdicts: where it is, how it is reached, what it may cost.
 WHERE = (
     *("path", "urls", "token_env", "retries", "concurrency", "endpoint", "budget", "folder", "poll", "deadline"),
-    *("guidelines", "cache", "chat_template.date"),
+    *("guidelines", "cache", "chat_template.date", "threads"),
 )
 SCORERS = ("scorer", "evaluate.scorer", "refresh.scorer")
-TRAINING = ("micro_batch", "chunk", "gradient_checkpointing", "threads")  # memory and speed, up to rounding of sums
+TRAINING = ("micro_batch", "chunk", "gradient_checkpointing")  # memory and speed, up to rounding of sums
 FREE = (  # keys, and parents of keys, that may change
     *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint", "learner.ranks", "learner.config"),
     "answers",  # the draws hold its values
     *(f"{slot}.training.{key}" for slot in ("learner", "refresh") for key in TRAINING),
     *("engine.batch", "engine.kv_cache_mib", "engine.gpu_memory_utilization", "engine.max_num_seqs"),
-    "engine.tensor_parallel",
+    *("engine.tensor_parallel", "engine.threads"),
     # The files may move: their contents are hashed, and so are the prompts as tokens.
     *("model.path", "model.chat_template.date", "prompts.path", "prompts.held_out_path", "prompts.schema"),
     *("prompts.columns.system", "prompts.empty", "prompts.malformed", "prompts.limits", "prompts.first"),

@@ -44,6 +44,7 @@ KEYS = (  # pattern of an old key, or of its beginning -> new name
     (re.compile(r"^cluster\.patience(?=\.)"), "cluster.fault_tolerance"),
     (re.compile(r"^(sampler\.draws\.\d+)\.who$"), r"\1.policy"),
 )
+THREADS = 1  # of a rank
 CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
 
 
@@ -70,8 +71,10 @@ def target(dotted: str) -> str:
 
 
 def identity(written: Mapping[str, object]) -> dict[str, object]:
-    """The identity of a run that version 0.1 wrote, in today's names."""
-    return {key(old): choice(old, value) for old, value in written.items()}
+    """The identity of a run that version 0.1 wrote, in today's names, with the threads that its learners had."""
+    today = {key(old): choice(old, value) for old, value in written.items()}
+    trained = {name.partition(".training.")[0] for name in today if ".training." in name}
+    return {f"{slot}.training.threads": THREADS for slot in trained} | today
 
 
 def configuration(written: object, at: str = "") -> object:

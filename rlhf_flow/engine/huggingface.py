@@ -41,6 +41,7 @@ class HuggingFace:
     can_mix: ClassVar[bool] = True
     batch: int = 64  # answers generated at a time
     max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
+    threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
     def __post_init__(self) -> None:
@@ -48,6 +49,8 @@ class HuggingFace:
             raise ValueError(f"engine.batch must be >= 1, got {self.batch}")
         if self.max_model_len is not None and self.max_model_len < 2:
             raise ValueError(f"engine.max_model_len must be >= 2, got {self.max_model_len}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"engine.threads must be >= 1, or null, got {self.threads}")
         if self.probe_tolerance is not None and not self.probe_tolerance > 0:
             raise ValueError(f"engine.probe_tolerance must be > 0, got {self.probe_tolerance}")
 
@@ -64,7 +67,7 @@ class HuggingFace:
         import torch
         from transformers import AutoModelForCausalLM
 
-        torch.set_num_threads(place.threads)
+        torch.set_num_threads(place.with_threads(self.threads).threads)
         source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype]
         networks = [
@@ -117,6 +120,12 @@ class HuggingFaceEngine:
 
         Raises ValueError if a prompt and `draw.max_tokens` do not fit, or if the engine was not opened for mixtures.
         """
+        return Rollouts.gathered(prompts, self.stream(prompts, policy, draw, round=round, seed=seed), round)
+
+    def stream(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `generate`, in pieces: the prompts that a batch of answers finished."""
         check(prompts, draw, self._max_model_len)
         weight = self._slots.hold(policy)
         wanted = [
@@ -131,7 +140,9 @@ class HuggingFaceEngine:
             drawn = self._draw([prompt.tokens for _, prompt, _ in part], [one for _, _, one in part], draw, weight)
             for (row, _, _), sample in zip(part, drawn, strict=True):
                 samples[row].append(sample)
-        return answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
+            if done := [row for row in dict.fromkeys(row for row, _, _ in part) if len(samples[row]) == draw.n]:
+                asked, answers = [prompts[row] for row in done], [samples[row] for row in done]
+                yield answered(asked, answers, policy, draw, self._tokenizer, round=round, seed=seed)
 
     def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
         """float32 [T] per response, prompts first, under `policy` at T=1."""

@@ -58,7 +58,7 @@ class DeepSpeed:
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
-        be_deterministic(place, threads=self.training.threads)
+        be_deterministic(place.with_threads(self.training.threads))
         join(place)
         config = engine_config(
             self.training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device

@@ -21,9 +21,9 @@ from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.end_tokens import end_of_answer
 
 
-def be_deterministic(place: Place, *, threads: int | None) -> None:
+def be_deterministic(place: Place) -> None:
     """Reproducible training: a fixed number of threads, and deterministic kernels on a GPU."""
-    torch.set_num_threads(place.threads if threads is None else threads)
+    torch.set_num_threads(place.threads)
     if place.device != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -40,7 +40,7 @@ class Torch:
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
-        be_deterministic(place, threads=self.training.threads)
+        be_deterministic(place.with_threads(self.training.threads))
         opened, reading, trained = open_model(model, self.training, self.head, self.lora)
         backend = TorchBackend(opened, self.training, device=place.device)
         return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)

@@ -21,7 +21,7 @@ class Training:
     optimizer_state: str = "carry"  # carry: keep it from round to round; fresh: start each round with zero moments
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: LearningRate = field(default_factory=LearningRate)
-    threads: int | None = None  # CPU threads of a rank; null: set by the cluster
+    threads: int | None = None  # CPU threads of a rank; null: all cores that no other process uses meanwhile
 
     def __post_init__(self) -> None:
         key = "learner.training"
@@ -35,4 +35,4 @@ class Training:
         if self.optimizer_state not in ("carry", "fresh"):
             raise ValueError(f"{key}.optimizer_state must be carry or fresh, got {self.optimizer_state!r}")
         if self.threads is not None and self.threads < 1:
-            raise ValueError(f"{key}.threads must be >= 1, or null for the cluster's choice, got {self.threads}")
+            raise ValueError(f"{key}.threads must be >= 1, or null, got {self.threads}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from rlhf_flow.protocols import Engine
+from rlhf_flow.protocols import Engine, StreamingEngine
 from rlhf_flow.seeds import derive
 from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
 
@@ -80,21 +80,23 @@ class Source(SamplingParams):
             return frozenset()
         return frozenset({self.policy} if self.weight is None else {self.policy, REFERENCE})
 
-    def answers(
+    def stream(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
-    ) -> tuple[tuple[Response, ...], ...]:
-        """Responses [B][n]."""
+    ) -> Iterator[Rollouts]:
+        """Responses [B][n] in pieces, in the order in which prompts are finished."""
         if self.candidate is not None:
-            return tuple((self._given(prompt, self.candidate, round=round, seed=seed),) for prompt in prompts)
+            given = ((self._given(prompt, self.candidate, round=round, seed=seed),) for prompt in prompts)
+            yield Rollouts(round, tuple(prompts), tuple(given))
+            return
         policy: Policy | Mixture = policies[self.policy]
         if self.weight is not None:
             policy = Mixture(policies[self.policy], policies[REFERENCE], self.weight)
-        drawn = engine.generate(prompts, policy, self.draw, round=round, seed=seed)
-        source = self.source
-        return tuple(
-            tuple(one if one.source == source else replace(one, source=source) for one in group)
-            for group in drawn.responses
-        )
+        for piece in streamed(engine, prompts, policy, self.draw, round=round, seed=seed):
+            yield replace(piece, responses=tuple(map(self._named, piece.responses)))
+
+    def _named(self, group: tuple[Response, ...]) -> tuple[Response, ...]:
+        """The responses with their source."""
+        return tuple(one if one.source == self.source else replace(one, source=self.source) for one in group)
 
     def _given(self, prompt: Prompt, name: str, *, round: int, seed: int) -> Response:
         if name not in prompt.candidates:
@@ -120,6 +122,16 @@ class Source(SamplingParams):
             policy="",
             source=DATASET,
         )
+
+
+def streamed(
+    engine: Engine, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+) -> Iterator[Rollouts]:
+    """The answers of any engine in pieces: a single one if it does not stream."""
+    if isinstance(engine, StreamingEngine):
+        yield from engine.stream(prompts, policy, draw, round=round, seed=seed)
+    else:
+        yield engine.generate(prompts, policy, draw, round=round, seed=seed)
 
 
 def sourced(draw: SamplingParams, policy: str = "policy", *, weight: float | None = None) -> Source:
@@ -168,6 +180,21 @@ class SourcesSampler(ABC):
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Rollouts:
         """Responses [B, N], draw after draw."""
-        draws = [source.answers(engine, prompts, policies, round=round, seed=seed) for source in self.at(round)]
-        groups = zip(*draws, strict=True)
-        return Rollouts(round, tuple(prompts), tuple(sum(group, ()) for group in groups))
+        return Rollouts.gathered(prompts, self.stream(engine, prompts, policies, round=round, seed=seed), round)
+
+    def stream(
+        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `sample`, in pieces.
+
+        A draw is for all prompts, so an engine changes its weights once per draw. The last draw streams.
+        """
+        *others, last = self.at(round)
+        drawn = [
+            Rollouts.gathered(prompts, source.stream(engine, prompts, policies, round=round, seed=seed), round)
+            for source in others
+        ]
+        before = {prompt.id: sum((each.responses[row] for each in drawn), ()) for row, prompt in enumerate(prompts)}
+        for piece in last.stream(engine, prompts, policies, round=round, seed=seed):
+            asked = zip(piece.prompts, piece.responses, strict=True)
+            yield replace(piece, responses=tuple(before[prompt.id] + group for prompt, group in asked))

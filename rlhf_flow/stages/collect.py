@@ -1,15 +1,17 @@
 """The stages sample, score and select: from prompts to labelled pairs.
 
-`sample` and `score` are committed in chunks of `prompts_per_commit` prompts.
+All prompts of a batch are sampled at once. `sample` and `score` are committed in chunks of `prompts_per_commit`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -20,7 +22,8 @@ from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
-from rlhf_flow.types import Rollouts, RoundPlan
+from rlhf_flow.system.background import in_thread
+from rlhf_flow.types import Prompt, Response, Rollouts, RoundPlan
 
 
 def collect(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> None:
@@ -31,9 +34,11 @@ def collect(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> N
     scored: list[StageRecord] = []
     useful = 0
     for page in range(context.max_batches):
-        first = len(sampled)
-        sample(context, plan, policies, page, sampled)
-        score(context, plan, sampled, scored)
+        prompts, first = context.prompts.batch(plan.round, page), len(sampled)
+        with scoring(context, plan, scored, len(prompts)) as score:
+            for record in sample(context, plan, policies, prompts, first):
+                sampled.append(record)
+                score(record)
         if context.min_pairs is None or len(sampled) == first:
             break
         for index in range(first, len(sampled)):
@@ -45,26 +50,48 @@ def collect(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> N
 
 
 def sample(
-    context: RunContext, plan: RoundPlan, policies: PolicyRegistry, page: int, sampled: list[StageRecord]
-) -> None:
-    """Sample responses to a page of prompts; append the records of its chunks to `sampled`."""
-    prompts, size, first = context.prompts.batch(plan.round, page), context.prompts_per_commit, len(sampled)
-    chunks = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    context: RunContext, plan: RoundPlan, policies: PolicyRegistry, prompts: Sequence[Prompt], first: int
+) -> Iterator[StageRecord]:
+    """Sample responses to all prompts, and commit each chunk once its prompts are finished. Yields the records.
 
-    def write(writer: StageWriter, index: int) -> StageFacts:
-        players = {role: policies.playing(plan, role) for role in plan.samplers}
-        rollouts = context.sampler.sample(
-            context.engine, chunks[index - first], players, round=plan.round, seed=context.seed
-        )
-        rollouts = _with_staleness(rollouts, plan)
-        writer.table(f"responses/{index:05d}", rows.from_rollouts(rollouts))
-        responses = [response for group in rollouts.responses for response in group]
+    `first`: the number of the first chunk in the round. Chunks that are committed are not sampled again.
+    """
+    size = context.prompts_per_commit
+    chunks = {
+        f"sample.{first + number:05d}": prompts[start : start + size]
+        for number, start in enumerate(range(0, len(prompts), size))
+    }
+    left = [name for name in chunks if context.ledger.committed(plan.round, name) is None]
+    pieces = _stream(context, plan, policies, [prompt for name in left for prompt in chunks[name]])
+    finished: dict[str, tuple[Response, ...]] = {}
+
+    def write(writer: StageWriter, name: str) -> StageFacts:
+        while any(prompt.id not in finished for prompt in chunks[name]):
+            piece = next(pieces)
+            finished.update(zip((prompt.id for prompt in piece.prompts), piece.responses, strict=True))
+        groups = tuple(finished.pop(prompt.id) for prompt in chunks[name])
+        rollouts = _with_staleness(Rollouts(plan.round, tuple(chunks[name]), groups), plan)
+        writer.table(f"responses/{name.removeprefix('sample.')}", rows.from_rollouts(rollouts))
+        responses = [response for group in groups for response in group]
         return {
             "tokens/sampled": sum(len(response.tokens) for response in responses),
             "responses/sampled": len(responses),
         }
 
-    _commit_chunks(context, plan.round, "sample", sampled, list(map(len, chunks)), write, unit="prompts")
+    done = 0
+    for name, chunk in chunks.items():
+        context.progress(plan.round, "sample", done, len(prompts), "prompts")
+        yield context.ledger.commit(plan.round, name, partial(write, name=name))
+        done += len(chunk)
+    context.progress(plan.round, "sample", done, len(prompts), "prompts")
+
+
+def _stream(
+    context: RunContext, plan: RoundPlan, policies: PolicyRegistry, prompts: Sequence[Prompt]
+) -> Iterator[Rollouts]:
+    """The responses to the prompts, in the order in which prompts are finished."""
+    players = {role: policies.playing(plan, role) for role in plan.samplers}
+    yield from context.sampler.stream(context.engine, prompts, players, round=plan.round, seed=context.seed)
 
 
 def _with_staleness(rollouts: Rollouts, plan: RoundPlan) -> Rollouts:
@@ -81,40 +108,57 @@ def _with_staleness(rollouts: Rollouts, plan: RoundPlan) -> Rollouts:
     )
 
 
-def score(context: RunContext, plan: RoundPlan, sampled: Sequence[StageRecord], scored: list[StageRecord]) -> None:
-    """Score the chunks of `sampled` that `scored` lacks; append their records to it."""
-    first = len(scored)
-    tables = [context.ledger.table(plan.round, record.name) for record in sampled[first:]]
+@contextmanager
+def scoring(
+    context: RunContext, plan: RoundPlan, scored: list[StageRecord], prompts: int
+) -> Iterator[Callable[[StageRecord], None]]:
+    """Score the chunks that are passed to the yielded function, in order, and append their records to `scored`.
 
-    def write(writer: StageWriter, index: int) -> StageFacts:
-        result = context.scorer.score(rows.to_rollouts(tables[index - first].read()))
+    While other chunks are sampled, if `context.scores_while_sampling`; else at the end of the block. `prompts`: of all
+    chunks.
+    """
+    sampled = SimpleQueue[StageRecord | None]()
+
+    def work() -> None:
+        done = 0
+        context.progress(plan.round, "score", done, prompts, "prompts")
+        while (record := sampled.get()) is not None:
+            scored.append(_score(context, plan, record, scored))
+            done = min(prompts, done + context.prompts_per_commit)
+            context.progress(plan.round, "score", done, prompts, "prompts")
+
+    if not context.scores_while_sampling:
+        yield sampled.put
+        sampled.put(None)
+        work()
+        return
+    with in_thread(work, name="scoring") as check:
+
+        def score(record: StageRecord) -> None:
+            check()
+            sampled.put(record)
+
+        try:
+            yield score
+        finally:
+            sampled.put(None)
+
+
+def _score(context: RunContext, plan: RoundPlan, sampled: StageRecord, scored: Sequence[StageRecord]) -> StageRecord:
+    """Score a chunk and commit its scores. `scored`: the records of the chunks before it."""
+    table, index = context.ledger.table(plan.round, sampled.name), sampled.name.removeprefix("sample.")
+
+    def write(writer: StageWriter) -> StageFacts:
+        result = context.scorer.score(rows.to_rollouts(table.read()))
         counts = Counter(result.counts)
         for record in scored:
             counts.update({key: fact for key, fact in record.facts.items() if isinstance(fact, int)})
         check_silence(counts, context.alarms.silent_judge, slot="scorer")
-        writer.table(f"scores/{index:05d}", rows.from_scored(result))
+        writer.table(f"scores/{index}", rows.from_scored(result))
         known = result.utility[~np.isnan(result.utility)]  # without abstentions
         return {**result.counts, "reward/sum": float(known.sum(dtype=np.float64)), "reward/count": known.size}
 
-    _commit_chunks(context, plan.round, "score", scored, [table.rows for table in tables], write, unit="answers")
-
-
-def _commit_chunks(
-    context: RunContext,
-    round: int,
-    stage: str,
-    records: list[StageRecord],
-    sizes: Sequence[int],
-    write: Callable[..., StageFacts],
-    *,
-    unit: str,
-) -> None:
-    """Commit the next chunks of a stage, of `sizes` units each, and append their records."""
-    for done in range(len(sizes)):
-        context.progress(round, stage, sum(sizes[:done]), sum(sizes), unit)
-        index = len(records)
-        records.append(context.ledger.commit(round, f"{stage}.{index:05d}", partial(write, index=index)))
-    context.progress(round, stage, sum(sizes), sum(sizes), unit)
+    return context.ledger.commit(plan.round, f"score.{index}", write)
 
 
 def select(context: RunContext, plan: RoundPlan) -> StageRecord:

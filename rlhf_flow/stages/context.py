@@ -99,6 +99,7 @@ class RunContext:
     alarms: Alarms = field(default_factory=Alarms)
     lag: int = 0  # rounds by which sampling runs ahead of training
     disaggregated: bool = False  # whether engines and learner can work at the same time
+    scores_while_sampling: bool = False  # whether engines and scorers can work at the same time
     off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
     model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
 

@@ -107,7 +107,10 @@ def _evaluate_reward_model(
 ) -> StageFacts:
     """Compare the reward model's predictions on the held-out responses with the labels."""
     seed = derive(context.seed, "evaluate")
-    answers = context.sampler.sample(context.engine, context.prompts.held_out(), {}, round=round, seed=seed)
+    prompts = context.prompts.held_out()
+    answers = Rollouts.gathered(
+        prompts, context.sampler.stream(context.engine, prompts, {}, round=round, seed=seed), round
+    )
     labels = evaluation.scorer.score(answers)
     shard = writer.table("evaluation/answers", rows.from_rollouts(answers))
     ids = [response.id for group in answers.responses for response in group]

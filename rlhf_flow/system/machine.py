@@ -6,15 +6,26 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000" (microseconds): two cores
 SECONDS = 10.0  # timeout of nvidia-smi
 
 
 def described() -> dict[str, object]:
     """Cores that this process may use, memory in GiB, and the name of each GPU."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30)
-    return {"cores": cores, "memory_gib": round(memory, 1), "gpus": gpus()}
+    return {"cores": cores(), "memory_gib": round(memory, 1), "gpus": gpus()}
+
+
+def cores() -> int:
+    """The cores that this process may use: those it is bound to, or fewer by the CPU limit of its container."""
+    bound = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+    except (OSError, ValueError):  # not Linux, or version 1 of control groups
+        return bound
+    return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
 
 
 def gpus() -> list[str]:

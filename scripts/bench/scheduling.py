@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_flow.cluster.clients import RayEngine
@@ -33,12 +33,12 @@ POLICY = Policy("policy", 0, "0", InMemoryWeights({}))
 class Engines:
     """Many stub engines in one process; each call sleeps in its own thread."""
 
-    def call(
+    def pieces(
         self, method: str, arguments: tuple[Sequence[Prompt], Policy, SamplingParams], named: dict[str, int]
-    ) -> object:
+    ) -> Iterator[Rollouts]:
         prompts = arguments[0]
         time.sleep(sum(float(str(prompt.meta["seconds"])) for prompt in prompts))
-        return Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts))
+        yield Rollouts(named["round"], tuple(prompts), tuple(() for _ in prompts))
 
     def info(self) -> None:
         """Returns once the process has started."""
@@ -97,7 +97,7 @@ def uneven(engines: int, number: int) -> None:
     size = -(-number // engines)
     pieces = [asked[at : at + size] for at in range(0, number, size)]
     began = time.perf_counter()
-    parts = workers.run([Call("generate", (piece, POLICY, DRAW), named) for piece in pieces])
+    parts = workers.run([Call("stream", (piece, POLICY, DRAW), named) for piece in pieces])
     split = time.perf_counter() - began
     same = [prompt.id for part in parts for prompt in part.prompts] == [prompt.id for prompt in stolen.prompts]
     print(

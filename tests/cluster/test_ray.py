@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import FaultTolerance, WorkerError
 from rlhf_flow.cluster.weight_sync.object_store import Stored
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.types import Mixture, Policy, Rollouts, SamplingParams, Scored
+from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams, Scored
 from rlhf_flow.weights.source import InMemoryWeights
 from tests.support import toy
 
@@ -38,8 +38,11 @@ class EngineSpec:
 class Telling:
     """Stands for an engine that mixes: says which weights reached it."""
 
-    def generate(self, prompts: object, policy: Mixture, draw: SamplingParams, *, round: int, seed: int) -> list[str]:
-        return [float(each.weights.load()["w"]) for each in (policy.policy, policy.reference)]
+    def generate(
+        self, prompts: Sequence[Prompt], policy: Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Rollouts:
+        weights = tuple(float(each.weights.load()["w"]) for each in (policy.policy, policy.reference))
+        return Rollouts(round, tuple(prompts), tuple(weights for _ in prompts))
 
 
 class Publishing:
@@ -122,7 +125,8 @@ def test_the_weights_of_both_policies_of_a_mixture_reach_the_engine(cluster: Ray
     cluster.ready()
     mixture = Mixture(learner.publish("policy", 2), learner.publish("policy", 1), 0.3)
     assert isinstance(mixture.policy.weights, Stored)
-    assert engine.generate((), mixture, SamplingParams(), round=3, seed=0) == [2.0, 1.0]
+    told = engine.generate(toy.Prompts().all[:1], mixture, SamplingParams(), round=3, seed=0)
+    assert told.responses == ((2.0, 1.0),)
 
 
 def test_what_a_worker_raises_reaches_the_caller_as_it_was_raised(cluster: RayCluster) -> None:

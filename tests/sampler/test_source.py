@@ -15,7 +15,7 @@ GOLD = Source("teacher", n=1, policy="dataset", candidate="gold")
 
 def test_a_candidate_is_an_answer_that_no_policy_drew() -> None:
     engine = Echo()
-    ((answer,), (other,)) = GOLD.answers(engine, PROMPTS, POLICIES, round=4, seed=1)
+    ((answer,), (other,)) = next(GOLD.stream(engine, PROMPTS, POLICIES, round=4, seed=1)).responses
     assert engine.asked == []
     assert (answer.id, answer.text, answer.tokens.tolist()) == ("4/teacher/0/a", "yes", [7, 8, 2])
     assert answer.tokens.dtype == np.int32
@@ -27,13 +27,13 @@ def test_a_candidate_is_an_answer_that_no_policy_drew() -> None:
 def test_a_prompt_without_the_candidate_is_named() -> None:
     bare = Prompt("c", (), (0,), candidates={"worse": Candidate("no", (9, 2)), "last": Candidate("x", (2,))})
     with pytest.raises(ValueError, match=r"prompt 'c' has no candidate 'gold' .* it has worse, last\. Name one that"):
-        GOLD.answers(Echo(), [bare], POLICIES, round=1, seed=0)
+        next(GOLD.stream(Echo(), [bare], POLICIES, round=1, seed=0))
 
 
 def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
     tight = Source("teacher", n=1, max_tokens=2, policy="dataset", candidate="gold")
     with pytest.raises(ValueError, match=r"prompt 'a': its candidate 'gold' has 3 tokens, .* max_tokens=2\. Raise it"):
-        tight.answers(Echo(), PROMPTS, POLICIES, round=1, seed=0)
+        next(tight.stream(Echo(), PROMPTS, POLICIES, round=1, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,5 @@ def test_sources_that_make_no_sense_are_refused(fields: dict[str, object], says:
 
 def test_a_candidate_that_is_as_long_as_an_answer_may_be_is_given() -> None:
     exact = Source("teacher", n=1, max_tokens=3, policy="dataset", candidate="gold")
-    assert len(exact.answers(Echo(), PROMPTS[:1], POLICIES, round=1, seed=0)[0][0].tokens) == 3
+    (((answer,),),) = (piece.responses for piece in exact.stream(Echo(), PROMPTS[:1], POLICIES, round=1, seed=0))
+    assert len(answer.tokens) == 3

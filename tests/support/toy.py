@@ -7,7 +7,7 @@ The loop, the ledger and every kill of the crash drill run on it in milliseconds
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from rlhf_flow import loop
 from rlhf_flow.metrics.off_policy import OffPolicy
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.replay import Window
+from rlhf_flow.sampler.source import streamed
 from rlhf_flow.schedule import EveryK, Fixed, Lagged
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
@@ -127,6 +128,11 @@ class Sampler:
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Rollouts:
         return engine.generate(prompts, policies["policy"], self.draw, round=round, seed=seed)
+
+    def stream(
+        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        yield from streamed(engine, prompts, policies["policy"], self.draw, round=round, seed=seed)
 
 
 class HigherIsBetter:

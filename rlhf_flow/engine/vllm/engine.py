@@ -69,22 +69,19 @@ class VLLMEngine:
         Raises ValueError if a prompt and `draw.max_tokens` do not fit, or if the engine was not opened for mixtures;
         and RuntimeError if vLLM failed in an earlier call, because it does not recover.
         """
+        return Rollouts.gathered(prompts, self.stream(prompts, policy, draw, round=round, seed=seed), round)
+
+    def stream(
+        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `generate`, in pieces: the prompts that a step of vLLM finished. A slot is refilled at the next step."""
         check(prompts, draw, self._max_model_len)
         self._mix(self._hold(policy))
         params = [_sampling(draw, seed=first_seed(seed, round, prompt, draw), ends=self._ends) for prompt in prompts]
-        outputs = self._run("generating", [prompt.tokens for prompt in prompts], params)
-        samples = [
-            [
-                Sample(
-                    tokens=np.asarray(one.token_ids, np.int32),
-                    logps=_flat(one.logprobs),
-                    truncated=one.finish_reason == "length",
-                )
-                for one in output.outputs
-            ]
-            for output in outputs
-        ]
-        return answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
+        for finished in self._run("generating", [prompt.tokens for prompt in prompts], params):
+            asked, outputs = [prompts[at] for at in finished], finished.values()
+            samples = [[_sample(one) for one in output.outputs] for output in outputs]
+            yield answered(asked, samples, policy, draw, self._tokenizer, round=round, seed=seed)
 
     def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
         """float32 [T] per response, prompt by prompt, under `policy` at T=1. Each must leave one position free."""
@@ -144,21 +141,26 @@ class VLLMEngine:
         params = vllm.SamplingParams(
             temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False
         )
-        outputs = self._run("measuring log-probs", [tokens for tokens, _ in sequences], [params] * len(sequences))
+        asked = [tokens for tokens, _ in sequences]
+        outputs: dict[int, vllm.RequestOutput] = {}
+        for finished in self._run("measuring log-probs", asked, [params] * len(asked)):
+            outputs |= finished
         return [
-            _flat(output.prompt_logprobs)[first - 1 :]  # the first token has no log-prob
-            for (_, first), output in zip(sequences, outputs, strict=True)
+            _flat(outputs[at].prompt_logprobs)[first - 1 :]  # the first token has no log-prob
+            for at, (_, first) in enumerate(sequences)
         ]
 
     def _run(
         self, what: str, prompts: Sequence[Sequence[int]], params: Sequence[vllm.SamplingParams]
-    ) -> list[vllm.RequestOutput]:
+    ) -> Iterator[dict[int, vllm.RequestOutput]]:
+        """Yield the outputs that each step of vLLM finished, by the index of the prompt."""
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import TokensPrompt
 
         with self._vital(what):
+            refused, ids = None, list[str]()
             try:
-                return self.llm.generate(
+                ids = self.llm.enqueue(
                     [TokensPrompt(prompt_token_ids=list(tokens)) for tokens in prompts],
                     list(params),
                     use_tqdm=False,
@@ -166,7 +168,15 @@ class VLLMEngine:
                 )
             except VLLMClientError as error:  # before anything ran
                 refused = error
-        raise ValueError(f"vLLM refuses the request: {refused}") from refused
+            core, at = self.llm.llm_engine, {id.partition("-")[0]: number for number, id in enumerate(ids)}
+            try:
+                while core.has_unfinished_requests():
+                    if finished := {at[one.request_id]: one for one in core.step() if one.finished}:
+                        yield finished
+            except GeneratorExit:  # the caller wants no more
+                core.abort_request(ids, internal=True)
+        if refused is not None:
+            raise ValueError(f"vLLM refuses the request: {refused}") from refused
 
     @contextmanager
     def _vital(self, what: str) -> Iterator[None]:
@@ -197,6 +207,14 @@ def _sampling(draw: SamplingParams, *, seed: int, ends: Sequence[int]) -> vllm.S
         logprobs=0,  # of the sampled token only
         flat_logprobs=True,
         detokenize=bool(draw.stop),  # decoding whole answers at once is faster
+    )
+
+
+def _sample(output: vllm.CompletionOutput) -> Sample:
+    return Sample(
+        tokens=np.asarray(output.token_ids, np.int32),
+        logps=_flat(output.logprobs),
+        truncated=output.finish_reason == "length",
     )
 
 

@@ -41,6 +41,7 @@ class VLLM:
     max_num_seqs: int = 256  # answers generated at a time
     tensor_parallel: int = 1  # GPUs per engine
     eager: bool = False  # CUDA: no CUDA graphs and no compilation, as always on the CPU and for mixtures
+    threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
     lora_rank: int = 0  # highest rank of LoRA adapters; 0: adapters are merged into whole weights
     probe_tolerance: float | None = None  # nats; None: 1e-3 (largest) in float32, 0.2 (mean) in bfloat16
 
@@ -53,6 +54,7 @@ class VLLM:
             ("block_size", ">= 1", block, block is None or block >= 1),
             ("max_num_seqs", ">= 1", self.max_num_seqs, self.max_num_seqs >= 1),
             ("tensor_parallel", ">= 1", self.tensor_parallel, self.tensor_parallel >= 1),
+            ("threads", ">= 1, or null", self.threads, self.threads is None or self.threads >= 1),
             ("lora_rank", f"in 0..{RANKS[-1]}", self.lora_rank, 0 <= self.lora_rank <= RANKS[-1]),
             ("probe_tolerance", "> 0", tolerance, tolerance is None or tolerance > 0),
         ):
@@ -74,7 +76,7 @@ class VLLM:
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> VLLMEngine:
         with gc_paused():
-            on_gpu = settle(place)
+            on_gpu = settle(place.with_threads(self.threads))
             lm = skeleton(model)
             layout = Layout.of(lm)  # before vLLM patches some model classes in this process
             llm = self._load(model, place, on_gpu=on_gpu, mixes=mixes)

@@ -30,6 +30,7 @@ class Classifier(Templated):
     max_tokens: int | None = None  # of prompt and answer; null: the model's context length
     batch_tokens: int = 8192  # of a batch, padding included; a longer conversation is a batch of its own
     dtype: str = "float32"  # float32 or bfloat16
+    threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
 
     loads_model: ClassVar[bool] = True
 
@@ -41,6 +42,7 @@ class Classifier(Templated):
             ("max_tokens", ">= 2", self.max_tokens is None or self.max_tokens >= 2),
             ("batch_tokens", ">= 1", self.batch_tokens >= 1),
             ("dtype", f"one of {', '.join(DTYPES)}", self.dtype in DTYPES),
+            ("threads", ">= 1, or null", self.threads is None or self.threads >= 1),
         )
 
     @property
@@ -86,7 +88,7 @@ class Classifier(Templated):
         config = self._config()
         reader = self.reader(config)
         auto_class = AutoModel if self._own_code(config) == "AutoModel" else AutoModelForSequenceClassification
-        return self._source.model(auto_class.from_pretrained, self.dtype, place), reader
+        return self._source.model(auto_class.from_pretrained, self.dtype, place.with_threads(self.threads)), reader
 
     def _own_code(self, config: PretrainedConfig) -> str | None:
         """The auto class that the checkpoint's own code registers, if that code is trusted."""

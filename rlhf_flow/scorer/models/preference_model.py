@@ -48,6 +48,7 @@ class PreferenceModel(BothOrders, Templated):
     too_long: str = "cut"  # cut (the conversation's start, then both answers' ends), or abstain; both are counted
     batch_tokens: int = 8192  # of a batch, padding included; a longer question is a batch of its own
     dtype: str = "float32"  # float32 or bfloat16
+    threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
 
     intransitive: ClassVar[bool] = True
     loads_model: ClassVar[bool] = True
@@ -64,6 +65,7 @@ class PreferenceModel(BothOrders, Templated):
             ("too_long", f"one of {', '.join(TOO_LONG)}", self.too_long in TOO_LONG),
             ("batch_tokens", ">= 1", self.batch_tokens >= 1),
             ("dtype", f"one of {', '.join(DTYPES)}", self.dtype in DTYPES),
+            ("threads", ">= 1, or null", self.threads is None or self.threads >= 1),
         )
 
     def fingerprint(self) -> str:
@@ -79,7 +81,7 @@ class PreferenceModel(BothOrders, Templated):
         from transformers import AutoModelForCausalLM
 
         question, words = self._asked()
-        model = self._source.model(AutoModelForCausalLM.from_pretrained, self.dtype, place)
+        model = self._source.model(AutoModelForCausalLM.from_pretrained, self.dtype, place.with_threads(self.threads))
         return PreferenceJudge(self, model, question, words)
 
     @property

@@ -35,7 +35,7 @@ OLD_NAMES = {  # module paths of version 0.1, in its cache keys
     "GPM": "rlhf_flow.scorer.gpm.GPM",
 }
 REGISTERED: dict[type, str] = {}  # class -> registered name; `rlhf_flow.scorer` fills it
-WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date")  # change no judgement
+WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date", "threads")  # change no judgement
 
 
 @dataclass(frozen=True)

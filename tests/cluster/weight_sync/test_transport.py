@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,9 +47,11 @@ PROMPT = Prompt("p0", (Message("user", "w0"),), (3, 9))
 class Telling(HuggingFaceEngine):
     """An engine that returns the hash of its weights instead of answers."""
 
-    def generate(self, *asked: object, **named: object) -> Rollouts | str:
-        super().generate(*asked, **named)
-        return fingerprint(self._networks[0].state_dict())
+    def stream(self, prompts: Sequence[Prompt], *others: object, **named: object) -> Iterator[Rollouts]:
+        for _ in super().stream(prompts, *others, **named):
+            pass
+        weights = fingerprint(self._networks[0].state_dict())
+        yield Rollouts(1, tuple(prompts), tuple((weights,) for _ in prompts))
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def learn(learner: RayLearner, world: World, round: int) -> Policy:
 
 
 def held(engine: RayEngine, policy: Policy) -> str:
-    return engine.generate([PROMPT], policy, SamplingParams(max_tokens=2), round=1, seed=0)
+    """The hash of the weights that the engine holds for the policy."""
+    (told,) = engine.generate([PROMPT], policy, SamplingParams(max_tokens=2), round=1, seed=0).responses[0]
+    return told
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,120 @@
+"""CPU threads of each worker process.
+
+Roles that take turns get all cores of a machine. Under lag=1 sampling and scoring get half of them and training the
+other half. The processes of a role on a machine share its cores.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from rlhf_flow.config import renamed
+from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.system import machine
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Threads:
+    """CPU threads per process of each role."""
+
+    engine: int
+    scorer: int
+    learner: int
+
+
+def shares(config: RunConfig, cores: int) -> Threads:
+    """The threads of each role on machines with so many cores."""
+    cluster, ahead = config.cluster, config.lag == 1 and config.cluster.disaggregated
+    sampling = cores // 2 if ahead else cores
+    training = cores - sampling if ahead else cores
+
+    def each(cores: int, processes: int) -> int:
+        on_a_node = -(-processes // cluster.nodes)
+        return max(1, cores // on_a_node)
+
+    return Threads(
+        each(sampling, cluster.engines), each(sampling, cluster.scorers), each(training, config.learner.ranks)
+    )
+
+
+def usable() -> int:
+    """The cores that a process of this run may use: those of this machine, or fewer by OMP_NUM_THREADS."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(machine.cores(), max(1, int(limit))) if limit.isdecimal() else machine.cores()
+
+
+def threaded(config: RunConfig, cores: int) -> RunConfig:
+    """The configuration with a number of threads for every process that loads a model.
+
+    A learner keeps the number of the run's first start, because other sums of rounded numbers give other weights.
+    """
+    threads = shares(config, cores)
+    learner = _of_first_start(Path(config.run_dir)) or threads.learner
+    if config.cluster.in_process:  # torch has one number of threads per process
+        threads = Threads(learner, learner, learner)
+    return replace(
+        config,
+        engine=_filled(config.engine, threads.engine),
+        learner=_filled(config.learner, learner),
+        refresh=replace(
+            config.refresh,
+            training=_filled(config.refresh.training, learner),
+            scorer=_filled(config.refresh.scorer, threads.scorer),
+        ),
+        scorer=_filled(config.scorer, threads.scorer),
+        evaluate=replace(config.evaluate, scorer=_filled(config.evaluate.scorer, threads.scorer)),
+    )
+
+
+def overlap(config: RunConfig, cores: int, *, gpus: float) -> bool:
+    """Whether engines and scorers work at the same time. On CPUs only if each thread has a core of its own.
+
+    Processes that share cores take several times longer, because threads wait for each other.
+    """
+    cluster = config.cluster
+    if not cluster.disaggregated:
+        return False
+    scorers = cluster.scorers * _most(config.scorer)
+    return gpus > 0 or not scorers or cluster.engines * _most(config.engine) + scorers <= cores * cluster.nodes
+
+
+def _most(part: object) -> int:
+    """The largest `threads` in a part and the parts inside; 0 if there is none, as it loads no model."""
+    if isinstance(part, list):
+        return max(map(_most, part), default=0)
+    if not is_dataclass(part):
+        return 0
+    inner = {one.name: vars(part)[one.name] for one in fields(part)}
+    return max([inner.pop("threads", 0) or 0, *map(_most, inner.values())])
+
+
+def _of_first_start(run_dir: Path) -> int | None:
+    """The threads of the learner that the run began with; None for a new run."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        return None
+    written: Any = renamed.configuration(yaml.safe_load(path.read_text(encoding="utf-8")))
+    training = written.get("learner", {}).get("training") or {}
+    return training.get("threads") or renamed.THREADS
+
+
+def _filled(part: Part, threads: int) -> Part:
+    """The part with this number in each `threads` that is None, also in the parts inside."""
+    changed: Any = part
+    if isinstance(part, list):
+        changed = [_filled(each, threads) for each in part]
+    elif is_dataclass(part) and not isinstance(part, type):
+        inner = {one.name: vars(part)[one.name] for one in fields(part)}
+        new = {name: _filled(value, threads) for name, value in inner.items()}
+        if inner.get("threads", threads) is None:
+            new["threads"] = threads
+        if new != inner:
+            changed = replace(part, **new)
+    return changed  # type: ignore[no-any-return]  # same type as `part`
