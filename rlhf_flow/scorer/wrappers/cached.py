@@ -35,7 +35,8 @@ OLD_NAMES = {  # module paths of version 0.1, in its cache keys
     "GPM": "rlhf_flow.scorer.gpm.GPM",
 }
 REGISTERED: dict[type, str] = {}  # class -> registered name; `rlhf_flow.scorer` fills it
-WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date", "threads")  # change no judgement
+# change no judgement
+WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency", "date", "threads")
 
 
 @dataclass(frozen=True)
