@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from rlhf_flow.scorer.fields import check_fields
-from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, Source
+from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, OwnModel, Source
 from rlhf_flow.scorer.token_batches import Tokens
 from rlhf_flow.specs import Place
-from rlhf_flow.tokenization.chat_template import FORMATS, Templated, chat_tokens, plain_view
+from rlhf_flow.tokenization.chat_template import FORMATS, chat_tokens, plain_view
 from rlhf_flow.types import Message, Prompt, Response
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ View: TypeAlias = Callable[[Sequence[Message], str], list[int]]  # messages and 
 
 
 @dataclass(frozen=True)
-class Classifier(Templated):
+class Classifier(OwnModel):
     """The checkpoint, and how prompt and answer are rendered for it."""
 
     path: str  # local folder, or name on the hub
@@ -30,7 +30,6 @@ class Classifier(Templated):
     max_tokens: int | None = None  # of prompt and answer; null: the model's context length
     batch_tokens: int = 8192  # of a batch, padding included; a longer conversation is a batch of its own
     dtype: str = "float32"  # float32 or bfloat16
-    threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
 
     loads_model: ClassVar[bool] = True
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_flow.specs import Place
-from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer, require_template
+from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_tokenizer, require_template
 from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.offload import HostOffload
 from rlhf_flow.weights.source import checkpoint_fingerprint
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16")
 Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class OwnModel(Templated):
+    """A scorer whose model runs in its process."""
+
+    threads: int | None = field(default=None, kw_only=True)  # null: all cores that no other process uses meanwhile
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.scorer.fields import check_fields
-from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, LoadedModel, Source
+from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, LoadedModel, OwnModel, Source
 from rlhf_flow.scorer.pair_schedule import BothOrders, PairVerdict, settled
 from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.scorer.token_batches import Tokens, by_row, padded
 from rlhf_flow.specs import Place
-from rlhf_flow.tokenization.chat_template import FORMATS, Templated
+from rlhf_flow.tokenization.chat_template import FORMATS
 from rlhf_flow.tokenization.pairwise_prompt import TEMPLATE, TOO_LONG, Question, answer_token, check_words
 from rlhf_flow.types import Rollouts, Scored
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PreferenceModel(BothOrders, Templated):
+class PreferenceModel(BothOrders, OwnModel):
     """Two distinct answers to a prompt are compared once, in both orders. That is one query.
 
     A model that was trained to compare needs the template that it was trained with.
@@ -48,7 +48,6 @@ class PreferenceModel(BothOrders, Templated):
     too_long: str = "cut"  # cut (the conversation's start, then both answers' ends), or abstain; both are counted
     batch_tokens: int = 8192  # of a batch, padding included; a longer question is a batch of its own
     dtype: str = "float32"  # float32 or bfloat16
-    threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
 
     intransitive: ClassVar[bool] = True
     loads_model: ClassVar[bool] = True
