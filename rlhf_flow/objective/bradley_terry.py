@@ -52,7 +52,7 @@ class BradleyTerry(Constant):
         values = soft(cross_entropy, gap, p) if self.strength == "label" else self._by_strength(gap, p)
         return Loss(
             values + self.center * (first + second) ** 2,
-            pair_metrics(first.detach(), second.detach(), p, scale=1.0),
+            pair_metrics(first, second, p, scale=1.0),
         )
 
     def _by_strength(self, gap: Tensor, preference: Tensor) -> Tensor:

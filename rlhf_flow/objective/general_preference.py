@@ -38,7 +38,7 @@ class GeneralPreference(Constant):
                 f"{first.shape[-1]}. Fix: learner.head.outputs=8."
             )
         s = skew(first, second)  # [P]
-        metrics = pair_metrics(s.detach(), -s.detach(), pairs.preference, scale=0.5)
+        metrics = pair_metrics(s, -s, pairs.preference, scale=0.5)
         return Loss(soft(cross_entropy, s, pairs.preference), {name: metrics[name] for name in ("margin", "accuracy")})
 
 

@@ -27,4 +27,4 @@ class GenerativePreference(Constant):
         """The loss of each pair [P], in nats, and the metrics of `pair_metrics`, of log-probs."""
         first, second = pairs.current.first.sum, pairs.current.second.sum  # [P]
         values = soft(cross_entropy, first - second, pairs.preference)
-        return Loss(values, pair_metrics(first.detach(), second.detach(), pairs.preference, scale=1.0))
+        return Loss(values, pair_metrics(first, second, pairs.preference, scale=1.0))

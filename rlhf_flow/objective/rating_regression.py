@@ -39,5 +39,5 @@ class RatingRegression(Constant):
                 "Fix: scorer.ratings, with a smaller scorer.scale if ratings are far apart."
             )
         values = (first - second - target) ** 2 + self.center * (first + second) ** 2
-        metrics = pair_metrics(first.detach(), second.detach(), pairs.preference, scale=1.0)
+        metrics = pair_metrics(first, second, pairs.preference, scale=1.0)
         return Loss(values, {**metrics, "target": target.abs()})

@@ -14,6 +14,7 @@ from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.pairs import at_the_anchors, blocks, draw_pairs, gradients, tensors
 from tests.support.pairs import SEEDS, quick
+from tests.support.rewards import random_pairs
 
 VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, and otherwise
     "dpo": [PARTS["dpo"](), PARTS["dpo"](beta=1.3)],
@@ -66,6 +67,19 @@ def test_it_is_satisfied_by_what_it_needs(objective: Objective) -> None:
         assert values.shape == (4,)
         assert values.is_floating_point()
         assert not values.requires_grad
+
+
+@pytest.mark.parametrize("objective", FITTING)
+def test_the_metrics_of_a_judge_are_of_its_numbers_and_have_no_gradient(objective: Objective) -> None:
+    outputs = 2 if isinstance(objective, PARTS["general_preference"]) else 1
+    pairs = replace(random_pairs(0, outputs=outputs), worth=torch.rand(5, 2))
+    loss = objective.loss(pairs)
+    assert loss.values.requires_grad
+    assert not any(values.requires_grad for values in loss.metrics.values())
+    if outputs == 1:
+        first, second = pairs.current.first.sum, pairs.current.second.sum
+        gap = (first - second) * torch.sign(pairs.preference - 0.5)  # as the preferred side sees it
+        assert loss.metrics["margin"].tolist() == pytest.approx(gap.tolist())
 
 
 @pytest.mark.parametrize(
