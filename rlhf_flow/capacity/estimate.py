@@ -19,7 +19,8 @@ from rlhf_flow.capacity.workload import Work, steps_of, work_of
 from rlhf_flow.config.compatibility import colocated
 from rlhf_flow.config.learning_rate import rated, stands_still
 from rlhf_flow.config.schema import RunConfig, part_name
-from rlhf_flow.config.threads import threaded, usable
+from rlhf_flow.config.threads import threaded
+from rlhf_flow.system import machine
 from rlhf_flow.system.errors import ConfigError
 
 
@@ -63,7 +64,7 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
             raise ConfigError(f"{slot}={name} has no model, so its memory cannot be estimated", "start the run")
     model = config.model
     shape = shape_of(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    config = threaded(rated(config, shape.parameters), usable())
+    config = threaded(rated(config, shape.parameters), machine.cores())
     work = work_of(config, config.prompts.open(model.tokenizer(), seed=config.seed))
     memories = _memories(config, shape, work, on_gpu=room.gpus > 0)
     libraries = _libraries(config, memories)

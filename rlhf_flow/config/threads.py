@@ -15,7 +15,6 @@ import yaml
 
 from rlhf_flow.config import renamed
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.system import machine
 
 Part = TypeVar("Part")
 
@@ -30,24 +29,20 @@ class Threads:
 
 
 def shares(config: RunConfig, cores: int) -> Threads:
-    """The threads of each role on machines with so many cores."""
+    """The threads of each role on machines with so many cores. OMP_NUM_THREADS is the most that a process gets."""
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    limit = int(most) if most.isdecimal() else cores
     cluster, ahead = config.cluster, config.lag == 1 and config.cluster.disaggregated
     sampling = cores // 2 if ahead else cores
     training = cores - sampling if ahead else cores
 
     def each(cores: int, processes: int) -> int:
         on_a_node = -(-processes // cluster.nodes)
-        return max(1, cores // on_a_node)
+        return max(1, min(limit, cores // on_a_node))
 
     return Threads(
         each(sampling, cluster.engines), each(sampling, cluster.scorers), each(training, config.learner.ranks)
     )
-
-
-def usable() -> int:
-    """The cores that a process of this run may use: those of this machine, or fewer by OMP_NUM_THREADS."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(machine.cores(), max(1, int(limit))) if limit.isdecimal() else machine.cores()
 
 
 def threaded(config: RunConfig, cores: int) -> RunConfig:

@@ -27,7 +27,7 @@ from rlhf_flow.config.compose import as_yaml, flat
 from rlhf_flow.config.identity import asking, identity
 from rlhf_flow.config.learning_rate import parameters_of, rated
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.config.threads import overlap, threaded, usable
+from rlhf_flow.config.threads import overlap, threaded
 from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.metrics.alarms import raise_if_stopped
 from rlhf_flow.observe.events import Events
@@ -156,7 +156,7 @@ class Prepared:
             alarms=config.alarms,
             lag=config.lag,
             disaggregated=config.cluster.disaggregated,
-            scores_while_sampling=overlap(config, usable(), gpus=cluster.gpus),
+            scores_while_sampling=overlap(config, machine.cores(), gpus=cluster.gpus),
             off_policy=config.off_policy,
             model_card=partial(model_card, config) if trains_policy else None,
         )
@@ -193,7 +193,7 @@ def prepare(config: RunConfig) -> Prepared:
         sha256=checkpoint_fingerprint(weights),
         weights=Checkpoint(weights, model.trust_remote_code),
     )
-    config = threaded(rated(config, parameters_of(weights)), usable())
+    config = threaded(rated(config, parameters_of(weights)), machine.cores())
     tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
     data_checks.check(config, model, prompts, tokenizer)

@@ -10,15 +10,21 @@ import yaml
 from rlhf_flow.config.compose import as_yaml, compose
 from rlhf_flow.config.identity import identity
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.config.threads import Threads, shares, threaded, usable
+from rlhf_flow.config.threads import Threads, overlap, shares, threaded
 from rlhf_flow.system import machine
 
 RAY = ("cluster=ray", "learner=deepspeed")
 LAGGED = (*RAY, "lag=1", "off_policy.max_staleness=1")
 
 
+@pytest.fixture(autouse=True)
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite sets one thread for each of its processes."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+
+
 def composed(*overrides: str) -> RunConfig:
-    scorer = () if "scorer=cached" in overrides else ("scorer.path=s",)
+    scorer = () if {"scorer=cached", "scorer=rule"} & {*overrides} else ("scorer.path=s",)
     return compose("model.path=m", "prompts.path=p", *scorer, *overrides)
 
 
@@ -83,21 +89,36 @@ def test_in_one_process_all_roles_have_the_threads_of_the_learner(tmp_path: Path
     assert filled.engine.threads == filled.scorer.threads == filled.learner.training.threads == 3
 
 
-@pytest.mark.parametrize(
-    ("environment", "limit", "expected"),
-    [
-        ("", "max 100000", 8),
-        ("3", "max 100000", 3),
-        ("16", "max 100000", 8),
-        ("", "250000 100000", 2),
-        ("", "5 100000", 1),
-    ],
-)
-def test_a_container_and_the_environment_limit_the_cores(
-    environment: str, limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "expected"), [("max 100000", 8), ("250000 100000", 2), ("5 100000", 1)])
+def test_a_container_limits_the_cores(
+    limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     monkeypatch.setattr(machine, "CPU_LIMIT", tmp_path / "cpu.max")
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(8)))
-    monkeypatch.setenv("OMP_NUM_THREADS", environment)
-    assert usable() == expected
+    assert machine.cores() == expected
+
+
+@pytest.mark.parametrize(("most", "expected"), [("3", 3), ("8", 4), ("0", 1), ("", 4), ("4,2", 4)])
+def test_the_environment_limits_each_process(most: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", most)
+    assert shares(composed(*RAY, "cluster.engines=4"), 16).engine == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cores", "gpus", "expected"),
+    [
+        (RAY, 2, 0, False),  # both would use both cores
+        ((*RAY, "engine.threads=1", "scorer.threads=1"), 2, 0, True),
+        ((*RAY, "engine.threads=1", "scorer.threads=1", "cluster.engines=2"), 2, 0, False),
+        (RAY, 2, 1, True),
+        ((*RAY, "cluster.layout=colocated"), 2, 1, False),  # they take turns on the same GPUs
+        (("cluster=local", "engine=huggingface", "learner=torch"), 8, 0, False),
+        ((*RAY, "scorer=rule", "scorer.function=a.b"), 2, 0, True),  # it has no model
+    ],
+)
+def test_scorers_work_beside_engines_if_each_thread_has_a_core(
+    overrides: tuple[str, ...], cores: int, gpus: float, expected: bool, tmp_path: Path
+) -> None:
+    config = threaded(composed(*overrides, f"run_dir={tmp_path}"), cores)
+    assert overlap(config, cores, gpus=gpus) is expected

@@ -8,7 +8,11 @@ from tests.support.echo import POLICIES, PROMPTS, Echo, ids
 
 
 def test_the_policy_answers_first_and_the_reference_then() -> None:
-    rollouts = PolicyAndReference(policy=SamplingParams("mine", n=2)).sample(Echo(), PROMPTS, POLICIES, round=2, seed=0)
+    engine = Echo()
+    rollouts = PolicyAndReference(policy=SamplingParams("mine", n=2)).sample(engine, PROMPTS, POLICIES, round=2, seed=0)
+    assert [policy.name for policy, _ in engine.asked] == ["policy", "reference"], (
+        "two changes of weights for all prompts"
+    )
     assert ids(rollouts)[0] == ["2/mine/0/a", "2/mine/1/a", "2/reference/0/a"]
     for group in rollouts.responses:
         assert [one.source for one in group] == ["policy", "policy", "reference"]

@@ -124,11 +124,6 @@ class Sampler:
     draw: SamplingParams = field(default_factory=lambda: SamplingParams(n=3))
     roles: frozenset[str] = frozenset({"policy"})
 
-    def sample(
-        self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
-    ) -> Rollouts:
-        return engine.generate(prompts, policies["policy"], self.draw, round=round, seed=seed)
-
     def stream(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Iterator[Rollouts]:

@@ -20,9 +20,9 @@ LIMIT = 3600.0  # seconds of a run
 def rounds(
     stack: str, workload: Workload, model: Path, prompts: Path, folder: Path, *, dtype: str, timed: int, lr: float
 ) -> list[dict[str, float]]:
-    """The seconds of each timed round: `round`, and of each stage. The round before the last is the last one timed.
+    """The seconds of each timed round: `round`, and of each stage.
 
-    The last round also evaluates and saves the policy, so it is left out.
+    One more round follows, which is not timed, because it also evaluates the policy.
     """
     last = FIRST + timed
     run = folder / "run"

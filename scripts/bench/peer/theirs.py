@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peer.workload import Workload
 
-TRL = "1.16.0"  # the newest version when the figures in docs/reference/results.md were taken
+TRL = "1.16.0"  # the newest one in November 2026
 SCRIPT = Path(__file__).with_name("trl_rounds.py")
 LIMIT = 3600.0  # seconds
 
