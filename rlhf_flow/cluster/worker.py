@@ -28,7 +28,7 @@ class ProcessInfo(NamedTuple):
 class Worker:
     """Runs calls on the worker that it opened, one at a time.
 
-    A call raises what the worker raises, or BrokenWorkerError if only a new process can go on: the driver kills it then.
+    A call raises what the worker raises, or BrokenWorkerError, after which the driver ends this process.
     """
 
     def __init__(self, name: str, monitor: ActorHandle) -> None:
