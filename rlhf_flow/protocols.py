@@ -279,15 +279,19 @@ class Learner(Protocol):
         """
         ...
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:
         """Write a Hugging Face checkpoint (safetensors, config, tokenizer), or a peft adapter.
 
-        By default of the weights held.
+        By default of the weights held. Returns the sha256 of files that are flushed to disk, by path in the folder; the
+        caller hashes the others.
         """
         ...
 
-    def save_state(self, folder: Path) -> None:
-        """Write weights, moments and counters as safetensors and JSON, which any number of ranks can load."""
+    def save_state(self, folder: Path) -> Mapping[str, str]:
+        """Write weights, moments and counters as safetensors and JSON, which any number of ranks can load.
+
+        Returns hashes as `save_policy` does.
+        """
         ...
 
     def load_state(self, folder: Path) -> None:

@@ -106,11 +106,11 @@ class RayLearner:
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
         return self._call("average", name, round, terms)
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        self._call("save_policy", folder, policy)
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:
+        return self._call("save_policy", folder, policy)
 
-    def save_state(self, folder: Path) -> None:
-        self._call("save_state", folder)
+    def save_state(self, folder: Path) -> Mapping[str, str]:
+        return self._call("save_state", folder)
 
     def load_state(self, folder: Path) -> None:
         self._call("load_state", folder)

@@ -45,7 +45,8 @@ from rlhf_flow.system.optional_deps import check_all
 from rlhf_flow.system.redact import redacted
 from rlhf_flow.tokenization.chat_template import dated, today
 from rlhf_flow.types import Policy, RoundRecord
-from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
+from rlhf_flow.weights.source import Checkpoint
 
 LOCKS = Path(__file__).parents[2] / "requirements"  # exists if the package runs from a clone
 RECORDED = (
