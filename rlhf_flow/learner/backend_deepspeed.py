@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ from rlhf_flow.learner.reward_model import RewardHeadModel
 from rlhf_flow.learner.storages import OffloadedStorages
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Place
+from rlhf_flow.system.rendezvous import store
 
 ZeroParameter = Any  # a torch parameter with attributes added by DeepSpeed
 
@@ -40,29 +40,14 @@ def join(place: Place) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     backend = "gloo" if place.device == "cpu" else "nccl"
     if not dist.is_initialized():
-        dist.init_process_group(backend, store=_store(place), rank=place.rank, world_size=place.size)
+        if place.address.startswith("127."):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        seconds = default_pg_timeout.total_seconds()
+        meeting = store(place.address, place.port, rank=place.rank, size=place.size, seconds=seconds)
+        dist.init_process_group(backend, store=meeting, rank=place.rank, world_size=place.size)
     # Its shared-memory kernel is compiled on first use, sums in another order, and is no faster here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-
-
-def _store(place: Place) -> dist.Store:
-    """The rendezvous of the ranks. On a loopback address it listens on that address only."""
-    if place.size == 1:
-        return dist.HashStore()
-    listener = None  # TCPStore listens on all interfaces
-    if place.address.startswith("127."):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        if place.rank == 0:
-            listener = socket.create_server((place.address, place.port)).detach()  # closed by the store
-    return dist.TCPStore(
-        place.address,
-        place.port,
-        place.size,
-        is_master=place.rank == 0,
-        timeout=default_pg_timeout,
-        master_listen_fd=listener,
-    )
 
 
 class DeepSpeedBackend:

@@ -180,13 +180,17 @@ def reader(stream: Iterator[tuple[str, Tensor]]) -> Read:
     return read
 
 
-def grouped(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
-    """Consecutive tensors in groups of at least `limit` bytes; the last group may be smaller."""
+def in_new_buckets(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[Bucket]:
+    """Consecutive tensors in buckets of at least `limit` bytes, each in memory of its own; the last may be smaller."""
     group: dict[str, Tensor] = {}
     for name, tensor in tensors:
         group[name] = tensor
         if sum(each.nbytes for each in group.values()) >= limit:
-            yield group
+            yield from _bucket(group)
             group = {}
     if group:
-        yield group
+        yield from _bucket(group)
+
+
+def _bucket(group: Mapping[str, Tensor]) -> Iterator[Bucket]:
+    return fill([index_of(group)], reader(iter(sorted(group.items()))))

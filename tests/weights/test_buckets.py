@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import CODES, Bucket, TensorInfo, fill, grouped, index_of, layout, pack, reader
+from rlhf_flow.weights.buckets import CODES, Bucket, TensorInfo, fill, in_new_buckets, index_of, layout, pack, reader
 from rlhf_flow.weights.fingerprint import fingerprint
 from rlhf_flow.weights.publish import held, in_buckets
 from rlhf_flow.weights.safetensors_file import write
@@ -114,9 +114,9 @@ def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Ten
 
 @given(states(), st.integers(1, 400))
 def test_groups_reach_their_limit_and_hold_everything_once(state: dict[str, torch.Tensor], limit: int) -> None:
-    groups = list(grouped(iter(state.items()), limit))
-    assert [name for group in groups for name in group] == list(state)
-    assert all(sum(tensor.nbytes for tensor in group.values()) >= limit for group in groups[:-1])
+    buckets = list(in_new_buckets(iter(state.items()), limit))
+    assert equal(dict(tensor for bucket in buckets for tensor in bucket.tensors()), state)
+    assert all(bucket.data.nbytes >= limit for bucket in buckets[:-1])
 
 
 def test_a_bucket_travels_without_a_copy_and_is_read_where_it_may_not_be_written(

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_flow.engine.loaded_policy import LoadedPolicy
-from rlhf_flow.engine.mixture import PolicySlots
+from rlhf_flow.engine.mixture import POLICY, PolicySlots
 from rlhf_flow.engine.requests import Sample, answered, check, first_seed
 from rlhf_flow.engine.vllm.adapters import Adapters
 from rlhf_flow.engine.vllm.weights import Weights
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.broadcast import Channel
 from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.source import Adapter
 
@@ -47,11 +48,17 @@ class VLLMEngine:
         self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = llm.model_config.max_model_len
         self._layout = layout
-        self._weights = Weights(llm, mixes=mixes, processes=spec.tensor_parallel > 1)
+        self._weights = Weights(llm, mixes=mixes, ranks=spec.tensor_parallel)
         self._adapters = Adapters(llm, rank=spec.lora_rank)
         self._slots = PolicySlots(
             [
-                LoadedPolicy(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+                LoadedPolicy(
+                    model,
+                    shapes,
+                    max_model_len=self._max_model_len,
+                    tolerance=spec.probe_tolerance,
+                    checksum=self._weights.checksum,
+                )
                 for _ in range(2 if mixes else 1)
             ],
             load=self._load,
@@ -93,11 +100,35 @@ class VLLMEngine:
         ]
         return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
 
+    def receive(self, channel: Channel) -> None:
+        """Replace the policy's weights by those that the channel's sender broadcasts; `received` tells whose they are.
+
+        `channel`: of this engine's first tensor-parallel rank.
+        """
+        with self._slots.receiving(), self._vital("receiving weights"):
+            self._adapters.set(None)
+            self._weights.receive(POLICY, channel)
+
+    def received(self, sha256: str, round: int) -> None:
+        """The policy whose weights `receive` took. Its probe is checked before its first use."""
+        self._slots.received(sha256, round)
+
     def step_aside(self) -> None:
         """On a GPU vLLM sleeps: weights go to the host, the KV cache is dropped (not measured). A CPU does nothing."""
-        if self.llm.model_config.enable_sleep_mode and not self.llm.llm_engine.is_sleeping():
-            with self._vital("falling asleep"):
-                self.llm.sleep(level=1)
+        self._sleep(level=1)
+
+    def discard(self) -> None:
+        """As `step_aside`, without a copy of the weights on the host: they will be loaded again."""
+        if self._sleep(level=2):
+            self._slots.forget()
+
+    def _sleep(self, *, level: int) -> bool:
+        """Whether it fell asleep."""
+        if not self.llm.model_config.enable_sleep_mode or self.llm.llm_engine.is_sleeping():
+            return False
+        with self._vital("falling asleep"):
+            self.llm.sleep(level=level)
+        return True
 
     def come_back(self) -> None:
         if self.llm.llm_engine.is_sleeping():
