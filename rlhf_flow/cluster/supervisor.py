@@ -33,7 +33,7 @@ class WorkerError(RuntimeError):
 
 @dataclass(eq=False)
 class DeadWorkerError(Exception):
-    """A worker process died, or was killed because it hung."""
+    """A worker process died, or its group must kill it: it hangs, or failed so that only a new one can go on."""
 
     worker: str  # engine 1, learner rank 0 of 2
     reason: str

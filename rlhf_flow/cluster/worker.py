@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlhf_flow.cluster.failures import fatal_failures
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import Transport, call_and_send
@@ -25,7 +26,10 @@ class ProcessInfo(NamedTuple):
 
 
 class Worker:
-    """Runs calls on the worker that it opened, one at a time."""
+    """Runs calls on the worker that it opened, one at a time.
+
+    A call raises what the worker raises, or BrokenWorkerError, after which the driver ends this process.
+    """
 
     def __init__(self, name: str, monitor: ActorHandle) -> None:
         self.worker: Any = None
@@ -59,6 +63,7 @@ class Worker:
         except Exception as failure:  # the next call raises it, because the driver does not wait for `open`
             self.failure = failure
 
+    @fatal_failures()
     def ready(self) -> None:
         """Raise what `open` raised."""
         if self.failure is not None:
@@ -66,6 +71,7 @@ class Worker:
         if self.worker is None:  # Ray could not unpickle the arguments of `open`, and reports that only to a waiter
             raise WorkerError("a worker's spec could not be unpickled in its process. Fix: make its module importable.")
 
+    @fatal_failures()
     def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self.ready()
         return getattr(self.worker, method)(*arguments, **named)
@@ -73,13 +79,14 @@ class Worker:
     def pieces(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Iterator[Any]:
         """Yield what a call returns; of an engine's `stream`, each piece as soon as it is finished."""
         self.ready()
-        if method == "stream":
-            yield from streamed(self.worker, *arguments, **named)
-        else:
-            yield getattr(self.worker, method)(*arguments, **named)
+        with fatal_failures():
+            if method == "stream":
+                yield from streamed(self.worker, *arguments, **named)
+            else:
+                yield getattr(self.worker, method)(*arguments, **named)
 
     def stream(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
         """Yield what the transport returns for each bucket of published weights, then the answer of the call."""
         self.ready()
-        answer = yield from call_and_send(self.worker, method, arguments, transport=transport, bucket=bucket)
-        yield answer
+        with fatal_failures():
+            yield (yield from call_and_send(self.worker, method, arguments, transport=transport, bucket=bucket))

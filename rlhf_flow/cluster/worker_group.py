@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
+from rlhf_flow.cluster.failures import BrokenWorkerError
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause_of_death, oom_kills
 from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
@@ -122,7 +123,10 @@ class WorkerGroup:
             self.check_heartbeats(silence(self.monitor))
 
     def get(self, call: ObjectRef, rank: int) -> Any:
-        """The answer of a call that ended. Raises what the rank raised, or DeadWorkerError if a process died."""
+        """The answer of a call that ended.
+
+        Raises what the rank raised, or DeadWorkerError if a process died or only a new one can go on.
+        """
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
@@ -130,6 +134,8 @@ class WorkerGroup:
             return ray.get(call)
         except RayTaskError as failure:
             self._check_peers(rank)
+            if isinstance(failure.cause, BrokenWorkerError):
+                raise DeadWorkerError(self._title(rank), str(failure.cause), self._last_lines(rank)) from failure
             raise failure.cause from failure
         except RayActorError as error:
             raise self._death(rank, str(error)) from error

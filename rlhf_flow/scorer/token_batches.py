@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Tokens: TypeAlias = tuple[int, ...]
-Output = TypeVar("Output")
 
 
 def by_row(
-    rows: Iterable[Tokens], budget: int, forward: Callable[[list[Tokens]], Sequence[Output]]
-) -> dict[Tokens, Output]:
-    """The output of `forward` for each distinct row, run in batches of at most `budget` tokens."""
-    batches = packed(by_length(set(rows)), budget)
-    return {row: output for batch in batches for row, output in zip(batch, forward(batch), strict=True)}
+    rows: Iterable[Tokens], budget: int, forward: Callable[[list[Tokens]], Tensor]
+) -> dict[Tokens, np.ndarray]:
+    """As `in_batches`, for each distinct row."""
+    distinct = by_length(set(rows))
+    return dict(zip(distinct, in_batches(distinct, budget, forward), strict=True))
+
+
+def in_batches(rows: Sequence[Tokens], budget: int, forward: Callable[[list[Tokens]], Tensor]) -> np.ndarray:
+    """float64 [R, ...]: the output of `forward` for each row, run in batches of at most `budget` tokens.
+
+    `rows` are sorted by length. A GPU computes while the next batch is padded: its outputs are fetched at the end.
+    """
+    import torch
+
+    outputs = [forward(batch) for batch in packed(rows, budget)]
+    return torch.cat(outputs).double().cpu().numpy() if outputs else np.empty(0)
 
 
 def by_length(rows: set[Tokens]) -> list[Tokens]:
@@ -41,11 +53,11 @@ def packed(rows: Sequence[Tokens], budget: int) -> Iterator[list[Tokens]]:
 def padded(batch: Sequence[Tokens], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Tokens and mask, [R, T] each, padded on the right."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    longest = max(map(len, batch))
-    tokens = torch.full((len(batch), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(batch), longest), dtype=torch.long)
-    for at, row in enumerate(batch):
-        tokens[at, : len(row)] = torch.tensor(row)
-        mask[at, : len(row)] = 1
-    return tokens.to(device), mask.to(device)
+    tokens = pad_sequence(list(map(torch.tensor, batch)), batch_first=True, padding_value=pad)
+    lengths = torch.tensor(list(map(len, batch)))
+    if device.type == "cuda":  # a copy from pinned memory does not wait for the batch before
+        tokens, lengths = tokens.pin_memory(), lengths.pin_memory()
+    tokens, lengths = tokens.to(device, non_blocking=True), lengths.to(device, non_blocking=True)
+    return tokens, (torch.arange(tokens.shape[1], device=device) < lengths[:, None]).long()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf_flow import loop
 from rlhf_flow.cluster.joining import environment
@@ -69,6 +70,28 @@ class Victim:
             calls += 1
             if calls == self.at:
                 once(self.marker, self.signal)
+            return method(*arguments, **named)
+
+        setattr(worker, self.method, armed)
+
+
+@dataclass(frozen=True)
+class Failing(Victim):
+    """Raises an error at one call, once; without a marker at every call from there on."""
+
+    error: Exception = RuntimeError()  # noqa: RUF009  # exceptions are not mutated here
+
+    def _arm(self, worker: object) -> None:
+        method: Callable[..., object] = getattr(worker, self.method)
+        calls = 0
+
+        def armed(*arguments: object, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == self.at and not self.marker.is_file():
+                if self.marker != Path():
+                    self.marker.touch()
+                raise self.error
             return method(*arguments, **named)
 
         setattr(worker, self.method, armed)
@@ -171,6 +194,75 @@ def test_deaths_do_not_change_the_end_of_a_run(
     assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
     assert all(victim.marker.exists() for victim in victims), "no worker was killed"
     assert [death.reason for death in cluster.supervisor.deaths[before:]] == ["it was killed"] * len(killed)
+
+
+ILLEGAL = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`")
+NCCL = torch.distributed.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:77, remote process exited")
+
+
+def test_failures_that_only_a_new_process_mends_count_as_deaths(
+    cluster: RayCluster, undisturbed: str, tmp_path: Path
+) -> None:
+    before = len(cluster.supervisor.deaths)
+    victims = [
+        Failing(part, method, at, tmp_path / method, error=error)
+        for part, method, at, error in (
+            (toy.Engine, "generate", 5, ILLEGAL),
+            (toy.HigherIsBetter, "score", 2, CUBLAS),
+            (toy.Learner, "update", 3, NCCL),
+        )
+    ]
+    assert run(parts(cluster, tmp_path / "run", *victims)) == undisturbed
+    deaths = cluster.supervisor.deaths[before:]
+    told = {text for text in map(str, (ILLEGAL, CUBLAS, NCCL)) if any(text in death.reason for death in deaths)}
+    assert told == set(map(str, (ILLEGAL, CUBLAS, NCCL)))
+    assert len(deaths) == 3
+
+
+def test_the_process_of_a_worker_that_failed_so_ends(cluster: RayCluster, tmp_path: Path) -> None:
+    learner = cluster.learner(Failing(toy.Learner, "publish", 1, tmp_path / "failed", error=NCCL, ranks=1), MODEL)
+    cluster.ready()
+    (first,) = learner.group.processes
+    assert learner.publish("policy", 1).sha256 == toy.Learner().publish("policy", 1).sha256
+    (second,) = learner.group.processes
+    learner.close()
+    assert first.pid != second.pid
+    end = time.monotonic() + 30
+    while alive(first.pid) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not alive(first.pid)
+
+
+def alive(pid: int) -> bool:
+    title = Path(f"/proc/{pid}/cmdline")
+    return title.exists() and b"ray::" in title.read_bytes()
+
+
+def test_a_failure_that_comes_back_in_every_process_stops_the_run_with_its_text(cluster: RayCluster) -> None:
+    scorer = cluster.scorer(Failing(toy.HigherIsBetter, "score", 1, error=ILLEGAL))
+    cluster.ready()
+    before = len(cluster.supervisor.deaths)
+    cluster.supervisor.limit = before + 2
+    try:
+        with pytest.raises(WorkerError, match=r"scorer \d.*illegal memory access.*deaths=.*same command"):
+            scorer.score(toy.Engine().generate(toy.Prompts().all, toy.start(), SamplingParams(n=1), round=1, seed=0))
+    finally:
+        scorer.close()
+        cluster.supervisor.limit = 100
+    assert len(cluster.supervisor.deaths) == before + 3
+
+
+def test_an_error_of_a_worker_that_a_new_process_would_raise_again_is_no_death(cluster: RayCluster) -> None:
+    before = len(cluster.supervisor.deaths)
+    scorer = cluster.scorer(Failing(toy.HigherIsBetter, "score", 1, error=ValueError("CUDA error: of a user")))
+    cluster.ready()
+    try:
+        with pytest.raises(ValueError, match="of a user"):
+            scorer.score(toy.Engine().generate(toy.Prompts().all, toy.start(), SamplingParams(n=1), round=1, seed=0))
+    finally:
+        scorer.close()
+    assert len(cluster.supervisor.deaths) == before
 
 
 def test_a_rank_that_fails_because_another_one_is_dying_is_not_taken_for_the_cause(

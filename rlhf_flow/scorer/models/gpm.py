@@ -21,6 +21,7 @@ from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 
@@ -78,17 +79,16 @@ class GPMJudge(LoadedModel):
         counts = {"judge/queries": len(embedded), "judge/truncated": truncated}
         return Scored(rollouts, utility=utility, wins=wins, counts=counts)
 
-    def _forward(self, batch: Sequence[Tokens]) -> list[np.ndarray]:
-        """The embedding float64 [2k] of each row, at its last token, whatever the checkpoint's padding token is."""
+    def _forward(self, batch: Sequence[Tokens]) -> Tensor:
+        """The embedding [R, 2k] of each row, at its last token, whatever the checkpoint's padding token is."""
         import torch
 
         tokens, mask = padded(batch, 0, self._model.device)
         rows = torch.arange(len(batch), device=tokens.device)
         with torch.inference_mode():
-            hidden = self._model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-            score = self._model.get_submodule("score")
-            vectors = score(hidden[rows, mask.sum(-1) - 1])  # [R, 2k]
-        return list(vectors.double().cpu().numpy())
+            hidden = self._model.base_model(**self._inputs(tokens, mask), use_cache=False).last_hidden_state
+            vectors: Tensor = self._model.get_submodule("score")(hidden[rows, mask.sum(-1) - 1])
+        return vectors
 
 
 def log_odds(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rlhf_flow.scorer.models.padding import sees_padding
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_tokenizer, require_template
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
@@ -14,6 +15,7 @@ from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.offload import HostOffload
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("float32", "bfloat16")
@@ -101,6 +103,11 @@ class LoadedModel:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._offload = HostOffload()
+        self._sees_padding = sees_padding(model)
+
+    def _inputs(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Arguments of a forward pass."""
+        return {"input_ids": tokens, "attention_mask": mask} if self._sees_padding else {"input_ids": tokens}
 
     def step_aside(self) -> None:
         self._offload.leave(self._model.device, self._model)

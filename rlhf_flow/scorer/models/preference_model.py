@@ -26,6 +26,7 @@ from rlhf_flow.tokenization.pairwise_prompt import TEMPLATE, TOO_LONG, Question,
 from rlhf_flow.types import Rollouts, Scored
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -164,8 +165,8 @@ class PreferenceJudge(LoadedModel):
             )
         return settled(float(sigmoid(forth)), float(sigmoid(back)), inconsistent=self._spec.inconsistent)
 
-    def _forward(self, batch: Sequence[Tokens]) -> list[float]:
-        """log P(first token) - log P(second token) after each row of the batch, in nats."""
+    def _forward(self, batch: Sequence[Tokens]) -> Tensor:
+        """[R]: log P(first token) - log P(second token) after each row of the batch, in nats."""
         import torch
 
         tokens, mask = padded(batch, 0, self._model.device)  # any token: attention is causal
@@ -173,7 +174,8 @@ class PreferenceJudge(LoadedModel):
         begin = min(map(len, batch)) - 1 if self._keeps else 0
         few = {"logits_to_keep": tokens.shape[1] - begin} if self._keeps else {}
         with torch.inference_mode():
-            output = self._model(input_ids=tokens, attention_mask=mask, use_cache=False, **few)
+            output = self._model(**self._inputs(tokens, mask), use_cache=False, **few)
         rows = torch.arange(len(batch), device=last.device)
-        words = output.logits[rows, last - begin][:, list(self._words)].float()  # [R, 2]
-        return [float(margin) for margin in words[:, 0] - words[:, 1]]
+        logits: Tensor = output.logits[rows, last - begin]  # [R, V]
+        first, second = (logits[:, word].float() for word in self._words)
+        return first - second

@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from rlhf_flow.scorer.models.classifier import Classifier, Reader
 from rlhf_flow.scorer.models.hf_checkpoint import LoadedModel
 from rlhf_flow.scorer.models.score_head import scores_of
 from rlhf_flow.scorer.pairwise import bradley_terry, by_answer, prompts_and_responses
-from rlhf_flow.scorer.token_batches import Tokens, by_length, packed, padded
+from rlhf_flow.scorer.token_batches import Tokens, by_length, in_batches, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel
 
 Scores: TypeAlias = Callable[[list[Tokens]], list[float]]  # of conversations, the shortest first
@@ -74,6 +76,8 @@ class RewardJudge(LoadedModel):
         self._pad: int | None = model.config.get_text_config().pad_token_id
         self._reader = reader
         self._batch_tokens = batch_tokens
+        cached = "use_cache" in signature(model.forward).parameters  # not of encoders, nor of some models' own code
+        self._uncached = {"use_cache": False} if cached else {}
 
     def score(self, rollouts: Rollouts) -> Scored:
         """As `scored`. The batches are a function of the set of conversations, so that their order changes no bit."""
@@ -84,16 +88,17 @@ class RewardJudge(LoadedModel):
         self._forward([(0, 1, 2), (0, 1)])
 
     def _scores(self, conversations: list[Tokens]) -> list[float]:
-        return [score for batch in packed(conversations, self._batch_tokens) for score in self._forward(batch)]
+        scores: list[float] = in_batches(conversations, self._batch_tokens, self._forward).tolist()
+        return scores
 
-    def _forward(self, batch: Sequence[Tokens]) -> list[float]:
-        """Scores, one per row of the batch."""
+    def _forward(self, batch: Sequence[Tokens]) -> Tensor:
+        """Scores float32 [R]."""
         import torch
 
         tokens, mask = padded(batch, self._padding(batch), self._model.device)
         with torch.inference_mode():
-            output = self._model(input_ids=tokens, attention_mask=mask)
-        return [float(score) for score in scores_of(output, mask, label=self._label).float()]
+            output = self._model(**self._inputs(tokens, mask), **self._uncached)
+        return scores_of(output, mask, label=self._label).float()
 
     def _padding(self, batch: Sequence[Tokens]) -> int:
         """The padding token, which is set in the model: decoders score the last token that is not padding.

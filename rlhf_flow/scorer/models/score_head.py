@@ -44,9 +44,11 @@ def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:  # noqa: ANN401
 
 
 def _scores(tensor: Tensor, mask: Tensor, label: int | None, name: str) -> Tensor:
+    import torch
+
     rows, length = mask.shape
     if tensor.dim() >= 2 and tuple(tensor.shape[:2]) == (rows, length) and (tensor.dim() == 3 or label is None):
-        tensor = tensor[range(rows), mask.sum(-1) - 1]  # [R] or [R, n]
+        tensor = tensor[torch.arange(rows, device=mask.device), mask.sum(-1) - 1]  # [R] or [R, n]
     if tensor.dim() == 1 and len(tensor) == rows:
         return tensor
     one = tensor.dim() == 2 and len(tensor) == rows and (tensor.shape[1] == 1 or label is not None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 WORDS = 4096  # of the vocabulary
 PAD, BEGIN, END = "<pad>", "<s>", "</s>"
@@ -59,23 +59,11 @@ def _policy(folder: Path, mean: float | None) -> Path:
     end token.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    words = _tokenizer()
+    words = tokenizer()
     torch.manual_seed(SEED)
-    config = LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=256,
-        intermediate_size=700,
-        num_hidden_layers=5,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        tie_word_embeddings=False,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-    )
+    config = llama(words)
     lm = LlamaForCausalLM(config)
     with torch.no_grad():
         lm.model.embed_tokens.weight[:, 0] = 1.0
@@ -92,7 +80,26 @@ def _policy(folder: Path, mean: float | None) -> Path:
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerBase:
+def llama(words: PreTrainedTokenizerBase, *, layers: int = 5) -> LlamaConfig:
+    """A Llama of 5.8 M parameters if it has 5 layers; each has 0.73 M, embeddings and output layer 1.05 M each."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=256,
+        intermediate_size=700,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+    )
+
+
+def tokenizer() -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
