@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.cluster.gpu_sharing import GpuSlot
 from rlhf_flow.cluster.replay_log import CallLog, remove_partial_output
+from rlhf_flow.cluster.startup import open_all
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Call, Pool
@@ -127,10 +128,8 @@ class RayLearner:
         while True:
             try:
                 self.slot.acquire()
-                if not self.group.ranks:
-                    self.group.start()
-                if not self.group.processes:
-                    self.group.ready()
+                if not self.group.up:
+                    open_all([self.group], self.supervisor)
                     for call, its_arguments in self.log.calls:
                         self.group.call(call, *its_arguments)
                 result = self.group.call(method, *arguments)

@@ -1,7 +1,8 @@
 """A run on a Ray cluster: one actor per engine, per scorer that loads a model, and per learner rank.
 
-Disaggregated, each worker has GPUs of its own. Colocated, all roles share the same GPUs and take turns (`gpu_sharing`,
-`bundles`). The driver gets blocking clients (`clients`). Weights travel by a transport (`weight_sync.transport`).
+Disaggregated, each worker has GPUs of its own (`placement`). Colocated, all roles share the same GPUs and take turns
+(`gpu_sharing`, `bundles`). The driver gets blocking clients (`clients`). Weights travel by a transport
+(`weight_sync.transport`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from rlhf_flow.cluster.clients import RayEngine, RayLearner, RayScorer
 from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
 from rlhf_flow.cluster.heartbeat import HeartbeatMonitor
 from rlhf_flow.cluster.joining import alive, join, start
-from rlhf_flow.cluster.supervisor import DeadWorkerError, FaultTolerance, Supervisor
+from rlhf_flow.cluster.placement import DedicatedPlacement, Demand, Placement
+from rlhf_flow.cluster.startup import open_all
+from rlhf_flow.cluster.supervisor import FaultTolerance, Supervisor
 from rlhf_flow.cluster.weight_sync.transport import Transfer, Transport
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Pool
@@ -111,7 +114,9 @@ class Ray:
             monitor=monitor,
             supervisor=supervisor,
             scheduler=GpuScheduler(not self.disaggregated, supervisor),
-            shared=None if self.disaggregated else SharedPlacement(gpus, self.fault_tolerance.start_seconds),
+            placement=DedicatedPlacement()
+            if self.disaggregated
+            else SharedPlacement(gpus, self.fault_tolerance.start_seconds),
             transport=self.transfer.open(),
         )
 
@@ -135,7 +140,7 @@ class RayCluster:
     monitor: ActorHandle
     supervisor: Supervisor
     scheduler: GpuScheduler
-    shared: SharedPlacement | None  # None: disaggregated
+    placement: Placement
     transport: Transport
     launched: list[tuple[WorkerGroup, ActorLauncher, GpuSlot]] = field(default_factory=list)
 
@@ -156,20 +161,17 @@ class RayCluster:
         return RayLearner(group, slot, self.supervisor)
 
     def ready(self) -> None:
-        """Wait until every worker is up. Raises WorkerError, or what a worker raised as it opened."""
-        if self.shared is not None:  # reserve once for all roles: one group is packed better than one that grows
-            self.shared.reserve(max((launcher.first + launcher.size for _, launcher, _ in self.launched), default=0))
-        for group, _, slot in self.launched:
-            while not group.processes:
-                try:
-                    slot.acquire()
-                    for each in slot.groups:
-                        if not each.ranks:
-                            each.start()
-                    group.ready()
-                except DeadWorkerError as death:
-                    self.supervisor.record(death)
-                    group.stop()
+        """Place all workers that are not up by one plan, start them, and wait for them.
+
+        Raises ValueError if the cluster is too small, WorkerError, or what a worker raised as it opened.
+        """
+        waiting = [each for each in self.launched if not each[0].processes]
+        self.placement.reserve([launcher.demand for group, launcher, _ in waiting if not group.ranks])
+        slots = list(dict.fromkeys(slot for *_, slot in waiting))
+        for together in [slots] if self.spec.disaggregated else [[slot] for slot in slots]:
+            for slot in together:
+                slot.acquire()
+            open_all([group for group, _, slot in waiting if slot in together], self.supervisor)
 
     @property
     def deaths(self) -> list[str]:
@@ -180,8 +182,7 @@ class RayCluster:
 
         for group, *_ in self.launched:
             group.stop()
-        if self.shared is not None:
-            self.shared.release()
+        self.placement.close()
         ray.shutdown()
         self.transport.close()
 
@@ -195,20 +196,19 @@ class RayCluster:
     def _launch(
         self, role: str, name: str, size: int, opener: Opener, slot: GpuSlot, *, gpus: int = 1, number: int = 0
     ) -> WorkerGroup:
-        """A group of `size` processes; each needs `gpus` GPUs. Colocated, they start when their slot is active."""
-        share = self._gpus_per_process(name, size, gpus)
+        """A group of `size` processes; each needs `gpus` GPUs. They start in `ready`, or at the first call."""
+        cpu, share = (1.0, gpus * self.spec.gpu_share) if self.spec.disaggregated else (SHARE, SHARE)
+        each = {"CPU": cpu, **({"GPU": share} if self.gpus and share else {}), **self.spec.resources.get(role, {})}
         launcher = ActorLauncher(
             role=role,
-            first=number,
             opener=opener,
-            size=size,
-            gpus=share,
-            resources=self.spec.resources.get(role, {}),
+            demand=Demand(name, number, size, each),
+            placement=self.placement,
+            shared=not self.spec.disaggregated,
             local=self.local,
             monitor=self.monitor,
             seconds=self.spec.fault_tolerance.start_seconds,
             bucket=self.spec.transfer.bucket,
-            shared=self.shared,
         )
         group = WorkerGroup(
             name,
@@ -220,26 +220,9 @@ class RayCluster:
             transport=self.transport,
             bucket=self.spec.transfer.bucket,
         )
-        if self.shared is None:
-            group.start()
         slot.groups.append(group)
         self.launched.append((group, launcher, slot))
         return group
-
-    def _gpus_per_process(self, name: str, size: int, gpus: int) -> float:
-        """Raises ValueError if the cluster has too few GPUs left."""
-        if self.gpus == 0:
-            return 0.0
-        if self.shared is not None:
-            return SHARE
-        share = gpus * self.spec.gpu_share
-        left = self.gpus - sum(launcher.gpus * launcher.size for group, launcher, _ in self.launched if group.ranks)
-        if size * share > left:
-            raise ValueError(
-                f"the {name} needs {size} x {share:g} GPUs, but the cluster has only {left:g} left. "
-                "Fix: a smaller cluster.gpu_share, fewer learner.ranks or cluster.engines, or more GPUs."
-            )
-        return share
 
 
 def _open_engine(spec: EngineSpec, model: Model, mixes: bool, place: Place) -> Engine:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from rlhf_flow.cluster.failures import BrokenWorkerError
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
-from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause_of_death, oom_kills
+from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, cause_of_death, oom_kills
 from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
 from rlhf_flow.cluster.weight_sync.transport import Transport, received
 from rlhf_flow.cluster.worker import ProcessInfo
@@ -77,10 +77,9 @@ class WorkerGroup:
             ray.kill(self.ranks.pop().handle)
         self.launcher.release()
 
-    def ready(self) -> None:
-        """Wait until all workers are open. Raises what a worker raised as it opened, WorkerError or DeadWorkerError."""
-        self.wait([rank.handle.ready.remote() for rank in self.ranks], timeout=self.start_seconds)
-        self.locate()
+    @property
+    def up(self) -> bool:
+        return bool(self.ranks and self.processes)
 
     def locate(self) -> None:
         """Fill `processes`, once the processes are up."""
@@ -105,22 +104,17 @@ class WorkerGroup:
         *sent, answer = self._collect(stream, [handle.call.remote(method, arguments, {}) for handle in others])
         return received(self.get(answer, 0), sent, self.transport)
 
-    def wait(self, calls: Sequence[ObjectRef], *, timeout: float | None = None) -> None:
+    def wait(self, calls: Sequence[ObjectRef]) -> None:
         """Wait for one call per rank. The first failure ends the wait, because a rank without its peers hangs."""
         import ray
 
-        waiting, waited = list(calls), 0.0
+        waiting = list(calls)
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=BEAT_SECONDS)
             if done:
                 self.get(done[0], calls.index(done[0]))
-                continue
-            waited += BEAT_SECONDS
-            if timeout is not None and waited >= timeout:
-                raise WorkerError(
-                    f"{self.name} did not start in {timeout:g} s. Fix: raise cluster.fault_tolerance.start_seconds."
-                )
-            self.check_heartbeats(silence(self.monitor))
+            else:
+                self.check_heartbeats(silence(self.monitor))
 
     def get(self, call: ObjectRef, rank: int) -> Any:
         """The answer of a call that ended.
