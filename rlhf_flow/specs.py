@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rlhf_flow.protocols import Engine, Learner, PromptSource, Scorer
 from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer
@@ -94,6 +94,26 @@ class EngineSpec(Protocol):
 
     def open(self, model: Model, place: Place, *, mixes: bool = False) -> Engine:
         """`mixes`: whether the run samples from a `Mixture`, which needs a second set of weights."""
+        ...
+
+
+@runtime_checkable
+class Receives(Protocol):
+    """The spec of an engine with `receive` and `received`, as `VLLMEngine` has them."""
+
+    @property
+    def receives(self) -> bool:
+        """Whether the learner can broadcast weights to the engine."""
+        ...
+
+
+@runtime_checkable
+class Broadcasts(Protocol):
+    """The spec of a learner with `publishing_files`, as `PreferenceLearner` has it."""
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the learner can broadcast its weights to engines."""
         ...
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_flow.cluster.placement import Demand, Placement, RayOptions
-from rlhf_flow.cluster.worker import Worker
+from rlhf_flow.cluster.worker import FEED, Worker
 from rlhf_flow.specs import Place
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ActorLauncher:
         cpus, gpus = own.pop("CPU"), own.pop("GPU", 0.0)
         handles = [
             # One class per process: Ray shows its name in the process title, ray::engine_0.call
-            ray.remote(type(f"{self.role}_{self.demand.first + rank}", (Worker,), {}))
+            ray.remote(concurrency_groups={FEED: 1})(type(f"{self.role}_{self.demand.first + rank}", (Worker,), {}))
             .options(num_cpus=cpus, num_gpus=gpus, resources=own, max_restarts=0, **options)
             .remote(name, self.monitor)
             for rank, (name, options) in enumerate(zip(names, self.placement.options(self.demand), strict=True))

@@ -1,8 +1,8 @@
 """A run on a Ray cluster: one actor per engine, per scorer that loads a model, and per learner rank.
 
 Disaggregated, each worker has GPUs of its own (`placement`). Colocated, all roles share the same GPUs and take turns
-(`gpu_sharing`, `bundles`). The driver gets blocking clients (`clients`). Weights travel by a transport
-(`weight_sync.transport`).
+(`gpu_sharing`, `bundles`). The driver gets blocking clients (`clients`). Weights travel by a broadcast or
+the object store (`weight_sync`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rlhf_flow.cluster.bundles import SHARE, ActorLauncher, Opener, SharedPlacement
-from rlhf_flow.cluster.clients import RayEngine, RayLearner, RayScorer
+from rlhf_flow.cluster.clients import RayLearner, RayScorer
+from rlhf_flow.cluster.engine_client import RayEngine
 from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
 from rlhf_flow.cluster.heartbeat import HeartbeatMonitor
 from rlhf_flow.cluster.joining import alive, join, start
 from rlhf_flow.cluster.placement import DedicatedPlacement, Demand, Placement
 from rlhf_flow.cluster.startup import open_all
 from rlhf_flow.cluster.supervisor import FaultTolerance, Supervisor
-from rlhf_flow.cluster.weight_sync.transport import Transfer, Transport
+from rlhf_flow.cluster.weight_sync.direct import DirectSync
+from rlhf_flow.cluster.weight_sync.transport import Transfer
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Pool
 from rlhf_flow.protocols import Engine, Learner, Scorer
-from rlhf_flow.specs import Cluster, EngineSpec, LearnerSpec, Model, Place, ScorerSpec
+from rlhf_flow.specs import Broadcasts, Cluster, EngineSpec, LearnerSpec, Model, Place, Receives, ScorerSpec
 from rlhf_flow.system.optional_deps import require
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Ray:
     scorers: int = 1  # replicas of each scorer that loads a model
     gpu_share: float = 1.0  # GPUs per worker, if there are any; with 0.25 four workers share one
     resources: dict[str, dict[str, float]] = field(default_factory=dict)  # engine, scorer, learner -> of your own, each
-    prompts_per_task: int = 16  # fewest prompts that an engine gets at once; scorers get exactly four times as many
+    prompts_per_task: int = 16  # a quarter of the prompts that a scorer gets at once
     transfer: Transfer = field(default_factory=Transfer)  # of weights
     fault_tolerance: FaultTolerance = field(default_factory=FaultTolerance)  # of nodes and workers
 
@@ -79,14 +81,13 @@ class Ray:
         return self.layout == "disaggregated"
 
     def check(self, *, ranks: int) -> None:
-        """Raise ValueError if Ray is missing, or if the transport or `nodes` needs a cluster to join."""
+        """Raise ValueError if Ray is missing, or if `nodes` needs a cluster to join."""
         require("ray", part="cluster=ray", instead="cluster=local")
         self._address()
 
     def _address(self) -> str | None:
         """Of the cluster to join; None: start one. Raises ValueError if that cannot be."""
         address = self.address or os.environ.get("RAY_ADDRESS") or None
-        self.transfer.check(local=address is None)
         if address is None and self.nodes > 1:
             raise ValueError(
                 f"cluster.nodes={self.nodes}: a cluster that is started here has one node. Fix: start Ray on all nodes "
@@ -117,7 +118,6 @@ class Ray:
             placement=DedicatedPlacement()
             if self.disaggregated
             else SharedPlacement(gpus, self.fault_tolerance.start_seconds),
-            transport=self.transfer.open(),
         )
 
 
@@ -141,12 +141,13 @@ class RayCluster:
     supervisor: Supervisor
     scheduler: GpuScheduler
     placement: Placement
-    transport: Transport
+    engines: tuple[Pool, EngineSpec] | None = None
     launched: list[tuple[WorkerGroup, ActorLauncher, GpuSlot]] = field(default_factory=list)
 
     def engine(self, spec: EngineSpec, model: Model, *, mixes: bool = False) -> Engine:
         pool = self._pool("engine", self.spec.engines, partial(_open_engine, spec, model, mixes), gpus=spec.gpus)
-        return RayEngine(pool, self.spec.prompts_per_task)
+        self.engines = pool, spec
+        return RayEngine(pool)
 
     def scorer(self, spec: ScorerSpec) -> Scorer:
         if not spec.loads_model:
@@ -158,7 +159,22 @@ class RayCluster:
     def learner(self, spec: LearnerSpec, model: Model) -> Learner:
         slot = GpuSlot(self.scheduler)
         group = self._launch("learner", "learner", spec.ranks, partial(spec.open, model), slot)
-        return RayLearner(group, slot, self.supervisor)
+        return RayLearner(group, slot, self.supervisor, direct=self._direct(spec))
+
+    def _direct(self, learner: LearnerSpec) -> DirectSync | None:
+        """None if the weights go through the object store."""
+        if self.spec.transfer.by != "direct" or not self.spec.disaggregated or self.engines is None:
+            return None
+        pool, engine = self.engines
+        if not (isinstance(engine, Receives) and isinstance(learner, Broadcasts) and learner.broadcasts):
+            return None
+        return DirectSync(
+            pool,
+            engine.gpus,
+            local=self.local,
+            device="cuda" if self.gpus else "cpu",
+            seconds=self.spec.fault_tolerance.silence_seconds,
+        )
 
     def ready(self) -> None:
         """Place all workers that are not up by one plan, start them, and wait for them.
@@ -184,7 +200,6 @@ class RayCluster:
             group.stop()
         self.placement.close()
         ray.shutdown()
-        self.transport.close()
 
     def _pool(self, role: str, replicas: int, opener: Opener, *, gpus: int = 1) -> Pool:
         slot = GpuSlot(self.scheduler)
@@ -217,7 +232,6 @@ class RayCluster:
             monitor=self.monitor,
             start_seconds=self.spec.fault_tolerance.start_seconds,
             silence_seconds=self.spec.fault_tolerance.silence_seconds,
-            transport=self.transport,
             bucket=self.spec.transfer.bucket,
         )
         slot.groups.append(group)

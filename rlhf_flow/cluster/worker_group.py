@@ -14,9 +14,9 @@ from uuid import uuid4
 from rlhf_flow.cluster.failures import BrokenWorkerError
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, cause_of_death, oom_kills
-from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
-from rlhf_flow.cluster.weight_sync.transport import Transport, received
+from rlhf_flow.cluster.weight_sync.transport import received
 from rlhf_flow.cluster.worker import ProcessInfo
+from rlhf_flow.weights.broadcast import Channel
 from rlhf_flow.weights.buckets import BUCKET
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ class WorkerGroup:
     monitor: ActorHandle
     start_seconds: float  # longest wait for the processes to be up
     silence_seconds: float  # a process without a heartbeat for so long counts as hanging
-    transport: Transport = field(default_factory=ObjectStore)
     bucket: int = BUCKET  # bytes
     started: float = 0.0  # time.monotonic()
     ranks: list[Rank] = field(default_factory=list)  # empty if the group is stopped
     processes: list[ProcessInfo] = field(default_factory=list)  # empty until they are up
+    sent: str = ""  # sha256 of the policy that the learner sent to this engine, if it still holds it
 
     def start(self) -> None:
         """Start the processes, without waiting until their workers are open."""
@@ -67,7 +67,7 @@ class WorkerGroup:
         except RayActorError as error:
             raise DeadWorkerError(self.name, "it exited while it started") from error
         self.ranks = [Rank(handle, name) for handle, name in zip(handles, names, strict=True)]
-        self.processes, self.started = [], time.monotonic()
+        self.processes, self.started, self.sent = [], time.monotonic(), ""
 
     def stop(self) -> None:
         """Kill the processes."""
@@ -97,12 +97,28 @@ class WorkerGroup:
         first = self.ranks[0].handle.pieces.options(num_returns="streaming").remote(method, arguments, named)
         return first
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Call every rank and return the answer of rank 0. Raises what a rank raised, or DeadWorkerError."""
+    def slots(self) -> int:
+        """The answers that an engine generates at a time. Raises what `get` raises."""
+        call = self.ranks[0].handle.slots.remote()
+        self.wait([call])
+        slots: int = self.get(call, 0)
+        return slots
+
+    def feed(self, id: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> ObjectRefGenerator:
+        """Begin to generate on rank 0, an engine: `Worker.add` brings the prompts."""
+        first: ObjectRefGenerator
+        first = self.ranks[0].handle.feed.options(num_returns="streaming").remote(id, arguments, named)
+        return first
+
+    def call(self, method: str, *arguments: Any, channel: Channel | None = None) -> Any:
+        """Call every rank and return the answer of rank 0. Raises what a rank raised, or DeadWorkerError.
+
+        `channel`: for published weights. Without it they go to the object store.
+        """
         first, *others = (rank.handle for rank in self.ranks)
-        stream = first.stream.options(num_returns="streaming").remote(method, arguments, self.transport, self.bucket)
+        stream = first.stream.options(num_returns="streaming").remote(method, arguments, channel, self.bucket)
         *sent, answer = self._collect(stream, [handle.call.remote(method, arguments, {}) for handle in others])
-        return received(self.get(answer, 0), sent, self.transport)
+        return received(self.get(answer, 0), sent)
 
     def wait(self, calls: Sequence[ObjectRef]) -> None:
         """Wait for one call per rank. The first failure ends the wait, because a rank without its peers hangs."""

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 Tokens: TypeAlias = tuple[int, ...]
 
 
-def by_row(
-    rows: Iterable[Tokens], budget: int, forward: Callable[[list[Tokens]], Tensor]
-) -> dict[Tokens, np.ndarray]:
+def by_row(rows: Iterable[Tokens], budget: int, forward: Callable[[list[Tokens]], Tensor]) -> dict[Tokens, np.ndarray]:
     """As `in_batches`, for each distinct row."""
     distinct = by_length(set(rows))
     return dict(zip(distinct, in_batches(distinct, budget, forward), strict=True))

@@ -21,6 +21,7 @@ from rlhf_flow.storage.store import StageFacts, StageRecord
 from rlhf_flow.storage.tables import Shard, Table
 from rlhf_flow.types import Policy, Probe, RoundPlan
 from rlhf_flow.weights.fingerprint import LEAF
+from rlhf_flow.weights.publish import HeldByLearner
 from rlhf_flow.weights.source import published
 
 
@@ -91,7 +92,10 @@ class PolicyRegistry:
         from a checkpoint, so starting here keeps that log short, and independent of checkpoints that get pruned.
         """
         if self.context.ledger.has(round, "learner"):
-            self.policies[round] = replace(self.policies[round], state=self.context.ledger.folder(round) / "learner")
+            policy = replace(self.policies[round], state=self.context.ledger.folder(round) / "learner")
+            if isinstance(policy.weights, HeldByLearner) and (on_disk := self._from_disk(round)) is not None:
+                policy = on_disk
+            self.policies[round] = policy
             self.begin(round)
 
     def keep_only(self, rounds: set[int]) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.system.rendezvous import store
 from rlhf_flow.weights.buckets import Bucket, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.distributed import ProcessGroup, Work
+    from torch.distributed import Work
 
 SENDER = 0  # its rank
 
@@ -49,7 +49,7 @@ class Channel:
 class Broadcast:
     """The opened end of a channel. It is of no use after an error."""
 
-    group: ProcessGroup
+    group: Any  # a process group of torch
     longest: timedelta  # wait for one bucket
     device: str  # cpu, or cuda for the current GPU
 

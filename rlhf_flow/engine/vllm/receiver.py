@@ -9,7 +9,6 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.mtp_validation import disable_mtp_completeness_check
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
@@ -64,6 +63,3 @@ class Receiver(WeightTransferEngine[Join, Take]):
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-
-
-WeightTransferEngineFactory.register_engine(BACKEND, Receiver)

@@ -11,12 +11,17 @@ from functools import wraps
 from typing import TYPE_CHECKING
 
 import torch
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
+from rlhf_flow.engine.vllm.receiver import BACKEND, Receiver
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+WeightTransferEngineFactory.register_engine(BACKEND, Receiver)
 
 _setup = UnquantizedFusedMoEMethod._setup_kernel
 

@@ -90,7 +90,9 @@ def test_no_keys_and_values_are_kept(kind: str, checkpoint: Checkpoint, monkeypa
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_score_independently_of_the_batch(family: str, tmp_path: Path) -> None:
     path = write(tmp_path, family)
-    together, alone = (utilities(RewardModel(path, batch_tokens=budget, max_tokens=256).open(Place())) for budget in (10_000, 1))
+    together, alone = (
+        utilities(RewardModel(path, batch_tokens=budget, max_tokens=256).open(Place())) for budget in (10_000, 1)
+    )
     assert np.ptp(together) > 0.01
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
