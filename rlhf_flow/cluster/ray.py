@@ -99,7 +99,7 @@ class Ray:
         if address is None:
             start(object_store_mib=self.object_store_mib)
         else:
-            join(address, nodes=self.nodes, seconds=self.fault_tolerance.start_seconds)
+            join(address, nodes=self.nodes, seconds=self.fault_tolerance.patience)
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -116,7 +116,7 @@ class Ray:
             scheduler=GpuScheduler(not self.disaggregated, supervisor),
             placement=DedicatedPlacement()
             if self.disaggregated
-            else SharedPlacement(gpus, self.fault_tolerance.start_seconds),
+            else SharedPlacement(gpus, self.fault_tolerance.patience),
             transport=self.transfer.open(),
         )
 
@@ -207,7 +207,7 @@ class RayCluster:
             shared=not self.spec.disaggregated,
             local=self.local,
             monitor=self.monitor,
-            seconds=self.spec.fault_tolerance.start_seconds,
+            seconds=self.spec.fault_tolerance.patience,
             bucket=self.spec.transfer.bucket,
         )
         group = WorkerGroup(
@@ -215,7 +215,7 @@ class RayCluster:
             launcher,
             size,
             monitor=self.monitor,
-            start_seconds=self.spec.fault_tolerance.start_seconds,
+            start_seconds=self.spec.fault_tolerance.patience,
             silence_seconds=self.spec.fault_tolerance.silence_seconds,
             transport=self.transport,
             bucket=self.spec.transfer.bucket,

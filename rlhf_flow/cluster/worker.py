@@ -30,7 +30,8 @@ class Worker:
     def __init__(self, name: str, monitor: ActorHandle) -> None:
         self.worker: Any = None
         self.failure: Exception | None = None
-        start_beating(monitor, name)
+        self.opened = False
+        start_beating(monitor, name, lambda: not self.opened)
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a free port, for the process group of the ranks."""
@@ -58,6 +59,8 @@ class Worker:
                 )
         except Exception as failure:  # the next call raises it, because the driver does not wait for `open`
             self.failure = failure
+        finally:
+            self.opened = True
 
     def ready(self) -> None:
         """Raise what `open` raised."""
