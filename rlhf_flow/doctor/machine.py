@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlhf_flow.capacity.process_memory import MIB, size_text
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.system import machine as here
 
 OPEN_FILES = 4096  # Ray opens a few hundred for each worker
 PROCESSES = 2048
@@ -83,20 +84,21 @@ def limits() -> Iterator[Finding]:
             yield ok("limits", f"{name}: {'unlimited' if soft == resource.RLIM_INFINITY else soft}")
 
 
-def shared_memory(wanted: int, folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
-    """Whether Ray's object store fits into shared memory. `wanted` in bytes."""
-    if not folder.is_dir():
+def shared_memory(wanted: int, *, given: bool) -> Iterator[Finding]:
+    """Whether Ray's object store fits into shared memory. `wanted`: bytes; `given`: by cluster.object_store_mib."""
+    free = here.shared_memory()
+    if free is None:
         return
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        yield problem(
-            "machine",
-            f"{folder} has {size_text(free)} free, and cluster.object_store_mib asks for {size_text(wanted)}",
-            f"cluster.object_store_mib={max(80, int(free * 0.8) // MIB)}, or a container with "
-            f"--shm-size={-(-wanted // (1 << 30)) + 1}g",
-        )
-    else:
-        yield ok("machine", f"{folder} has {size_text(free)} free")
+    if free >= wanted:
+        yield ok("machine", f"{here.SHARED_MEMORY} has {size_text(free)} free")
+        return
+    why = "cluster.object_store_mib asks for" if given else "the object store of a round's policies takes"
+    smaller = f"cluster.object_store_mib={max(80, int(free * 0.8) // MIB)}" if given else "cluster.transfer.by=disk"
+    yield problem(
+        "machine",
+        f"{here.SHARED_MEMORY} has {size_text(free)} free, and {why} {size_text(wanted)}",
+        f"{smaller}, or a container with --shm-size={-(-wanted // (1 << 30)) + 1}g",
+    )
 
 
 def clock(now: float | None = None) -> Finding:
