@@ -100,6 +100,7 @@ def _machine(config: RunConfig) -> Iterator[Finding]:
     yield machine.clock()
     if not config.cluster.in_process:
         yield from machine.limits()
+        yield from machine.rdma()
         if config.cluster.address is None and config.cluster.object_store_mib is not None:
             yield from machine.shared_memory(config.cluster.object_store_mib * MIB, given=True)
 

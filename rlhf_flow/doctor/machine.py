@@ -1,7 +1,8 @@
-"""Checks of the machine: GPUs, shared memory, process limits, the clock."""
+"""Checks of the machine: GPUs, RDMA, shared memory, process limits, the clock."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import shutil
@@ -82,6 +83,29 @@ def limits() -> Iterator[Finding]:
             yield warning("limits", f"at most {soft} {name}; Ray needs {least}", f"ulimit {flag} {least}{more}")
         else:
             yield ok("limits", f"{name}: {'unlimited' if soft == resource.RLIM_INFINITY else soft}")
+
+
+def rdma(devices: Path = Path("/dev/infiniband")) -> Iterator[Finding]:
+    """Whether NCCL can use the RDMA devices of this machine. If not, it uses TCP and does not say so."""
+    if not any(devices.glob("uverbs*")):
+        return
+    try:
+        ctypes.CDLL("libibverbs.so.1")
+    except OSError:
+        yield warning(
+            "network",
+            "there are RDMA devices, but no libibverbs: NCCL uses TCP between nodes",
+            "apt-get install libibverbs1 ibverbs-providers",
+        )
+    most, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if most != resource.RLIM_INFINITY:
+        yield warning(
+            "limits",
+            f"at most {size_text(most)} of locked memory: NCCL cannot pin memory for RDMA, and uses TCP between nodes",
+            "ulimit -l unlimited; for containers --ulimit memlock=-1, or LimitMEMLOCK=infinity in containerd's unit",
+        )
+    else:
+        yield ok("limits", "locked memory: unlimited")
 
 
 def shared_memory(wanted: int, *, given: bool) -> Iterator[Finding]:
