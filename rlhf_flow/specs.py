@@ -205,8 +205,15 @@ class ClusterSpec(Protocol):
         ...
 
     @property
-    def object_store_mib(self) -> int:
-        """The size of the object store that the run starts; 0 if there is none."""
+    def object_store_mib(self) -> int | None:
+        """The size of the object store that the run starts; None: for its policies, or there is none."""
+        ...
+
+    def sized(self, *, policies: int, weights: int) -> ClusterSpec:
+        """The same cluster for a round that names `policies` bytes of policies, and workers that load `weights` bytes.
+
+        Only keys that are null change.
+        """
         ...
 
     def check(self, *, ranks: int) -> None:

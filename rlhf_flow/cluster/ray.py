@@ -8,7 +8,7 @@ the object store (`weight_sync`).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -17,7 +17,7 @@ from rlhf_flow.cluster.clients import RayLearner, RayScorer
 from rlhf_flow.cluster.engine_client import RayEngine
 from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
 from rlhf_flow.cluster.heartbeat import HeartbeatMonitor
-from rlhf_flow.cluster.joining import alive, join, start
+from rlhf_flow.cluster.joining import MIB, STORE_MIB, alive, join, start, store_mib
 from rlhf_flow.cluster.placement import DedicatedPlacement, Demand, Placement
 from rlhf_flow.cluster.startup import open_all
 from rlhf_flow.cluster.supervisor import FaultTolerance, Supervisor
@@ -27,6 +27,7 @@ from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Pool
 from rlhf_flow.protocols import Engine, Learner, Scorer
 from rlhf_flow.specs import Broadcasts, Cluster, EngineSpec, LearnerSpec, Model, Place, Receives, ScorerSpec
+from rlhf_flow.system import machine
 from rlhf_flow.system.optional_deps import require
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Ray:
     address: str | None = None  # of a cluster to join; auto: the running one; null: start one on this machine
     nodes: int = 1  # nodes of a joined cluster, with its head; a run waits until so many have joined
     layout: str = "disaggregated"  # each worker has GPUs of its own; colocated: all roles share the same GPUs in turns
-    object_store_mib: int = 512  # of a cluster started on this machine
+    object_store_mib: int | None = None  # of a cluster started on this machine; null: for the policies of a round
     engines: int = 1  # replicas of the engine; the answers do not depend on their number
     scorers: int = 1  # replicas of each scorer that loads a model
     gpu_share: float = 1.0  # GPUs per worker, if there are any; with 0.25 four workers share one
@@ -55,7 +56,7 @@ class Ray:
     def __post_init__(self) -> None:
         for key, rule, ok in (
             ("nodes", ">= 1", self.nodes >= 1),
-            ("object_store_mib", ">= 80", self.object_store_mib >= 80),
+            ("object_store_mib", ">= 80, or null", self.object_store_mib is None or self.object_store_mib >= 80),
             ("engines", ">= 1", self.engines >= 1),
             ("scorers", ">= 1", self.scorers >= 1),
             ("gpu_share", "> 0", self.gpu_share > 0),
@@ -80,6 +81,13 @@ class Ray:
     def disaggregated(self) -> bool:
         return self.layout == "disaggregated"
 
+    def sized(self, *, policies: int, weights: int) -> Ray:
+        """The object store takes at most 0.9 of the shared memory, beyond which Ray uses a disk."""
+        free = machine.shared_memory()
+        wanted = store_mib(policies) if free is None else min(store_mib(policies), int(0.9 * free) // MIB)
+        store = max(STORE_MIB, wanted) if self.object_store_mib is None else self.object_store_mib
+        return replace(self, object_store_mib=store, fault_tolerance=self.fault_tolerance.sized(weights))
+
     def check(self, *, ranks: int) -> None:
         """Raise ValueError if Ray is missing, or if `nodes` needs a cluster to join."""
         require("ray", part="cluster=ray", instead="cluster=local")
@@ -98,9 +106,9 @@ class Ray:
     def open(self) -> Cluster:
         address = self._address()
         if address is None:
-            start(object_store_mib=self.object_store_mib)
+            start(object_store_mib=self.object_store_mib or STORE_MIB)
         else:
-            join(address, nodes=self.nodes, seconds=self.fault_tolerance.start_seconds)
+            join(address, nodes=self.nodes, seconds=self.fault_tolerance.patience)
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -117,7 +125,7 @@ class Ray:
             scheduler=GpuScheduler(not self.disaggregated, supervisor),
             placement=DedicatedPlacement()
             if self.disaggregated
-            else SharedPlacement(gpus, self.fault_tolerance.start_seconds),
+            else SharedPlacement(gpus, self.fault_tolerance.patience),
         )
 
 
@@ -222,7 +230,7 @@ class RayCluster:
             shared=not self.spec.disaggregated,
             local=self.local,
             monitor=self.monitor,
-            seconds=self.spec.fault_tolerance.start_seconds,
+            seconds=self.spec.fault_tolerance.patience,
             bucket=self.spec.transfer.bucket,
         )
         group = WorkerGroup(
@@ -230,7 +238,7 @@ class RayCluster:
             launcher,
             size,
             monitor=self.monitor,
-            start_seconds=self.spec.fault_tolerance.start_seconds,
+            start_seconds=self.spec.fault_tolerance.patience,
             silence_seconds=self.spec.fault_tolerance.silence_seconds,
             bucket=self.spec.transfer.bucket,
         )

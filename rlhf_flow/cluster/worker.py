@@ -46,7 +46,8 @@ class Worker:
         self.failure: Exception | None = None
         self.feeds: dict[str, SimpleQueue[Sequence[Prompt] | None]] = {}
         self.sender = Sender()  # of a learner's rank 0
-        start_beating(monitor, name)
+        self.opened = False
+        start_beating(monitor, name, lambda: not self.opened)
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a free port, for the process group of the ranks."""
@@ -70,6 +71,8 @@ class Worker:
                 )
         except Exception as failure:  # the next call raises it, because the driver does not wait for `open`
             self.failure = failure
+        finally:
+            self.opened = True
 
     @fatal_failures()
     def ready(self) -> None:

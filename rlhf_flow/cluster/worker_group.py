@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from rlhf_flow.cluster.failures import BrokenWorkerError
-from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
+from rlhf_flow.cluster.heartbeat import BEAT_SECONDS, Progress
 from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, cause_of_death, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import received
 from rlhf_flow.cluster.worker import ProcessInfo
@@ -49,7 +49,7 @@ class WorkerGroup:
     launcher: Launcher
     size: int
     monitor: ActorHandle
-    start_seconds: float  # longest wait for the processes to be up
+    start_seconds: float  # longest wait for a process, and for a worker that makes no progress as it opens
     silence_seconds: float  # a process without a heartbeat for so long counts as hanging
     bucket: int = BUCKET  # bytes
     started: float = 0.0  # time.monotonic()
@@ -158,12 +158,12 @@ class WorkerGroup:
         for number, rank in enumerate(self.ranks):
             seconds = silent.get(rank.heartbeat)
             if seconds is None and time.monotonic() - self.started > self.start_seconds:
-                raise DeadWorkerError(self._title(number), f"it found no place within {self.start_seconds:.0f} s")
+                raise DeadWorkerError(self.title(number), f"it found no place within {self.start_seconds:.0f} s")
             if seconds is not None and seconds > self.silence_seconds:
                 lines = self._last_lines(number)
                 for process in self.processes:
                     kill(process)
-                raise DeadWorkerError(self._title(number), f"no heartbeat for {seconds:.0f} s; killed", lines)
+                raise DeadWorkerError(self.title(number), f"no heartbeat for {seconds:.0f} s; killed", lines)
 
     def _collect(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:
         """All that rank 0 yields, once all ranks have answered. The first failure ends the wait, as in `wait`."""
@@ -215,9 +215,9 @@ class WorkerGroup:
             if process.node == ray.get_runtime_context().get_node_id():
                 kills = oom_kills() - process.oom_kills
         reason = cause_of_death(message, lines, node_alive=alive, oom_kills=kills)
-        return DeadWorkerError(self._title(rank), reason, lines)
+        return DeadWorkerError(self.title(rank), reason, lines)
 
-    def _title(self, rank: int) -> str:
+    def title(self, rank: int) -> str:
         return self.name if self.size == 1 else f"{self.name} rank {rank} of {self.size}"
 
     def _last_lines(self, rank: int) -> tuple[str, ...]:
@@ -243,6 +243,14 @@ def silence(monitor: ActorHandle) -> Mapping[str, float]:
 
     seconds: Mapping[str, float] = ray.get(monitor.silence.remote())
     return seconds
+
+
+def progress(monitor: ActorHandle) -> Mapping[str, Progress]:
+    """How far every worker has opened that has sent a heartbeat."""
+    import ray
+
+    made: Mapping[str, Progress] = ray.get(monitor.progress.remote())
+    return made
 
 
 def kill(process: ProcessInfo) -> None:
