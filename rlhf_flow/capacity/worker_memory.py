@@ -4,7 +4,8 @@ engine of transformers   d P weights (twice for mixtures); for R answers of S to
                          copy of one layer of it while it grows, and 28 V R of logits: two float32 copies from the
                          network, two float64 copies of the distribution, and the log-probs
 vLLM                     d P weights, and `cache_bytes` on a CPU; on a GPU it reserves gpu_memory_utilization of the
-                         memory, whatever it needs. 12 V for each of max_num_seqs answers
+                         memory, whatever it needs. 12 V for each of max_num_seqs answers; null: at most 1024 on a
+                         GPU, 256 on CPUs for each rank
 either, opening          on a CPU also the pages of the checkpoint's files
 scorer                   d P weights, and a forward pass over batch_tokens tokens
 object store             d P, or d T of an adapter, for every version of the policy that a round names, on each node
@@ -32,6 +33,7 @@ from rlhf_flow.scorer.models.preference_model import PreferenceModel
 from rlhf_flow.specs import ScorerSpec
 
 BATCHED_TOKENS = 8192  # prompt tokens in one batch of vLLM
+GPU_SLOTS, CPU_SLOTS = 1024, 256  # answers at a time that vLLM chooses at most
 MIN_ROWS = 64 * MIB  # rows of a round in the driver, at least
 OFFLOADED = ("weights", "master weights", "moments", "gradients")  # what a process holds from call to call
 
@@ -48,7 +50,8 @@ def engine_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) 
     opening = Phase("open", {**weights, "checkpoint": 0 if on_gpu else shape.stored * shape.parameters})
     if isinstance(config.engine, VLLM):
         split = config.engine.tensor_parallel
-        rows = min(config.engine.max_num_seqs, work.prompts * work.drawn)
+        slots = config.engine.max_num_seqs or (GPU_SLOTS if on_gpu else CPU_SLOTS * split)
+        rows = min(slots, work.prompts * work.drawn)
         sequence = copies * cache_of_a_token(config, shape) * work.positions
         longest = config.engine.max_model_len or work.positions
         token = copies * cache_of_a_token(config, shape)

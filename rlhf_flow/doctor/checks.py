@@ -96,7 +96,16 @@ def _packages(config: RunConfig) -> Iterator[Finding]:
 
 
 def _machine(config: RunConfig) -> Iterator[Finding]:
-    yield machine.gpus(machine.gpus_here(), ranks=config.learner.ranks)
+    found = machine.gpus_here()
+    yield machine.gpus(found, ranks=config.learner.ranks)
+    yield from machine.precision(
+        found,
+        {
+            f"{slot}.dtype": spec.dtype
+            for slot, spec in with_inner(scorers(config))
+            if isinstance(spec, Classifier | PreferenceModel)
+        },
+    )
     yield machine.clock()
     if not config.cluster.in_process:
         yield from machine.limits()

@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,13 @@ def gpus(found: Gpus, *, ranks: int) -> Finding:
     if found.usable and ranks > 1 and not found.nccl:
         return problem("gpus", f"{ranks} ranks on GPUs need NCCL, which this torch lacks", "install torch for CUDA")
     return ok("gpus", f"{found.usable} (CUDA {found.build})" if found.usable else "none; torch is a CPU build")
+
+
+def precision(found: Gpus, dtypes: Mapping[str, str]) -> Iterator[Finding]:
+    """A warning for each key of a scorer's dtype that leaves the GPU's fast arithmetic unused."""
+    for key, dtype in dtypes.items():
+        if found.usable and dtype == "float32":
+            yield warning("gpus", f"{key}=float32: a GPU computes bfloat16 several times faster", f"{key}=bfloat16")
 
 
 def limits() -> Iterator[Finding]:

@@ -166,9 +166,15 @@ def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply: bool) -> list[int]:
     """The tokens of `chat_text`, with one BOS if the template or the tokenizer adds it."""
-    tokens = encode(tokenizer, chat_text(tokenizer, messages, reply=reply))
-    wanted = tokens[:1] == [tokenizer.bos_token_id] or adds_bos(tokenizer)
-    return one_bos(tokenizer, tokens, wanted=wanted)
+    (tokens,) = encode_chats(tokenizer, [chat_text(tokenizer, messages, reply=reply)])
+    return tokens
+
+
+def encode_chats(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The tokens of rendered chats, each with one BOS if it begins with it or the tokenizer adds it."""
+    always, bos = adds_bos(tokenizer), tokenizer.bos_token_id
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return [one_bos(tokenizer, tokens, wanted=always or tokens[:1] == [bos]) for tokens in rows]
 
 
 def plain_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -176,10 +182,16 @@ def plain_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return one_bos(tokenizer, encode(tokenizer, text), wanted=True)
 
 
-def plain_view(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], answer: str) -> list[int]:
-    """The input of a scorer without a chat template: all texts separated by blank lines, in its special tokens."""
-    text = "\n\n".join([*(message.content for message in messages), answer])
-    return one_bos(tokenizer, list(tokenizer(text)["input_ids"]), wanted=adds_bos(tokenizer))
+def plain_text(messages: Sequence[Message], answer: str) -> str:
+    """The input of a scorer without a chat template: all texts, separated by blank lines."""
+    return "\n\n".join([*(message.content for message in messages), answer])
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The tokens of texts, with the tokenizer's special tokens and at most one BOS."""
+    wanted = adds_bos(tokenizer)
+    rows = tokenizer(texts)["input_ids"] if texts else []
+    return [one_bos(tokenizer, tokens, wanted=wanted) for tokens in rows]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -79,6 +79,13 @@ def test_a_machine_with_gpus_and_one_without_are_both_sound() -> None:
     assert [complaints([machine.gpus(facts, ranks=8)]) for facts in sound] == [[], []]
 
 
+def test_a_scorer_in_float32_on_a_gpu_is_told() -> None:
+    dtypes = {"scorer.base.dtype": "float32", "evaluate.scorer.dtype": "bfloat16"}
+    (complaint,) = complaints(machine.precision(Gpus("13.0", True, 8, None, True), dtypes))
+    assert complaint.level == "warning" and complaint.remedy == "scorer.base.dtype=bfloat16"
+    assert complaints(machine.precision(Gpus(None, False, 0, None, False), dtypes)) == []
+
+
 def test_a_clock_that_was_never_set_is_told() -> None:
     (complaint,) = complaints([machine.clock(now=0.0)])
     assert "before 2024" in complaint.message

@@ -39,7 +39,7 @@ class VLLM:
     kv_cache_mib: int | None = None  # CPU: KV cache; None: 16 longest sequences, at most 1/8 of the host
     gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory that vLLM uses
     block_size: int | None = None  # tokens per KV block; None: 32 on the CPU, vLLM's choice on CUDA
-    max_num_seqs: int = 256  # answers generated at a time
+    max_num_seqs: int | None = None  # answers generated at a time; None: vLLM's own, 256, or 1024 on an H100
     tensor_parallel: int = 1  # GPUs per engine
     eager: bool = False  # CUDA: no CUDA graphs and no compilation, as always on the CPU and for mixtures
     threads: int | None = None  # CPU threads; null: all cores that no other process uses meanwhile
@@ -48,12 +48,13 @@ class VLLM:
 
     def __post_init__(self) -> None:
         tolerance, length, block = self.probe_tolerance, self.max_model_len, self.block_size
+        seqs = self.max_num_seqs
         for key, rule, value, ok in (
             ("max_model_len", ">= 2", length, length is None or length >= 2),
             ("kv_cache_mib", ">= 1", self.kv_cache_mib, self.kv_cache_mib is None or self.kv_cache_mib >= 1),
             ("gpu_memory_utilization", "in (0, 1]", self.gpu_memory_utilization, 0 < self.gpu_memory_utilization <= 1),
             ("block_size", ">= 1", block, block is None or block >= 1),
-            ("max_num_seqs", ">= 1", self.max_num_seqs, self.max_num_seqs >= 1),
+            ("max_num_seqs", ">= 1", seqs, seqs is None or seqs >= 1),
             ("tensor_parallel", ">= 1", self.tensor_parallel, self.tensor_parallel >= 1),
             ("threads", ">= 1, or null", self.threads, self.threads is None or self.threads >= 1),
             ("lora_rank", f"in 0..{RANKS[-1]}", self.lora_rank, 0 <= self.lora_rank <= RANKS[-1]),

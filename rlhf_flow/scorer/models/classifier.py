@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.models.hf_checkpoint import DTYPES, OwnModel, Source
-from rlhf_flow.scorer.token_batches import Tokens
+from rlhf_flow.scorer.models.reader import Reader
 from rlhf_flow.specs import Place
-from rlhf_flow.tokenization.chat_template import FORMATS, chat_tokens, plain_view
-from rlhf_flow.types import Message, Prompt, Response
+from rlhf_flow.tokenization.chat_template import FORMATS, chat_text, encode_chats, encode_texts, plain_text
+from rlhf_flow.types import Message
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-View: TypeAlias = Callable[[Sequence[Message], str], list[int]]  # messages and answer to tokens
+CHARACTERS = 16  # of a group that is tokenised while the one before is run, for each token of a batch
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Classifier(OwnModel):
     format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
     max_tokens: int | None = None  # of prompt and answer; null: the model's context length
     batch_tokens: int = 8192  # of a batch, padding included; a longer conversation is a batch of its own
-    dtype: str = "float32"  # float32 or bfloat16
+    dtype: str = "float32"  # float32, or bfloat16, which a GPU computes several times faster
 
     loads_model: ClassVar[bool] = True
 
@@ -73,12 +74,13 @@ class Classifier(OwnModel):
         tokenizer = self.tokenizer()
         longest = self._source.longest(config or self._source.config(), tokenizer, self.max_tokens)
 
-        def view(messages: Sequence[Message], answer: str) -> list[int]:
+        def render(messages: Sequence[Message], answer: str) -> str:
             if self.format == "chat":
-                return chat_tokens(tokenizer, [*messages, Message("assistant", answer)], reply=False)
-            return plain_view(tokenizer, messages, answer)
+                return chat_text(tokenizer, [*messages, Message("assistant", answer)], reply=False)
+            return plain_text(messages, answer)
 
-        return Reader(view, longest)
+        encode = encode_chats if self.format == "chat" else encode_texts
+        return Reader(render, partial(encode, tokenizer), longest)
 
     def _loaded(self, place: Place) -> tuple[PreTrainedModel, Reader]:
         """The model on `place.device`, and its reader."""
@@ -99,29 +101,3 @@ class Classifier(OwnModel):
     def _classes(config: PretrainedConfig) -> list[str]:
         """The model classes that a configuration names, those of the checkpoint's own code included."""
         return [*(config.architectures or ()), *(config.to_dict().get("auto_map") or ())]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Renders conversations as tokens."""
-
-    view: View
-    longest: int  # tokens
-
-    def views(self, asked: Iterable[tuple[Prompt, Response]]) -> tuple[dict[str, Tokens], int]:
-        """The tokens of prompt and response, by the response's id; and how many were truncated."""
-        views: dict[str, Tokens] = {}
-        truncated = 0
-        for prompt, response in asked:
-            try:
-                tokens = tuple(self.view(prompt.messages, response.text))
-            except ValueError as error:
-                raise ValueError(f"response {response.id!r}: {error}") from error
-            truncated += len(tokens) > self.longest
-            views[response.id] = cut_front(tokens, self.longest)
-        return views, truncated
-
-
-def cut_front(tokens: Tokens, longest: int) -> Tokens:
-    """The first token (BOS) and the last `longest - 1`: the answer is scored, so the prompt is truncated."""
-    return tokens if len(tokens) <= longest else (tokens[0], *tokens[len(tokens) - longest + 1 :])

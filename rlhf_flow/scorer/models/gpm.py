@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from rlhf_flow.metrics.stats import sigmoid
-from rlhf_flow.scorer.models.classifier import Classifier, Reader
+from rlhf_flow.scorer.models.classifier import CHARACTERS, Classifier
 from rlhf_flow.scorer.models.hf_checkpoint import LoadedModel
+from rlhf_flow.scorer.models.reader import Reader
 from rlhf_flow.scorer.pairwise import both_views, matches
-from rlhf_flow.scorer.token_batches import Tokens, by_row, padded
+from rlhf_flow.scorer.token_batches import Tokens, in_batches, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 
@@ -63,21 +64,25 @@ class GPMJudge(LoadedModel):
         self._batch_tokens = batch_tokens
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """Embed every conversation of a match once. The batches are a function of the set of conversations.
+        """Embed every conversation of a match once. The batches do not depend on the order of the conversations.
 
         Raises FloatingPointError, with a response's id, if an embedding is not finite.
         """
         asked = matches(rollouts)
         compared = {one.id: (match.prompt, one) for match in asked for one in (match.first, match.second)}
-        views, truncated = self._reader.views(compared.values())
-        embedded = by_row(views.values(), self._batch_tokens, self._forward)
-        for id, tokens in views.items():
-            if not np.isfinite(embedded[tokens]).all():
-                raise FloatingPointError(f"the GPM embedded response {id!r} as {embedded[tokens]}")
-        odds = [log_odds(embedded[views[match.first.id]], embedded[views[match.second.id]]) for match in asked]
+        embedded, counts = self._reader.outputs(
+            list(compared.values()), self._embed, characters=CHARACTERS * self._batch_tokens
+        )
+        for id, vector in embedded.items():
+            if not np.isfinite(vector).all():
+                raise FloatingPointError(f"the GPM embedded response {id!r} as {vector}")
+        odds = [log_odds(embedded[match.first.id], embedded[match.second.id]) for match in asked]
         utility, wins = both_views(rollouts, [float(sigmoid(nats)) for nats in odds])
-        counts = {"judge/queries": len(embedded), "judge/truncated": truncated}
         return Scored(rollouts, utility=utility, wins=wins, counts=counts)
+
+    def _embed(self, rows: list[Tokens]) -> np.ndarray:
+        """float64 [R, 2k]."""
+        return in_batches(rows, self._batch_tokens, self._forward)
 
     def _forward(self, batch: Sequence[Tokens]) -> Tensor:
         """The embedding [R, 2k] of each row, at its last token, whatever the checkpoint's padding token is."""

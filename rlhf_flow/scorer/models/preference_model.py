@@ -48,7 +48,7 @@ class PreferenceModel(BothOrders, OwnModel):
     max_tokens: int | None = None  # of the question; null: the model's context length
     too_long: str = "cut"  # cut (the conversation's start, then both answers' ends), or abstain; both are counted
     batch_tokens: int = 8192  # of a batch, padding included; a longer question is a batch of its own
-    dtype: str = "float32"  # float32 or bfloat16
+    dtype: str = "float32"  # float32, or bfloat16, which a GPU computes several times faster
 
     intransitive: ClassVar[bool] = True
     loads_model: ClassVar[bool] = True

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from rlhf_flow.scorer.models.classifier import Classifier, Reader
+from rlhf_flow.scorer.models.classifier import CHARACTERS, Classifier
 from rlhf_flow.scorer.models.hf_checkpoint import LoadedModel
+from rlhf_flow.scorer.models.reader import Reader
 from rlhf_flow.scorer.models.score_head import scores_of
 from rlhf_flow.scorer.pairwise import bradley_terry, by_answer, prompts_and_responses
-from rlhf_flow.scorer.token_batches import Tokens, by_length, in_batches, padded
+from rlhf_flow.scorer.token_batches import Tokens, in_batches, padded
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 
@@ -80,8 +81,8 @@ class RewardJudge(LoadedModel):
         self._uncached = {"use_cache": False} if cached else {}
 
     def score(self, rollouts: Rollouts) -> Scored:
-        """As `scored`. The batches are a function of the set of conversations, so that their order changes no bit."""
-        return scored(rollouts, self._reader, self._scores)
+        """As `scored`. The batches do not depend on the order of the conversations, so that it changes no bit."""
+        return scored(rollouts, self._reader, self._scores, characters=CHARACTERS * self._batch_tokens)
 
     def probe(self) -> None:
         """Score two short rows, so that a model without a readable score is refused before generation starts."""
@@ -114,19 +115,14 @@ class RewardJudge(LoadedModel):
         return int(config.pad_token_id)
 
 
-def scored(rollouts: Rollouts, reader: Reader, scores: Scores) -> Scored:
-    """Score every distinct conversation once; equal ones tie exactly.
+def scored(rollouts: Rollouts, reader: Reader, scores: Scores, *, characters: int | None = None) -> Scored:
+    """Score every distinct conversation once; equal ones tie exactly. `characters`: as `Reader.outputs`.
 
     Raises FloatingPointError, with a response's id, if a score is not finite.
     """
-    views, truncated = reader.views(prompts_and_responses(rollouts))
-    distinct = by_length(set(views.values()))
-    worth = dict(zip(distinct, scores(distinct), strict=True))
-    for id, tokens in views.items():
-        if not math.isfinite(worth[tokens]):
-            raise FloatingPointError(
-                f"the reward model scored response {id!r} {worth[tokens]}. Fix: scorer.dtype=float32"
-            )
-    utility = by_answer(rollouts, {id: worth[tokens] for id, tokens in views.items()})  # [B, N]
-    counts = {"judge/queries": len(distinct), "judge/truncated": truncated}
+    worth, counts = reader.outputs(prompts_and_responses(rollouts), scores, characters=characters)
+    for id, score in worth.items():
+        if not math.isfinite(score):
+            raise FloatingPointError(f"the reward model scored response {id!r} {score}. Fix: scorer.dtype=float32")
+    utility = by_answer(rollouts, worth)  # [B, N]
     return Scored(rollouts, utility=utility, wins=bradley_terry(utility), counts=counts)

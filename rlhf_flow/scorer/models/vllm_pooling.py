@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.scorer.fields import check_fields
-from rlhf_flow.scorer.models.classifier import Reader
+from rlhf_flow.scorer.models.reader import Reader
 from rlhf_flow.scorer.models.reward_model import RewardModel, scored
 from rlhf_flow.scorer.remote.servers import Failed, Servers, answered, sent
 from rlhf_flow.scorer.token_batches import Tokens

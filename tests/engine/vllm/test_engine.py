@@ -55,6 +55,21 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.vllm
+def test_vllm_chooses_how_many_answers_it_generates_at_a_time(world: World) -> None:
+    code = f"""
+from vllm.engine.arg_utils import EngineArgs
+from rlhf_flow.engine.vllm.spec import VLLM
+from rlhf_flow.specs import Model, Place
+
+for spec in (VLLM(kv_cache_mib=16), VLLM(kv_cache_mib=16, max_num_seqs=7)):
+    engine = spec.open(Model({str(world.folder)!r}), Place())
+    print("slots", engine.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert [line for line in done.stdout.splitlines() if line.startswith("slots")] == ["slots 256", "slots 7"]
+
+
+@pytest.mark.vllm
 def test_more_positions_than_the_model_has_are_refused(server: Server, world: World) -> None:
     with pytest.raises(ValueError, match=r"cannot serve .*max_model_len.*Fix: lower engine\.max_model_len"):
         server.open(VLLM(kv_cache_mib=16, max_model_len=129), world.model)

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_flow.scorer.models.classifier import cut_front
 from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.specs import Place
 from tests.scorer.conftest import Checkpoint, rollouts
-from tests.support.tokenizer import tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -65,23 +63,6 @@ def test_without_a_template_the_texts_follow_one_another(checkpoint: Checkpoint)
     spec.check()
     expected = one_by_one(path, lambda question, answer: f"<s>{question}\n\n{answer}")
     np.testing.assert_allclose(spec.open(Place()).score(rollouts(*ANSWERS)).utility, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
-def test_other_families_score_independently_of_the_batch(family: str, tmp_path: Path) -> None:
-    tokenizer().save_pretrained(tmp_path)
-    shape = {"vocab_size": len(tokenizer()), "num_labels": 1, "initializer_range": 0.3, "num_hidden_layers": 2}
-    shape |= {"hidden_size": 16, "num_attention_heads": 2}
-    if family == "bert":
-        shape["intermediate_size"] = 32
-    config = AutoConfig.for_model(family, **shape)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    together, alone = (
-        RewardModel(str(tmp_path), batch_tokens=budget).open(Place()).score(rollouts(*ANSWERS)).utility
-        for budget in (10_000, 1)
-    )
-    assert np.ptp(together) > 0.01
-    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_what_is_cut_is_counted_and_the_answer_stays(reward_path: str) -> None:
@@ -156,9 +137,3 @@ def test_values_are_checked(reward_path: str) -> None:
             RewardModel(reward_path, **{key: value})
     with pytest.raises(ValueError, match=r"scorer\.max_tokens must be <= 512"):
         RewardModel(reward_path, max_tokens=513).check()
-
-
-def test_the_front_is_cut_but_for_bos() -> None:
-    assert cut_front((1, 5, 6, 7), 3) == (1, 6, 7)
-    assert cut_front((1, 5, 6), 3) == (1, 5, 6)
-    assert cut_front((1, 5, 6), 2) == (1, 6)
