@@ -192,6 +192,28 @@ class StreamingEngine(Protocol):
         ...
 
 
+class Take(Protocol):
+    def __call__(self, *, wait: bool) -> Sequence[Prompt] | None:
+        """Further prompts, maybe none yet; None: no more will come. `wait`: until there are some."""
+        ...
+
+
+@runtime_checkable
+class FedEngine(Protocol):
+    """An engine to which prompts are added while it generates."""
+
+    @property
+    def slots(self) -> int:
+        """The answers that it generates at a time."""
+        ...
+
+    def feed(
+        self, take: Take, policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `StreamingEngine.stream`, of the prompts that `take` returns until it returns None."""
+        ...
+
+
 class Scorer(Protocol):
     """Scores responses."""
 
@@ -279,15 +301,19 @@ class Learner(Protocol):
         """
         ...
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:
         """Write a Hugging Face checkpoint (safetensors, config, tokenizer), or a peft adapter.
 
-        By default of the weights held.
+        By default of the weights held. Returns the sha256 of files that are flushed to disk, by path in the folder; the
+        caller hashes the others.
         """
         ...
 
-    def save_state(self, folder: Path) -> None:
-        """Write weights, moments and counters as safetensors and JSON, which any number of ranks can load."""
+    def save_state(self, folder: Path) -> Mapping[str, str]:
+        """Write weights, moments and counters as safetensors and JSON, which any number of ranks can load.
+
+        Returns hashes as `save_policy` does.
+        """
         ...
 
     def load_state(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rlhf_flow.protocols import Engine, Learner, PromptSource, Scorer
 from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer
@@ -97,6 +97,26 @@ class EngineSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class Receives(Protocol):
+    """The spec of an engine with `receive` and `received`, as `VLLMEngine` has them."""
+
+    @property
+    def receives(self) -> bool:
+        """Whether the learner can broadcast weights to the engine."""
+        ...
+
+
+@runtime_checkable
+class Broadcasts(Protocol):
+    """The spec of a learner with `publishing_files`, as `PreferenceLearner` has it."""
+
+    @property
+    def broadcasts(self) -> bool:
+        """Whether the learner can broadcast its weights to engines."""
+        ...
+
+
 class ScorerSpec(Protocol):
     def fingerprint(self) -> str:
         """A hash of the files or the source that its fields name."""
@@ -185,8 +205,15 @@ class ClusterSpec(Protocol):
         ...
 
     @property
-    def object_store_mib(self) -> int:
-        """The size of the object store that the run starts; 0 if there is none."""
+    def object_store_mib(self) -> int | None:
+        """The size of the object store that the run starts; None: for its policies, or there is none."""
+        ...
+
+    def sized(self, *, policies: int, weights: int) -> ClusterSpec:
+        """The same cluster for a round that names `policies` bytes of policies, and workers that load `weights` bytes.
+
+        Only keys that are null change.
+        """
         ...
 
     def check(self, *, ranks: int) -> None:

@@ -40,7 +40,7 @@ class Policy:
 
     name: str  # policy, half, ema, ...
     round: int  # the round that published it; 0 is the start
-    sha256: str  # of the weights (rlhf_flow.weights.source.fingerprint): the identity of the policy
+    sha256: str  # of the weights (rlhf_flow.weights.fingerprint): the identity of the policy
     weights: Weights
     probe: Probe | None = None  # None: engines cannot verify that they loaded it
     state: Path | None = None  # folder of the optimizer state at these weights

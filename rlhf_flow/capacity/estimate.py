@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_flow.capacity import worker_memory as workers
 from rlhf_flow.capacity.api_calls import Calls, calls
+from rlhf_flow.capacity.cluster_needs import gpus
 from rlhf_flow.capacity.disk import Disk, disk
 from rlhf_flow.capacity.fit import Room, misfits
-from rlhf_flow.capacity.learner_memory import host_memory, learner_memory
+from rlhf_flow.capacity.learner_memory import host_memory, learner_memory, trained
 from rlhf_flow.capacity.learner_memory import plans as plans_learner
 from rlhf_flow.capacity.model_shape import Shape, shape_of
 from rlhf_flow.capacity.process_memory import LIBRARIES, MIB, Memory, size_text
 from rlhf_flow.capacity.wall_time import Seconds, seconds
 from rlhf_flow.capacity.workload import Work, steps_of, work_of
+from rlhf_flow.cluster.joining import SPILL_AT, store_mib
 from rlhf_flow.config.compatibility import colocated
 from rlhf_flow.config.learning_rate import rated, stands_still
 from rlhf_flow.config.schema import RunConfig, part_name
@@ -69,11 +72,12 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
     memories = _memories(config, shape, work, on_gpu=room.gpus > 0)
     libraries = _libraries(config, memories)
     nodes = config.cluster.nodes
-    store = 0.0 if config.cluster.in_process else nodes * workers.object_store(config, shape)
+    policies = workers.object_store(config, trained(config, shape))
+    store = nodes * policies
     host = libraries + store + sum(one.processes * one.bytes for one in memories if one.where == "host")
     steps, last = steps_of(config, work)
     requests = calls(config, work)
-    problems = misfits(config, shape, work, memories, host, room)
+    problems = [*misfits(config, shape, work, memories, host, room), *_spills(config, policies)]
     for limit in (limit for one in requests for limit in one.over):
         problems.append(ConfigError(limit, "raise it, or use fewer rounds, prompts or answers"))
     return Planned(
@@ -87,13 +91,13 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
         libraries=libraries,
         object_store=store,
         host=host,
-        each=None if nodes == 1 else Each(nodes, math.ceil(_gpus(config, memories) / nodes), host / nodes),
+        each=None if nodes == 1 else Each(nodes, math.ceil(gpus(config) / nodes) if room.gpus else 0, host / nodes),
         room=room,
         disk=disk(config, shape, work),
         calls=requests,
         seconds=None if like is None else seconds(config, shape, work, like),
         problems=problems,
-        notes=_notes(config, shape, work, store, steps, last),
+        notes=_notes(config, shape, work, steps, last),
     )
 
 
@@ -114,12 +118,6 @@ def _threads(config: RunConfig) -> dict[str, int]:
     return {"engine": config.engine.threads, "learner rank": config.learner.training.threads, **scorers}
 
 
-def _gpus(config: RunConfig, memories: list[Memory]) -> float:
-    """The GPUs of all roles, which have their own or share the same ones."""
-    processes = [one.processes for one in memories if one.where == "GPU"]
-    return max(processes, default=0) if colocated(config) else sum(processes) * config.cluster.gpu_share
-
-
 def _libraries(config: RunConfig, memories: list[Memory]) -> int:
     if config.cluster.in_process:
         return LIBRARIES["torch"]
@@ -128,10 +126,10 @@ def _libraries(config: RunConfig, memories: list[Memory]) -> int:
     return sum(number * LIBRARIES.get(names.get(role, role), LIBRARIES["torch"]) for role, number in processes.items())
 
 
-def _notes(config: RunConfig, shape: Shape, work: Work, store: float, steps: int, last: int) -> list[str]:
+def _notes(config: RunConfig, shape: Shape, work: Work, steps: int, last: int) -> list[str]:
     _, unknown = workers.model_scorers(config)
     notes = [f"{slot} loads a model of unknown size, which is not included." for slot in unknown]
-    training, cluster = config.learner.training, config.cluster
+    training = config.learner.training
     if config.refresh.every is not None:
         notes.append("refresh.every starts a second learner, for the scorer, which is not included.")
     if still := stands_still(config, shape.parameters, steps * config.rounds):
@@ -145,10 +143,15 @@ def _notes(config: RunConfig, shape: Shape, work: Work, store: float, steps: int
         )
     if training.batch < config.learner.ranks:
         notes.append(f"learner.training.batch={training.batch} leaves some of {config.learner.ranks} ranks idle.")
-    limit = cluster.object_store_mib * MIB
-    if not cluster.in_process and cluster.address is None and store > limit:
-        notes.append(
-            f"the policies of a round take {size_text(store)} of the object store, which holds {size_text(limit)} and "
-            f"writes the rest to disk. Fix: cluster.object_store_mib={int(store / MIB * 1.2) + 1}."
-        )
     return notes
+
+
+def _spills(config: RunConfig, policies: float) -> Iterator[ConfigError]:
+    """A problem if the object store that the run starts is smaller than the policies of a round."""
+    given = config.cluster.object_store_mib
+    if config.cluster.address is None and given is not None and policies > SPILL_AT * given * MIB:
+        yield ConfigError(
+            f"cluster.object_store_mib={given}: the policies of a round take {size_text(policies)}, and Ray writes to "
+            f"disk what exceeds {SPILL_AT:.0%} of its object store",
+            f"leave cluster.object_store_mib out, or set it to {store_mib(policies)}",
+        )

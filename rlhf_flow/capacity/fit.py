@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from rlhf_flow.capacity.cluster_needs import gpus
 from rlhf_flow.capacity.learner_memory import learner_memory
 from rlhf_flow.capacity.model_shape import Shape
 from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, Memory, size_text
@@ -28,12 +29,12 @@ class Room:
     host: int  # of each node
 
 
-def room(memory: int | None, gpus: int | None) -> Room:
-    """This machine, unless given. `memory`: bytes of each GPU, or of the host if there is no GPU."""
+def room(memory: int | None, gpus: int | None, *, nodes: int = 1) -> Room:
+    """Nodes like this machine, unless given. `memory`: bytes of each GPU, or of the host if there is no GPU."""
     import torch
 
     here = torch.cuda.device_count()
-    number = here if gpus is None else gpus
+    number = nodes * here if gpus is None else gpus
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if number == 0:
         return Room(0, 0, host if memory is None else memory)
@@ -47,6 +48,13 @@ def misfits(
 ) -> list[ValueError]:
     """One error for each device that is too small. `host`: bytes of all processes on their hosts."""
     found: list[ValueError] = []
+    if room.gpus and gpus(config) > room.gpus:
+        found.append(
+            ConfigError(
+                f"all roles together need {gpus(config):g} GPUs, and {room.gpus} are available",
+                "fewer learner.ranks, cluster.engines or cluster.scorers, cluster=colocated, or more GPUs (--gpus)",
+            )
+        )
     share = min(1.0, config.cluster.gpu_share)
     others = idle_contexts(memories) if colocated(config) else 0
     for memory in memories:

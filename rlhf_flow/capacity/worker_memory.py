@@ -8,7 +8,7 @@ vLLM                     d P weights, and `cache_bytes` on a CPU; on a GPU it re
                          GPU, 256 on CPUs for each rank
 either, opening          on a CPU also the pages of the checkpoint's files
 scorer                   d P weights, and a forward pass over batch_tokens tokens
-object store             d P for every version of the policy that a round names, on each node
+object store             d P, or d T of an adapter, for every version of the policy that a round names, on each node
 offloaded                with cluster.layout=colocated, the host holds the tensors of the roles that wait for the GPU
 """
 
@@ -22,6 +22,7 @@ from rlhf_flow.capacity.learner_memory import DTYPES
 from rlhf_flow.capacity.model_shape import Shape, shape_of
 from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, MIB, Memory, Phase
 from rlhf_flow.capacity.workload import Work
+from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.cache import cache_bytes
@@ -115,15 +116,20 @@ def driver_memory(work: Work) -> Memory:
     return Memory("driver", "host", 1, (Phase("round", {"rows of a round": max(rows, MIN_ROWS)}),))
 
 
-def object_store(config: RunConfig, shape: Shape) -> float:
-    """Bytes of the policies in Ray's object store: those that a round names, and the one it publishes."""
+def object_store(config: RunConfig, published: int) -> float:
+    """Bytes of the policies in Ray's object store: those that a round names, and the one it publishes.
+
+    `published`: parameters of a policy, or of an adapter.
+    """
+    if config.cluster.in_process or (isinstance(config.cluster, Ray) and config.cluster.transfer.by == "disk"):
+        return 0.0
     most = 0
     for round in range(1, config.rounds + 1):
         plan = config.timeline.at(round, ())
         anchors = {plan.anchors[name] for name in config.objective.needs.anchors}
         sampled = {plan.samplers[role] for role in config.sampler.roles if role not in plan.averages}
         most = max(most, len((anchors | sampled | {plan.init}) - {0}) + len(plan.averages) + 1)
-    return most * DTYPES[config.model.dtype] * shape.parameters
+    return float(most * DTYPES[config.model.dtype] * published)
 
 
 def offloaded(memories: list[Memory]) -> Iterator[Memory]:

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--load", action="store_true")
     options = add_arguments(parser).parse_intermixed_args(list(arguments))
     config = composed(options)
-    diagnosis = diagnose(config, dict(os.environ), room_of(options))
+    diagnosis = diagnose(config, dict(os.environ), room_of(options, config))
     start = folder_of(Named("model.path", config.model.path, "policy", config.model.revision)) if options.load else None
     if start is not None and not diagnosis.broken:
         local = replace(config, model=replace(config.model, path=str(start)))

@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="rlhf-flow plan", description=__doc__, allow_abbrev=False)
     parser.add_argument("--like", type=Path)
     options = add_arguments(parser).parse_intermixed_args(list(arguments))
-    planned = plan(composed(options), room_of(options), like=options.like)
+    config = composed(options)
+    planned = plan(config, room_of(options, config), like=options.like)
     if options.json:
         problems = [str(problem) for problem in planned.problems]
         print(json.dumps(asdict(planned) | {"problems": problems, "fits": not problems}, indent=1))
@@ -44,8 +45,9 @@ def composed(options: argparse.Namespace) -> RunConfig:
     return compose.compose(*options.overrides, name=options.config_name, folders=options.config_dir)
 
 
-def room_of(options: argparse.Namespace) -> Room:
-    return room(None if options.memory is None else size_of(options.memory), options.gpus)
+def room_of(options: argparse.Namespace, config: RunConfig) -> Room:
+    memory = None if options.memory is None else size_of(options.memory)
+    return room(memory, options.gpus, nodes=config.cluster.nodes)
 
 
 def page(planned: Planned) -> Iterator[str]:

@@ -1,16 +1,16 @@
-"""Placement: on which nodes and GPUs the processes of a worker run.
+"""Placement of roles that share GPUs, and the launcher of a worker's processes.
 
-Disaggregated, the ranks of a learner are packed on few nodes and replicas are spread. Colocated, engine i, scorer i and
-learner rank i share bundle i.
+Colocated, engine i, scorer i and learner rank i share bundle i.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rlhf_flow.cluster.worker import Worker
+from rlhf_flow.cluster.placement import Demand, Placement, RayOptions
+from rlhf_flow.cluster.worker import FEED, Worker
 from rlhf_flow.specs import Place
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 SHARE = 1 / 16  # of a bundle, in Ray's accounting only: a run has fewer than 16 roles. It limits no memory
 Opener: TypeAlias = Callable[[Place], Any]
-RayOptions: TypeAlias = dict[str, Any]
 
 
 @dataclass
@@ -32,10 +31,11 @@ class SharedPlacement:
     groups: list[PlacementGroup] = field(default_factory=list)
     bundles: list[tuple[PlacementGroup, int]] = field(default_factory=list)
 
-    def reserve(self, number: int) -> None:
-        """Reserve bundles until there are `number`, packed on few nodes. Raises ValueError if the cluster has fewer."""
+    def reserve(self, demands: Sequence[Demand]) -> None:
+        """Reserve a bundle for each process, packed on few nodes: one group is packed better than one that grows."""
         from ray.util.placement_group import placement_group, remove_placement_group
 
+        number = max((demand.first + demand.size for demand in demands), default=0)
         missing = number - len(self.bundles)
         if missing <= 0:
             return
@@ -54,12 +54,20 @@ class SharedPlacement:
         self.groups.append(group)
         self.bundles += [(group, index) for index in range(missing)]
 
-    def options(self, first: int, size: int) -> list[RayOptions]:
-        """Ray options that place processes first, ..., first + size - 1 of a role."""
-        self.reserve(first + size)
-        return [_in_bundle(group, index) for group, index in self.bundles[first : first + size]]
+    def options(self, demand: Demand) -> list[RayOptions]:
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    def release(self) -> None:
+        self.reserve([demand])
+        bundles = self.bundles[demand.first : demand.first + demand.size]
+        return [
+            {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+            for group, index in bundles
+        ]
+
+    def release(self, demand: Demand) -> None:
+        """Bundles stay reserved, because other roles use them."""
+
+    def close(self) -> None:
         from ray.util.placement_group import remove_placement_group
 
         while self.groups:
@@ -72,74 +80,45 @@ class ActorLauncher:
     """Starts the processes of one worker, at first and after each death."""
 
     role: str
-    first: int  # number of the first process in the actor names: engine_0, learner_1
     opener: Opener  # runs in each process and returns the worker
-    size: int
-    gpus: float  # per process
-    resources: Mapping[str, float]  # custom Ray resources per process
+    demand: Demand
+    placement: Placement
+    shared: bool  # whether other roles use the same GPUs in turns
     local: bool  # all nodes are this machine
     monitor: ActorHandle
-    seconds: float  # longest wait for a placement group
+    seconds: float  # longest wait for the first process
     bucket: int  # bytes of weights that a rank gathers at once
-    shared: SharedPlacement | None = None  # None: the processes have GPUs of their own
-    group: PlacementGroup | None = None
 
     def __call__(self, names: list[str]) -> list[ActorHandle]:
         """Start one process per name. Workers open asynchronously; `Worker.ready` waits for them."""
         import ray
 
-        cpus = SHARE if self.shared else 1.0
+        own = dict(self.demand.each)
+        cpus, gpus = own.pop("CPU"), own.pop("GPU", 0.0)
         handles = [
             # One class per process: Ray shows its name in the process title, ray::engine_0.call
-            ray.remote(type(f"{self.role}_{self.first + rank}", (Worker,), {}))
-            .options(num_cpus=cpus, num_gpus=self.gpus, resources=dict(self.resources), max_restarts=0, **options)
+            ray.remote(concurrency_groups={FEED: 1})(type(f"{self.role}_{self.demand.first + rank}", (Worker,), {}))
+            .options(num_cpus=cpus, num_gpus=gpus, resources=own, max_restarts=0, **options)
             .remote(name, self.monitor)
-            for rank, (name, options) in enumerate(zip(names, self._options(), strict=True))
+            for rank, (name, options) in enumerate(zip(names, self.placement.options(self.demand), strict=True))
         ]
-        address, port = LOOPBACK, 0
-        if self.size > 1:
+        size, address, port = self.demand.size, LOOPBACK, 0
+        if size > 1:
             node_address, port = ray.get(handles[0].rendezvous.remote(), timeout=self.seconds)
             address = LOOPBACK if self.local else node_address
         for rank, handle in enumerate(handles):
             place = Place(
                 rank=rank,
-                size=self.size,
+                size=size,
                 address=address,
                 port=port,
-                device="cuda" if self.gpus else "cpu",
+                device="cuda" if gpus else "cpu",
                 bucket=self.bucket,
-                shared=self.shared is not None,
+                shared=self.shared,
             )
             handle.open.remote(self.opener, place)
         return handles
 
     def release(self) -> None:
-        """Remove the placement group, which outlives its processes. Shared bundles stay reserved."""
-        from ray.util.placement_group import remove_placement_group
-
-        if self.group is not None:
-            remove_placement_group(self.group)
-            self.group = None
-
-    def _options(self) -> list[RayOptions]:
-        """Placement of each process. Ray gives a process all its GPUs on one node."""
-        from ray.util.placement_group import placement_group
-
-        if self.shared is not None:
-            return self.shared.options(self.first, self.size)
-        if self.size == 1:
-            return [{"scheduling_strategy": "SPREAD"}]
-        bundle = {"CPU": 1.0, **({"GPU": self.gpus} if self.gpus else {}), **self.resources}
-        self.group = placement_group([bundle] * self.size, strategy="PACK")
-        if not self.group.wait(self.seconds):
-            raise ValueError(
-                f"the {self.role} needs {self.size} times {bundle}, which the cluster does not have free. "
-                "Fix: fewer learner.ranks, a smaller cluster.gpu_share, or more nodes."
-            )
-        return [_in_bundle(self.group, rank) for rank in range(self.size)]
-
-
-def _in_bundle(group: PlacementGroup, index: int) -> RayOptions:
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)}
+        """Give back the place of processes that have ended."""
+        self.placement.release(self.demand)

@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from rlhf_flow.cluster.gpu_sharing import GpuSlot
 from rlhf_flow.cluster.replay_log import CallLog, remove_partial_output
+from rlhf_flow.cluster.startup import open_all
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor
+from rlhf_flow.cluster.weight_sync.direct import DirectSync
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Call, Pool
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.scorer.chunking import in_pieces
 from rlhf_flow.storage.tables import Table
-from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams, Scored
+from rlhf_flow.types import Policy, Rollouts, Scored
+from rlhf_flow.weights.broadcast import Channel
+from rlhf_flow.weights.publish import DetachedWeights, HeldByLearner, copied
+from rlhf_flow.weights.source import Weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SPLITS = 2  # a task takes 1 / (SPLITS * engines) of the remaining prompts, so that tasks get smaller towards the end
-
-
-@dataclass(frozen=True)
-class RayEngine:
-    """Replicas of an engine that share the prompts of a call."""
-
-    pool: Pool
-    prompts_per_task: int  # at least
-
-    def generate(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
-    ) -> Rollouts:
-        """As `Engine.generate`. Seeds belong to prompts, so the answers do not depend on the replica."""
-        return Rollouts.gathered(prompts, self.stream(prompts, policy, draw, round=round, seed=seed), round)
-
-    def stream(
-        self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
-    ) -> Iterator[Rollouts]:
-        """As `StreamingEngine.stream`. If a replica dies, another one samples the prompts that it had not finished."""
-        tasks = guided(prompts, engines=len(self.pool.groups), least=self.prompts_per_task)
-        finished = set[str]()
-
-        def call(number: int) -> Call:
-            left = [prompt for prompt in tasks[number] if prompt.id not in finished]
-            return Call("stream", (left, policy, draw), {"round": round, "seed": seed})
-
-        for _, piece in self.pool.stream(list(map(call, range(len(tasks)))), rest=call):
-            finished.update(prompt.id for prompt in piece.prompts)
-            yield piece
-
-    def close(self) -> None:
-        self.pool.stop()
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,10 @@ class RayLearner:
     group: WorkerGroup
     slot: GpuSlot
     supervisor: Supervisor
+    direct: DirectSync | None = None  # None: weights go through the object store
     log: CallLog = field(default_factory=CallLog)
+    calling: AbstractContextManager[object] = field(default_factory=RLock)  # a checkpoint is written in a thread
+    held: list[ref[HeldByLearner]] = field(default_factory=list)  # weights that may have no copy yet, at most one
 
     def start(self, policy: Policy) -> None:
         self._call("start", policy)
@@ -101,16 +79,27 @@ class RayLearner:
         return self._call("update", lesson, first, last)
 
     def publish(self, name: str, round: int) -> Policy:
-        return self._call("publish", name, round)
+        if self.direct is None:
+            return self._call("publish", name, round)
+        with self.direct.receiving(self.group) as receiving:
+            if receiving is None:
+                return self._call("publish", name, round)
+            policy: Policy = self._call("publish", name, round, channel=receiving.channel)
+            receiving.finish(policy)
+        if not isinstance(policy.weights, DetachedWeights):
+            return policy
+        weights = HeldByLearner(policy.weights.groups, partial(self._copied, policy))
+        self.held[:] = [ref(weights)]
+        return replace(policy, weights=weights)
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
-        return self._call("average", name, round, terms)
+        return self._call("average", name, round, [(copied(policy), share) for policy, share in terms])
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        self._call("save_policy", folder, policy)
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:
+        return self._call("save_policy", folder, policy)
 
-    def save_state(self, folder: Path) -> None:
-        self._call("save_state", folder)
+    def save_state(self, folder: Path) -> Mapping[str, str]:
+        return self._call("save_state", folder)
 
     def load_state(self, folder: Path) -> None:
         self._call("load_state", folder)
@@ -122,37 +111,36 @@ class RayLearner:
     def closed(self) -> bool:
         return not self.group.ranks
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        """Raises what a rank raised, or WorkerError after too many deaths."""
-        while True:
-            try:
-                self.slot.acquire()
-                if not self.group.ranks:
-                    self.group.start()
-                if not self.group.processes:
-                    self.group.ready()
-                    for call, its_arguments in self.log.calls:
-                        self.group.call(call, *its_arguments)
-                result = self.group.call(method, *arguments)
-            except DeadWorkerError as death:
-                self.supervisor.record(death)
-                self.group.stop()
-                remove_partial_output(method, arguments)
-            else:
-                self.log.record(method, arguments, result)
-                return result
+    def _copied(self, policy: Policy) -> Weights:
+        """The weights that the learner holds, in the object store."""
+        copy: Policy = self._call("publish", policy.name, policy.round)
+        assert copy.sha256 == policy.sha256, "the learner changed its weights before they were copied"
+        return copy.weights
 
+    def _keep(self, method: str, arguments: tuple[Any, ...]) -> None:
+        """Copy published weights that have no copy, before a call that changes them, if they are still in use."""
+        changes = method in ("update", "load_state") or (method == "start" and arguments[0].sha256 != self.log.held)
+        for weights in [weights for each in self.held if (weights := each()) is not None] if changes else ():
+            weights.copy()
+            self.held.clear()
 
-def guided(prompts: Sequence[Prompt], *, engines: int, least: int) -> list[Sequence[Prompt]]:
-    """Tasks for engines that take the next one when they are free: large ones first, so that all engines end together.
-
-    Guided self-scheduling, Polychronopoulos and Kuck 1987. A single engine gets all prompts, which fills its batches.
-    """
-    if engines == 1:
-        return [prompts]
-    tasks, at = [], 0
-    while at < len(prompts):
-        size = max(least, -(-(len(prompts) - at) // (SPLITS * engines)))
-        tasks.append(prompts[at : at + size])
-        at += size
-    return tasks or [prompts]
+    def _call(self, method: str, *arguments: Any, channel: Channel | None = None) -> Any:
+        """Raises what a rank raised, or WorkerError after too many deaths. `channel`: for published weights."""
+        with self.calling:
+            self._keep(method, arguments)
+            while True:
+                try:
+                    self.slot.acquire()
+                    if not self.group.up:
+                        channel = None  # the engines wait for a process that is lost
+                        open_all([self.group], self.supervisor)
+                        for call, its_arguments in self.log.calls:
+                            self.group.call(call, *its_arguments)
+                    result = self.group.call(method, *arguments, channel=channel)
+                except DeadWorkerError as death:
+                    self.supervisor.record(death)
+                    self.group.stop()
+                    remove_partial_output(method, arguments)
+                else:
+                    self.log.record(method, arguments, result)
+                    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,18 @@ from typing import Any
 
 from rlhf_flow.cluster.bundles import LOOPBACK
 
+MIB = 1 << 20
+STORE_MIB = 512  # of rows, calls and small policies
+SPILL_AT = 0.8  # of an object store, above which Ray 2.60 writes objects to disk
 POLL_SECONDS = 0.5
 # Ray 2.60 gives a node 30 seconds to start, too few on a busy machine. Remove the retries once that limit can be set
 # (ray/_private/node.py, raylet_start_wait_time_s).
 LATE, ATTEMPTS = "timed out during startup", 3
+
+
+def store_mib(policies: float) -> int:
+    """MiB of an object store that holds so many bytes of policies without writing them to disk."""
+    return STORE_MIB + math.ceil(policies / SPILL_AT / MIB)
 
 
 def start(*, object_store_mib: int) -> None:
@@ -88,7 +97,7 @@ def _init(object_store_mib: int) -> None:
         "local",  # a new cluster, even if one runs on this machine
         # Logical CPUs: actors share the cores, so that two cores suffice for any number of ranks.
         num_cpus=max(64, os.cpu_count() or 1),
-        object_store_memory=object_store_mib << 20,
+        object_store_memory=object_store_mib * MIB,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",

@@ -20,7 +20,11 @@ class Local:
     engines: ClassVar[int] = 1
     scorers: ClassVar[int] = 1
     gpu_share: ClassVar[float] = 1.0
-    object_store_mib: ClassVar[int] = 0
+    object_store_mib: ClassVar[int | None] = None
+
+    def sized(self, *, policies: int, weights: int) -> Local:
+        """It has no object store and waits for nothing."""
+        return self
 
     def check(self, *, ranks: int) -> None:
         """Raise ValueError for several learner ranks."""

@@ -6,25 +6,40 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 LAST_LINES = 5  # of a dead worker's log, for the message
+START_SECONDS = 300.0
+SLOW_DISK = 200e6  # bytes per second, of a network disk that several nodes share
 VMSTAT = Path("/proc/vmstat")  # its `oom_kill` counts the processes that the kernel's OOM killer ended
 
 
 @dataclass(frozen=True)
 class FaultTolerance:
-    """Timeouts for nodes and workers, and the number of worker deaths that a run survives."""
+    """Timeouts for nodes and workers, and the number of worker deaths that a run survives.
 
-    start_seconds: float = 300.0  # longest wait until all nodes have joined, and again until all workers are up
+    A worker that opens makes progress while its memory changes, or what it has read and written on disks.
+    """
+
+    start_seconds: float | None = None  # longest wait for nodes, and for a worker without progress; null: 300 or more
     silence_seconds: float = 120.0  # a worker without a heartbeat for so long counts as hanging and is killed
     deaths: int = 3  # worker deaths that a run survives; 0: the first death stops the run, which can be resumed
 
     def __post_init__(self) -> None:
         for key, rule, ok in (
-            ("start_seconds", "> 0", self.start_seconds > 0),
+            ("start_seconds", "> 0, or null", self.start_seconds is None or self.start_seconds > 0),
             ("silence_seconds", ">= 10, because workers on a busy machine miss heartbeats", self.silence_seconds >= 10),
             ("deaths", ">= 0 (0: the first death stops the run)", self.deaths >= 0),
         ):
             if not ok:
                 raise ValueError(f"cluster.fault_tolerance.{key} must be {rule}, got {vars(self)[key]}")
+
+    @property
+    def patience(self) -> float:
+        """Seconds."""
+        return START_SECONDS if self.start_seconds is None else self.start_seconds
+
+    def sized(self, weights: int) -> FaultTolerance:
+        """With time for workers that load so many bytes from a slow disk, unless start_seconds is given."""
+        longer = START_SECONDS + weights / SLOW_DISK
+        return self if self.start_seconds is not None else replace(self, start_seconds=longer)
 
 
 class WorkerError(RuntimeError):

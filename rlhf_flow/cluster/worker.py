@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_flow.cluster.failures import fatal_failures
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
-from rlhf_flow.cluster.weight_sync.transport import Transport, call_and_send
+from rlhf_flow.cluster.weight_sync.transport import Sender, call_and_send
+from rlhf_flow.protocols import FedEngine
 from rlhf_flow.sampler.source import streamed
 from rlhf_flow.specs import Place
 from rlhf_flow.system.gc_pause import gc_paused
+from rlhf_flow.system.rendezvous import free_port
+from rlhf_flow.types import Prompt, Rollouts
+from rlhf_flow.weights.broadcast import Channel
 from rlhf_flow.weights.offload import Offloadable
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
+
+FEED = "feed"  # Ray's concurrency group of `Worker.add`
 
 
 class ProcessInfo(NamedTuple):
@@ -34,17 +44,16 @@ class Worker:
     def __init__(self, name: str, monitor: ActorHandle) -> None:
         self.worker: Any = None
         self.failure: Exception | None = None
-        start_beating(monitor, name)
+        self.feeds: dict[str, SimpleQueue[Sequence[Prompt] | None]] = {}
+        self.sender = Sender()  # of a learner's rank 0
+        self.opened = False
+        start_beating(monitor, name, lambda: not self.opened)
 
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a free port, for the process group of the ranks."""
-        import socket
-
         import ray
 
-        with socket.socket() as free:
-            free.bind(("", 0))
-            return ray.util.get_node_ip_address(), free.getsockname()[1]
+        return ray.util.get_node_ip_address(), free_port("")
 
     def info(self) -> ProcessInfo:
         import ray
@@ -62,6 +71,8 @@ class Worker:
                 )
         except Exception as failure:  # the next call raises it, because the driver does not wait for `open`
             self.failure = failure
+        finally:
+            self.opened = True
 
     @fatal_failures()
     def ready(self) -> None:
@@ -77,16 +88,49 @@ class Worker:
         return getattr(self.worker, method)(*arguments, **named)
 
     def pieces(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Iterator[Any]:
-        """Yield what a call returns; of an engine's `stream`, each piece as soon as it is finished."""
-        self.ready()
-        with fatal_failures():
-            if method == "stream":
-                yield from streamed(self.worker, *arguments, **named)
-            else:
-                yield getattr(self.worker, method)(*arguments, **named)
+        """Yield what a call returns."""
+        yield self.call(method, arguments, named)
 
-    def stream(self, method: str, arguments: tuple[Any, ...], transport: Transport, bucket: int) -> Iterator[Any]:
-        """Yield what the transport returns for each bucket of published weights, then the answer of the call."""
+    def slots(self) -> int:
+        """The answers that the engine generates at a time."""
+        self.ready()
+        return self.worker.slots if isinstance(self.worker, FedEngine) else sys.maxsize
+
+    def feed(self, id: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Iterator[Rollouts]:
+        """Yield an engine's answers to the prompts that `add` brings, each piece as soon as it is finished."""
+        self.ready()
+        take = partial(_take, self.feeds.setdefault(id, SimpleQueue()))
+        with fatal_failures():
+            if isinstance(self.worker, FedEngine):
+                yield from self.worker.feed(take, *arguments, **named)
+            else:
+                while (prompts := take(wait=True)) is not None:
+                    yield from streamed(self.worker, prompts, *arguments, **named)
+        del self.feeds[id]
+
+    def add(self, id: str, prompts: Sequence[Prompt] | None) -> None:
+        """Prompts for `feed`; None: there are no more. Runs beside it, in the thread of the group `FEED`."""
+        self.feeds.setdefault(id, SimpleQueue()).put(prompts)
+
+    def stream(self, method: str, arguments: tuple[Any, ...], channel: Channel | None, bucket: int) -> Iterator[Any]:
+        """Yield each bucket of published weights, unless they go to the channel; then the answer of the call."""
         self.ready()
         with fatal_failures():
-            yield (yield from call_and_send(self.worker, method, arguments, transport=transport, bucket=bucket))
+            yield (
+                yield from call_and_send(
+                    self.worker, method, arguments, channel=channel, bucket=bucket, sender=self.sender
+                )
+            )
+
+
+def _take(queue: SimpleQueue[Sequence[Prompt] | None], *, wait: bool) -> Sequence[Prompt] | None:
+    """All prompts in the queue; None if no more will come. `wait`: until there are some."""
+    taken: list[Prompt] = []
+    while not queue.empty() or (wait and not taken):
+        prompts = queue.get()
+        if prompts is None:
+            if taken:
+                queue.put(None)
+            return taken or None
+        taken += prompts
+    return taken

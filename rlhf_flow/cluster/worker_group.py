@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
 from rlhf_flow.cluster.failures import BrokenWorkerError
-from rlhf_flow.cluster.heartbeat import BEAT_SECONDS
-from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, WorkerError, cause_of_death, oom_kills
-from rlhf_flow.cluster.weight_sync.object_store import ObjectStore
-from rlhf_flow.cluster.weight_sync.transport import Transport, received
+from rlhf_flow.cluster.heartbeat import BEAT_SECONDS, Progress
+from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, cause_of_death, oom_kills
+from rlhf_flow.cluster.weight_sync.transport import received
 from rlhf_flow.cluster.worker import ProcessInfo
+from rlhf_flow.weights.broadcast import Channel
 from rlhf_flow.weights.buckets import BUCKET
 
 if TYPE_CHECKING:
@@ -49,13 +49,13 @@ class WorkerGroup:
     launcher: Launcher
     size: int
     monitor: ActorHandle
-    start_seconds: float  # longest wait for the processes to be up
+    start_seconds: float  # longest wait for a process, and for a worker that makes no progress as it opens
     silence_seconds: float  # a process without a heartbeat for so long counts as hanging
-    transport: Transport = field(default_factory=ObjectStore)
     bucket: int = BUCKET  # bytes
     started: float = 0.0  # time.monotonic()
     ranks: list[Rank] = field(default_factory=list)  # empty if the group is stopped
     processes: list[ProcessInfo] = field(default_factory=list)  # empty until they are up
+    sent: str = ""  # sha256 of the policy that the learner sent to this engine, if it still holds it
 
     def start(self) -> None:
         """Start the processes, without waiting until their workers are open."""
@@ -67,7 +67,7 @@ class WorkerGroup:
         except RayActorError as error:
             raise DeadWorkerError(self.name, "it exited while it started") from error
         self.ranks = [Rank(handle, name) for handle, name in zip(handles, names, strict=True)]
-        self.processes, self.started = [], time.monotonic()
+        self.processes, self.started, self.sent = [], time.monotonic(), ""
 
     def stop(self) -> None:
         """Kill the processes."""
@@ -77,10 +77,9 @@ class WorkerGroup:
             ray.kill(self.ranks.pop().handle)
         self.launcher.release()
 
-    def ready(self) -> None:
-        """Wait until all workers are open. Raises what a worker raised as it opened, WorkerError or DeadWorkerError."""
-        self.wait([rank.handle.ready.remote() for rank in self.ranks], timeout=self.start_seconds)
-        self.locate()
+    @property
+    def up(self) -> bool:
+        return bool(self.ranks and self.processes)
 
     def locate(self) -> None:
         """Fill `processes`, once the processes are up."""
@@ -98,29 +97,40 @@ class WorkerGroup:
         first = self.ranks[0].handle.pieces.options(num_returns="streaming").remote(method, arguments, named)
         return first
 
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Call every rank and return the answer of rank 0. Raises what a rank raised, or DeadWorkerError."""
-        first, *others = (rank.handle for rank in self.ranks)
-        stream = first.stream.options(num_returns="streaming").remote(method, arguments, self.transport, self.bucket)
-        *sent, answer = self._collect(stream, [handle.call.remote(method, arguments, {}) for handle in others])
-        return received(self.get(answer, 0), sent, self.transport)
+    def slots(self) -> int:
+        """The answers that an engine generates at a time. Raises what `get` raises."""
+        call = self.ranks[0].handle.slots.remote()
+        self.wait([call])
+        slots: int = self.get(call, 0)
+        return slots
 
-    def wait(self, calls: Sequence[ObjectRef], *, timeout: float | None = None) -> None:
+    def feed(self, id: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> ObjectRefGenerator:
+        """Begin to generate on rank 0, an engine: `Worker.add` brings the prompts."""
+        first: ObjectRefGenerator
+        first = self.ranks[0].handle.feed.options(num_returns="streaming").remote(id, arguments, named)
+        return first
+
+    def call(self, method: str, *arguments: Any, channel: Channel | None = None) -> Any:
+        """Call every rank and return the answer of rank 0. Raises what a rank raised, or DeadWorkerError.
+
+        `channel`: for published weights. Without it they go to the object store.
+        """
+        first, *others = (rank.handle for rank in self.ranks)
+        stream = first.stream.options(num_returns="streaming").remote(method, arguments, channel, self.bucket)
+        *sent, answer = self._collect(stream, [handle.call.remote(method, arguments, {}) for handle in others])
+        return received(self.get(answer, 0), sent)
+
+    def wait(self, calls: Sequence[ObjectRef]) -> None:
         """Wait for one call per rank. The first failure ends the wait, because a rank without its peers hangs."""
         import ray
 
-        waiting, waited = list(calls), 0.0
+        waiting = list(calls)
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=BEAT_SECONDS)
             if done:
                 self.get(done[0], calls.index(done[0]))
-                continue
-            waited += BEAT_SECONDS
-            if timeout is not None and waited >= timeout:
-                raise WorkerError(
-                    f"{self.name} did not start in {timeout:g} s. Fix: raise cluster.fault_tolerance.start_seconds."
-                )
-            self.check_heartbeats(silence(self.monitor))
+            else:
+                self.check_heartbeats(silence(self.monitor))
 
     def get(self, call: ObjectRef, rank: int) -> Any:
         """The answer of a call that ended.
@@ -148,12 +158,12 @@ class WorkerGroup:
         for number, rank in enumerate(self.ranks):
             seconds = silent.get(rank.heartbeat)
             if seconds is None and time.monotonic() - self.started > self.start_seconds:
-                raise DeadWorkerError(self._title(number), f"it found no place within {self.start_seconds:.0f} s")
+                raise DeadWorkerError(self.title(number), f"it found no place within {self.start_seconds:.0f} s")
             if seconds is not None and seconds > self.silence_seconds:
                 lines = self._last_lines(number)
                 for process in self.processes:
                     kill(process)
-                raise DeadWorkerError(self._title(number), f"no heartbeat for {seconds:.0f} s; killed", lines)
+                raise DeadWorkerError(self.title(number), f"no heartbeat for {seconds:.0f} s; killed", lines)
 
     def _collect(self, stream: ObjectRefGenerator, others: Sequence[ObjectRef]) -> list[ObjectRef]:
         """All that rank 0 yields, once all ranks have answered. The first failure ends the wait, as in `wait`."""
@@ -205,9 +215,9 @@ class WorkerGroup:
             if process.node == ray.get_runtime_context().get_node_id():
                 kills = oom_kills() - process.oom_kills
         reason = cause_of_death(message, lines, node_alive=alive, oom_kills=kills)
-        return DeadWorkerError(self._title(rank), reason, lines)
+        return DeadWorkerError(self.title(rank), reason, lines)
 
-    def _title(self, rank: int) -> str:
+    def title(self, rank: int) -> str:
         return self.name if self.size == 1 else f"{self.name} rank {rank} of {self.size}"
 
     def _last_lines(self, rank: int) -> tuple[str, ...]:
@@ -233,6 +243,14 @@ def silence(monitor: ActorHandle) -> Mapping[str, float]:
 
     seconds: Mapping[str, float] = ray.get(monitor.silence.remote())
     return seconds
+
+
+def progress(monitor: ActorHandle) -> Mapping[str, Progress]:
+    """How far every worker has opened that has sent a heartbeat."""
+    import ray
+
+    made: Mapping[str, Progress] = ray.get(monitor.progress.remote())
+    return made
 
 
 def kill(process: ProcessInfo) -> None:

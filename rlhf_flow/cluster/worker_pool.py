@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_flow.cluster.gpu_sharing import GpuSlot
@@ -37,7 +39,7 @@ class End:
     """The call has answered."""
 
 
-Running: TypeAlias = "dict[ObjectRefGenerator, tuple[WorkerGroup, int]]"  # the number of the call
+Event: TypeAlias = "Piece | End | DeadWorkerError"
 
 
 @dataclass
@@ -46,41 +48,36 @@ class Pool:
 
     slot: GpuSlot
     supervisor: Supervisor
+    slots: int = 0  # answers that an engine generates at a time; 0: not known yet
+    # Held while an engine generates, and while the learner sends weights to it.
+    busy: AbstractContextManager[object] = field(default_factory=RLock)
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
-        """The answers of calls that have one piece each, in the order of the calls."""
-        answers = dict(self.stream(calls, rest=lambda number: calls[number]))
-        return [answers[number] for number in range(len(calls))]
+        """The answers of the calls, in their order. A call whose replica died is repeated on another one.
 
-    def stream(self, calls: Sequence[Call], rest: Callable[[int], Call]) -> Iterator[tuple[int, Any]]:
-        """Yield the pieces of the answers, each with the number of its call, in the order in which they arrive.
-
-        A replica that died is started again. `rest(number)` is what its call has not answered yet, and the next one to
-        be handed out. Raises what a call raised, WorkerError after too many deaths, and StoppedError if the caller
-        cancelled.
+        Raises what a call raised, WorkerError after too many deaths, and StoppedError if the caller cancelled.
         """
         self.slot.acquire()
-        waiting, idle = deque(enumerate(calls)), deque(self.groups)
-        running: Running = {}
+        waiting, answers = deque(enumerate(calls)), dict[int, Any]()
+        running: dict[ObjectRefGenerator, tuple[WorkerGroup, int]] = {}
         while waiting or running:
             check_cancelled()
-            while waiting and idle:
-                group = idle.popleft()
-                if not self._is_up(group):
-                    idle.append(group)
-                    continue
-                number, call = waiting.popleft()
-                running[group.pieces(call.method, call.arguments, call.named)] = group, number
-            for begun, event in self._arrived(running):
+            busy = {id(group) for group, _ in running.values()}
+            for group in self.groups:
+                if waiting and id(group) not in busy and self.is_up(group):
+                    number, call = waiting.popleft()
+                    running[group.pieces(call.method, call.arguments, call.named)] = group, number
+            for begun, event in self.arrived({begun: group for begun, (group, _) in running.items()}):
                 group, number = running[begun]
                 if isinstance(event, Piece):
-                    yield number, event.value
+                    answers[number] = event.value
                     continue
                 del running[begun]
-                idle.append(group)
                 if isinstance(event, DeadWorkerError):
-                    self._drop(group, event)
-                    waiting.appendleft((number, rest(number)))
+                    self.drop(group, event)
+                    if number not in answers:
+                        waiting.appendleft((number, calls[number]))
+        return [answers[number] for number in range(len(calls))]
 
     @property
     def groups(self) -> list[WorkerGroup]:
@@ -94,34 +91,37 @@ class Pool:
     def stopped(self) -> bool:
         return not any(group.ranks for group in self.groups)
 
-    def _arrived(self, running: Running) -> list[tuple[ObjectRefGenerator, Piece | End | DeadWorkerError]]:
+    def arrived(self, running: Mapping[ObjectRefGenerator, WorkerGroup]) -> list[tuple[ObjectRefGenerator, Event]]:
         """What happened to some of the calls. Replicas that hang are killed if nothing happens for a while."""
         import ray
 
+        if not running:  # all replicas died as they started
+            return []
         ready: list[ObjectRefGenerator]
         ready, _ = ray.wait(list(running), num_returns=1, timeout=BEAT_SECONDS)
         if ready:
             ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
-            return [(begun, _next(begun, running[begun][0])) for begun in ready]
+            return [(begun, _next(begun, running[begun])) for begun in ready]
         silent = silence(self.groups[0].monitor)  # all groups share the monitor
-        hanging = ((begun, _hangs(group, silent)) for begun, (group, _) in running.items())
+        hanging = ((begun, _hangs(group, silent)) for begun, group in running.items())
         return [(begun, death) for begun, death in hanging if death is not None]
 
-    def _is_up(self, group: WorkerGroup) -> bool:
+    def is_up(self, group: WorkerGroup) -> bool:
         """Start a stopped group. False if it died as it started."""
         try:
             if not group.ranks:
                 group.start()
         except DeadWorkerError as death:
-            self._drop(group, death)
+            self.drop(group, death)
         return bool(group.ranks)
 
-    def _drop(self, group: WorkerGroup, death: DeadWorkerError) -> None:
-        self.supervisor.record(death)
+    def drop(self, group: WorkerGroup, death: DeadWorkerError) -> None:
+        """Record a death. The replica is started again at its next call."""
         group.stop()
+        self.supervisor.record(death)
 
 
-def _next(begun: ObjectRefGenerator, group: WorkerGroup) -> Piece | End | DeadWorkerError:
+def _next(begun: ObjectRefGenerator, group: WorkerGroup) -> Event:
     """Raises what the call raised."""
     try:
         group.locate()

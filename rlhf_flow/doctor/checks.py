@@ -13,6 +13,7 @@ from rlhf_flow.capacity.fit import Room
 from rlhf_flow.capacity.learner_memory import plans as plans_learner
 from rlhf_flow.capacity.process_memory import MIB
 from rlhf_flow.capacity.worker_memory import scorers, with_inner
+from rlhf_flow.cluster.joining import store_mib
 from rlhf_flow.config import compatibility, data_checks
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.doctor import checkpoints, machine, network, packages, storage, tokenizers
@@ -108,8 +109,9 @@ def _machine(config: RunConfig) -> Iterator[Finding]:
     yield machine.clock()
     if not config.cluster.in_process:
         yield from machine.limits()
-        if config.cluster.address is None:
-            yield from machine.shared_memory(config.cluster.object_store_mib * MIB)
+        yield from machine.rdma()
+        if config.cluster.address is None and config.cluster.object_store_mib is not None:
+            yield from machine.shared_memory(config.cluster.object_store_mib * MIB, given=True)
 
 
 def _network(config: RunConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -170,6 +172,8 @@ def _plan(config: RunConfig, policy: tokenizers.Tokens, room: Room) -> Iterator[
     if not planned.problems:
         yield ok("plan", "memory and calls fit; rlhf-flow plan shows the numbers")
     yield storage.enough(Path(config.run_dir), planned.disk.most)
+    if not config.cluster.in_process and config.cluster.address is None and config.cluster.object_store_mib is None:
+        yield from machine.shared_memory(store_mib(planned.object_store) * MIB, given=False)
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.chat_template import chat_text, chat_tokens, encode, plain_tokens
 from rlhf_flow.tokenization.end_tokens import named_ends
 from rlhf_flow.types import Message, Policy, Prompt, Response, Rollouts, SamplingParams
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.model_sizes import sizes_of
-from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.source import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

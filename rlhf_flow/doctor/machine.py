@@ -1,7 +1,8 @@
-"""Checks of the machine: GPUs, shared memory, process limits, the clock."""
+"""Checks of the machine: GPUs, RDMA, shared memory, process limits, the clock."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from rlhf_flow.capacity.process_memory import MIB, size_text
 from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.system import machine as here
 
 OPEN_FILES = 4096  # Ray opens a few hundred for each worker
 PROCESSES = 2048
@@ -90,20 +92,44 @@ def limits() -> Iterator[Finding]:
             yield ok("limits", f"{name}: {'unlimited' if soft == resource.RLIM_INFINITY else soft}")
 
 
-def shared_memory(wanted: int, folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
-    """Whether Ray's object store fits into shared memory. `wanted` in bytes."""
-    if not folder.is_dir():
+def rdma(devices: Path = Path("/dev/infiniband")) -> Iterator[Finding]:
+    """Whether NCCL can use the RDMA devices of this machine. If not, it uses TCP and does not say so."""
+    if not any(devices.glob("uverbs*")):
         return
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        yield problem(
-            "machine",
-            f"{folder} has {size_text(free)} free, and cluster.object_store_mib asks for {size_text(wanted)}",
-            f"cluster.object_store_mib={max(80, int(free * 0.8) // MIB)}, or a container with "
-            f"--shm-size={-(-wanted // (1 << 30)) + 1}g",
+    try:
+        ctypes.CDLL("libibverbs.so.1")
+    except OSError:
+        yield warning(
+            "network",
+            "there are RDMA devices, but no libibverbs: NCCL uses TCP between nodes",
+            "apt-get install libibverbs1 ibverbs-providers",
+        )
+    most, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if most != resource.RLIM_INFINITY:
+        yield warning(
+            "limits",
+            f"at most {size_text(most)} of locked memory: NCCL cannot pin memory for RDMA, and uses TCP between nodes",
+            "ulimit -l unlimited; for containers --ulimit memlock=-1, or LimitMEMLOCK=infinity in containerd's unit",
         )
     else:
-        yield ok("machine", f"{folder} has {size_text(free)} free")
+        yield ok("limits", "locked memory: unlimited")
+
+
+def shared_memory(wanted: int, *, given: bool) -> Iterator[Finding]:
+    """Whether Ray's object store fits into shared memory. `wanted`: bytes; `given`: by cluster.object_store_mib."""
+    free = here.shared_memory()
+    if free is None:
+        return
+    if free >= wanted:
+        yield ok("machine", f"{here.SHARED_MEMORY} has {size_text(free)} free")
+        return
+    why = "cluster.object_store_mib asks for" if given else "the object store of a round's policies takes"
+    smaller = f"cluster.object_store_mib={max(80, int(free * 0.8) // MIB)}" if given else "cluster.transfer.by=disk"
+    yield problem(
+        "machine",
+        f"{here.SHARED_MEMORY} has {size_text(free)} free, and {why} {size_text(wanted)}",
+        f"{smaller}, or a container with --shm-size={-(-wanted // (1 << 30)) + 1}g",
+    )
 
 
 def clock(now: float | None = None) -> Finding:

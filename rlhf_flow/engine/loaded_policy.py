@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -51,6 +52,7 @@ class Loaded:
     base_sha: str  # of the policy whose whole weights these are; OPENED: the checkpoint of `Model`; or UNKNOWN
     adapter_sha: str | None = None  # of the policy whose adapter is set; None: no adapter; or UNKNOWN
     proven: bool = False  # the policy has no probe, or its probe agreed
+    round: int = 0  # that published the whole weights; 0: none did
 
     @property
     def policy_sha(self) -> str:
@@ -61,7 +63,13 @@ class LoadedPolicy:
     """Loads policies into one engine. At first the engine holds the checkpoint that it was opened on."""
 
     def __init__(
-        self, model: Model, shapes: Mapping[str, tuple[int, ...]], *, max_model_len: int, tolerance: float | None
+        self,
+        model: Model,
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        max_model_len: int,
+        tolerance: float | None,
+        checksum: Callable[[], object] | None = None,  # of the engine's weights; None: stale ones go unnoticed
     ) -> None:
         self._model = model
         self._shapes = shapes
@@ -69,6 +77,7 @@ class LoadedPolicy:
         # Rounding moves single bfloat16 log-probs by up to half a nat, so there the mean over tokens is compared.
         self._worst = model.dtype == "float32"
         self._tolerance = tolerance if tolerance is not None else (1e-3 if self._worst else 0.2)
+        self._checksum = checksum
         self._loaded = Loaded(OPENED)
 
     def fetch(self, policy: Policy, load: LoadWeights, measure: Measure, set_adapter: SetAdapter | None = None) -> None:
@@ -100,13 +109,48 @@ class LoadedPolicy:
         tensors = None if has_base else base.stream()
         if adapter is not None:
             self._check_terms(policy, adapter)
+        round = 0 if adapter else policy.round
         if tensors is not None:
-            self._loaded = Loaded(UNKNOWN)  # if `load` fails
-            load(tensors)
+            with self._replacing(base_sha, round):
+                load(tensors)
         if set_adapter is not None:
             self._loaded = Loaded(base_sha, UNKNOWN)
             set_adapter(adapter)
-        self._loaded = Loaded(base_sha, policy.sha256 if adapter else None)
+        self._loaded = Loaded(base_sha, policy.sha256 if adapter else None, round=round)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """The block replaces the weights; `received` tells by which. Until then they are unknown."""
+        self._before = self._loaded, None if self._checksum is None else self._checksum()
+        self._loaded = Loaded(UNKNOWN)
+        yield
+
+    def received(self, sha256: str, round: int) -> None:
+        """Raises RuntimeError if the weights are still those of another policy."""
+        before, checksum = self._before
+        self._check_changed(before, checksum, sha256, round)
+        self._loaded = Loaded(sha256, round=round)
+
+    def forget(self) -> None:
+        """The weights are lost."""
+        self._loaded = Loaded(UNKNOWN)
+
+    @contextmanager
+    def _replacing(self, sha256: str, round: int) -> Iterator[None]:
+        with self.receiving():
+            yield
+        self._check_changed(*self._before, sha256, round)
+
+    def _check_changed(self, before: Loaded, checksum: object, sha256: str, round: int) -> None:
+        # In bfloat16 the probe of the policy before may agree within the tolerance. Published weights with another hash
+        # are other weights; the start is identified by the hash of its files.
+        if self._checksum is None or before.base_sha == sha256 or not before.round or not round:
+            return
+        if self._checksum() == checksum:
+            raise RuntimeError(
+                f"the engine still holds the weights of round {before.round} after those of round {round} were loaded: "
+                "their checksum did not change. Nothing was sampled."
+            )
 
     def _prove(self, policy: Policy, measure: Measure) -> None:
         loaded = self._loaded

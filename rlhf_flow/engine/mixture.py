@@ -6,6 +6,7 @@ An engine holds one policy, or two that it can mix, in the slots `POLICY` and `R
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -57,6 +58,20 @@ class PolicySlots:
         slot = held[0] if held else POLICY
         self._fetch(slot, wanted)
         return float(slot)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """The block replaces the weights in the slot of the policy without `hold`. Raises what `receiving` raises."""
+        with self._loaded[POLICY].receiving():
+            yield
+
+    def received(self, sha256: str, round: int) -> None:
+        self._loaded[POLICY].received(sha256, round)
+
+    def forget(self) -> None:
+        """The weights in all slots are lost."""
+        for loaded in self._loaded:
+            loaded.forget()
 
     def _simplest(self, asked: Policy | Mixture) -> Policy | Mixture:
         """`asked`, or the single policy that it is equal to."""

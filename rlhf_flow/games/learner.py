@@ -22,7 +22,8 @@ from rlhf_flow.learner.logits import spread
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
-from rlhf_flow.weights.source import InMemoryWeights, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import InMemoryWeights
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,13 +98,14 @@ class TabularLearner:
         state = {LOGITS: torch.stack(parts).sum(0).where(free, -torch.inf)}
         return Policy(name, round, fingerprint(state), InMemoryWeights(state), stateless=True)
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:
         folder.mkdir(parents=True)
         logits = self.logits if policy is None else policy.weights.load()[LOGITS]
         save_file({LOGITS: logits.contiguous()}, folder / "logits.safetensors")
+        return {}
 
-    def save_state(self, folder: Path) -> None:
-        self.save_policy(folder)
+    def save_state(self, folder: Path) -> Mapping[str, str]:
+        return self.save_policy(folder)
 
     def load_state(self, folder: Path) -> None:
         self.logits = load_file(folder / "logits.safetensors")[LOGITS]

@@ -5,9 +5,9 @@ A backend knows how weights and gradients are spread over ranks. It knows neithe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rlhf_flow.learner.batching import Packed
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,19 @@ class Backend(Protocol):
         """The sum over ranks, on the CPU."""
         ...
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
-        """The whole parameter, gathered from the parts of all ranks, on rank `to`; None on the others.
+    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
+        """The whole parameter, gathered from the parts of all ranks, on rank `to`; None on the others."""
+        ...
 
-        Gathers into `into` and returns it, if its dtype and device are the same.
+    def gather(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
+        """The whole parameters in `dtype`, on every rank: one collective for all of them.
+
+        A tensor that every rank has already is no copy, if it has that dtype.
         """
         ...
 
-    def share(self, text: str) -> str:
-        """Broadcast the text of rank 0."""
+    def union(self, items: Mapping[K, V]) -> dict[K, V]:
+        """The items of all ranks. Collective."""
         ...
 
     def offload(self) -> None:

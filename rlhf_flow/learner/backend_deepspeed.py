@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
-from rlhf_flow.learner.backend import Parameter, Part
+from rlhf_flow.learner.backend import K, Parameter, Part, V
 from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.logits import Reader, spread
@@ -24,6 +23,7 @@ from rlhf_flow.learner.reward_model import RewardHeadModel
 from rlhf_flow.learner.storages import OffloadedStorages
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Place
+from rlhf_flow.system.rendezvous import store
 
 ZeroParameter = Any  # a torch parameter with attributes added by DeepSpeed
 
@@ -40,29 +40,14 @@ def join(place: Place) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     backend = "gloo" if place.device == "cpu" else "nccl"
     if not dist.is_initialized():
-        dist.init_process_group(backend, store=_store(place), rank=place.rank, world_size=place.size)
+        if place.address.startswith("127."):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        seconds = default_pg_timeout.total_seconds()
+        meeting = store(place.address, place.port, rank=place.rank, size=place.size, seconds=seconds)
+        dist.init_process_group(backend, store=meeting, rank=place.rank, world_size=place.size)
     # Its shared-memory kernel is compiled on first use, sums in another order, and is no faster here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-
-
-def _store(place: Place) -> dist.Store:
-    """The rendezvous of the ranks. On a loopback address it listens on that address only."""
-    if place.size == 1:
-        return dist.HashStore()
-    listener = None  # TCPStore listens on all interfaces
-    if place.address.startswith("127."):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        if place.rank == 0:
-            listener = socket.create_server((place.address, place.port)).detach()  # closed by the store
-    return dist.TCPStore(
-        place.address,
-        place.port,
-        place.size,
-        is_master=place.rank == 0,
-        timeout=default_pg_timeout,
-        master_listen_fd=listener,
-    )
 
 
 class DeepSpeedBackend:
@@ -176,7 +161,7 @@ class DeepSpeedBackend:
         dist.all_reduce(total)
         return total.cpu()
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
+    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
         if part.everywhere or self.size == 1:
             return part.values.view(parameter.shape) if self.rank == to else None
         ranges = self._ranges[parameter.name]
@@ -184,9 +169,7 @@ class DeepSpeedBackend:
             if part.values.numel():
                 dist.send(part.values.to(self.device), dst=to)
             return None
-        whole = into
-        if whole is None or (whole.dtype, whole.device) != (part.values.dtype, self.device):
-            whole = torch.empty(parameter.shape, dtype=part.values.dtype, device=self.device)
+        whole = torch.empty(parameter.shape, dtype=part.values.dtype, device=self.device)
         for rank, (start, count) in enumerate(ranges):
             target = whole.view(-1).narrow(0, start, count)
             if rank == to:
@@ -194,6 +177,34 @@ class DeepSpeedBackend:
             elif count:
                 dist.recv(target, src=rank)
         return whole
+
+    def gather(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
+        split = [(parameter, part) for parameter, part in parts if not part.everywhere and self.size > 1]
+        gathered = iter(self._all_gathered(split, dtype) if split else ())
+        return [
+            part.values.view(parameter.shape).to(dtype) if part.everywhere or self.size == 1 else next(gathered)
+            for parameter, part in parts
+        ]
+
+    def _all_gathered(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
+        """One all-gather of a flat buffer with this rank's slices, cast before they travel."""
+        ranges = [self._ranges[parameter.name] for parameter, _ in parts]  # [P][ranks] of (start, count)
+        longest = max(sum(ranks[rank][1] for ranks in ranges) for rank in range(self.size))
+        mine = torch.empty(longest, dtype=dtype, device=self.device)
+        at = 0
+        for _, part in parts:
+            at += mine.narrow(0, at, part.values.numel()).copy_(part.values).numel()
+        everything = torch.empty(self.size * longest, dtype=dtype, device=self.device)
+        # As bytes, because gloo does not gather every dtype.
+        dist.all_gather_into_tensor(everything.view(torch.uint8), mine.view(torch.uint8))
+        wholes, read = [], [rank * longest for rank in range(self.size)]
+        for (parameter, _), ranks in zip(parts, ranges, strict=True):
+            whole = torch.empty(parameter.shape, dtype=dtype, device=self.device)
+            for rank, (start, count) in enumerate(ranks):
+                whole.view(-1).narrow(0, start, count).copy_(everything.narrow(0, read[rank], count))
+                read[rank] += count
+            wholes.append(whole)
+        return wholes
 
     @cached_property
     def _ranges(self) -> dict[str, list[tuple[int, int]]]:
@@ -209,12 +220,12 @@ class DeepSpeedBackend:
             for parameter, ranks in zip(parameters, by_parameter, strict=True)
         }
 
-    def share(self, text: str) -> str:
+    def union(self, items: Mapping[K, V]) -> dict[K, V]:
         if self.size == 1:
-            return text
-        message = [text]
-        dist.broadcast_object_list(message, src=0, device=self.device)
-        return message[0]
+            return dict(items)
+        gathered: list[dict[K, V]] = [{}] * self.size
+        dist.all_gather_object(gathered, dict(items))
+        return {key: value for each in gathered for key, value in each.items()}
 
     def offload(self) -> None:
         # DeepSpeed 0.19.8 would offload less: nothing in stage 0, no moments of a torch AdamW in stage 3.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from rlhf_flow.learner.backend import Parameter, Part
+from rlhf_flow.learner.backend import K, Parameter, Part, V
 from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
@@ -69,11 +69,14 @@ class TorchBackend:
     def sum(self, values: Tensor) -> Tensor:
         return values.cpu()
 
-    def whole(self, parameter: Parameter, part: Part, *, to: int, into: Tensor | None = None) -> Tensor | None:
+    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
         return part.values.view(parameter.shape)
 
-    def share(self, text: str) -> str:
-        return text
+    def gather(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
+        return [part.values.view(parameter.shape).to(dtype) for parameter, part in parts]
+
+    def union(self, items: Mapping[K, V]) -> dict[K, V]:
+        return dict(items)
 
     def offload(self) -> None:
         self._move(torch.device("cpu"))

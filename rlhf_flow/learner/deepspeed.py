@@ -45,6 +45,11 @@ class DeepSpeed:
     def can_average(self) -> bool:
         return self.lora.rank == 0
 
+    @property
+    def broadcasts(self) -> bool:
+        """Adapters are small, and engines of policies only receive weights."""
+        return self.lora.rank == 0 and not self.head.outputs
+
     def fingerprint(self) -> str:
         return "" if self.config is None else hashlib.sha256(Path(self.config).read_bytes()).hexdigest()
 

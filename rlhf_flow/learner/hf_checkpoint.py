@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 from rlhf_flow.specs import Model
-from rlhf_flow.weights.buckets import Bucket, Index
+from rlhf_flow.weights.buckets import Index, Read, fill
+from rlhf_flow.weights.safetensors_file import write
 
 # Processors of images and audio, which servers of multimodal models need.
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 
 
-def write_checkpoint(
-    folder: Path, model: Model, lm: PreTrainedModel, groups: Sequence[Index], buckets: Iterator[Bucket]
-) -> None:
-    """One weight file per bucket, with the index in `groups`. Config, tokenizer and code come from `model.path`.
+def write_weights(folder: Path, groups: Sequence[Index], read: Read, *, rank: int, ranks: int) -> dict[str, str]:
+    """Write one weight file per group. Rank k writes the files k, k + ranks, ... Returns the sha256 of these files.
+
+    Rank 0 also writes the index, if there are several files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(groups)
+    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    if count == 1:
+        names = ["model.safetensors"]
+    if count > 1 and rank == 0:
+        weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
+        total = sum(entry.size for group in groups for entry in group)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return {
+        name: write(folder / name, bucket.index, [bucket.data], metadata={"format": "pt"})
+        for name, bucket in zip(names[rank::ranks], fill(groups[rank::ranks], read), strict=True)
+    }
+
+
+def write_settings(folder: Path, model: Model, lm: PreTrainedModel) -> None:
+    """Write everything but the weights. Config, tokenizer and code come from `model.path`.
 
     The generation config holds special tokens only, no sampling defaults.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    _write_weights(folder, groups, buckets)
     config = AutoConfig.from_pretrained(model.path, **source)
     config.dtype = model.dtype
     config.architectures = [type(lm).__name__]
@@ -51,18 +69,3 @@ def _copy_code(model: Model, folder: Path) -> None:
             copy = folder / path.relative_to(start)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-
-
-def _write_weights(folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-    """A single file, or shards and an index."""
-    count = len(groups)
-    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-    if count == 1:
-        names = ["model.safetensors"]
-    for name, bucket in zip(names, buckets, strict=True):
-        bucket.write(folder / name)
-    if count > 1:
-        weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
-        total = sum(entry.size for group in groups for entry in group)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -17,17 +17,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import Bucket, Index, torch_dtype
-from rlhf_flow.weights.source import (
-    PREFIX,
-    Adapter,
-    Checkpoint,
-    InMemoryWeights,
-    Weights,
-    adapter_fingerprint,
-    checkpoint_fingerprint,
-    write_adapter,
-)
+from rlhf_flow.weights.buckets import Index, torch_dtype
+from rlhf_flow.weights.fingerprint import adapter_fingerprint, checkpoint_fingerprint
+from rlhf_flow.weights.source import PREFIX, Adapter, Checkpoint, InMemoryWeights, Weights, write_adapter
 
 NAME = "default"  # peft's name of the adapter
 
@@ -93,12 +85,16 @@ class LoRAModel:
             "product of the means. Fix: learner.lora.rank=0, or a schedule that averages no policies."
         )
 
-    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-        """Write peft's format, one file, and the tokenizer."""
-        tensors = {name: tensor.clone() for bucket in buckets for name, tensor in bucket.tensors()}
-        write_adapter(folder, self.weights(InMemoryWeights(tensors)))
-        source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
-        AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
+    def save(
+        self, folder: Path, index: Index, tensors: Iterator[tuple[str, Tensor]], *, bucket: int, rank: int, ranks: int
+    ) -> dict[str, str]:
+        """Rank 0 writes peft's format, one file, and the tokenizer."""
+        adapter = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
+        if rank == 0:
+            write_adapter(folder, self.weights(InMemoryWeights(adapter)))
+            source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
+            AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
+        return {}
 
     def _is_base(self, policy: Policy) -> bool:
         """Whether it is the base without an adapter."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batching import Example, Row, count, global_batches, read_examples, read_rows
-from rlhf_flow.learner.gather import Gathered, Stored
+from rlhf_flow.learner.held_weights import HeldWeights, Pass
 from rlhf_flow.learner.inference import Forward, read_all
 from rlhf_flow.learner.readout import Readout
 from rlhf_flow.learner.step import take_step
@@ -24,9 +22,9 @@ from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy, Probe
-from rlhf_flow.weights.buckets import Bucket, Index, fill, pack, reader, torch_dtype
+from rlhf_flow.weights.buckets import fill, pack, reader, torch_dtype
+from rlhf_flow.weights.fingerprint import Fingerprint
 from rlhf_flow.weights.publish import DetachedWeights, Publishing, held
-from rlhf_flow.weights.source import Fingerprint, Weights
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,25 +48,23 @@ class PreferenceLearner:
         self.model, self.training, self.backend = model, training, backend
         self.reading, self.trained = reading, trained
         self.bucket = bucket  # bytes of weights to gather at once
-        self.dtype = torch_dtype(model.dtype)  # of published weights
-        # The identity of the weights held: at first that of the policy started from, which may be a hash of files. None
-        # after an optimizer step, until `fingerprint` is called.
-        self.held: str | None = None
+        threads = training.threads or 1
+        self.held = HeldWeights(model.path, backend, trained, torch_dtype(model.dtype), bucket=bucket, threads=threads)
         self._prepared: PreparedBatches | None = None
         self._probe: state.Context | None = None
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def start(self, policy: Policy) -> None:
-        if policy.sha256 != self.held:
+        if policy.sha256 != self.held.sha256:
             if policy.state is not None:
                 self.load_state(policy.state)
-                if self.held != policy.sha256:
-                    raise ValueError(f"{policy.state} holds the weights {self.held}, not those of {policy}")
+                if self.held.sha256 != policy.sha256:
+                    raise ValueError(f"{policy.state} holds the weights {self.held.sha256}, not those of {policy}")
             else:
-                self._write(self.trained.of(policy))
+                self.held.load(self.trained.of(policy))
                 state.forget(self.backend)
-                self.held = policy.sha256
+                self.held.sha256 = policy.sha256
         if self.training.optimizer_state == "fresh":
             state.forget(self.backend)
 
@@ -76,44 +72,62 @@ class PreferenceLearner:
         return held(self.publishing(name, round))
 
     def publishing(self, name: str, round: int) -> Publishing:
-        groups, buckets = self._gathered()
-        digest = Fingerprint() if self.held is None else None
-        yield from self._stream(buckets, digest)
-        if digest is not None:
-            self.held = self._identity(digest)
-        return Policy(name, round, self.fingerprint(), self.trained.weights(DetachedWeights(groups)), self._prove())
+        weights = Pass(self.held)
+        if self.backend.rank == 0:  # the other ranks yield nothing, and take part in gathering
+            yield from fill(pack(weights.index, self.bucket), reader(weights.tensors))
+        return self._published(weights, name, round)
+
+    def publishing_files(self, name: str, round: int) -> Publishing:
+        """As `publishing`, with the tensors that a checkpoint would store, on the learner's device.
+
+        Each bucket is valid until the one after the next.
+        """
+        weights, layout = Pass(self.held), self.trained.layout
+        if self.backend.rank == 0:
+            index = weights.index if layout is None else layout.stored(weights.index)
+            tensors = weights.tensors if layout is None else layout.convert(weights.tensors)
+            yield from fill(pack(index, self.bucket), reader(tensors), self.backend.device, buffers=2)
+        return self._published(weights, name, round)
+
+    def _published(self, weights: Pass, name: str, round: int) -> Policy:
+        detached = DetachedWeights(tuple(pack(weights.index, self.bucket)))
+        return Policy(name, round, weights.identity(), self.trained.weights(detached), self._prove())
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
         return held(self.averaging(name, round, terms))
 
     def averaging(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Publishing:
-        weights = self.trained.average(terms, self.dtype)
+        weights = self.trained.average(terms, self.held.dtype)
         groups = tuple(pack(weights.index(), self.bucket))
-        mine = groups if self.backend.rank == 0 else ()
-        digest = Fingerprint()
-        yield from self._stream(fill(mine, reader(weights.stream())), digest)
-        sha256 = self._identity(digest)
+        identity = dict[str, str]()
+        if self.backend.rank == 0:
+            digest = Fingerprint(threads=self.held.threads)
+            yield from fill(groups, reader(digest.passing(weights.stream())))
+            identity = {"sha256": self.trained.sha256(digest.hexdigest())}
+        sha256 = self.backend.union(identity)["sha256"]
         probe = self._prove(Policy(name, round, sha256, self.trained.weights(weights)))
         return Policy(name, round, sha256, self.trained.weights(DetachedWeights(groups)), probe)
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        weights = Gathered(self.backend, self.trained, self.dtype) if policy is None else self.trained.of(policy)
-        stored = Stored(weights, self.trained.layout)
-        groups, read = pack(stored.index(), self.bucket), stored.read
-        if self.backend.rank == 0:
-            self.trained.save(folder, groups, fill(groups, read))
-        elif policy is None:
-            for _ in fill(groups, read):  # rank 0 gathers this rank's parts
-                pass
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> dict[str, str]:
+        if policy is None or policy.sha256 == self.held.sha256:
+            weights = Pass(self.held)
+            index, tensors = weights.index, weights.tensors
+        else:
+            index, tensors = (given := self.trained.of(policy)).index(), given.stream()
+        rank, ranks = self.backend.rank, self.backend.size
+        hashes = self.trained.save(folder, index, tensors, bucket=self.bucket, rank=rank, ranks=ranks)
+        for _ in tensors:  # the other ranks gather with this one
+            pass
+        return self.backend.union(hashes)
 
-    def save_state(self, folder: Path) -> None:
-        sha256, base = self.fingerprint(), self.trained.base
-        state.save(folder, self.backend, self.training.optimizer, sha256=sha256, probe=self._probe, base=base)
+    def save_state(self, folder: Path) -> dict[str, str]:
+        sha256, base = self.held.fingerprint(), self.trained.base
+        return state.save(folder, self.backend, self.training.optimizer, sha256=sha256, probe=self._probe, base=base)
 
     def load_state(self, folder: Path) -> None:
-        self.held = None
+        self.held.sha256 = None
         counters = state.load(folder, self.backend, self.training.optimizer, base=self.trained.base)
-        self.held, self._probe = counters.sha256, counters.probe
+        self.held.sha256, self._probe = counters.sha256, counters.probe
 
     def step_aside(self) -> None:
         self.backend.offload()
@@ -140,7 +154,7 @@ class PreferenceLearner:
         import pyarrow as pa
 
         rows = read_rows(responses, wanted)
-        with self._reading(policy):
+        with self.held.reading(policy):
             read = dict(zip(rows, self._forward(list(rows.values()), forward, numbers=len(columns)), strict=True))
         lists = pa.list_(pa.float32())
         return pa.table(
@@ -156,34 +170,6 @@ class PreferenceLearner:
         micro_batch = 2 * self.training.micro_batch
         return read_all(self.backend, self.reading, rows, forward, micro_batch=micro_batch, numbers=numbers)
 
-    @contextmanager
-    def _reading(self, policy: Policy | None = None) -> Iterator[None]:
-        """Forward passes in this block use `policy` (default: the weights held), rounded to the published dtype.
-
-        There is no second model: the weights are replaced, and restored afterwards, bit for bit.
-        """
-        held = policy is None or policy.sha256 == self.held
-        if held and self.dtype == torch.float32:
-            yield
-            return
-        if policy is not None and not held and (at_hand := self.trained.at_hand(policy)) is not None:
-            with at_hand:
-                yield
-            return
-        kept = [parameter.seen.values.clone() for parameter in self.backend.parameters()]
-        buffers = {name: buffer.clone() for name, buffer in self.backend.lm.named_buffers()}
-        try:
-            if policy is not None and not held:
-                self._write(self.trained.of(policy), moves_masters=False)
-            for parameter in self.backend.parameters():
-                parameter.seen.values.copy_(parameter.seen.values.to(self.dtype))
-            yield
-        finally:
-            for parameter, values in zip(self.backend.parameters(), kept, strict=True):
-                parameter.seen.values.copy_(values)
-            for name, buffer in self.backend.lm.named_buffers():
-                buffer.copy_(buffers[name])
-
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def steps(self, lesson: TrainingRound) -> int:
@@ -197,7 +183,7 @@ class PreferenceLearner:
                 step, len(prepared.batches), round=lesson.round, rounds=lesson.rounds
             )
             rate = self.training.optimizer.rate * self.training.schedule.factor(progress)
-            self.held = None
+            self.held.sha256 = None
             taken, norm = take_step(
                 self.backend,
                 lesson.objective,
@@ -235,56 +221,6 @@ class PreferenceLearner:
         if self._probe is None:
             return None
         tokens, prompt = np.array(self._probe.tokens, dtype=np.int32), self._probe.prompt
-        with self._reading(policy):
+        with self.held.reading(policy):
             (logps,) = self._forward([Row(tokens[:prompt], tokens[prompt:])], self.backend.logps)
         return Probe(tuple(self._probe.tokens), prompt, tuple(logps[:, 0].tolist()))
-
-    def _gathered(self) -> tuple[tuple[Index, ...], Iterator[Bucket]]:
-        """The weights held, as they are published; what is in each bucket is known before."""
-        gathered = Gathered(self.backend, self.trained, self.dtype)
-        groups = tuple(pack(gathered.index(), self.bucket))
-        return groups, fill(groups, gathered.read)
-
-    def fingerprint(self) -> str:
-        """The identity of the weights held. Collective: hashes them if they changed since the last call."""
-        if self.held is None:
-            digest = Fingerprint()
-            for _ in self._stream(self._gathered()[1], digest):
-                pass
-            self.held = self._identity(digest)
-        return self.held
-
-    def _stream(self, buckets: Iterator[Bucket], digest: Fingerprint | None) -> Iterator[Bucket]:
-        """The buckets, hashed on the way. Yields them on rank 0 only; other ranks take part in gathering them."""
-        for bucket in buckets:
-            if self.backend.rank == 0:
-                if digest is not None:
-                    digest.add_all(bucket.tensors())
-                yield bucket
-
-    def _identity(self, digest: Fingerprint) -> str:
-        """The policy's identity, from rank 0's digest of the published tensors."""
-        return self.backend.share(self.trained.sha256(digest.hexdigest()))
-
-    def _write(self, weights: Weights, *, moves_masters: bool = True) -> None:
-        """Load weights into the forward pass and the master weights. Raises ValueError if they do not fit."""
-        buffers, names = self.trained.buffers(), self.trained.names()
-        parameters = {names[parameter.name][0]: parameter for parameter in self.backend.parameters()}
-        expected = {name for group in names.values() for name in group} | set(buffers)
-        found = {entry.name: entry.shape for entry in weights.index()}
-        if set(found) != expected:
-            missing, unknown = sorted(expected - set(found))[:3], sorted(set(found) - expected)[:3]
-            raise ValueError(f"these weights do not fit {self.model.path}: missing {missing}, unknown {unknown}")
-        for name, parameter in parameters.items():
-            if found[name] != parameter.shape:
-                raise ValueError(
-                    f"these weights do not fit {self.model.path}: {parameter.name} is {found[name]}, "
-                    f"not {parameter.shape}"
-                )
-        for name, tensor in weights.stream():
-            if name in buffers:
-                buffers[name].copy_(tensor)
-            elif name in parameters:  # tied weights: the first name only
-                parameters[name].seen.write(tensor)
-                if moves_masters:
-                    parameters[name].master.write(tensor)

@@ -6,15 +6,18 @@ Parameter i is whole in the file of rank i % size, so the number of ranks may ch
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.optimizer import Optimizer
+from rlhf_flow.weights.buckets import TensorInfo
+from rlhf_flow.weights.safetensors_file import write
 
 INDEX = "state.json"
 
@@ -38,24 +41,41 @@ class Counters:
 
 def save(
     folder: Path, backend: Backend, optimizer: Optimizer, *, sha256: str, probe: Context | None, base: str | None
-) -> None:
-    """Collective. Each rank writes its file; rank 0 writes the index."""
+) -> dict[str, str]:
+    """Collective. Each rank writes its file tensor by tensor; rank 0 writes the index.
+
+    Returns the sha256 of the files of all ranks, by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     steps = step_count(backend)
     moments = optimizer.moments if steps else ()
-    mine: dict[str, torch.Tensor] = {}
-    for i, parameter in enumerate(backend.parameters()):
-        parts = {"weight": parameter.master}
-        parts |= {key: parameter.moment(backend.optimizer.state[parameter.owner][key]) for key in moments}
-        for key, part in parts.items():
-            whole = backend.whole(parameter, part, to=i % backend.size)
-            if whole is not None and i % backend.size == backend.rank:
-                mine[f"{key}/{parameter.name}"] = whole.to("cpu", copy=True).contiguous()
-    save_file(mine, folder / _file(backend.rank))
+    parameters = list(enumerate(backend.parameters()))
+    parameters.sort(key=lambda each: each[1].name)  # the order of a safetensors file
+    parts = [
+        (f"{key}/{parameter.name}", i % backend.size, parameter, key)
+        for key in sorted(("weight", *moments))
+        for i, parameter in parameters
+    ]
+    mine = tuple(TensorInfo(name, "float32", one.shape) for name, to, one, _ in parts if to == backend.rank)
+
+    def whole() -> Iterator[Tensor]:
+        """The tensors of this rank's file; it sends its parts of all others on the way."""
+        for _, to, parameter, key in parts:
+            part = parameter.master
+            if key != "weight":
+                part = parameter.moment(backend.optimizer.state[parameter.owner][key])
+            tensor = backend.whole(parameter, part, to=to)
+            if to == backend.rank:
+                assert tensor is not None
+                yield tensor.cpu()
+
+    file = _file(backend.rank)
+    hashes = backend.union({file: write(folder / file, mine, whole())})
     if backend.rank == 0:
         index = asdict(Counters(sha256, optimizer.name, steps, probe, base))
         index |= {"files": [_file(rank) for rank in range(backend.size)]}
         (folder / INDEX).write_text(json.dumps(index) + "\n")
+    return hashes
 
 
 def load(folder: Path, backend: Backend, optimizer: Optimizer, *, base: str | None) -> Counters:

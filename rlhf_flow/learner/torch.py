@@ -29,6 +29,11 @@ class Torch:
     def can_average(self) -> bool:
         return self.lora.rank == 0
 
+    @property
+    def broadcasts(self) -> bool:
+        """Adapters are small, and engines of policies only receive weights."""
+        return self.lora.rank == 0 and not self.head.outputs
+
     def fingerprint(self) -> str:
         return ""
 

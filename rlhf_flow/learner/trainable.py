@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf_flow.learner.hf_checkpoint import write_checkpoint
+from rlhf_flow.learner.hf_checkpoint import write_settings, write_weights
 from rlhf_flow.learner.readout import Readout
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import Bucket, Index, dtype_name
+from rlhf_flow.weights.buckets import Index, dtype_name, pack, reader
 from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.source import Weights
 
@@ -61,8 +61,13 @@ class Trainable(Protocol):
         """The weighted sum of policies. Raises ValueError if it is not of this kind."""
         ...
 
-    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-        """Write `buckets`, whose indices are `groups`, as a checkpoint."""
+    def save(
+        self, folder: Path, index: Index, tensors: Iterator[tuple[str, Tensor]], *, bucket: int, rank: int, ranks: int
+    ) -> dict[str, str]:
+        """Write this rank's share of a checkpoint of the published `tensors`, sorted by name.
+
+        `bucket`: bytes of a weight file, at most. Returns the sha256 of the weight files, by path in the folder.
+        """
         ...
 
 
@@ -110,8 +115,14 @@ class FullModel:
     def average(self, terms: Sequence[tuple[Policy, float]], dtype: torch.dtype) -> Weights:
         return Average(tuple((self.of(policy), coefficient) for policy, coefficient in terms), dtype)
 
-    def save(self, folder: Path, groups: Sequence[Index], buckets: Iterator[Bucket]) -> None:
-        write_checkpoint(folder, self.model, self.lm, groups, buckets)
+    def save(
+        self, folder: Path, index: Index, tensors: Iterator[tuple[str, Tensor]], *, bucket: int, rank: int, ranks: int
+    ) -> dict[str, str]:
+        groups = pack(self.layout.stored(index), bucket)
+        hashes = write_weights(folder, groups, reader(self.layout.convert(tensors)), rank=rank, ranks=ranks)
+        if rank == 0:
+            write_settings(folder, self.model, self.lm)
+        return hashes
 
 
 @dataclass(frozen=True)

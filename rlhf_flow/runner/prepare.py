@@ -21,6 +21,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 
 from rlhf_flow import loop, report
+from rlhf_flow.capacity.cluster_needs import sized
 from rlhf_flow.cluster.ray_persistent import OpenClusters
 from rlhf_flow.config import compatibility, data_checks, renamed
 from rlhf_flow.config.compose import as_yaml, flat
@@ -45,7 +46,8 @@ from rlhf_flow.system.optional_deps import check_all
 from rlhf_flow.system.redact import redacted
 from rlhf_flow.tokenization.chat_template import dated, today
 from rlhf_flow.types import Policy, RoundRecord
-from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
+from rlhf_flow.weights.source import Checkpoint
 
 LOCKS = Path(__file__).parents[2] / "requirements"  # exists if the package runs from a clone
 RECORDED = (
@@ -89,7 +91,7 @@ class Prepared:
             if done < rounds or not self.ledger.has(done, "policy"):
                 with (
                     contextlib.closing(OpenClusters()) as own,
-                    (clusters or own).cluster(self.config.cluster) as cluster,
+                    (clusters or own).cluster(sized(self.config, Path(self.model.path))) as cluster,
                 ):
                     self._run(cluster)
             else:

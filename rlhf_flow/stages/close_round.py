@@ -64,7 +64,7 @@ def save_last_policy(context: RunContext, policies: PolicyRegistry) -> None:
     def write(writer: StageWriter) -> StageFacts:
         policies.begin(last)
         context.save_policy(writer, last)
-        context.learner.save_state(writer.folder("learner"))
+        writer.save("learner", context.learner.save_state)
         return {"sha256": policies.sha256(last)}
 
     if last > 0 and context.ledger.durable and not context.ledger.has(last, "policy"):

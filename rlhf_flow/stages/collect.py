@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
@@ -79,16 +79,17 @@ def sample(
         }
 
     done = 0
-    for name, chunk in chunks.items():
-        context.progress(plan.round, "sample", done, len(prompts), "prompts")
-        yield context.ledger.commit(plan.round, name, partial(write, name=name))
-        done += len(chunk)
+    with closing(pieces):
+        for name, chunk in chunks.items():
+            context.progress(plan.round, "sample", done, len(prompts), "prompts")
+            yield context.ledger.commit(plan.round, name, partial(write, name=name))
+            done += len(chunk)
     context.progress(plan.round, "sample", done, len(prompts), "prompts")
 
 
 def _stream(
     context: RunContext, plan: RoundPlan, policies: PolicyRegistry, prompts: Sequence[Prompt]
-) -> Iterator[Rollouts]:
+) -> Generator[Rollouts]:
     """The responses to the prompts, in the order in which prompts are finished."""
     players = {role: policies.playing(plan, role) for role in plan.samplers}
     yield from context.sampler.stream(context.engine, prompts, players, round=plan.round, seed=context.seed)

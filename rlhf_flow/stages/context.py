@@ -111,7 +111,7 @@ class RunContext:
 
     def save_policy(self, writer: StageWriter, round: int) -> None:
         """Write the policy that the learner holds, with its model card."""
-        self.learner.save_policy(writer.folder("policy"))
+        writer.save("policy", self.learner.save_policy)
         if self.model_card is not None:
             metrics = {record.round: record.metrics for record in self.ledger.records if record.round}
             known = {past: one["eval/win_rate"] for past, one in metrics.items() if "eval/win_rate" in one}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from functools import partial
 
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.stages.context import RunContext
@@ -38,45 +40,70 @@ def anchor(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> St
     return context.commit(plan.round, "anchor", write)
 
 
-def learn(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> StageRecord:
-    """Train on the round's pairs and publish the result. Two commits: `learn`, `publish`."""
+def learn(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> None:
+    """Train on the round's pairs and publish the result. Two commits: `learn`, `publish`.
+
+    If engines and learner can work at the same time, the learner writes its checkpoint during the next stages, which
+    are committed after these two.
+    """
     round, ledger, learner = plan.round, context.ledger, context.learner
-    if record := ledger.committed(round, "publish"):
-        return record
+    if ledger.committed(round, "publish") is not None:
+        return
     training = training_round(context, plan, policies)
     steps = learner.steps(training)  # 0 if there are no pairs: the same weights are published
-    every = context.checkpoints.every
-    writes_checkpoint = round % every == 0 or round == context.rounds
-
-    def train(writer: StageWriter) -> StageFacts:
+    writes_checkpoint = round % context.checkpoints.every == 0 or round == context.rounds
+    metrics: StageFacts = {}
+    began = time.perf_counter()
+    if ledger.committed(round, "learn") is None:
         metrics = _train(context, plan, policies, training, steps=steps)
+    else:  # killed between the two commits
+        _restore(context, plan, policies, training, steps=steps)
+    trained = time.perf_counter()
+    policy = policies.publish(plan, changed=steps > 0)
+    averages = {name: policies.average(name, round, decay) for name, decay in plan.averages.items()}
+    published = time.perf_counter()
+
+    def save_state(writer: StageWriter) -> StageFacts:
         if writes_checkpoint:
-            learner.save_state(writer.folder("learner"))
+            writer.save("learner", learner.save_state)
         return metrics
 
-    def publish(writer: StageWriter) -> StageFacts:
-        policy = policies.publish(plan, changed=steps > 0)
-        averages = {name: policies.average(name, round, decay) for name, decay in plan.averages.items()}
+    def save_policies(writer: StageWriter) -> StageFacts:
         if writes_checkpoint:
             context.save_policy(writer, round)
             for name, average in averages.items():
-                learner.save_policy(writer.folder(average_folder(name)), average)
+                writer.save(average_folder(name), partial(learner.save_policy, policy=average))
         return {"name": policy.name, **facts_of(policy), "averages": {k: facts_of(v) for k, v in averages.items()}}
 
-    if ledger.committed(round, "learn") is None:
-        ledger.commit(round, "learn", train)
-    else:  # killed between the two commits: restore the learner as it was at the end of `learn`
-        policies.begin(plan.init)
-        if ledger.has(round, "learner"):
-            learner.load_state(ledger.folder(round) / "learner")
-        elif steps:
-            learner.update(training, 0, steps)
-    record = ledger.commit(round, "publish", publish)
-    policies.rebase(round)
-    if writes_checkpoint:  # until now, a restarted rank could need the states saved inside earlier rounds
-        for past in range(max(1, round - every + 1), round + 1):
-            ledger.prune(past, sorted(path.name for path in ledger.folder(past).glob("learner.step*")))
-    return record
+    def commit() -> None:
+        ledger.commit(round, "learn", save_state, spent=trained - began)
+        ledger.commit(round, "publish", save_policies, spent=published - trained)
+        policies.rebase(round)
+        if writes_checkpoint:  # until now, a restarted rank could need the states saved inside earlier rounds
+            _prune_steps(context, round)
+
+    if context.disaggregated:
+        ledger.commit_behind(round, ("learn", "publish"), commit)
+    else:
+        commit()
+
+
+def _restore(
+    context: RunContext, plan: RoundPlan, policies: PolicyRegistry, training: TrainingRound, *, steps: int
+) -> None:
+    """Bring the learner to the end of the committed stage `learn`."""
+    policies.begin(plan.init)
+    if context.ledger.has(plan.round, "learner"):
+        context.learner.load_state(context.ledger.folder(plan.round) / "learner")
+    elif steps:
+        context.learner.update(training, 0, steps)
+
+
+def _prune_steps(context: RunContext, round: int) -> None:
+    """Delete the states that were saved inside the rounds since the last checkpoint."""
+    for past in range(max(1, round - context.checkpoints.every + 1), round + 1):
+        folder = context.ledger.folder(past)
+        context.ledger.prune(past, sorted(path.name for path in folder.glob("learner.step*")))
 
 
 def _train(
@@ -108,7 +135,7 @@ def _train(
 def _commit_steps(context: RunContext, round: int, training: TrainingRound, first: int, last: int) -> StageRecord:
     def write(writer: StageWriter) -> StageFacts:
         metrics = context.learner.update(training, first, last)
-        context.learner.save_state(writer.folder(f"learner.step{last:06d}"))
+        writer.save(f"learner.step{last:06d}", context.learner.save_state)
         return metrics
 
     return context.ledger.commit(round, f"learn.step{last:06d}", write)

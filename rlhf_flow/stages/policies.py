@@ -20,6 +20,8 @@ from rlhf_flow.stages.read_scores import origins
 from rlhf_flow.storage.store import StageFacts, StageRecord
 from rlhf_flow.storage.tables import Shard, Table
 from rlhf_flow.types import Policy, Probe, RoundPlan
+from rlhf_flow.weights.fingerprint import LEAF
+from rlhf_flow.weights.publish import HeldByLearner
 from rlhf_flow.weights.source import published
 
 
@@ -90,7 +92,10 @@ class PolicyRegistry:
         from a checkpoint, so starting here keeps that log short, and independent of checkpoints that get pruned.
         """
         if self.context.ledger.has(round, "learner"):
-            self.policies[round] = replace(self.policies[round], state=self.context.ledger.folder(round) / "learner")
+            policy = replace(self.policies[round], state=self.context.ledger.folder(round) / "learner")
+            if isinstance(policy.weights, HeldByLearner) and (on_disk := self._from_disk(round)) is not None:
+                policy = on_disk
+            self.policies[round] = policy
             self.begin(round)
 
     def keep_only(self, rounds: set[int]) -> None:
@@ -146,6 +151,11 @@ class PolicyRegistry:
             self.context.learner.update(training, 0, steps)
         self.context.progress(round, "learn again", 1, 1, "rounds")
         policy = self.publish(plan, changed=steps > 0)
+        if "leaf" not in self._published(round).facts:
+            raise RuntimeError(
+                f"round {round} wrote no checkpoint, and version 0.1 published it with another hash, so that training "
+                "it again cannot be verified. Fix: resume with version 0.1, or start another run."
+            )
         if policy.sha256 != self.sha256(round):
             raise RuntimeError(
                 f"round {round} wrote no checkpoint, and training it again gave other weights ({policy.sha256[:12]}…) "
@@ -198,7 +208,8 @@ def average_folder(name: str) -> str:
 
 
 def facts_of(policy: Policy) -> StageFacts:
-    return {"sha256": policy.sha256, "probe": None if policy.probe is None else asdict(policy.probe)}
+    """What identifies a policy. `leaf`: of its hash; version 0.1 hashed weights without leaves."""
+    return {"sha256": policy.sha256, "leaf": LEAF, "probe": None if policy.probe is None else asdict(policy.probe)}
 
 
 def _probe(facts: Mapping[str, object]) -> Probe:

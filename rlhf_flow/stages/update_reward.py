@@ -99,7 +99,7 @@ def _retrain(context: RunContext, updates: RewardUpdates, round: int) -> None:
             learner.start(updates.start)
             steps = learner.steps(training)
             metrics = learner.update(training, 0, steps) if steps else {}
-            learner.save_policy(writer.folder(FOLDER))
+            writer.save(FOLDER, learner.save_policy)
             return {"sha256": learner.publish(FOLDER, round).sha256, "steps": steps, **metrics}
         finally:
             learner.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,8 +43,8 @@ class InMemoryStageWriter:
     def text(self, name: str, text: str) -> None:
         pass
 
-    def folder(self, name: str) -> Path:
-        return self.root / name
+    def save(self, name: str, write: Callable[[Path], Mapping[str, str]]) -> None:
+        write(self.root / name)
 
 
 @dataclass
@@ -73,16 +73,21 @@ class InMemory:
     def has_stages(self, round: int) -> bool:
         return round in self._stages
 
-    def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
+    def commit(
+        self, round: int, stage: str, write: Callable[[StageWriter], StageFacts], *, spent: float = 0.0
+    ) -> StageRecord:
         if record := self.committed(round, stage):
             return record
         writer = InMemoryStageWriter(self.folder(round))
-        began = time.perf_counter()
+        began = time.perf_counter() - spent
         facts = write(writer)
         seconds = time.perf_counter() - began
         self._tables.setdefault(round, {}).update(writer.tables)
         rows = {path: shard.rows for path, shard in writer.tables.items()}
         return self._keep(round, StageRecord(name=stage, files={}, rows=rows, facts=facts, seconds=seconds))
+
+    def commit_behind(self, round: int, stages: Sequence[str], work: Callable[[], None]) -> None:
+        work()
 
     def commit_merged(self, round: int, stage: str, chunks: Sequence[StageRecord]) -> StageRecord:
         return self.committed(round, stage) or self._keep(round, StageRecord.merged(stage, chunks))

@@ -10,19 +10,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
 from rlhf_flow.storage.data_origin import changed
 from rlhf_flow.storage.store import FolderStageWriter, StageFacts, StageRecord, StageWriter
 from rlhf_flow.storage.tables import FileShard, Table
+from rlhf_flow.system.background import Background
 from rlhf_flow.system.cancellation import check_cancelled
 from rlhf_flow.system.files import check, flush, lock, read_json, seal, write_json, write_text
 from rlhf_flow.types import RoundRecord
+
+
+class Behind(NamedTuple):
+    stages: set[tuple[int, str]]  # round and stage
+    work: Background
 
 
 @dataclass
@@ -32,6 +40,7 @@ class Ledger:
     root: Path
     records: list[RoundRecord] = field(default_factory=list)
     _lock: int = -1
+    _behind: Behind | None = None  # stages that are committed in a thread
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -98,7 +107,9 @@ class Ledger:
         return starts
 
     def close(self) -> None:
-        """Release the lock of the folder."""
+        """End `commit_behind`, and release the lock of the folder."""
+        if self._behind is not None:
+            self._behind.work.stop()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -113,7 +124,9 @@ class Ledger:
         return self.root / "rounds" / f"{round:05d}"
 
     def committed(self, round: int, stage: str) -> StageRecord | None:
-        """The record of a stage (or chunk); None if it is not committed."""
+        """The record of a stage (or chunk); None if it is not committed. Waits if it is being committed in a thread."""
+        if self._behind is not None and (round, stage) in self._behind.stages:
+            self._settle()
         path = self._record_path(round, stage)
         return StageRecord(**read_json(path)) if path.exists() else None
 
@@ -121,10 +134,13 @@ class Ledger:
         """Whether any stage of the round is committed."""
         return any(self.folder(round).glob("stages/*.json"))
 
-    def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
+    def commit(
+        self, round: int, stage: str, write: Callable[[StageWriter], StageFacts], *, spent: float = 0.0
+    ) -> StageRecord:
         """The stage's record: as committed before, or after calling `write(writer)` and committing its output.
 
         `write` returns the facts of the stage. Paths given to the writer are relative to the round's folder.
+        `spent`: seconds that the stage took before this call.
         """
         if record := self.committed(round, stage):
             return record
@@ -132,11 +148,12 @@ class Ledger:
         staging = self.folder(round) / f".{stage}"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        began = time.perf_counter()
-        facts = write(FolderStageWriter(staging))
+        began, writer = time.perf_counter() - spent, FolderStageWriter(staging)
+        facts = write(writer)
         seconds = time.perf_counter() - began
-        paths = sorted(path for path in staging.rglob("*") if path.is_file())
-        files = {str(path.relative_to(staging)): seal(path) for path in paths}
+        self._settle()
+        paths = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+        files = {path: writer.hashes.get(path) or seal(staging / path) for path in paths}
         rows = {path: pq.read_metadata(staging / path).num_rows for path in files if path.endswith(".parquet")}
         for relative in files:
             target = self.folder(round) / relative
@@ -147,8 +164,24 @@ class Ledger:
         shutil.rmtree(staging)
         return self._write_record(round, StageRecord(name=stage, files=files, rows=rows, facts=facts, seconds=seconds))
 
+    def commit_behind(self, round: int, stages: Sequence[str], work: Callable[[], None]) -> None:
+        """Let `work` commit these stages in a thread. No other stage and no record is committed before it has ended.
+
+        Its error is raised by the next commit, or when one of its stages is read.
+        """
+        self._settle()
+        self._behind = Behind({(round, stage) for stage in stages}, Background(work, name="commit"))
+
+    def _settle(self) -> None:
+        """Wait for the stages that are committed in a thread. Raises its error."""
+        behind = self._behind
+        if behind is not None and threading.current_thread() is not behind.work.thread:
+            behind.work.wait()
+            self._behind = None
+
     def commit_merged(self, round: int, stage: str, chunks: Sequence[StageRecord]) -> StageRecord:
         """The record of a stage whose chunks are committed: all their files, and their facts summed."""
+        self._settle()
         return self.committed(round, stage) or self._write_record(round, StageRecord.merged(stage, chunks))
 
     def table(self, round: int, stage: str, prefix: str = "") -> Table:
@@ -176,6 +209,7 @@ class Ledger:
 
     def close_round(self, record: RoundRecord) -> None:
         """Write `record.json` and update metrics.jsonl, which has one line per record."""
+        self._settle()
         assert record.round == len(self.records), f"round {record.round} closes after {len(self.records)} records"
         self.folder(record.round).mkdir(parents=True, exist_ok=True)  # round 0 without held-out prompts has no stage
         write_json(self.folder(record.round) / "record.json", asdict(record))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -59,8 +59,12 @@ class StageWriter(Protocol):
 
     def text(self, name: str, text: str) -> None: ...
 
-    def folder(self, name: str) -> Path:
-        """The path of a folder, not created yet, for code that writes files itself (checkpoints)."""
+    def save(self, name: str, write: Callable[[Path], Mapping[str, str]]) -> None:
+        """Call `write` with the path of a folder, not created yet, into which it writes files itself (checkpoints).
+
+        It returns the sha256 of the files that it has flushed to disk, by path in the folder; the store hashes the
+        others.
+        """
         ...
 
 
@@ -83,7 +87,11 @@ class Store(Protocol):
 
     def has_stages(self, round: int) -> bool: ...
 
-    def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord: ...
+    def commit(
+        self, round: int, stage: str, write: Callable[[StageWriter], StageFacts], *, spent: float = 0.0
+    ) -> StageRecord: ...
+
+    def commit_behind(self, round: int, stages: Sequence[str], work: Callable[[], None]) -> None: ...
 
     def commit_merged(self, round: int, stage: str, chunks: Sequence[StageRecord]) -> StageRecord: ...
 
@@ -107,6 +115,7 @@ class FolderStageWriter:
     """Writes into a staging folder."""
 
     root: Path
+    hashes: dict[str, str] = field(default_factory=dict)  # of files that are flushed, by path in the staging folder
 
     def table(self, name: str, rows: pa.Table) -> Shard:
         """Write rows as `<name>.parquet`; equal rows give equal bytes."""
@@ -117,8 +126,9 @@ class FolderStageWriter:
     def text(self, name: str, text: str) -> None:
         self._path(name).write_text(text)
 
-    def folder(self, name: str) -> Path:
-        return self.root / name
+    def save(self, name: str, write: Callable[[Path], Mapping[str, str]]) -> None:
+        hashes = write(self.root / name)
+        self.hashes.update({f"{name}/{file}": sha256 for file, sha256 in hashes.items()})
 
     def _path(self, name: str) -> Path:
         path = self.root / name

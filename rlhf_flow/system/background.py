@@ -1,4 +1,4 @@
-"""Work in a thread beside a block of code."""
+"""Work in a thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,45 @@ from contextlib import contextmanager
 
 from rlhf_flow.system.cancellation import cancellable
 
-GRACE = 30.0  # seconds that cancelled work may take to notice it
+GRACE = 30.0  # seconds
+
+
+class Background:
+    """Work that runs in a thread until `wait` or `cancel`."""
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work = work
+        self._failure: BaseException | None = None
+        self._cancelled = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def check(self) -> None:
+        """Raise the error of the work, if it has failed."""
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Wait until the work has ended. Raises its error."""
+        self.thread.join()
+        self.check()
+
+    def stop(self) -> None:
+        """Let the work end, then cancel it if it has not ended after `GRACE` seconds. Raises no error of the work."""
+        self.thread.join(GRACE)
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the work, and wait until it notices."""
+        self._cancelled.set()
+        self.thread.join(GRACE)
+
+    def _run(self) -> None:
+        try:
+            with cancellable(self._cancelled):
+                self._work()
+        except BaseException as failure:  # raised again in the thread that waits
+            self._failure = failure
 
 
 @contextmanager
@@ -18,27 +56,10 @@ def in_thread(work: Callable[[], None], name: str) -> Iterator[Callable[[], None
     The work is cancelled if the block fails or the wait is interrupted. Raises the error of the block, otherwise that
     of the work.
     """
-    failures: list[BaseException] = []
-    cancelled = threading.Event()
-
-    def run() -> None:
-        try:
-            with cancellable(cancelled):
-                work()
-        except BaseException as failure:  # raised again in the thread of the block
-            failures.append(failure)
-
-    def check() -> None:
-        if failures:
-            raise failures[0]
-
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
+    background = Background(work, name)
     try:
-        yield check
-        thread.join()
+        yield background.check
+        background.wait()
     except BaseException:
-        cancelled.set()
-        thread.join(GRACE)
+        background.cancel()
         raise
-    check()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000" (microseconds): two cores
+SHARED_MEMORY = Path("/dev/shm")
 SECONDS = 10.0  # timeout of nvidia-smi
 
 
@@ -26,6 +27,11 @@ def cores() -> int:
     except (OSError, ValueError):  # not Linux, or version 1 of control groups
         return bound
     return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
+
+
+def shared_memory() -> int | None:
+    """Bytes that are free in /dev/shm; None if the machine has none."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
 
 
 def gpus() -> list[str]:

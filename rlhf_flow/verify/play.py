@@ -21,7 +21,8 @@ from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
 from rlhf_flow.storage.in_memory import InMemory
 from rlhf_flow.types import Policy, Prompt, SamplingParams
 from rlhf_flow.verify.setting import EXACT, SELF_PLAY
-from rlhf_flow.weights.source import InMemoryWeights, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import InMemoryWeights
 
 
 @dataclass(frozen=True)

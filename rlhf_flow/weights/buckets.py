@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -55,6 +55,16 @@ def dtype_name(dtype: torch.dtype) -> str:
 Index: TypeAlias = tuple[TensorInfo, ...]  # sorted by name
 
 
+def content(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, without a copy. Keep the tensor while you use them.
+
+    `Tensor.numpy` would do too, but fixes the size of the storage, and offloading sets it to 0.
+    """
+    if not tensor.nbytes:
+        return memoryview(b"")
+    return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")
+
+
 def index_of(state: Mapping[str, Tensor]) -> Index:
     return tuple(TensorInfo.of(name, state[name]) for name in sorted(state))
 
@@ -86,20 +96,6 @@ class Bucket:
     def __reduce__(self) -> tuple[Callable[[Index, np.ndarray], Bucket], tuple[Index, np.ndarray]]:
         """Pickle as a NumPy array, which Ray's object store passes on without a copy."""
         return _unpacked, (self.index, self.data.numpy())
-
-    def write(self, path: Path) -> None:
-        """Write the bytes of safetensors' `save_file`, which would make a file of mode 0600."""
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        entries = {entry.name: entry for entry in self.index}
-        for name, start in layout(self.index).items():
-            entry = entries[name]
-            end = start + entry.size
-            header[name] = {"dtype": CODES[entry.dtype], "shape": entry.shape, "data_offsets": (start, end)}
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.write(self.data.numpy().data)
 
 
 def _unpacked(index: Index, data: np.ndarray) -> Bucket:
@@ -156,16 +152,19 @@ def layout(index: Index) -> dict[str, int]:
 Read: TypeAlias = Callable[[str, "Tensor"], None]  # writes the tensor of a name into its place in a bucket
 
 
-def fill(groups: Sequence[Index], read: Read, device: torch.device | str = "cpu") -> Iterator[Bucket]:
-    """The buckets of these groups, each valid until the next one.
+def fill(
+    groups: Sequence[Index], read: Read, device: torch.device | str = "cpu", *, buffers: int = 1
+) -> Iterator[Bucket]:
+    """The buckets of these groups. Each is valid until `buffers` further ones are filled.
 
-    They share one buffer: to allocate memory takes as long as to copy into it.
+    They share buffers: to allocate memory takes as long as to copy into it.
     """
     import torch
 
     sizes = [sum(entry.size for entry in group) for group in groups]
-    buffer = torch.empty(max(sizes, default=0), dtype=torch.uint8, device=device)
-    for group, size in zip(groups, sizes, strict=True):
+    room = max(sizes, default=0)
+    shared = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(min(buffers, len(groups)))]
+    for group, size, buffer in zip(groups, sizes, itertools.cycle(shared), strict=False):
         bucket = Bucket(group, buffer[:size])
         for name, place in bucket.tensors():
             read(name, place)
@@ -181,13 +180,17 @@ def reader(stream: Iterator[tuple[str, Tensor]]) -> Read:
     return read
 
 
-def grouped(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[dict[str, Tensor]]:
-    """Consecutive tensors in groups of at least `limit` bytes; the last group may be smaller."""
+def in_new_buckets(tensors: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[Bucket]:
+    """Consecutive tensors in buckets of at least `limit` bytes, each in memory of its own; the last may be smaller."""
     group: dict[str, Tensor] = {}
     for name, tensor in tensors:
         group[name] = tensor
         if sum(each.nbytes for each in group.values()) >= limit:
-            yield group
+            yield from _bucket(group)
             group = {}
     if group:
-        yield group
+        yield from _bucket(group)
+
+
+def _bucket(group: Mapping[str, Tensor]) -> Iterator[Bucket]:
+    return fill([index_of(group)], reader(iter(sorted(group.items()))))

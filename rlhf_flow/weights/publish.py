@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +22,7 @@ class DetachedWeights:
     """Placeholder for weights that are sent separately from their policy."""
 
     groups: tuple[Index, ...]  # what is in each bucket
+    sent: bool = False  # to engines, straight from the learner
 
     def index(self) -> Index:
         return tuple(entry for group in self.groups for entry in group)
@@ -31,6 +32,46 @@ class DetachedWeights:
 
     def load(self) -> dict[str, Tensor]:
         return dict(self.stream())
+
+
+class HeldByLearner:
+    """Published weights that only the learner has, and the engines to which it sent them.
+
+    Other workers get a copy, which the learner makes when it is asked for the first time.
+    """
+
+    def __init__(self, groups: tuple[Index, ...], copied: Callable[[], Weights]) -> None:
+        self._detached = DetachedWeights(groups, sent=True)
+        self._copied = copied
+        self._copy: Weights | None = None
+
+    def index(self) -> Index:
+        return self._detached.index()
+
+    def copy(self) -> Weights:
+        """Weights that every worker can load."""
+        if self._copy is None:
+            self._copy = self._copied()
+        return self._copy
+
+    def stream(self) -> Iterator[tuple[str, Tensor]]:
+        return self.copy().stream()
+
+    def load(self) -> dict[str, Tensor]:
+        return self.copy().load()
+
+    def __reduce__(self) -> tuple[Callable[[Weights], Weights], tuple[Weights]]:
+        """Another process gets the copy if there is one, else a placeholder."""
+        return _itself, (self._copy or self._detached,)
+
+
+def copied(policy: Policy) -> Policy:
+    """The policy with weights that every worker can load."""
+    return replace(policy, weights=policy.weights.copy()) if isinstance(policy.weights, HeldByLearner) else policy
+
+
+def _itself(weights: Weights) -> Weights:
+    return weights
 
 
 def in_buckets(policy: Policy, limit: int) -> Publishing:

@@ -1,10 +1,9 @@
-"""Weights of a policy, wherever they are stored, and the hash that identifies them."""
+"""Weights of a policy, wherever they are stored."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -31,55 +30,6 @@ class Weights(Protocol):
     def load(self) -> dict[str, Tensor]:
         """The whole state dict."""
         ...
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor, sorted by name.
-
-    Tied tensors count under each of their names, as in `state_dict()`.
-    """
-    digest = Fingerprint()
-    digest.add_all((name, state[name]) for name in sorted(state))
-    return digest.hexdigest()
-
-
-class Fingerprint:
-    """The same hash, computed one tensor at a time. Tensors must come sorted by name."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        import torch
-
-        tensor = tensor.detach().cpu().contiguous()
-        self._digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-        self._digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-
-    def add_all(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        for name, tensor in tensors:
-            self.add(name, tensor)
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
-def checkpoint_fingerprint(folder: Path) -> str:
-    """The identity of a checkpoint on disk: sha256 over the names and hashes of its weight files.
-
-    Raises ValueError if there are none.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder}: no *.safetensors file. Fix: load older weights with from_pretrained() and write them again "
-            "with save_pretrained()."
-        )
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(f"{file.name}\x1f{hashlib.file_digest(stream, 'sha256').hexdigest()}\x1f".encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -222,11 +172,6 @@ class Adapter:
         tensors = self.tensors.load()
         layers = [name.removesuffix(A) for name in sorted(tensors) if name.endswith(A)]
         return {layer.removeprefix(PREFIX): (tensors[layer + A], tensors[layer + B]) for layer in layers}
-
-
-def adapter_fingerprint(base_sha256: str, tensors_sha256: str, *, scale: float) -> str:
-    """The identity of an adapter with its base: sha256 over both hashes and the scale."""
-    return hashlib.sha256(f"{base_sha256}\x1f{tensors_sha256}\x1f{scale!r}".encode()).hexdigest()
 
 
 def write_adapter(folder: Path, adapter: Adapter) -> None:

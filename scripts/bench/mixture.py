@@ -35,7 +35,8 @@ from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.sandbox.world import locate
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Mixture, Policy, Prompt, Response, SamplingParams
-from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -43,7 +43,8 @@ from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Message, Policy, Prompt, SamplingParams
 from rlhf_flow.weights.buckets import MIB
-from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
+from rlhf_flow.weights.source import Checkpoint
 
 ENGINES = {"huggingface": HuggingFace(), "vllm": VLLM()}
 PAGE = 4096  # bytes

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Run rlhf-flow on several machines over ssh. On the first machine:
 #
-#   scripts/launch/ssh.sh HOSTS run run_dir=/shared/runs/mine model.path=... ...
+#   scripts/launch/ssh.sh HOSTS run run_dir=/shared/runs/mine model.path=... prompts.path=... scorer.path=... \
+#     cluster.nodes=2 cluster.engines=7 learner.ranks=8 learner.zero_stage=3 learner.training.precision=bfloat16 \
+#     model.dtype=bfloat16 scorer.dtype=bfloat16 # 16 GPUs
 #
 # HOSTS is a file with the ssh names of the other machines, one per line; # starts a comment. ssh must work without a
 # password. The repository and run_dir are at the same path on all machines, and run_dir is on a shared file system.

@@ -15,6 +15,7 @@ import torch
 
 from rlhf_flow import loop
 from rlhf_flow.cluster.joining import environment
+from rlhf_flow.cluster.placement import DedicatedPlacement
 from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import FaultTolerance, WorkerError
 from rlhf_flow.protocols import TrainingRound
@@ -323,19 +324,14 @@ def test_hanging_workers_are_killed_and_the_run_ends_the_same(
 
 
 def test_ranks_that_are_closed_give_their_places_back(cluster: RayCluster) -> None:
-    from ray.util import placement_group_table
-
-    def reserved() -> list[str]:
-        return [name for name, group in placement_group_table().items() if group["state"] != "REMOVED"]
-
+    placement = cluster.placement
+    assert isinstance(placement, DedicatedPlacement)
+    before = len(placement.held)
     learner = cluster.learner(Victim(toy.Learner, ranks=2), MODEL)
     cluster.ready()
-    assert len(reserved()) == 1
+    assert len(placement.held) == before + 1
     learner.close()
-    end = time.monotonic() + 30
-    while reserved() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert reserved() == []
+    assert len(placement.held) == before
 
 
 class Deadly(toy.Engine):

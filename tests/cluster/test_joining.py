@@ -58,7 +58,7 @@ def test_fewer_nodes_than_one_are_refused(nodes: int) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"start_seconds": 0.0}, "cluster.fault_tolerance.start_seconds must be > 0, got 0.0"),
+        ({"start_seconds": 0.0}, "cluster.fault_tolerance.start_seconds must be > 0, or null, got 0.0"),
         ({"silence_seconds": 9.0}, "cluster.fault_tolerance.silence_seconds must be >= 10, .*got 9.0"),
         ({"deaths": -1}, "cluster.fault_tolerance.deaths must be >= 0 .*got -1"),
     ],

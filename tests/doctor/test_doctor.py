@@ -28,6 +28,7 @@ class World:
 
     root: Path
     set_environment: Callable[[str, str], None]
+    patch: Callable[[str, object], None]
     keys: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -57,7 +58,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     tiny.policy(tmp_path / "model")
     tiny.prompts(tmp_path / "prompts.jsonl")
-    return World(tmp_path, monkeypatch.setenv)
+    return World(tmp_path, monkeypatch.setenv, monkeypatch.setattr)
 
 
 def found(world: World, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[dict[str, str]]]:
@@ -189,6 +190,20 @@ def store_too_large(world: World) -> None:
     world.keys |= {"cluster": "ray", "cluster.object_store_mib": 10**8}
 
 
+def large_policies(*arguments: object) -> float:
+    return 600 << 30
+
+
+def store_too_small(world: World) -> None:
+    world.patch("rlhf_flow.capacity.worker_memory.object_store", large_policies)
+    world.keys |= {"cluster": "ray", "cluster.object_store_mib": 100}
+
+
+def shared_memory_too_small(world: World) -> None:
+    world.patch("rlhf_flow.capacity.worker_memory.object_store", large_policies)
+    world.keys |= {"cluster": "ray"}
+
+
 def no_wandb_key(world: World) -> None:
     world.keys["observe.wandb.mode"] = "online"
 
@@ -231,6 +246,8 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (nobody_at_ray_address, "problem", "does not answer", "unset RAY_ADDRESS"),
     (nobody_at_the_judge, "problem", "does not answer", "start the server"),
     (store_too_large, "problem", "cluster.object_store_mib asks for", "--shm-size"),
+    (store_too_small, "problem", "the policies of a round take 600.0 GiB", "leave cluster.object_store_mib out"),
+    (shared_memory_too_small, "problem", "the object store of a round's policies takes", "cluster.transfer.by=disk"),
     (no_wandb_key, "problem", "there is no key", "wandb login"),
     (hub_offline, "problem", "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"),
 ]

@@ -20,7 +20,8 @@ from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.protocols import Engine
 from rlhf_flow.specs import EngineSpec, Model, Place
 from rlhf_flow.types import Mixture, Policy, Probe, Prompt, Rollouts, SamplingParams
-from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -202,3 +202,55 @@ def test_after_a_failed_probe_of_an_adapter_the_adapter_is_set_again_on_the_same
     worker.added = 7.0
     worker.fetch(adapted(-0.25, claims=-0.25))
     assert (worker.loads, worker.added) == (0, -0.25)
+
+
+class Summed(Worker):
+    """Its checksum is its weight. `deaf`: it ignores what is loaded."""
+
+    deaf = False
+
+    def __init__(self) -> None:
+        super().__init__(dtype="bfloat16")
+        self.loaded = LoadedPolicy(
+            Model("models/start", dtype="bfloat16"), {"w": (1,)}, max_model_len=16, tolerance=None, checksum=self.sum
+        )
+
+    def load(self, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+        if not self.deaf:
+            super().load(tensors)
+
+    def sum(self) -> float:
+        return self.value
+
+
+def test_the_weights_of_the_policy_before_are_refused_though_their_probe_agrees_in_bfloat16() -> None:
+    worker = Summed()
+    worker.fetch(policy("a", -2.0))
+    worker.deaf = True
+    with pytest.raises(RuntimeError, match="still holds the weights of round 3"):
+        worker.fetch(policy("b", -2.1))  # within 0.2 nats
+    worker.deaf = False
+    worker.fetch(policy("b", -2.1))
+    assert worker.value == pytest.approx(-2.1)
+
+
+def test_received_weights_are_used_without_a_load_once_it_is_told_whose_they_are() -> None:
+    worker = Summed()
+    worker.fetch(policy("a", -2.0))
+    with worker.loaded.receiving():
+        worker.value = -2.1
+    assert not worker.loaded.holds(policy("b", -2.1))
+    worker.loaded.received("hash of b", 4)
+    worker.fetch(policy("b", -2.1))
+    assert (worker.loads, worker.measured) == (1, 6)
+
+
+def test_weights_that_were_not_received_are_refused() -> None:
+    worker = Summed()
+    worker.fetch(policy("a", -2.0))
+    with worker.loaded.receiving():
+        pass
+    with pytest.raises(RuntimeError, match="still holds the weights of round 3 after those of round 4"):
+        worker.loaded.received("hash of b", 4)
+    worker.fetch(policy("a", -2.0))
+    assert worker.loads == 2

@@ -14,7 +14,8 @@ from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Mixture, Policy, Probe, Prompt, Rollouts, SamplingParams
-from rlhf_flow.weights.source import PREFIX, Adapter, InMemoryWeights, adapter_fingerprint, fingerprint
+from rlhf_flow.weights.fingerprint import adapter_fingerprint, fingerprint
+from rlhf_flow.weights.source import PREFIX, Adapter, InMemoryWeights
 from tests.engine.conftest import Opener
 
 pytestmark = pytest.mark.slow

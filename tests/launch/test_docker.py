@@ -72,6 +72,11 @@ def test_apt_leaves_nothing_behind(dockerfile: list[Step]) -> None:
             assert words.endswith("&& rm -rf /var/lib/apt/lists/*")
 
 
+def test_the_image_for_gpus_has_what_nccl_opens_for_rdma() -> None:
+    (install,) = [words for words in of(steps((ROOT / "docker/Dockerfile").read_text()), "RUN") if "apt-get" in words]
+    assert {"libibverbs1", "ibverbs-providers"} <= set(install.split())
+
+
 def test_it_runs_as_a_user_that_it_makes_and_who_is_not_root(dockerfile: list[Step]) -> None:
     user = of(dockerfile, "USER")[-1]
     assert int(user.split(":")[0]) > 0

@@ -135,6 +135,15 @@ def test_gpus_are_asked_for_by_the_workers_of_the_gpu_variant_alone(written: Wri
     assert asked == [False, written.lock == "cuda"]
 
 
+def test_workers_with_gpus_have_rdma_devices_and_may_pin_memory(written: Written) -> None:
+    for container in written.containers:
+        on_gpus = "nvidia.com/gpu" in container["resources"]["limits"]
+        devices = [name for name in container["resources"]["limits"] if name.startswith("rdma/")]
+        capabilities = container["securityContext"]["capabilities"]
+        assert len(devices) == on_gpus
+        assert capabilities == {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if on_gpus else {})}
+
+
 def test_probes_need_no_program_of_the_image(written: Written) -> None:
     for container in written.containers:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):

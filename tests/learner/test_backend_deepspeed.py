@@ -17,7 +17,8 @@ from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Checkpoint, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint
 from tests.support import jobs
 from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write
 from tests.support.jobs import Trained

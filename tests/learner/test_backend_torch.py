@@ -21,7 +21,8 @@ from rlhf_flow.protocols import Learner, RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights
 from tests.support import jobs
 from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, policy_of, write
 

@@ -16,7 +16,8 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Checkpoint, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint
 from tests.support import jobs
 from tests.support.classroom import SGD, make_lesson, make_model, make_tables, policy_of
 from tests.support.ranks import Ranks

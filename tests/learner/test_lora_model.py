@@ -26,15 +26,8 @@ from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import Learner, RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
-from rlhf_flow.weights.source import (
-    Adapter,
-    Checkpoint,
-    InMemoryWeights,
-    adapter_fingerprint,
-    checkpoint_fingerprint,
-    fingerprint,
-    published,
-)
+from rlhf_flow.weights.fingerprint import adapter_fingerprint, checkpoint_fingerprint, fingerprint
+from rlhf_flow.weights.source import Adapter, Checkpoint, InMemoryWeights, published
 from tests.support import jobs, tiny
 from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables
 from tests.support.ranks import Ranks

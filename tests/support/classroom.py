@@ -21,7 +21,8 @@ from rlhf_flow.specs import Model
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.tables import FileShard, Table
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Checkpoint, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint
 
 VOCABULARY = 128
 SGD = Training(batch=8, micro_batch=8, clip=1.0, optimizer=Optimizer(name="sgd", lr=0.3))

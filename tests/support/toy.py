@@ -254,19 +254,19 @@ class Learner:
         table = sum(coefficient * logits_of(policy) for policy, coefficient in terms)
         return Policy(name=name_, round=round, sha256=name(table), weights=Logits(table))
 
-    def save_policy(self, folder: Path, policy: Policy | None = None) -> None:
-        if self.rank > 0:
-            return
-        folder.mkdir(parents=True)
-        logits = self.logits if policy is None else logits_of(policy)
-        (folder / "logits.json").write_text(json.dumps(logits.tolist()))
+    def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:
+        if self.rank == 0:
+            folder.mkdir(parents=True)
+            logits = self.logits if policy is None else logits_of(policy)
+            (folder / "logits.json").write_text(json.dumps(logits.tolist()))
+        return {}
 
-    def save_state(self, folder: Path) -> None:
-        if self.rank > 0:
-            return
-        folder.mkdir(parents=True)
-        state = {"logits": self.logits.tolist(), "momentum": self.momentum.tolist()}
-        (folder / "state.json").write_text(json.dumps(state))
+    def save_state(self, folder: Path) -> Mapping[str, str]:
+        if self.rank == 0:
+            folder.mkdir(parents=True)
+            state = {"logits": self.logits.tolist(), "momentum": self.momentum.tolist()}
+            (folder / "state.json").write_text(json.dumps(state))
+        return {}
 
     def load_state(self, folder: Path) -> None:
         state = json.loads((folder / "state.json").read_text())

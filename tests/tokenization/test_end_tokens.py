@@ -123,7 +123,8 @@ def test_answers_of_a_model_whose_config_alone_names_the_end_are_whole(
     from rlhf_flow.engine import HuggingFace
     from rlhf_flow.specs import Model, Place
     from rlhf_flow.types import Policy, Prompt, SamplingParams
-    from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+    from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
+    from rlhf_flow.weights.source import Checkpoint
 
     model = tiny.policy(tmp_path / "model")
     (model / "generation_config.json").unlink()

@@ -14,7 +14,8 @@ from rlhf_flow.types import Mixture, Policy, SamplingParams
 from rlhf_flow.verify import bradley_terry, play
 from rlhf_flow.verify.games import CYCLE, LONGER, NUMBERS
 from rlhf_flow.verify.setting import EXACT, SAMPLED, SELF_PLAY
-from rlhf_flow.weights.source import InMemoryWeights, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import InMemoryWeights
 
 
 def policy_of(board: Board, *policies: np.ndarray) -> Policy:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import tempfile
+from collections import deque
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.buckets import CODES, TensorInfo, fill, grouped, index_of, layout, pack, reader
+from rlhf_flow.weights.buckets import CODES, Bucket, TensorInfo, fill, in_new_buckets, index_of, layout, pack, reader
+from rlhf_flow.weights.fingerprint import fingerprint
 from rlhf_flow.weights.publish import held, in_buckets
-from rlhf_flow.weights.source import Fingerprint, InMemoryWeights, fingerprint
+from rlhf_flow.weights.safetensors_file import write
+from rlhf_flow.weights.source import InMemoryWeights
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
 ENTRIES = st.builds(
@@ -72,13 +76,21 @@ def test_tensors_lie_in_a_bucket_without_gaps_each_at_a_multiple_of_its_element(
 
 @given(states(), st.integers(1, 400))
 def test_what_is_filled_into_buckets_comes_out_of_them(state: dict[str, torch.Tensor], limit: int) -> None:
-    found, digest = {}, Fingerprint()
+    found = {}
     for bucket in fill(pack(index_of(state), limit), reader(iter(sorted(state.items())))):
-        for name, tensor in bucket.tensors():
-            found[name] = tensor.clone()
-            digest.add(name, tensor)
+        found |= {name: tensor.clone() for name, tensor in bucket.tensors()}
     assert equal(found, state)
-    assert digest.hexdigest() == fingerprint(state)
+
+
+@given(states(), st.integers(1, 40), st.integers(1, 3))
+def test_a_bucket_stays_valid_while_the_other_buffers_are_filled(
+    state: dict[str, torch.Tensor], limit: int, buffers: int
+) -> None:
+    recent = deque[Bucket](maxlen=buffers)
+    for bucket in fill(pack(index_of(state), limit), reader(iter(sorted(state.items()))), buffers=buffers):
+        recent.append(bucket)
+        for each in recent:
+            assert equal(dict(each.tensors()), {entry.name: state[entry.name] for entry in each.index})
 
 
 @given(states(), st.integers(1, 400))
@@ -92,7 +104,8 @@ def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Ten
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
         for bucket in fill([index_of(state)], reader(iter(sorted(state.items())))):
-            bucket.write(ours)
+            sha256 = write(ours, bucket.index, [bucket.data], metadata={"format": "pt"})
+            assert sha256 == hashlib.sha256(ours.read_bytes()).hexdigest()
         save_file(state, theirs, metadata={"format": "pt"})
         assert equal(load_file(ours), state)
         if state:
@@ -101,9 +114,9 @@ def test_a_bucket_is_written_as_safetensors_writes_it(state: dict[str, torch.Ten
 
 @given(states(), st.integers(1, 400))
 def test_groups_reach_their_limit_and_hold_everything_once(state: dict[str, torch.Tensor], limit: int) -> None:
-    groups = list(grouped(iter(state.items()), limit))
-    assert [name for group in groups for name in group] == list(state)
-    assert all(sum(tensor.nbytes for tensor in group.values()) >= limit for group in groups[:-1])
+    buckets = list(in_new_buckets(iter(state.items()), limit))
+    assert equal(dict(tensor for bucket in buckets for tensor in bucket.tensors()), state)
+    assert all(bucket.data.nbytes >= limit for bucket in buckets[:-1])
 
 
 def test_a_bucket_travels_without_a_copy_and_is_read_where_it_may_not_be_written(

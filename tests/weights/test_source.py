@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rlhf_flow.weights.buckets import index_of
-from rlhf_flow.weights.source import Checkpoint, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint
 
 LLAMA = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 

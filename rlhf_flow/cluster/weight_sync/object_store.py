@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,22 +14,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ObjectStore:
-    """The driver owns the objects that a task yields, so they outlive the learner. One copy in, none out."""
-
-    def send(self, bucket: Bucket) -> Bucket:
-        return bucket
-
-    def receive(self, groups: Sequence[Index], sent: Sequence[ObjectRef]) -> Stored:
-        return Stored(tuple(groups), tuple(sent))
-
-    def close(self) -> None:
-        """Ray frees objects without references."""
-
-
-@dataclass(frozen=True)
 class Stored:
-    """Weights in Ray's object store."""
+    """Weights in objects that the driver owns, so that they outlive the learner. One copy in, none out."""
 
     groups: tuple[Index, ...]  # the tensors in each bucket
     buckets: tuple[ObjectRef, ...]

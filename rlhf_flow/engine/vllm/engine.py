@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from rlhf_flow.engine.loaded_policy import LoadedPolicy
-from rlhf_flow.engine.mixture import PolicySlots
-from rlhf_flow.engine.requests import Sample, answered, check, first_seed
+from rlhf_flow.engine.mixture import POLICY, PolicySlots
+from rlhf_flow.engine.requests import answered, check, first_seed
 from rlhf_flow.engine.vllm.adapters import Adapters
+from rlhf_flow.engine.vllm.sampling import flat, sample, sampling
 from rlhf_flow.engine.vllm.weights import Weights
+from rlhf_flow.protocols import Take
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.broadcast import Channel
 from rlhf_flow.weights.layout import Layout
 from rlhf_flow.weights.source import Adapter
 
@@ -26,6 +29,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_flow.engine.vllm.spec import VLLM
+
+
+T = TypeVar("T")
+
+
+class Request(NamedTuple):
+    tokens: Sequence[int]
+    params: vllm.SamplingParams
+
+
+class MoreRequests(Protocol):
+    def __call__(self, *, wait: bool) -> Sequence[Request] | None:
+        """Further requests, maybe none yet; None: no more will come. `wait`: until there are some."""
+        ...
 
 
 class VLLMEngine:
@@ -47,11 +64,17 @@ class VLLMEngine:
         self._ends = end_tokens(model.path, tokenizer, revision=model.revision)
         self._max_model_len = llm.model_config.max_model_len
         self._layout = layout
-        self._weights = Weights(llm, mixes=mixes, processes=spec.tensor_parallel > 1)
+        self._weights = Weights(llm, mixes=mixes, ranks=spec.tensor_parallel)
         self._adapters = Adapters(llm, rank=spec.lora_rank)
         self._slots = PolicySlots(
             [
-                LoadedPolicy(model, shapes, max_model_len=self._max_model_len, tolerance=spec.probe_tolerance)
+                LoadedPolicy(
+                    model,
+                    shapes,
+                    max_model_len=self._max_model_len,
+                    tolerance=spec.probe_tolerance,
+                    checksum=self._weights.checksum,
+                )
                 for _ in range(2 if mixes else 1)
             ],
             load=self._load,
@@ -75,13 +98,37 @@ class VLLMEngine:
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
     ) -> Iterator[Rollouts]:
         """As `generate`, in pieces: the prompts that a step of vLLM finished. A slot is refilled at the next step."""
-        check(prompts, draw, self._max_model_len)
+        check(prompts, draw, self._max_model_len)  # before anything is loaded
+        yield from self.feed(_once(prompts), policy, draw, round=round, seed=seed)
+
+    @property
+    def slots(self) -> int:
+        slots: int = self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
+        return slots
+
+    def feed(
+        self, take: Take, policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
+    ) -> Iterator[Rollouts]:
+        """As `stream`, of the prompts that `take` returns, which are added between the steps of vLLM."""
+        asked: list[Prompt] = []
+
+        def requests(*, wait: bool) -> list[Request] | None:
+            prompts = take(wait=wait)
+            if prompts is None:
+                return None
+            check(prompts, draw, self._max_model_len)
+            asked.extend(prompts)
+            first = (first_seed(seed, round, prompt, draw) for prompt in prompts)
+            return [
+                Request(prompt.tokens, sampling(draw, seed=own, ends=self._ends))
+                for prompt, own in zip(prompts, first, strict=True)
+            ]
+
         self._mix(self._hold(policy))
-        params = [_sampling(draw, seed=first_seed(seed, round, prompt, draw), ends=self._ends) for prompt in prompts]
-        for finished in self._run("generating", [prompt.tokens for prompt in prompts], params):
-            asked, outputs = [prompts[at] for at in finished], finished.values()
-            samples = [[_sample(one) for one in output.outputs] for output in outputs]
-            yield answered(asked, samples, policy, draw, self._tokenizer, round=round, seed=seed)
+        for finished in self._run("generating", requests):
+            samples = [[sample(one) for one in output.outputs] for output in finished.values()]
+            prompts = [asked[number] for number in finished]
+            yield answered(prompts, samples, policy, draw, self._tokenizer, round=round, seed=seed)
 
     def logps(self, rollouts: Rollouts, policy: Policy | Mixture) -> list[np.ndarray]:
         """float32 [T] per response, prompt by prompt, under `policy` at T=1. Each must leave one position free."""
@@ -93,11 +140,35 @@ class VLLMEngine:
         ]
         return self._measure(weight, [([*context, *answer], len(context)) for context, answer in pairs])
 
+    def receive(self, channel: Channel) -> None:
+        """Replace the policy's weights by those that the channel's sender broadcasts; `received` tells whose they are.
+
+        `channel`: of this engine's first tensor-parallel rank.
+        """
+        with self._slots.receiving(), self._vital("receiving weights"):
+            self._adapters.set(None)
+            self._weights.receive(POLICY, channel)
+
+    def received(self, sha256: str, round: int) -> None:
+        """The policy whose weights `receive` took. Its probe is checked before its first use."""
+        self._slots.received(sha256, round)
+
     def step_aside(self) -> None:
         """On a GPU vLLM sleeps: weights go to the host, the KV cache is dropped (not measured). A CPU does nothing."""
-        if self.llm.model_config.enable_sleep_mode and not self.llm.llm_engine.is_sleeping():
-            with self._vital("falling asleep"):
-                self.llm.sleep(level=1)
+        self._sleep(level=1)
+
+    def discard(self) -> None:
+        """As `step_aside`, without a copy of the weights on the host: they will be loaded again."""
+        if self._sleep(level=2):
+            self._slots.forget()
+
+    def _sleep(self, *, level: int) -> bool:
+        """Whether it fell asleep."""
+        if not self.llm.model_config.enable_sleep_mode or self.llm.llm_engine.is_sleeping():
+            return False
+        with self._vital("falling asleep"):
+            self.llm.sleep(level=level)
+        return True
 
     def come_back(self) -> None:
         if self.llm.llm_engine.is_sleeping():
@@ -141,42 +212,51 @@ class VLLMEngine:
         params = vllm.SamplingParams(
             temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False
         )
-        asked = [tokens for tokens, _ in sequences]
         outputs: dict[int, vllm.RequestOutput] = {}
-        for finished in self._run("measuring log-probs", asked, [params] * len(asked)):
+        for finished in self._run("measuring log-probs", _once([Request(tokens, params) for tokens, _ in sequences])):
             outputs |= finished
         return [
-            _flat(outputs[at].prompt_logprobs)[first - 1 :]  # the first token has no log-prob
+            flat(outputs[at].prompt_logprobs)[first - 1 :]  # the first token has no log-prob
             for at, (_, first) in enumerate(sequences)
         ]
 
-    def _run(
-        self, what: str, prompts: Sequence[Sequence[int]], params: Sequence[vllm.SamplingParams]
-    ) -> Iterator[dict[int, vllm.RequestOutput]]:
-        """Yield the outputs that each step of vLLM finished, by the index of the prompt."""
+    def _run(self, what: str, more: MoreRequests) -> Iterator[dict[int, vllm.RequestOutput]]:
+        """Yield the outputs that each step of vLLM finished, by the number of the request. Adds requests in between."""
         from vllm.exceptions import VLLMClientError
-        from vllm.inputs import TokensPrompt
 
+        core, numbers, refused = self.llm.llm_engine, dict[str, int](), None
         with self._vital(what):
-            refused, ids = None, list[str]()
+            adds = True
             try:
-                ids = self.llm.enqueue(
-                    [TokensPrompt(prompt_token_ids=list(tokens)) for tokens in prompts],
-                    list(params),
-                    use_tqdm=False,
-                    lora_request=self._adapters.request,
-                )
-            except VLLMClientError as error:  # before anything ran
-                refused = error
-            core, at = self.llm.llm_engine, {id.partition("-")[0]: number for number, id in enumerate(ids)}
-            try:
-                while core.has_unfinished_requests():
-                    if finished := {at[one.request_id]: one for one in core.step() if one.finished}:
+                while adds or core.has_unfinished_requests():
+                    if adds:
+                        try:
+                            requests = more(wait=not core.has_unfinished_requests())
+                            adds = requests is not None
+                            for id in self._enqueue(requests or ()):
+                                numbers[id.partition("-")[0]] = len(numbers)
+                        except (VLLMClientError, ValueError) as error:  # vLLM goes on with the others
+                            adds, refused = False, error
+                    if finished := {numbers[one.request_id]: one for one in core.step() if one.finished}:
                         yield finished
             except GeneratorExit:  # the caller wants no more
-                core.abort_request(ids, internal=True)
-        if refused is not None:
+                core.abort_request(list(numbers), internal=False)
+        if isinstance(refused, VLLMClientError):
             raise ValueError(f"vLLM refuses the request: {refused}") from refused
+        if refused is not None:
+            raise refused
+
+    def _enqueue(self, requests: Sequence[Request]) -> list[str]:
+        from vllm.inputs import TokensPrompt
+
+        if not requests:
+            return []
+        return self.llm.enqueue(
+            [TokensPrompt(prompt_token_ids=list(request.tokens)) for request in requests],
+            [request.params for request in requests],
+            use_tqdm=False,
+            lora_request=self._adapters.request,
+        )
 
     @contextmanager
     def _vital(self, what: str) -> Iterator[None]:
@@ -188,39 +268,11 @@ class VLLMEngine:
         self._failed = ""
 
 
-def _sampling(draw: SamplingParams, *, seed: int, ends: Sequence[int]) -> vllm.SamplingParams:
-    """vLLM's sampling params. `seed`: of answer 0; vLLM adds k for answer k. `ends`: the only tokens that end one."""
-    import vllm
+def _once(items: Sequence[T]) -> Callable[..., Sequence[T] | None]:
+    """A `Take` that returns all items at once."""
+    left = [items]
 
-    return vllm.SamplingParams(
-        n=draw.n,
-        seed=seed,
-        temperature=draw.temperature,
-        top_p=draw.top_p,
-        top_k=draw.top_k,
-        min_p=draw.min_p or 0.0,
-        repetition_penalty=1.0 if draw.repetition_penalty is None else draw.repetition_penalty,
-        max_tokens=draw.max_tokens,
-        stop=draw.stop,
-        stop_token_ids=list(ends),
-        ignore_eos=True,  # `ends` has the end tokens, as in every engine
-        logprobs=0,  # of the sampled token only
-        flat_logprobs=True,
-        detokenize=bool(draw.stop),  # decoding whole answers at once is faster
-    )
+    def take(*, wait: bool) -> Sequence[T] | None:
+        return left.pop() if left else None
 
-
-def _sample(output: vllm.CompletionOutput) -> Sample:
-    return Sample(
-        tokens=np.asarray(output.token_ids, np.int32),
-        logps=_flat(output.logprobs),
-        truncated=output.finish_reason == "length",
-    )
-
-
-def _flat(logprobs: object) -> np.ndarray:
-    """float32 [T], one log-prob per position."""
-    from vllm.logprobs import FlatLogprobs
-
-    assert isinstance(logprobs, FlatLogprobs), f"flat_logprobs was asked for, got {type(logprobs)}"
-    return np.asarray(logprobs.logprobs, np.float32)
+    return take

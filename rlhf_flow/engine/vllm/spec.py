@@ -34,6 +34,7 @@ class VLLM:
 
     needs_own_process: ClassVar[bool] = True
     can_mix: ClassVar[bool] = True
+    receives: ClassVar[bool] = True
     max_model_len: int | None = None  # tokens of prompt and answer; None: as many as the run needs
     kv_cache_mib: int | None = None  # CPU: KV cache; None: 16 longest sequences, at most 1/8 of the host
     gpu_memory_utilization: float = 0.9  # CUDA: share of the GPU's memory that vLLM uses
@@ -117,6 +118,7 @@ class VLLM:
                 enable_sleep_mode=on_gpu and place.shared,  # a CPU cannot sleep
                 enable_chunked_prefill=on_gpu,  # the CPU's sampler crashes on chunks of seeded requests
                 worker_extension_cls=EXTENSION,
+                weight_transfer_config={"backend": "rlhf_flow"},  # type: ignore[arg-type]  # of `receiver`
                 **more,
             )
         except (ValueError, NotImplementedError) as error:

@@ -10,12 +10,18 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING
 
+import torch
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 
+from rlhf_flow.engine.vllm.receiver import BACKEND, Receiver
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+WeightTransferEngineFactory.register_engine(BACKEND, Receiver)
 
 _setup = UnquantizedFusedMoEMethod._setup_kernel
 
@@ -40,6 +46,12 @@ class Extension:
         for layer in self.get_model().modules():  # type: ignore[attr-defined]  # a method of the worker
             if isinstance(layer, VocabParallelEmbedding) and "cpu_linear" in vars(layer):
                 layer.quant_method.process_weights_after_loading(layer)
+
+    def checksum(self) -> int:
+        """A number that changes with the weights."""
+        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+        parameters = self.get_model().parameters()  # type: ignore[attr-defined]
+        return sum(int(one.data.view(integers[one.itemsize]).sum(dtype=torch.int64)) for one in parameters)
 
     def mix(self, weight: float) -> None:
         """Set the weight of the reference; 0 and 1 run one network only."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rlhf_flow.scorer.models.padding import sees_padding
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_tokenizer, require_template
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.offload import HostOffload
-from rlhf_flow.weights.source import checkpoint_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.weights.source import Fingerprint, fingerprint
+from rlhf_flow.weights.fingerprint import Fingerprint, fingerprint
 from transfer.meters import Clock, Spent
 
 if TYPE_CHECKING:

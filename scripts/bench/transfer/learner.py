@@ -10,8 +10,8 @@ from rlhf_flow.cluster.weight_sync.transport import Streams
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
+from rlhf_flow.weights.fingerprint import Fingerprint
 from rlhf_flow.weights.publish import Publishing, held
-from rlhf_flow.weights.source import Fingerprint
 from transfer.meters import Clock, Memory, Spent
 
 

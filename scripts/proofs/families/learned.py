@@ -14,7 +14,8 @@ from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.source import Checkpoint, checkpoint_fingerprint
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
+from rlhf_flow.weights.source import Checkpoint
 from tests.support.classroom import SGD, make_lesson, make_tables
 
 ENDS = (2,)  # the end token of `tests.support.tokenizer`

@@ -28,15 +28,9 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Message, Policy, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.fingerprint import adapter_fingerprint, checkpoint_fingerprint, fingerprint
 from rlhf_flow.weights.publish import tensors_of
-from rlhf_flow.weights.source import (
-    Adapter,
-    Checkpoint,
-    Weights,
-    adapter_fingerprint,
-    checkpoint_fingerprint,
-    fingerprint,
-)
+from rlhf_flow.weights.source import Adapter, Checkpoint, Weights
 from tests.support.classroom import SGD, make_lesson, make_model, make_tables
 
 pytestmark = [pytest.mark.ray, pytest.mark.deepspeed]

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_flow.cli.main import main
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
-from rlhf_flow.weights.source import Checkpoint, fingerprint
+from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.source import Checkpoint
 from tests.support import tiny
 from tests.runs.checkpoints.conftest import Made
 
