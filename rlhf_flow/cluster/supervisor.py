@@ -48,15 +48,25 @@ class WorkerError(RuntimeError):
 
 @dataclass(eq=False)
 class DeadWorkerError(Exception):
-    """A worker process died, or its group must kill it: it hangs, or failed so that only a new one can go on."""
+    """A worker process died, or was killed because it hung."""
 
     worker: str  # engine 1, learner rank 0 of 2
     reason: str
     last_lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        log = f" Its last lines: {' | '.join(self.last_lines)}." if self.last_lines else ""
-        return f"the process of {self.worker} died: {self.reason}.{log}"
+        return f"the process of {self.worker} died: {self.reason}.{self.log}"
+
+    @property
+    def log(self) -> str:
+        return f" Its last lines: {' | '.join(self.last_lines)}." if self.last_lines else ""
+
+
+class FailedWorkerError(DeadWorkerError):
+    """A worker process answers, but failed so that only a new one can go on."""
+
+    def __str__(self) -> str:
+        return f"{self.worker} failed, so its process was ended: {self.reason}.{self.log}"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from rlhf_flow.cluster.failures import BrokenWorkerError
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS, Progress
-from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, cause_of_death, oom_kills
+from rlhf_flow.cluster.supervisor import LAST_LINES, DeadWorkerError, FailedWorkerError, cause_of_death, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import received
 from rlhf_flow.cluster.worker import ProcessInfo
 from rlhf_flow.weights.broadcast import Channel
@@ -135,7 +135,7 @@ class WorkerGroup:
     def get(self, call: ObjectRef, rank: int) -> Any:
         """The answer of a call that ended.
 
-        Raises what the rank raised, or DeadWorkerError if a process died or only a new one can go on.
+        Raises what the rank raised, DeadWorkerError if a process died, FailedWorkerError if only a new one can go on.
         """
         import ray
         from ray.exceptions import RayActorError, RayTaskError
@@ -145,7 +145,7 @@ class WorkerGroup:
         except RayTaskError as failure:
             self._check_peers(rank)
             if isinstance(failure.cause, BrokenWorkerError):
-                raise DeadWorkerError(self._title(rank), str(failure.cause), self._last_lines(rank)) from failure
+                raise FailedWorkerError(self.title(rank), str(failure.cause), self._last_lines(rank)) from failure
             raise failure.cause from failure
         except RayActorError as error:
             raise self._death(rank, str(error)) from error

@@ -173,7 +173,7 @@ def engine(work: Work) -> Timing:
 def ray_engines(work: Work, repeats: int, engines: int) -> dict[str, list[Timing]]:
     import ray
 
-    from rlhf_flow.cluster.clients import RayEngine
+    from rlhf_flow.cluster.engine_client import RayEngine
     from rlhf_flow.cluster.ray import Ray
 
     cluster = Ray(engines=engines).open()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from rlhf_flow.cluster.supervisor import DeadWorkerError
+from rlhf_flow.cluster.supervisor import DeadWorkerError, FailedWorkerError
 from rlhf_flow.cluster.worker_group import WorkerGroup
 from rlhf_flow.cluster.worker_pool import Pool
 from rlhf_flow.system.rendezvous import LOOPBACK
@@ -86,10 +86,11 @@ class Receiving:
         """Whether the engine received all weights. Waits until it has, or failed."""
         try:
             group.wait([call])
-        except DeadWorkerError as death:
-            self.sync.pool.drop(group, death)
         except Exception as failure:  # of whatever kind: it loads a copy
-            print(f"warning: {group.name} did not receive weights and is started again: {failure}", flush=True)
+            if isinstance(failure, DeadWorkerError) and not isinstance(failure, FailedWorkerError):
+                self.sync.pool.drop(group, failure)
+            else:  # every receiver fails if one process is lost
+                print(f"warning: {group.name} did not receive weights and is started again: {failure}", flush=True)
         else:
             return True
         return False
