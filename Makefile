@@ -101,8 +101,8 @@ curves: world ## the learning curves of the algorithm pages, about fifty minutes
 	$(RUN) rlhf_flow compare --world sandbox --lrs 1e-4 --seeds 0 --jobs 2 --folder runs/curves evaluate.every=1 --recipes $(CAREFUL)
 	.venv/bin/python scripts/proofs/curves.py runs/curves docs/algorithms/curves.json
 
-throughput: world ## compare the throughput of a rollout stage with bare vLLM
-	.venv/bin/python scripts/bench/rollout_throughput.py $(ARGS)
+throughput: $(INSTALLED) ## compare the throughput of rollouts with bare vLLM: one engine, and four on Ray; ARGS="--engines 0"
+	.venv/bin/python scripts/bench/rollouts.py $(ARGS)
 
 bench: $(INSTALLED) ## rounds per second beside TRL (installed into build/peers); ARGS="--workloads W6 --model M --prompts P"
 	PYTHONPATH=scripts/bench .venv/bin/python scripts/bench/rounds.py $(ARGS)

@@ -20,12 +20,19 @@ class Speed:
 
 
 def table(title: str, unit: str, speeds: Sequence[Speed]) -> str:
-    """Median and range of each side, and its ratio to the first."""
-    lines = [title, f"{'':22}{unit + '/s':>11}  {'range':21}{'ratio':>6}"]
+    """Median and range of each side, and of its ratio to the first one in the same repetition."""
+    lines = [title, f"{'':20}{unit + '/s':>11}  {'range':16}{'ratio':>6}  range"]
     for speed in speeds:
-        span = f"{min(speed.rates):.0f} to {max(speed.rates):.0f}"
-        lines.append(f"{speed.side:22}{speed.median:11.0f}  {span:21}{speed.median / speeds[0].median:6.2f}")
+        ratios = [ours / peer for ours, peer in zip(speed.rates, speeds[0].rates, strict=True)]
+        lines.append(
+            f"{speed.side:20}{speed.median:11.0f}  {_span(speed.rates, 0):16}"
+            f"{statistics.median(ratios):6.2f}  {_span(ratios, 2)}"
+        )
     return "\n".join(lines)
+
+
+def _span(values: Sequence[float], digits: int) -> str:
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def rows(workload: str, dtype: str, unit: str, speeds: Sequence[Speed]) -> list[dict[str, object]]:
