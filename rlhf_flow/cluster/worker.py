@@ -13,7 +13,7 @@ from rlhf_flow.cluster.failures import fatal_failures
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import Sender, call_and_send
-from rlhf_flow.protocols import FedEngine
+from rlhf_flow.engine.feed import FedEngine
 from rlhf_flow.sampler.source import streamed
 from rlhf_flow.specs import Place
 from rlhf_flow.system.gc_pause import gc_paused

@@ -145,7 +145,7 @@ class WorkerGroup:
         except RayTaskError as failure:
             self._check_peers(rank)
             if isinstance(failure.cause, BrokenWorkerError):
-                raise DeadWorkerError(self._title(rank), str(failure.cause), self._last_lines(rank)) from failure
+                raise DeadWorkerError(self.title(rank), str(failure.cause), self._last_lines(rank)) from failure
             raise failure.cause from failure
         except RayActorError as error:
             raise self._death(rank, str(error)) from error
