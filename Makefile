@@ -30,7 +30,7 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # starts dozens of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos scheduling preferences repeat compare curves throughput bench docs picture format lock wheel clean
+.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos preferences repeat compare curves bench docs picture format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -77,9 +77,6 @@ alarms: $(INSTALLED) ## alarms with a scorer that rewards length and one that do
 chaos: world ## half an hour of killed, stopped and disconnected processes; ARGS="--minutes 5"
 	.venv/bin/python scripts/proofs/chaos.py $(ARGS)
 
-scheduling: $(INSTALLED) ## measure load balancing over engines, and the driver's time with up to 256 of them
-	.venv/bin/python scripts/bench/scheduling.py $(ARGS)
-
 preferences: $(INSTALLED) ## train reward models on real preferences, about five minutes on one core; DATA=file.jsonl.gz
 	.venv/bin/python scripts/proofs/preferences.py --data "$(DATA)" --folder runs/preferences $(ARGS)
 
@@ -101,11 +98,8 @@ curves: world ## the learning curves of the algorithm pages, about fifty minutes
 	$(RUN) rlhf_flow compare --world sandbox --lrs 1e-4 --seeds 0 --jobs 2 --folder runs/curves evaluate.every=1 --recipes $(CAREFUL)
 	.venv/bin/python scripts/proofs/curves.py runs/curves docs/algorithms/curves.json
 
-throughput: $(INSTALLED) ## compare the throughput of rollouts with bare vLLM: one engine, and four on Ray; ARGS="--engines 0"
-	.venv/bin/python scripts/bench/rollouts.py $(ARGS)
-
-bench: $(INSTALLED) ## rounds per second beside TRL (installed into build/peers); ARGS="--workloads W6 --model M --prompts P"
-	PYTHONPATH=scripts/bench .venv/bin/python scripts/bench/rounds.py $(ARGS)
+bench: $(INSTALLED) ## all benchmarks; TRL goes into build/peers; ARGS="--parts rounds --workloads W6 --model M --prompts P"
+	PYTHONPATH=scripts/bench .venv/bin/python scripts/bench/bench.py $(ARGS)
 
 docs: $(INSTALLED) ## build docs/_build/html offline; warnings and broken links are errors
 	PYTHONPATH=. $(RUN) sphinx -q -W --keep-going -n docs docs/_build/html

@@ -22,7 +22,6 @@ from rlhf_flow.capacity.learner_memory import DTYPES
 from rlhf_flow.capacity.model_shape import Shape, shape_of
 from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, MIB, Memory, Phase
 from rlhf_flow.capacity.workload import Work
-from rlhf_flow.cluster.ray import Ray
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.engine.huggingface import HuggingFace
 from rlhf_flow.engine.vllm.cache import cache_bytes
@@ -121,7 +120,7 @@ def object_store(config: RunConfig, published: int) -> float:
 
     `published`: parameters of a policy, or of an adapter.
     """
-    if config.cluster.in_process or (isinstance(config.cluster, Ray) and config.cluster.transfer.by == "disk"):
+    if config.cluster.in_process:
         return 0.0
     most = 0
     for round in range(1, config.rounds + 1):

@@ -130,7 +130,7 @@ class RayLearner:
             self._keep(method, arguments)
             while True:
                 try:
-                    self.slot.acquire()
+                    self.slot.acquire(trains=method == "start")
                     if not self.group.up:
                         channel = None  # the engines wait for a process that is lost
                         open_all([self.group], self.supervisor)

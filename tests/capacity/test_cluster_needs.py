@@ -75,7 +75,6 @@ def test_the_store_holds_the_policies_of_a_round_below_the_size_at_which_ray_spi
     free[0] = 0
     assert sized(configured(**keys), start).object_store_mib == 512
     assert sized(configured(**keys, **{"cluster.object_store_mib": 600}), start).object_store_mib == 600
-    assert sized(configured(**keys, **{"cluster.transfer.by": "disk"}), start).object_store_mib == 512
 
 
 def test_the_patience_grows_with_the_largest_checkpoint(free: list[int], tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from rlhf_flow.engine.feed import Take
 from rlhf_flow.engine.loaded_policy import LoadedPolicy
 from rlhf_flow.engine.mixture import POLICY, PolicySlots
 from rlhf_flow.engine.requests import answered, check, first_seed
 from rlhf_flow.engine.vllm.adapters import Adapters
 from rlhf_flow.engine.vllm.sampling import flat, sample, sampling
 from rlhf_flow.engine.vllm.weights import Weights
-from rlhf_flow.protocols import Take
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams

@@ -137,7 +137,9 @@ class PreferenceJudge(LoadedModel):
         rows = [tokens for both in views if both is not None for tokens in both]
         margins = by_row(rows, self._spec.batch_tokens, self._forward)
         verdicts = [
-            PairVerdict(math.nan) if both is None else self._settled(match, *(margins[tokens] for tokens in both))
+            PairVerdict(math.nan)
+            if both is None
+            else self._settled(match, *(float(margins[tokens]) for tokens in both))
             for match, both in zip(asked, views, strict=True)
         ]
         counts.update(

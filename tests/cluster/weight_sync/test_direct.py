@@ -1,52 +1,146 @@
-"""What the driver makes of engines that did not receive weights."""
+"""The learner broadcasts published weights into real vLLM engines; what does not arrive is loaded from a copy."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_flow.cluster.gpu_sharing import GpuScheduler, GpuSlot
-from rlhf_flow.cluster.supervisor import DeadWorkerError, FailedWorkerError, Supervisor, WorkerError
-from rlhf_flow.cluster.weight_sync.direct import DirectSync, Receiving
-from rlhf_flow.cluster.worker_pool import Pool
-from rlhf_flow.weights.broadcast import Channel
+from rlhf_flow.cluster.clients import RayLearner
+from rlhf_flow.cluster.engine_client import RayEngine
+from rlhf_flow.cluster.ray import Ray, RayCluster
+from rlhf_flow.cluster.supervisor import FaultTolerance
+from rlhf_flow.cluster.weight_sync.object_store import Stored
+from rlhf_flow.cluster.weight_sync.transport import Transfer
+from rlhf_flow.engine.vllm.spec import VLLM
+from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.torch import Torch
+from rlhf_flow.protocols import TrainingRound
+from rlhf_flow.specs import Model, Place
+from rlhf_flow.types import Message, Policy, Prompt, Rollouts, SamplingParams
+from rlhf_flow.weights.publish import HeldByLearner
+from tests.support.classroom import SGD, make_lesson, make_model, make_tables, policy_of
 
-
-@dataclass
-class Group:
-    """An engine whose `receive` failed."""
-
-    name: str
-    failure: Exception
-    stopped: bool = False
-
-    def wait(self, calls: object) -> None:
-        raise self.failure
-
-    def stop(self) -> None:
-        self.stopped = True
-
-
-def finish(supervisor: Supervisor, *groups: Group) -> None:
-    sync = DirectSync(
-        Pool(GpuSlot(GpuScheduler(False, supervisor)), supervisor), ranks=1, local=True, device="cuda", seconds=1
-    )
-    channel = Channel("c", "127.0.0.1", 1, rank=0, size=1 + len(groups), seconds=1)
-    policy = SimpleNamespace(weights=None, sha256="", round=1)
-    Receiving(sync, channel, [(group, None) for group in groups]).finish(policy)
+pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.deepspeed]
+PROMPTS = [Prompt(f"p{n}", (Message("user", "w0"),), (3, 9, 4 + n)) for n in range(6)]
+DRAW = SamplingParams(n=2, max_tokens=8)
 
 
-def test_engines_that_lost_the_sender_start_again_and_count_as_no_deaths() -> None:
-    failures = [FailedWorkerError("engine 0", "NCCL error"), RuntimeError("connection closed by peer")]
-    groups = [Group(f"engine {number}", failure) for number, failure in enumerate(failures)]
-    finish(Supervisor(limit=0), *groups)
-    assert all(group.stopped for group in groups)
+@dataclass(frozen=True)
+class World:
+    model: Model
+    start: Policy
+    lesson: TrainingRound
 
 
-def test_an_engine_that_died_counts() -> None:
-    group = Group("engine 0", DeadWorkerError("engine 0", "it was killed"))
-    with pytest.raises(WorkerError, match="engine 0 died"):
-        finish(Supervisor(limit=0), group)
-    assert group.stopped
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    model = make_model(folder / "model")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(model.path, head_dim=32)).save_pretrained(model.path)  # as vLLM wants
+    start, tables = policy_of(model), make_tables(folder / "round")
+    return World(model, start, make_lesson(folder, [tables], Torch(training=SGD).open(model, Place()), start))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    tolerance = FaultTolerance(deaths=100)
+    opened = Ray(object_store_mib=100, engines=2, fault_tolerance=tolerance, transfer=Transfer(bucket_mib=1)).open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def workers(cluster: RayCluster, world: World) -> tuple[RayEngine, RayLearner]:
+    engine = cluster.engine(VLLM(kv_cache_mib=8), world.model)
+    learner = cluster.learner(DeepSpeed(zero_stage=3, training=SGD), world.model)
+    cluster.ready()
+    return engine, learner
+
+
+def next_policy(learner: RayLearner, world: World, round: int) -> Policy:
+    if round == 1:
+        learner.start(world.start)
+    learner.update(world.lesson, 0, 1)
+    return learner.publish("policy", round)
+
+
+def answers(engine: RayEngine, policy: Policy) -> Mapping[str, tuple[list[int], list[float]]]:
+    found: Rollouts = engine.generate(PROMPTS, policy, DRAW, round=1, seed=0)
+    assert {one.policy for group in found.responses for one in group} == {policy.sha256}
+    return {one.id: (one.tokens.tolist(), one.logps.tolist()) for group in found.responses for one in group}
+
+
+def test_engines_sample_from_what_they_received_and_nothing_is_copied(
+    workers: tuple[RayEngine, RayLearner], world: World
+) -> None:
+    engine, learner = workers
+    before = answers(engine, world.start)
+    policies = [next_policy(learner, world, round) for round in (1, 2)]
+    assert learner.direct is not None
+    assert learner.direct.sent == 4, "two policies, two engines"
+    latest = policies[-1]
+    received = answers(engine, latest)
+    assert isinstance(latest.weights, HeldByLearner)
+    assert latest.weights._copy is None
+    assert received != before
+    loaded = answers(engine, Policy("policy", 2, latest.sha256, latest.weights.copy(), latest.probe))
+    assert loaded == received
+
+
+def test_an_engine_that_died_loads_a_copy_and_the_next_policy_is_broadcast_again(
+    cluster: RayCluster, workers: tuple[RayEngine, RayLearner], world: World
+) -> None:
+    import ray
+
+    engine, learner = workers
+    policy = next_policy(learner, world, 1)
+    received = answers(engine, policy)
+    ray.kill(engine.pool.groups[0].ranks[0].handle)
+    assert answers(engine, policy) == received
+    assert isinstance(policy.weights, HeldByLearner)
+    assert isinstance(policy.weights.copy(), Stored)
+    sent = learner.direct.sent
+    following = next_policy(learner, world, 2)
+    assert learner.direct.sent == sent + 2
+    assert answers(engine, following) != received
+
+
+def test_a_policy_is_copied_before_the_learner_changes_it_if_it_is_still_in_use(
+    workers: tuple[RayEngine, RayLearner], world: World
+) -> None:
+    engine, learner = workers
+    policy = next_policy(learner, world, 1)
+    received = answers(engine, policy)
+    next_policy(learner, world, 2)
+    assert answers(engine, policy) == received
+
+
+def test_a_learner_that_dies_while_it_publishes_publishes_a_copy(
+    cluster: RayCluster, workers: tuple[RayEngine, RayLearner], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    engine, learner = workers
+    expected = next_policy(learner, world, 1)
+    received = answers(engine, expected)
+    call = learner.group.call
+
+    def dies(method: str, *arguments: Any, **named: Any) -> Any:
+        if method == "publish":
+            monkeypatch.setattr(learner.group, "call", call)
+            ray.kill(learner.group.ranks[0].handle)
+        return call(method, *arguments, **named)
+
+    learner.start(world.start)
+    learner.update(world.lesson, 0, 1)
+    monkeypatch.setattr(learner.group, "call", dies)
+    policy = learner.publish("policy", 1)
+    assert isinstance(policy.weights, Stored)
+    assert policy.sha256 == expected.sha256
+    assert answers(engine, policy) == received

@@ -1,8 +1,7 @@
-"""Weights from real ranks to a real engine by every transport: they arrive whole, or not at all."""
+"""Weights from real ranks to an engine through the object store. A broadcast is in test_direct.py."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_flow.cluster.ray import Ray, RayCluster, RayEngine, RayLearner
+from rlhf_flow.cluster.clients import RayLearner
+from rlhf_flow.cluster.engine_client import RayEngine
+from rlhf_flow.cluster.ray import Ray, RayCluster
 from rlhf_flow.cluster.supervisor import FaultTolerance
 from rlhf_flow.cluster.weight_sync.object_store import Stored
-from rlhf_flow.cluster.weight_sync.shared_disk import Files
 from rlhf_flow.cluster.weight_sync.transport import Transfer
 from rlhf_flow.engine.huggingface import HuggingFace, HuggingFaceEngine
 from rlhf_flow.learner.backend import Backend, Parameter, Part
@@ -30,7 +30,7 @@ from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Message, Policy, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.fingerprint import adapter_fingerprint, checkpoint_fingerprint, fingerprint
 from rlhf_flow.weights.publish import tensors_of
-from rlhf_flow.weights.source import Adapter, Checkpoint, Weights
+from rlhf_flow.weights.source import Adapter, Checkpoint
 from tests.support.classroom import SGD, make_lesson, make_model, make_tables
 
 pytestmark = [pytest.mark.ray, pytest.mark.deepspeed]
@@ -72,12 +72,12 @@ class Dying:
     armed: Path
     calls: int = 0
 
-    def whole(self, parameter: Parameter, part: Part, **how: object) -> Tensor | None:
+    def gather(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
         self.calls += self.armed.exists() and self.armed.read_text() == str(self.backend.rank)
-        if self.calls == 8:
+        if self.calls == 3:
             self.armed.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        return type(self.backend).whole(self.backend, parameter, part, **how)
+        return type(self.backend).gather(self.backend, parts, dtype)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Ranks(DeepSpeed):
     def open(self, model: Model, place: Place) -> PreferenceLearner:
         learner = super().open(model, replace(place, bucket=20_000))  # bytes: a small model has many buckets
         assert isinstance(learner, PreferenceLearner)
-        learner.backend.whole = Dying(learner.backend, self.folder / RANK_DIES).whole
+        learner.backend.gather = Dying(learner.backend, self.folder / RANK_DIES).gather
         return learner
 
 
@@ -117,14 +117,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(model, start, make_lesson(folder, [tables], Torch(training=SGD).open(model, Place()), start), folder)
 
 
-@pytest.fixture(scope="module", params=["object_store", pytest.param("disk", marks=pytest.mark.soak)])
-def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
-    folder = str(tmp_path_factory.mktemp("shared")) if request.param == "disk" else None
-    transfer = Transfer(by=request.param, bucket_mib=1, folder=folder)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    transfer = Transfer(by="object_store", bucket_mib=1)
     opened = Ray(object_store_mib=100, fault_tolerance=FaultTolerance(deaths=100), transfer=transfer).open()
     yield opened
     opened.close()
-    assert folder is None or not list(Path(folder).iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +144,6 @@ def name_of(learner: RayLearner) -> str:
     return "learner" if ranks == 1 else f"learner rank 0 of {ranks}"
 
 
-def where(weights: Weights) -> list[Path]:
-    return [file.path for file in weights.written] if isinstance(weights, Files) else []
-
-
 def test_a_rank_that_dies_while_it_publishes_replays_its_calls_and_the_engine_gets_all_weights(
     cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World
 ) -> None:
@@ -157,7 +151,7 @@ def test_a_rank_that_dies_while_it_publishes_replays_its_calls_and_the_engine_ge
     (world.folder / RANK_DIES).write_text("0")
     policy = learn(learner, world, 1)
     assert [death.worker for death in cluster.supervisor.deaths[before:]] == [name_of(learner)]
-    assert isinstance(policy.weights, Stored | Files)
+    assert isinstance(policy.weights, Stored)
     assert len(policy.weights.groups) > 4
     assert held(engine, policy) == policy.sha256 == fingerprint(policy.weights.load())
     assert learn(learner, world, 1).sha256 == policy.sha256, "ranks that did not die publish the same"
@@ -179,14 +173,8 @@ def test_what_a_learner_published_outlives_it_and_another_one_starts_from_it(
     assert moved.sha256 != policy.sha256
     assert [held(engine, each) for each in (moved, mean, policy)] == [moved.sha256, mean.sha256, policy.sha256]
     assert fingerprint(Checkpoint(tmp_path / "mean").load()) == mean.sha256
-    files = where(policy.weights)
-    assert all(file.exists() for file in files)
-    del policy
-    gc.collect()  # of reference cycles that others made
-    assert not any(file.exists() for file in files)
 
 
-@pytest.mark.parametrize("cluster", ["object_store"], indirect=True)  # another transport sends the same tensors
 def test_an_adapter_travels_alone(cluster: RayCluster, engine: RayEngine, world: World) -> None:
     learner = cluster.learner(DeepSpeed(ranks=1, zero_stage=2, training=SGD, lora=LoRA(rank=4, alpha=8.0)), world.model)
     cluster.ready()
@@ -194,7 +182,7 @@ def test_an_adapter_travels_alone(cluster: RayCluster, engine: RayEngine, world:
     learner.close()
     weights = policy.weights
     assert isinstance(weights, Adapter)
-    assert isinstance(weights.tensors, Stored | Files)
+    assert isinstance(weights.tensors, Stored)
     tensors = tensors_of(weights).load()
     assert all(".lora_" in name for name in tensors)
     assert policy.sha256 == adapter_fingerprint(world.start.sha256, fingerprint(tensors), scale=weights.scale)
@@ -205,44 +193,13 @@ def checkpoint_of(world: World) -> str:
     return fingerprint(Checkpoint(Path(world.model.path)).load())
 
 
-@pytest.mark.soak  # in short: test_shared_disk.py
-@pytest.mark.parametrize("cluster", ["disk"], indirect=True)
-def test_a_file_that_was_cut_is_refused_and_the_engine_goes_on_with_what_it_holds(
-    cluster: RayCluster, engine: RayEngine, learner: RayLearner, world: World
-) -> None:
-    policy = learn(learner, world, 1)
-    assert held(engine, policy) == policy.sha256
-    broken = learn(learner, world, 2)
-    last = where(broken.weights)[-1]
-    os.truncate(last, last.stat().st_size - 1)
-    with pytest.raises(ValueError, match=rf"{last.name} has \d+ bytes, and it was written with \d+"):
-        held(engine, broken)
-    with pytest.raises(ValueError, match="it was written with"):
-        held(engine, broken)
-    for file in where(policy.weights):
-        file.unlink()  # the engine needs none of them
-    assert held(engine, policy) == policy.sha256
-    last.unlink()
-    with pytest.raises(ValueError, match=f"{last.name} is missing"):
-        held(engine, broken)
-
-
-def test_a_temporary_folder_is_refused_where_other_nodes_may_be() -> None:
-    with pytest.raises(
-        ValueError, match=r"cluster.transfer.by=disk: .* cluster.transfer.folder .* that all of them see"
-    ):
-        Ray(address="10.0.0.1:6379", transfer=Transfer(by="disk")).check(ranks=1)
-    Ray(address="10.0.0.1:6379", transfer=Transfer(by="disk", folder="/shared")).check(ranks=1)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"by": "pigeon"}, r"cluster.transfer.by=pigeon: .* Fix: cluster.transfer.by=object_store .* or disk"),
+        ({"by": "pigeon"}, r"cluster.transfer.by=pigeon: .* Fix: cluster.transfer.by=direct .* or object_store"),
         ({"by": "nccl"}, r"cluster.transfer.by=nccl: .* removed"),
-        ({"by": "cuda_ipc"}, r"cluster.transfer.by=cuda_ipc: .* removed"),
+        ({"by": "disk"}, r"cluster.transfer.by=disk: .* removed"),
         ({"bucket_mib": 0}, "cluster.transfer.bucket_mib must be >= 1, got 0"),
-        ({"folder": "/somewhere"}, "cluster.transfer.folder=/somewhere: only cluster.transfer.by=disk"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(wrong: dict[str, object], message: str) -> None:

@@ -1,1 +1,0 @@
-"""Modules of `scripts/bench/transfers.py`."""
