@@ -87,9 +87,9 @@ class WorkerGroup:
             answers = [rank.handle.info.remote() for rank in self.ranks]
             self.processes = [self.get(answer, rank) for rank, answer in enumerate(answers)]
 
-    def send(self, method: str) -> list[ObjectRef]:
-        """Begin a call on every rank."""
-        return [rank.handle.call.remote(method, (), {}) for rank in self.ranks]
+    def send(self, method: str, *arguments: object) -> list[ObjectRef]:
+        """Begin a call of a method of `Worker` on every rank."""
+        return [getattr(rank.handle, method).remote(*arguments) for rank in self.ranks]
 
     def pieces(self, method: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> ObjectRefGenerator:
         """Begin a call on rank 0, which yields its answer in pieces."""

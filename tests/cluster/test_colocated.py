@@ -118,7 +118,14 @@ def run(cluster: RayCluster, root: Path, **dies_at: tuple[str, int]) -> list[dic
     try:
         cluster.ready()
         made = toy.parts(
-            root / "run", rounds=3, every=2, engine=engine, learner=learner, scorer=scorer, evaluation=evaluation
+            root / "run",
+            rounds=3,
+            every=2,
+            engine=engine,
+            learner=learner,
+            scorer=scorer,
+            evaluation=evaluation,
+            disaggregated=False,
         )
         loop.run(made)
     finally:

@@ -89,13 +89,18 @@ class Failing(Victim):
         def armed(*arguments: object, **named: object) -> object:
             nonlocal calls
             calls += 1
-            if calls == self.at and not self.marker.is_file():
-                if self.marker != Path():
-                    self.marker.touch()
+            if calls == self.at and (self.marker == Path() or self._first()):
                 raise self.error
             return method(*arguments, **named)
 
         setattr(worker, self.method, armed)
+
+    def _first(self) -> bool:
+        try:
+            self.marker.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
 
 class LosesNode(Victim):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_several_buckets_are_the_shards_of_a_checkpoint(world: World, tmp_path: 
     )
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float32)
     assert fingerprint(loaded.state_dict()) == policy.sha256
+
+
+def test_the_hashes_of_all_weight_files_and_states_are_returned(world: World, tmp_path: Path) -> None:
+    learner = Torch(training=SGD).open(world.model, Place(bucket=SIZES[1]))
+    learner.start(world.start)
+    learner.update(world.lesson, 0, 1)
+    for folder, save in ((tmp_path / "policy", learner.save_policy), (tmp_path / "state", learner.save_state)):
+        found = save(folder)
+        files = sorted(folder.glob("*.safetensors"))
+        assert found == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        assert files
 
 
 def test_one_bucket_is_the_file_that_a_small_model_always_had(world: World, tmp_path: Path) -> None:

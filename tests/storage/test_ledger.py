@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,65 @@ def test_a_start_that_asks_for_fewer_rounds_leaves_what_a_run_says_of_itself(tmp
             tmp_path, config=f"rounds: {rounds}", identity={"toy": True, "k": 0}, manifest={}, rounds=rounds
         ).close()
         assert ({name: (tmp_path / name).read_bytes() for name in said} != said) == changes
+
+
+def test_files_that_their_writer_hashed_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf_flow.storage import ledger as module
+
+    read: list[str] = []
+    monkeypatch.setattr(module, "seal", lambda path: read.append(path.name) or "hashed here")
+    ledger = opened(tmp_path)
+
+    def checkpoint(folder: Path) -> dict[str, str]:
+        folder.mkdir()
+        (folder / "weights").write_text("many bytes")
+        (folder / "index").write_text("few bytes")
+        return {"weights": "hashed by its writer"}
+
+    def write(writer: StageWriter) -> dict:
+        writer.save("learner", checkpoint)
+        return {}
+
+    record = ledger.commit(1, "learn", write)
+    assert read == ["index"]
+    assert record.files == {"learner/index": "hashed here", "learner/weights": "hashed by its writer"}
+    ledger.close()
+
+
+def test_stages_that_are_committed_in_a_thread_are_committed_before_any_later_one(tmp_path: Path) -> None:
+    ledger, go_on = opened(tmp_path), threading.Event()
+    order = []
+
+    def slow(stage: str) -> None:
+        assert go_on.wait(10)
+        ledger.commit(1, stage, lambda writer: order.append(stage) or {"stage": stage})
+
+    def evaluate(writer: StageWriter) -> dict:
+        assert ledger.committed(1, "sample") is None, "only the stages of the thread wait for it"
+        order.append("evaluate begins")
+        go_on.set()
+        return {}
+
+    ledger.commit_behind(1, ("learn", "publish"), lambda: [slow("learn"), slow("publish")])
+    ledger.commit(1, "evaluate", evaluate)
+    assert order == ["evaluate begins", "learn", "publish"]
+    written = [
+        (tmp_path / f"rounds/00001/stages/{stage}.json").stat().st_mtime_ns for stage in (*order[1:], "evaluate")
+    ]
+    assert written == sorted(written)
+    ledger.commit_behind(2, ("publish",), lambda: ledger.commit(2, "publish", lambda writer: {"sha256": "a"}))
+    assert ledger.committed(2, "publish").facts == {"sha256": "a"}
+    ledger.close()
+
+
+def test_an_error_of_a_stage_in_a_thread_stops_the_next_commit(tmp_path: Path) -> None:
+    ledger = opened(tmp_path)
+
+    def fail() -> None:
+        raise OSError("no space left")
+
+    ledger.commit_behind(1, ("learn",), fail)
+    with pytest.raises(OSError, match="no space left"):
+        ledger.commit(1, "evaluate", lambda writer: {})
+    assert ledger.committed(1, "evaluate") is None
+    ledger.close()
