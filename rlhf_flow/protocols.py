@@ -288,10 +288,7 @@ class Learner(Protocol):
         ...
 
     def save_state(self, folder: Path) -> Mapping[str, str]:
-        """Write weights, moments and counters as safetensors and JSON, which any number of ranks can load.
-
-        Returns hashes as `save_policy` does.
-        """
+        """Write weights, moments and counters, which any number of ranks can load. Returns hashes as `save_policy`."""
         ...
 
     def load_state(self, folder: Path) -> None:
