@@ -52,7 +52,7 @@ class Loaded:
     base_sha: str  # of the policy whose whole weights these are; OPENED: the checkpoint of `Model`; or UNKNOWN
     adapter_sha: str | None = None  # of the policy whose adapter is set; None: no adapter; or UNKNOWN
     proven: bool = False  # the policy has no probe, or its probe agreed
-    round: int = 0  # that published the whole weights; 0: none did
+    round: int = 0  # that published these whole weights; 0: none did, or an adapter is merged into them
 
     @property
     def policy_sha(self) -> str:
@@ -109,7 +109,7 @@ class LoadedPolicy:
         tensors = None if has_base else base.stream()
         if adapter is not None:
             self._check_terms(policy, adapter)
-        round = 0 if adapter else policy.round
+        round = 0 if isinstance(policy.weights, Adapter) else policy.round  # two adapters may add the same
         if tensors is not None:
             with self._replacing(base_sha, round):
                 load(tensors)

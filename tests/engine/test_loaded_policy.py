@@ -254,3 +254,14 @@ def test_weights_that_were_not_received_are_refused() -> None:
         worker.loaded.received("hash of b", 4)
     worker.fetch(policy("a", -2.0))
     assert worker.loads == 2
+
+
+def test_adapters_that_change_nothing_when_they_are_merged_are_no_stale_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Adapter, "index", lambda self: InMemoryWeights({"w": torch.zeros(1)}).index())
+    monkeypatch.setattr(Adapter, "stream", lambda self: iter([("w", torch.tensor([-1.0]))]))
+    worker = Summed()
+    worker.fetch(adapted(1.0, claims=-1.0))
+    worker.fetch(adapted(2.0, claims=-1.0))
+    assert worker.loads == 2

@@ -123,3 +123,13 @@ def test_ranks_gather_the_same_in_any_buckets(world: World, two: Ranks, stage: i
         names |= {first.policy.sha256, fingerprint(first.policy.weights.load())}
         names.add(fingerprint(Checkpoint(folder / "policy").load()))
     assert len(names) == 1
+
+
+@pytest.mark.deepspeed
+def test_sharded_weights_are_gathered_with_one_collective_per_bucket(world: World, two: Ranks) -> None:
+    spec = DeepSpeed(ranks=2, zero_stage=3, training=SGD)
+    for gathers, messages, buckets in two.run(
+        jobs.count_collectives, SIZES[1], spec, world.model, world.start, world.lesson
+    ):
+        assert buckets > 2
+        assert (gathers, messages) == (buckets, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +13,12 @@ import pyarrow as pa
 from torch import Tensor, uint8
 from torch.nn import Parameter
 
+from rlhf_flow.learner.held_weights import Pass
 from rlhf_flow.protocols import Learner, TrainingRound
 from rlhf_flow.specs import LearnerSpec, Model, Place
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
+from rlhf_flow.weights.buckets import pack
 
 
 @dataclass(frozen=True)
@@ -217,3 +219,34 @@ def learn_and_save(
     policy = learner.publish("policy", lesson.round)
     learner.close()
     return Saved(policy, json.loads((folder / "learner/state.json").read_text())["sha256"])
+
+
+def count_collectives(
+    place: Place, bucket: int, spec: LearnerSpec, model: Model, start: Policy, lesson: TrainingRound
+) -> tuple[int, int, int]:
+    """Of one publish of changed weights: all-gathers, sends and receives, and buckets."""
+    from torch import distributed as dist
+
+    learner = spec.open(model, replace(place, bucket=bucket))
+    learner.start(start)
+    learner.update(lesson, 0, 1)
+    counts = {"all_gather_into_tensor": 0, "send": 0, "recv": 0}
+
+    def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            counts[name] += 1
+            return function(*arguments, **named)
+
+        return call
+
+    own = {name: vars(dist)[name] for name in counts}
+    for name, function in own.items():
+        setattr(dist, name, counted(name, function))
+    held = learner.held
+    for _ in Pass(held).tensors:
+        pass
+    for name, function in own.items():
+        setattr(dist, name, function)
+    buckets = len(pack(Pass(held).index, bucket))
+    learner.close()
+    return counts["all_gather_into_tensor"], counts["send"] + counts["recv"], buckets
