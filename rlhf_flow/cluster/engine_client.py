@@ -53,14 +53,22 @@ class _Feed:
     group: WorkerGroup
     id: str
     prompts: dict[str, Prompt] = field(default_factory=dict)  # that it has not finished, by id
+    sent: int = 0  # prompts
     ended: bool = False
 
-    def add(self, prompts: Sequence[Prompt] | None) -> None:
-        """Send prompts; None: there are no more."""
-        self.prompts |= {prompt.id: prompt for prompt in prompts or ()}
-        self.ended = prompts is None
-        add = self.group.ranks[0].handle.add.options(concurrency_group=FEED)
-        add.remote(self.id, prompts)
+    def add(self, prompts: Sequence[Prompt]) -> None:
+        """Send prompts."""
+        self.prompts |= {prompt.id: prompt for prompt in prompts}
+        self.sent += len(prompts)
+        self._send(prompts)
+
+    def end(self) -> None:
+        """There are no more prompts."""
+        self.ended = True
+        self._send(self.sent)
+
+    def _send(self, arrived: Sequence[Prompt] | int) -> None:
+        self.group.ranks[0].handle.add.options(concurrency_group=FEED).remote(self.id, arrived)
 
 
 @dataclass
@@ -120,7 +128,7 @@ class _Round:
             if new[feed.id]:
                 feed.add(new[feed.id])
             if not self.waiting:
-                feed.add(None)
+                feed.end()
 
     def _end(self, feed: _Feed, event: Event) -> None:
         if isinstance(event, DeadWorkerError):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlhf_flow.cluster.failures import fatal_failures
 from rlhf_flow.cluster.heartbeat import start_beating
+from rlhf_flow.cluster.inbox import Inbox
 from rlhf_flow.cluster.supervisor import WorkerError, oom_kills
 from rlhf_flow.cluster.weight_sync.transport import Sender, call_and_send
 from rlhf_flow.engine.feed import FedEngine
@@ -44,7 +43,7 @@ class Worker:
     def __init__(self, name: str, monitor: ActorHandle) -> None:
         self.worker: Any = None
         self.failure: Exception | None = None
-        self.feeds: dict[str, SimpleQueue[Sequence[Prompt] | None]] = {}
+        self.inboxes: dict[str, Inbox] = {}  # of calls of `feed`, by id
         self.sender = Sender()  # of a learner's rank 0
         self.opened = False
         start_beating(monitor, name, lambda: not self.opened)
@@ -87,6 +86,10 @@ class Worker:
         self.ready()
         return getattr(self.worker, method)(*arguments, **named)
 
+    def follow(self, method: str, arguments: tuple[Any, ...]) -> None:
+        """Take part in a call whose answer rank 0 gives."""
+        self.call(method, arguments, {})
+
     @fatal_failures()
     def leave(self, replaced: bool) -> None:
         """Leave the GPU to others. An engine keeps no copy of weights that will be `replaced`."""
@@ -108,18 +111,18 @@ class Worker:
     def feed(self, id: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Iterator[Rollouts]:
         """Yield an engine's answers to the prompts that `add` brings, each piece as soon as it is finished."""
         self.ready()
-        take = partial(_take, self.feeds.setdefault(id, SimpleQueue()))
+        take = self.inboxes.setdefault(id, Inbox())
         with fatal_failures():
             if isinstance(self.worker, FedEngine):
                 yield from self.worker.feed(take, *arguments, **named)
             else:
                 while (prompts := take(wait=True)) is not None:
                     yield from streamed(self.worker, prompts, *arguments, **named)
-        del self.feeds[id]
+        del self.inboxes[id]
 
-    def add(self, id: str, prompts: Sequence[Prompt] | None) -> None:
-        """Prompts for `feed`; None: there are no more. Runs beside it, in the thread of the group `FEED`."""
-        self.feeds.setdefault(id, SimpleQueue()).put(prompts)
+    def add(self, id: str, arrived: Sequence[Prompt] | int) -> None:
+        """Prompts for `feed`, or how many it gets in all. Runs beside it, in the thread of the group `FEED`."""
+        self.inboxes.setdefault(id, Inbox()).put(arrived)
 
     def stream(self, method: str, arguments: tuple[Any, ...], channel: Channel | None, bucket: int) -> Iterator[Any]:
         """Yield each bucket of published weights, unless they go to the channel; then the answer of the call."""
@@ -130,16 +133,3 @@ class Worker:
                     self.worker, method, arguments, channel=channel, bucket=bucket, sender=self.sender
                 )
             )
-
-
-def _take(queue: SimpleQueue[Sequence[Prompt] | None], *, wait: bool) -> Sequence[Prompt] | None:
-    """All prompts in the queue; None if no more will come. `wait`: until there are some."""
-    taken: list[Prompt] = []
-    while not queue.empty() or (wait and not taken):
-        prompts = queue.get()
-        if prompts is None:
-            if taken:
-                queue.put(None)
-            return taken or None
-        taken += prompts
-    return taken

@@ -117,7 +117,7 @@ class WorkerGroup:
         """
         first, *others = (rank.handle for rank in self.ranks)
         stream = first.stream.options(num_returns="streaming").remote(method, arguments, channel, self.bucket)
-        *sent, answer = self._collect(stream, [handle.call.remote(method, arguments, {}) for handle in others])
+        *sent, answer = self._collect(stream, [handle.follow.remote(method, arguments) for handle in others])
         return received(self.get(answer, 0), sent)
 
     def wait(self, calls: Sequence[ObjectRef]) -> None:

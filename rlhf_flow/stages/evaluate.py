@@ -114,7 +114,7 @@ def _evaluate_reward_model(
     labels = evaluation.scorer.score(answers)
     shard = writer.table("evaluation/answers", rows.from_rollouts(answers))
     ids = [response.id for group in answers.responses for response in group]
-    outputs = context.learner.logps([Table((shard,))], ids, policies[round])["logps"].to_pylist()
+    outputs = rows.views(context.learner.logps([Table((shard,))], ids, policies[round])["logps"])
     verdicts = _verdicts(labels, np.array(outputs, dtype=np.float64).reshape(*labels.utility.shape, -1))
     metrics: dict[str, float] = {"eval/queries": labels.counts.get("judge/queries", 0), **_counts("judge", labels)}
     if verdicts.label.size:
@@ -253,7 +253,9 @@ def _policy_metrics(
     new = context.learner.spread([table], ids, policies[round])
     metrics: dict[str, float] = {}
     for name in ("entropy", "mass"):
-        metrics |= _mean(f"eval/topk_{name}", np.array([np.mean(one) for one in new[name].to_pylist() if one]))
+        metrics |= _mean(
+            f"eval/topk_{name}", np.array([one.mean(dtype=np.float64) for one in rows.views(new[name]) if one.size])
+        )
     if round > 0 and on_policy:
         start = context.learner.logps([table], ids, policies[0])
         metrics["eval/kl"] = float((_sums(new) - _sums(start)).mean())
@@ -261,4 +263,4 @@ def _policy_metrics(
 
 
 def _sums(logps: pa.Table) -> np.ndarray:
-    return np.asarray([sum(values) for values in logps["logps"].to_pylist()])
+    return np.asarray([values.sum(dtype=np.float64) for values in rows.views(logps["logps"])])

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rlhf_flow.metrics.off_policy import GateError, distance, measures
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.policies import PolicyRegistry
+from rlhf_flow.storage.parquet import views
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.types import RoundPlan, Scored
 
@@ -31,12 +33,13 @@ def measure_mismatch(context: RunContext, plan: RoundPlan, policies: PolicyRegis
         return None
 
     def write(writer: StageWriter) -> StageFacts:
-        sampled = _policy_logps(context, plan.round)
-        ids = list(sampled)
+        ids = _sampled_by_policy(context, plan.round)
         number = _number_measured(context.off_policy.measured, len(ids))
         if not bounded and len(ids) > number:
             order = np.random.default_rng(derive(context.seed, "mismatch", plan.round)).permutation(len(ids))
             ids = [ids[at] for at in sorted(order[:number])]
+        sampled = _engine_logps(context, plan.round, ids)
+        ids = list(sampled)
         learned = _learner_logps(context, plan, policies, ids)
         found = {id: distance(sampled[id], learned[id]) for id in ids}
         columns = {
@@ -77,11 +80,19 @@ def known(context: RunContext, round: int) -> dict[str, float]:
     return dict(zip(rows["response"].to_pylist(), rows["mismatch"].to_pylist(), strict=True))
 
 
-def _policy_logps(context: RunContext, round: int) -> dict[str, np.ndarray]:
-    """The engine's log-probs [T] of the responses that the policy alone sampled, by id."""
-    columns = context.ledger.table(round, "sample").read(["response", "source", "logps"])
-    rows = zip(*(columns[name].to_pylist() for name in ("response", "source", "logps")), strict=True)
-    return {id: np.asarray(logps, np.float32) for id, source, logps in rows if source == "policy" and logps}
+def _sampled_by_policy(context: RunContext, round: int) -> list[str]:
+    """The ids of the responses that the policy alone sampled."""
+    rows = context.ledger.table(round, "sample").read(["response", "source"])
+    return rows.filter(pc.equal(rows["source"], "policy"))["response"].to_pylist()
+
+
+def _engine_logps(context: RunContext, round: int, ids: list[str]) -> dict[str, np.ndarray]:
+    """The engine's log-probs [T] of those of these responses that have some, by id."""
+    found: dict[str, np.ndarray] = {}
+    for shard in context.ledger.table(round, "sample").read_shards(["response", "logps"]) if ids else ():
+        part = shard.filter(pc.is_in(shard["response"], pa.array(ids, pa.string())))
+        found |= dict(zip(part["response"].to_pylist(), views(part["logps"]), strict=True))
+    return {id: found[id] for id in ids if found[id].size}
 
 
 def _learner_logps(
@@ -92,7 +103,7 @@ def _learner_logps(
         return {}
     policies.begin(plan.init)
     table = context.learner.logps([context.ledger.table(plan.round, "sample")], ids, policies[plan.init])
-    return {id: np.asarray(logps) for id, logps in zip(ids, table["logps"].to_pylist(), strict=True)}
+    return dict(zip(ids, views(table["logps"]), strict=True))
 
 
 def _check_bound(context: RunContext, plan: RoundPlan, found: Mapping[str, float]) -> None:

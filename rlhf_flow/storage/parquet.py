@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -58,50 +59,67 @@ ANCHORS = pa.schema([("response", pa.string()), ("policy", pa.string()), ("logps
 
 def from_rollouts(rollouts: Rollouts) -> pa.Table:
     """One row per response, in order. The columns of a prompt are repeated on each of its rows."""
-    rows = []
+    columns: dict[str, list[object]] = {field.name: [] for field in RESPONSES}
+    draws: dict[SamplingParams, str] = {}
     for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True):
         shared = {
             "round": rollouts.round,
             "prompt": prompt.id,
             "messages": json.dumps([asdict(message) for message in prompt.messages], ensure_ascii=False),
-            "prompt_tokens": prompt.tokens,
+            "prompt_tokens": np.asarray(prompt.tokens, np.int32),
             "gold_answer": prompt.answer,
             "meta": json.dumps(dict(prompt.meta), ensure_ascii=False),
         }
         for response in responses:
-            draw = {key: value for key, value in asdict(response.draw).items() if value is not None}
+            if response.draw not in draws:
+                given = {key: value for key, value in asdict(response.draw).items() if value is not None}
+                draws[response.draw] = json.dumps(given)
             own = {name: getattr(response, name) for name in OWN}
-            rows.append(shared | own | {"response": response.id, "draw": json.dumps(draw)})
-    return pa.Table.from_pylist(rows, schema=RESPONSES)
+            for name, value in (shared | own | {"response": response.id, "draw": draws[response.draw]}).items():
+                columns[name].append(value)
+    return pa.table({field.name: _column(columns[field.name], field.type) for field in RESPONSES}, schema=RESPONSES)
 
 
 def to_rollouts(table: pa.Table) -> Rollouts:
-    """The inverse of `from_rollouts`, except for candidates that were not drawn."""
+    """The inverse of `from_rollouts`, except for candidates that were not drawn.
+
+    Tokens and log-probs are views of the table's buffers.
+    """
     prompts: dict[str, Prompt] = {}
     responses: dict[str, list[Response]] = {}
     draws: dict[str, SamplingParams] = {}
-    rows = table.to_pylist()
-    for row in rows:
+    lists = {name: views(table[name]) for name in ("prompt_tokens", "tokens", "logps")}
+    measured = table["logps"].is_valid().to_pylist()
+    rows = table.drop_columns(list(lists)).to_pylist()
+    for row, has_logps, context, tokens, logps in zip(rows, measured, *lists.values(), strict=True):
         if row["prompt"] not in prompts:
             prompts[row["prompt"]] = Prompt(
                 id=row["prompt"],
                 messages=tuple(Message(**message) for message in json.loads(row["messages"])),
-                tokens=tuple(row["prompt_tokens"]),
+                tokens=tuple(context.tolist()),
                 answer=row["gold_answer"],
                 meta=json.loads(row["meta"]),
             )
             responses[row["prompt"]] = []
         if row["draw"] not in draws:
             draws[row["draw"]] = SamplingParams(**json.loads(row["draw"]))
-        own = {name: row[name] for name in OWN}
-        own["tokens"] = np.asarray(row["tokens"], dtype=np.int32)
-        own["logps"] = None if row["logps"] is None else np.asarray(row["logps"], dtype=np.float32)
+        own = {name: row[name] for name in OWN if name not in lists}
+        own |= {"tokens": tokens, "logps": logps if has_logps else None}
         responses[row["prompt"]].append(Response(id=row["response"], draw=draws[row["draw"]], **own))
     return Rollouts(
         round=rows[0]["round"] if rows else 0,
         prompts=tuple(prompts.values()),
         responses=tuple(tuple(group) for group in responses.values()),
     )
+
+
+def views(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """The lists of a column of numbers, as read-only views of its buffers; a null is empty."""
+    found: list[np.ndarray] = []
+    for chunk in column.chunks:
+        values, bounds = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        found += [values[start:end] for start, end in pairwise(bounds)]
+    return found
 
 
 def from_scored(scored: Scored) -> pa.Table:
@@ -154,8 +172,20 @@ def from_selection(selection: Selection) -> pa.Table:
 
 def from_logps(ids: Sequence[str], policy: str, logps: Iterable[np.ndarray]) -> pa.Table:
     """Token log-probs of responses under one policy."""
-    columns = {"response": list(ids), "policy": [policy] * len(ids), "logps": list(logps)}
-    return pa.Table.from_pydict(columns, schema=ANCHORS)
+    columns = {"response": list(ids), "policy": [policy] * len(ids), "logps": _column(list(logps), LOGPS)}
+    return pa.table(columns, schema=ANCHORS)
+
+
+def _column(values: Sequence[object], type: pa.DataType) -> pa.Array:
+    """The values as an array. Lists are numpy arrays, or None for a null."""
+    if not pa.types.is_list(type):
+        return pa.array(values, type)
+    lists = [value if isinstance(value, np.ndarray) else None for value in values]
+    dtype = type.value_type.to_pandas_dtype()
+    bounds = np.cumsum([0, *(0 if one is None else len(one) for one in lists)], dtype=np.int32)
+    flat = np.concatenate([np.zeros(0, dtype), *(one for one in lists if one is not None)], dtype=dtype)
+    nulls = pa.array([one is None for one in lists], pa.bool_())
+    return pa.ListArray.from_arrays(bounds, flat, type=type, mask=nulls)
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:

@@ -120,7 +120,8 @@ class FolderStageWriter:
     def table(self, name: str, rows: pa.Table) -> Shard:
         """Write rows as `<name>.parquet`; equal rows give equal bytes."""
         path = self._path(f"{name}.parquet")
-        pq.write_table(rows, path, compression="zstd")
+        repeating = [field.name for field in rows.schema if not pa.types.is_list(field.type)]
+        pq.write_table(rows, path, compression="zstd", use_dictionary=repeating)  # log-probs hardly repeat
         return FileShard(path, sha256="", rows=rows.num_rows)
 
     def text(self, name: str, text: str) -> None:

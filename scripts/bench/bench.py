@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+import driver_cost
 import publish
 import rollouts
 import rounds
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "rollouts": of_rollouts,
     "scoring": of_scoring,
     "publish": lambda asked: publish.measure(repeats=asked.repeats),
+    "driver": lambda asked: driver_cost.measure(repeats=asked.repeats),
 }
 
 
