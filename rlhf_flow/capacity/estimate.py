@@ -44,7 +44,6 @@ class Planned:
     work: Work
     steps: int  # optimizer steps of a round, at most
     last_batch: int  # pairs of the last step of an epoch
-    idle: int  # empty places in that step's micro-batches, over all ranks
     threads: dict[str, int]  # CPU threads per process of each role
     memories: list[Memory]
     libraries: int  # of all processes, on the host
@@ -85,7 +84,6 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
         work=work,
         steps=steps,
         last_batch=last,
-        idle=-last % (config.learner.ranks * config.learner.training.micro_batch),
         threads=_threads(config),
         memories=memories,
         libraries=libraries,

@@ -128,7 +128,7 @@ def changes(config: RunConfig, *, on_gpu: bool) -> Iterator[tuple[str, RunConfig
 
     if not learner.training.gradient_checkpointing:
         yield with_training(gradient_checkpointing=True)
-    if learner.training.micro_batch > 1:
+    if learner.training.micro_batch != 1:
         yield with_training(micro_batch=1)
     if learner.training.chunk > 256:
         yield with_training(chunk=256)

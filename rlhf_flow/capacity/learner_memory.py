@@ -109,8 +109,10 @@ def _phases(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> lis
     state = {"weights": one.weights, "master weights": one.masters, "moments": one.moments}
     if one.stays:
         state["gradients"] = one.gradients
-    rows = work.sides * min(training.micro_batch, -(-training.batch // n))
-    tokens, answers = rows * work.positions, rows * work.longest_answer
+    of_pair = work.sides * work.positions
+    pairs = min(training.micro_batch or training.batch, -(-training.batch // n))
+    tokens = min(pairs * of_pair, max(of_pair, training.tokens("cuda" if on_gpu else "cpu")))
+    answers = tokens * work.longest_answer // work.positions
     saved = activations(shape, tokens, one.numeric, checkpointing=training.gradient_checkpointing)
     head = logits(shape, answers, training.chunk)
     others, rounds = not _always_held(config), config.model.dtype != "float32"

@@ -27,7 +27,7 @@ KEYS: tuple[tuple[str, object, str], ...] = (  # key, value, and a comment in pl
     ("answers.max_tokens", 512, ""),
     ("answers.stop", None, ""),
     ("learner.training.optimizer.lr", None, ""),
-    ("learner.training.micro_batch", 8, ""),
+    ("learner.training.tokens_per_batch", None, ""),
 )
 FUNCTION = """\
 # Or your own function (prompt, answer, meta) -> float, in place of scorer and scorer.path

@@ -65,7 +65,7 @@ def page(planned: Planned) -> Iterator[str]:
     )
     yield (
         f"           at most {work.pairs_learned} pairs in {planned.steps} optimizer steps; the last step has "
-        f"{planned.last_batch} pairs and {planned.idle} empty places"
+        f"{planned.last_batch} pairs"
     )
     yield f"           longest sequence: {work.positions} tokens, of which the prompt {work.longest_prompt}"
     yield (

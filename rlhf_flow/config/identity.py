@@ -14,7 +14,12 @@ WHERE = (
     *("guidelines", "cache", "chat_template.date", "threads"),
 )
 SCORERS = ("scorer", "evaluate.scorer", "refresh.scorer")
-TRAINING = ("micro_batch", "chunk", "gradient_checkpointing")  # memory and speed, up to rounding of sums
+TRAINING = (
+    "tokens_per_batch",
+    "micro_batch",
+    "chunk",
+    "gradient_checkpointing",
+)  # memory and speed, up to rounding of sums
 FREE = (  # keys, and parents of keys, that may change
     *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint", "learner.ranks", "learner.config"),
     "answers",  # the draws hold its values

@@ -119,7 +119,7 @@ class DeepSpeedBackend:
 
     def _forward(self, packed: Packed, *read: Reader) -> Tensor:
         inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
-        return self.engine(*inputs, *read)
+        return self.engine(*inputs, *read, **packed.layout)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

@@ -44,7 +44,7 @@ class TorchBackend:
     def _forward(self, packed: Packed, *read: Reader) -> Tensor:
         inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            return self.model(*inputs, *read)
+            return self.model(*inputs, *read, **packed.layout)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()

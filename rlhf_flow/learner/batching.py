@@ -46,13 +46,27 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Rows as one rectangle, padded on the right, which causal attention does not see."""
+class Group:
+    """The number of tokens of a prompt and of each of its answers in a line of tokens."""
 
-    tokens: np.ndarray  # int64 [R, L], or fewer lines if rows share one
+    prompt: int
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows for one forward pass: a line of groups, or a rectangle padded on the right, where nothing sees it."""
+
+    tokens: np.ndarray  # int64 [1, L] or [R, L]
     at: np.ndarray  # int64 [M]: indices into tokens.flatten() of the positions that predict response tokens
     targets: np.ndarray  # int64 [M]: the response tokens, row by row
     mask: np.ndarray  # bool [R, T]: the valid outputs of each row
+    groups: tuple[Group, ...] | None = None  # None: a rectangle
+
+    @property
+    def layout(self) -> dict[str, tuple[Group, ...]]:
+        """The argument of a model that says where the rows are; empty for a rectangle."""
+        return {} if self.groups is None else {"groups": self.groups}
 
 
 def pack(rows: Sequence[Row]) -> Packed:
@@ -66,22 +80,6 @@ def pack(rows: Sequence[Row]) -> Packed:
         mask[r, : len(row.tokens)] = True
         at.append(r * length + len(row.prompt) - 1 + np.arange(len(row.tokens)))  # position t - 1 predicts token t
     return Packed(tokens, np.concatenate(at), np.concatenate([row.tokens for row in rows]).astype(np.int64), mask)
-
-
-def pack_policy(rows: Sequence[Row]) -> Packed:
-    """Like `pack`, with one line for rows that differ in their last token only, which no position reads.
-
-    One-token responses to the same prompt are such rows: the letters A and B of a pairwise question.
-    """
-    read = [(row.prompt.tobytes(), row.tokens[:-1].tobytes()) for row in rows]
-    line = {each: number for number, each in enumerate(dict.fromkeys(read))}
-    if len(line) == len(rows):
-        return pack(rows)
-    whole = pack(rows)
-    kept = [read.index(each) for each in line]
-    shift = np.array([line[each] - r for r, each in enumerate(read)]) * whole.tokens.shape[1]  # [R]
-    at = whole.at + np.repeat(shift, [len(row.tokens) for row in rows])
-    return Packed(whole.tokens[kept], at, whole.targets, whole.mask)
 
 
 def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
@@ -153,17 +151,75 @@ def global_batches(pairs: int, *, batch: int, epochs: int, seed: int, round: int
     return steps
 
 
-def deal(lengths: Sequence[int], *, ranks: int, micro_batch: int) -> list[list[np.ndarray]]:
-    """Split a global batch: for each micro step, each rank's positions [<= micro_batch] in the batch.
+@dataclass(frozen=True)
+class Limits:
+    """The size of a forward pass of one rank."""
 
-    Rows of similar length go together, which keeps padding and waiting short. All ranks take equally many micro steps;
-    a rank may get no row in the last one.
+    tokens: int  # with padding; one item may have more
+    items: int | None = None  # None: any number
+    shared: bool = False  # whether the answers to a prompt share it; if not, rows are padded to the longest
+
+
+def deal(items: Sequence[Sequence[Row]], limits: Limits, *, ranks: int) -> list[list[np.ndarray]]:
+    """Split a global batch: for each micro step, each rank's items, by their number in the batch.
+
+    Items of one prompt go together, and those of similar length. All ranks take equally many micro steps; a rank may
+    get no item in the last one.
     """
-    order = np.argsort(
-        -np.asarray(lengths, dtype=np.int64), kind="stable"
-    )  # longest first: runs out of memory early, if at all
-    wave = ranks * micro_batch
-    return [[order[start : start + wave][rank::ranks] for rank in range(ranks)] for start in range(0, len(order), wave)]
+    lengths = [max(row.length for row in item) for item in items]
+    longest: dict[bytes, tuple[int, int]] = {}  # of the items of a prompt, and the first of these
+    for i, item in enumerate(items):
+        known, first = longest.get(item[0].prompt.tobytes(), (0, i))
+        longest[item[0].prompt.tobytes()] = max(known, lengths[i]), first
+    # The longest first: runs out of memory early, if at all.
+    order = sorted(
+        range(len(items)),
+        key=lambda i: (
+            -longest[items[i][0].prompt.tobytes()][0],
+            longest[items[i][0].prompt.tobytes()][1],
+            -lengths[i],
+        ),
+    )
+    everything = _Filled(limits.shared)
+    for i in order:
+        everything.add(items[i])
+    rest = everything.tokens
+    needed = max(-(-rest // limits.tokens), -(-len(items) // limits.items) if limits.items else 1)
+    share = rest / (-(-needed // ranks) * ranks)  # a number of passes that the ranks can share evenly
+    passes, filled = [[order[0]]] if order else [], _Filled(limits.shared)
+    for i in order:
+        before = filled.tokens
+        filled.add(items[i])
+        full = filled.tokens > limits.tokens or before >= share or len(passes[-1]) == limits.items
+        if i != order[0] and full:
+            passes.append([i])
+            filled = _Filled(limits.shared)
+            filled.add(items[i])
+        elif i != order[0]:
+            passes[-1].append(i)
+    dealt = [np.array(each, dtype=np.int64) for each in passes]
+    dealt += [np.zeros(0, np.int64)] * (-len(dealt) % ranks)
+    return [dealt[start : start + ranks] for start in range(0, len(dealt), ranks)]
+
+
+class _Filled:
+    """The tokens of a forward pass."""
+
+    def __init__(self, shared: bool) -> None:
+        self.shared = shared
+        self.prompts, self.rows, self.longest, self.sum = set[bytes](), 0, 0, 0
+
+    def add(self, item: Sequence[Row]) -> None:
+        for row in item:
+            prompt = row.prompt.tobytes()
+            self.sum += len(row.tokens) + (0 if prompt in self.prompts else len(row.prompt))
+            self.prompts.add(prompt)
+            self.rows += 1
+            self.longest = max(self.longest, row.length)
+
+    @property
+    def tokens(self) -> int:
+        return self.sum if self.shared else self.rows * self.longest
 
 
 def read_pairs(tables: RoundTables) -> list[Pair]:

@@ -59,15 +59,16 @@ def read_user_config(path: str) -> Json:
 
 def engine_config(training: Training, *, ranks: int, zero_stage: int, path: str | None, device: str) -> Json:
     """The `config` of `deepspeed.initialize`."""
-    accumulation = -(-training.batch // (ranks * training.micro_batch))
+    micro_batch = training.micro_batch or 1
+    accumulation = -(-training.batch // (ranks * micro_batch))
     zero: Json = {"stage": zero_stage}
     if device == "cpu":
         zero |= {"overlap_comm": False, "reduce_bucket_size": 1 << 24, "allgather_bucket_size": 1 << 24}
     ours: Json = {
         # DeepSpeed uses only their ratio: the learner marks the end of a global batch and scales the loss.
-        "train_micro_batch_size_per_gpu": training.micro_batch,
+        "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "train_batch_size": training.micro_batch * accumulation * ranks,
+        "train_batch_size": micro_batch * accumulation * ranks,
         "gradient_clipping": 0.0 if zero_stage == 0 else training.clip or 0.0,
         "steps_per_print": None,
         "zero_optimization": zero,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batching import Packed, Row, deal
+from rlhf_flow.learner.batching import Limits, Packed, Row, deal
 from rlhf_flow.learner.readout import Readout
 
 Forward: TypeAlias = Callable[[Packed], Tensor]
@@ -18,7 +18,7 @@ Forward: TypeAlias = Callable[[Packed], Tensor]
 
 @torch.no_grad()
 def read_all(
-    backend: Backend, reading: Readout, rows: Sequence[Row], forward: Forward, *, micro_batch: int, numbers: int
+    backend: Backend, reading: Readout, rows: Sequence[Row], forward: Forward, *, limits: Limits, numbers: int
 ) -> list[np.ndarray]:
     """The outputs of `forward` of each row, float32 [W, numbers], on every rank."""
     if not rows:
@@ -26,7 +26,7 @@ def read_all(
     widths = [reading.width(row) for row in rows]
     ends = np.cumsum(widths)
     flat = torch.zeros(int(ends[-1]), numbers)
-    for wave in deal([row.length for row in rows], ranks=backend.size, micro_batch=micro_batch):
+    for wave in deal([(row,) for row in rows], limits, ranks=backend.size):
         mine = wave[backend.rank]
         stand_in = wave[0][-1:]  # a rank without rows must still take part in collectives
         packed = reading.pack([rows[i] for i in (mine if len(mine) else stand_in)])

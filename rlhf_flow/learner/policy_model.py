@@ -5,14 +5,26 @@ Imported only when a learner opens, so it may import torch at its top.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from rlhf_flow.learner.attention import INNER, NAME, Line
+from rlhf_flow.learner.batching import Group, Packed, Row, pack
 from rlhf_flow.learner.logits import Reader, token_logps
+from rlhf_flow.learner.packing import pack_groups
 
+# Two prompts with answers of uneven length, which `share_prompts` compares.
+CHECKED = [
+    Row(np.arange(prompt, dtype=np.int32) % 7 + 1, np.arange(answer, dtype=np.int32) % 5 + 1)
+    for prompt, answer in ((5, 4), (3, 6), (5, 2), (3, 1), (5, 9))
+]
 TOLERANCE = 1e-3  # nats, between our log-probs and those of the model's own logits in float32
 
 
@@ -24,13 +36,24 @@ class ResponseLogps(nn.Module):
         self.lm = lm
         self.head = Head(lm, chunk=chunk)
 
-    def forward(self, tokens: Tensor, at: Tensor, targets: Tensor, read: Reader = token_logps) -> Tensor:
-        """Tokens [R, L] padded on the right, at [M] into tokens.flatten(), targets [M] -> log-probs float32 [M].
+    def forward(
+        self,
+        tokens: Tensor,
+        at: Tensor,
+        targets: Tensor,
+        read: Reader = token_logps,
+        groups: Sequence[Group] | None = None,
+    ) -> Tensor:
+        """Tokens [1, L] or [R, L], at [M] into tokens.flatten(), targets [M] -> log-probs float32 [M].
 
-        With another `read`, its output [M, ...]. No attention mask is needed: the padding is on the right, which causal
-        attention does not see.
+        With another `read`, its output [M, ...]. `groups`: of a line. A rectangle needs no attention mask: its padding
+        is on the right, which causal attention does not see.
         """
-        hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # [R, L, H]
+        named: dict[str, Any] = {}
+        if groups is not None:
+            line = Line(groups, tokens.device)
+            named = {"position_ids": line.positions[None], "line": line}
+        hidden = self.lm.base_model(input_ids=tokens, use_cache=False, **named).last_hidden_state  # [R, L, H]
         return self.head(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
 
 
@@ -51,7 +74,9 @@ class Head(nn.Module):
 
     def forward(self, hidden: Tensor, targets: Tensor, read: Reader) -> Tensor:
         """Hidden states [M, H], targets [M] -> the output of `read`, float32 [M, ...]."""
-        pieces = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)  # M = 0 gives one empty chunk
+        if len(targets) <= self.chunk:  # nothing is saved by computing the only chunk again
+            return self._read(hidden, targets, read)
+        pieces = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)
         return torch.cat(
             [checkpoint(self._read, h, t, read, use_reentrant=False, preserve_rng_state=False) for h, t in pieces]
         )
@@ -114,6 +139,36 @@ def verify(model: ResponseLogps) -> None:
             f"model.path: our log-probs of {type(model.lm).__name__} differ from the model's own by {worst:.2g} nats. "
             "Its output is more than its last hidden states times a matrix, or it is not causal: not supported."
         )
+
+
+@torch.no_grad()
+def share_prompts(model: ResponseLogps) -> bool:
+    """Let the model read the answers to a prompt in one line with it. False if that changes its log-probs."""
+    lm, padded = model.lm, pack(CHECKED)
+    kinds = set(lm.config.get_text_config().to_dict().get("layer_types") or ())
+    if lm.config._attn_implementation != INNER or not kinds <= {"full_attention", "sliding_attention"}:
+        return _padded(lm)
+    expected = _of_packed(model, padded)
+    lm.set_attn_implementation(NAME)
+    try:
+        same = torch.allclose(_of_packed(model, pack_groups(CHECKED)), expected, rtol=0, atol=TOLERANCE)
+    except (TypeError, KeyError, ValueError, RuntimeError):  # it does not pass on what `attend` needs
+        same = False
+    if same:
+        return True
+    lm.set_attn_implementation(INNER)
+    return _padded(lm)
+
+
+def _padded(lm: PreTrainedModel) -> bool:
+    print(f"note: {type(lm).__name__} trains on padded rows: its attention cannot share prompts.", flush=True)
+    return False
+
+
+def _of_packed(model: ResponseLogps, packed: Packed) -> Tensor:
+    arrays = (packed.tokens, packed.at, packed.targets)
+    found: Tensor = model(*map(torch.from_numpy, arrays), groups=packed.groups)
+    return found
 
 
 def _after_logits(config: PreTrainedConfig) -> tuple[float, float | None]:

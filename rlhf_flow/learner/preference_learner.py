@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batching import Example, Row, count, global_batches, read_examples, read_rows
+from rlhf_flow.learner.batching import Example, Limits, Row, count, global_batches, read_examples, read_rows
 from rlhf_flow.learner.held_weights import HeldWeights, Pass
 from rlhf_flow.learner.inference import Forward, read_all
 from rlhf_flow.learner.readout import Readout
@@ -48,6 +48,8 @@ class PreferenceLearner:
         self.model, self.training, self.backend = model, training, backend
         self.reading, self.trained = reading, trained
         self.bucket = bucket  # bytes of weights to gather at once
+        tokens = training.tokens(backend.device.type)
+        self.limits = Limits(tokens, training.micro_batch, shared=reading.shares)
         threads = training.threads or 1
         self.held = HeldWeights(model.path, backend, trained, torch_dtype(model.dtype), bucket=bucket, threads=threads)
         self._prepared: PreparedBatches | None = None
@@ -167,8 +169,8 @@ class PreferenceLearner:
 
     def _forward(self, rows: Sequence[Row], forward: Forward, *, numbers: int = 1) -> list[np.ndarray]:
         """The outputs of each row, float32 [W, numbers]. The ranks share the rows; all get the result."""
-        micro_batch = 2 * self.training.micro_batch
-        return read_all(self.backend, self.reading, rows, forward, micro_batch=micro_batch, numbers=numbers)
+        limits = Limits(self.limits.tokens, shared=self.reading.shares)
+        return read_all(self.backend, self.reading, rows, forward, limits=limits, numbers=numbers)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -188,7 +190,7 @@ class PreferenceLearner:
                 self.backend,
                 lesson.objective,
                 [prepared.examples[i] for i in prepared.batches[step]],
-                micro_batch=self.training.micro_batch,
+                limits=self.limits,
                 lr=rate,
                 pack=self.reading.pack,
             )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from rlhf_flow.learner.batching import Packed, Row, pack, pack_policy
+from rlhf_flow.learner.batching import Packed, Row, pack
+from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.protocols import PromptSource
 from rlhf_flow.tokenization.chat_template import chat_tokens, encode, require_template
@@ -33,6 +34,11 @@ class Readout(Protocol):
         """Whether the model is a policy, which engines sample from and check by a probe."""
         ...
 
+    @property
+    def shares(self) -> bool:
+        """Whether the responses to a prompt share its tokens in a forward pass."""
+        ...
+
     def width(self, row: Row) -> int:
         """The number of outputs W of a response."""
         ...
@@ -50,6 +56,8 @@ class Readout(Protocol):
 class PolicyReadout:
     """Policy: the log-prob of each response token."""
 
+    shares: bool = False
+
     @property
     def generates(self) -> bool:
         return True
@@ -58,7 +66,7 @@ class PolicyReadout:
         return len(row.tokens)
 
     def pack(self, rows: Sequence[Row]) -> Packed:
-        return pack_policy(rows)
+        return pack_groups(rows) if self.shares else pack(rows)
 
     def weights(self, weights: Weights) -> Weights:
         return weights
@@ -74,6 +82,10 @@ class RewardReadout:
 
     @property
     def generates(self) -> bool:
+        return False
+
+    @property
+    def shares(self) -> bool:
         return False
 
     def width(self, row: Row) -> int:

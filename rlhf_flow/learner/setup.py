@@ -49,10 +49,11 @@ def open_model(
         trust_remote_code=model.trust_remote_code,
         gradient_checkpointing=training.gradient_checkpointing,
     )
-    trained = add_adapter(lm, lora, model) if lora.rank else FullModel(model, lm, PolicyReadout())
     logps = ResponseLogps(lm, chunk=training.chunk)
     policies.verify(logps)
-    return logps, PolicyReadout(), trained
+    reading = PolicyReadout(shares=policies.share_prompts(logps))
+    trained = add_adapter(lm, lora, model) if lora.rank else FullModel(model, lm, reading)
+    return logps, reading, trained
 
 
 def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[RewardHeadModel, Readout, Trainable]:

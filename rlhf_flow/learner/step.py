@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batching import Example, Packed, Row, deal, pack
+from rlhf_flow.learner.batching import Example, Limits, Packed, Row, deal, pack
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Loss, PairLogps, Sides, TokenLogps
 
@@ -31,7 +31,7 @@ def take_step(
     objective: Objective,
     batch: Sequence[Example],
     *,
-    micro_batch: int,
+    limits: Limits,
     lr: float,
     pack: Pack = pack,
 ) -> tuple[Sums, float]:
@@ -41,7 +41,7 @@ def take_step(
     weights, if a loss or the gradient norm is not finite.
     """
     weight = sum(example.weight for example in batch)
-    waves = deal([example.length for example in batch], ranks=backend.size, micro_batch=micro_batch)
+    waves = deal([example.rows for example in batch], limits, ranks=backend.size)
     sums: dict[str, float] = {}
     broken = torch.zeros(len(batch), dtype=torch.float64)  # 1: the pair's loss is not finite
     for wave in waves:

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 
+TOKENS = {"cpu": 1024, "cuda": 16384}  # of a forward pass: on a CPU more would leave its caches
+
 
 @dataclass(frozen=True)
 class Training:
     """Batches, optimizer, learning rate, precision and memory."""
 
     batch: int = 64  # pairs per optimizer step, over all ranks
-    micro_batch: int = 8  # pairs per forward pass of one rank; affects memory, not the result
+    tokens_per_batch: int | None = None  # of a rank's forward pass; null: 1024 on a CPU, 16384 on a GPU
+    micro_batch: int | None = None  # most pairs per forward pass of one rank; null: as many as tokens_per_batch allows
     epochs: int = 1  # passes over a round's pairs
     clip: float | None = 1.0  # largest global gradient norm; 0 or null: off
     chunk: int = 1024  # tokens whose logits exist at once; affects memory, not the result
@@ -25,9 +28,12 @@ class Training:
 
     def __post_init__(self) -> None:
         key = "learner.training"
-        for name in ("batch", "micro_batch", "epochs", "chunk"):
+        for name in ("batch", "epochs", "chunk"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{key}.{name} must be >= 1, got {vars(self)[name]}")
+        for name in ("tokens_per_batch", "micro_batch"):
+            if vars(self)[name] is not None and vars(self)[name] < 1:
+                raise ValueError(f"{key}.{name} must be >= 1, or null, got {vars(self)[name]}")
         if self.clip is not None and self.clip < 0:
             raise ValueError(f"{key}.clip must be >= 0 (0 or null: off), got {self.clip}")
         if self.precision not in ("float32", "bfloat16"):
@@ -36,3 +42,7 @@ class Training:
             raise ValueError(f"{key}.optimizer_state must be carry or fresh, got {self.optimizer_state!r}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"{key}.threads must be >= 1, or null, got {self.threads}")
+
+    def tokens(self, device: str) -> int:
+        """The tokens of a forward pass on a device."""
+        return self.tokens_per_batch or TOKENS[device]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.learner.batching import Row, count, deal, global_batches, pack, pack_policy, read_examples, read_rows
+from rlhf_flow.learner.batching import Limits, Row, count, deal, global_batches, pack, read_examples, read_rows
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.protocols import RoundTables, TrainingRound
 from rlhf_flow.storage.tables import Table
@@ -39,17 +39,47 @@ def test_the_order_is_drawn_anew_for_each_seed_round_and_epoch_and_for_nothing_e
     assert order(batch=8) == order()
 
 
-@given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 5))
-def test_a_batch_is_dealt_once_and_ranks_keep_step(lengths: list[int], ranks: int, micro_batch: int) -> None:
-    waves = deal(lengths, ranks=ranks, micro_batch=micro_batch)
-    assert all(len(wave) == ranks for wave in waves)
-    assert all(len(share) <= micro_batch for wave in waves for share in wave)
-    dealt = [int(i) for wave in waves for share in wave for i in share]
-    assert sorted(dealt) == list(range(len(lengths)))
-    assert len(waves) == -(-len(lengths) // (ranks * micro_batch))
-    shortest = [min(lengths[i] for share in wave for i in share) for wave in waves]
-    longest = [max(lengths[i] for share in wave for i in share) for wave in waves]
-    assert all(here >= after for here, after in zip(shortest, longest[1:], strict=False))
+ITEMS = st.lists(
+    st.tuples(st.integers(0, 5), st.lists(st.integers(1, 9), min_size=1, max_size=3)), min_size=1, max_size=30
+)
+
+
+def items(drawn: list[tuple[int, list[int]]]) -> list[tuple[Row, ...]]:
+    """Rows of one prompt each: its number, and the lengths of the answers."""
+    prompts = [np.full(number + 1, number, np.int32) for number in range(6)]
+    return [tuple(Row(prompts[number], np.zeros(n, np.int32)) for n in lengths) for number, lengths in drawn]
+
+
+def size(rows: list[Row], *, shared: bool) -> int:
+    """The tokens of a forward pass."""
+    if not shared:
+        return len(rows) * max(row.length for row in rows)
+    return sum(len(row.tokens) for row in rows) + sum(
+        map(len, {row.prompt.tobytes(): row.prompt for row in rows}.values())
+    )
+
+
+@given(ITEMS, st.integers(1, 60), st.none() | st.integers(1, 5), st.integers(1, 5), st.booleans())
+def test_a_batch_is_dealt_once_within_limits_and_ranks_keep_step(
+    drawn: list[tuple[int, list[int]]], tokens: int, most: int | None, ranks: int, shared: bool
+) -> None:
+    batch = items(drawn)
+    waves = deal(batch, Limits(tokens, most, shared), ranks=ranks)
+    assert all(len(wave) == ranks and len(wave[0]) for wave in waves)
+    passes = [share for wave in waves for share in wave if len(share)]
+    assert sorted(int(i) for share in passes for i in share) == list(range(len(batch)))
+    assert most is None or all(len(share) <= most for share in passes)
+    for share in passes:
+        assert len(share) == 1 or size([row for i in share for row in batch[i]], shared=shared) <= tokens
+    numbers = [batch[i][0].prompt[0] for share in passes for i in share]
+    assert len([n for n, before in zip(numbers, [None, *numbers], strict=False) if n != before]) == len(set(numbers))
+
+
+@given(st.integers(1, 6), st.integers(1, 40))
+def test_ranks_share_what_fits_into_one_pass(ranks: int, pairs: int) -> None:
+    batch = items([(0, [3, 3])] * pairs)
+    (wave,) = deal(batch, Limits(10**6), ranks=ranks)
+    assert max(map(len, wave)) <= -(-pairs // ranks) + 1
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=6))
@@ -135,21 +165,3 @@ def test_a_lesson_without_pairs_has_no_steps(tmp_path: Path) -> None:
     assert read_examples(empty) == []
     assert count(empty) == 0
     assert global_batches(0, batch=4, epochs=2, seed=0, round=1) == []
-
-
-@given(
-    st.lists(st.tuples(st.lists(st.integers(1, 2), min_size=1, max_size=3), st.lists(st.integers(1, 2), max_size=2)))
-)
-def test_rows_that_are_read_alike_share_a_line(drawn: list[tuple[list[int], list[int]]]) -> None:
-    """Whatever shares a line, each target stands behind the same tokens as in a line of its own."""
-    if not drawn:
-        return
-    rows = [Row(np.array(prompt, dtype=np.int32), np.array(tokens, dtype=np.int32)) for prompt, tokens in drawn]
-    alone, shared = pack(rows), pack_policy(rows)
-    assert len(shared.tokens) == len({(tuple(prompt), tuple(tokens[:-1])) for prompt, tokens in drawn})
-    np.testing.assert_array_equal(shared.mask, alone.mask)
-    np.testing.assert_array_equal(shared.targets, alone.targets)
-    for here, there in zip(shared.at, alone.at, strict=True):
-        (line, last), (own, place) = (divmod(int(at), alone.tokens.shape[1]) for at in (here, there))
-        assert last == place
-        np.testing.assert_array_equal(shared.tokens[line, : last + 1], alone.tokens[own, : place + 1])

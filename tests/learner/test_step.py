@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_flow.learner.batching import Example, Packed, Row
+from rlhf_flow.learner.batching import Example, Limits, Packed, Row
 from rlhf_flow.learner.step import Sums, take_step
 from rlhf_flow.objective.dpo import DPO
 
@@ -67,7 +67,7 @@ def batch_of(seed: int, weights: Sequence[float]) -> list[Example]:
 def step(batch: Sequence[Example], *, size: int, micro_batch: int) -> tuple[dict[str, float], Tensor]:
     """Weighted means and gradient of a batch that `size` ranks share."""
     ranks = [Tokens(size=size, rank=rank) for rank in range(size)]
-    sums = [take_step(rank, DPO(0.4), batch, micro_batch=micro_batch, lr=0.1)[0] for rank in ranks]  # type: ignore[arg-type]
+    sums = [take_step(rank, DPO(0.4), batch, limits=Limits(10**6, micro_batch), lr=0.1)[0] for rank in ranks]  # type: ignore[arg-type]
     means = {name: sum(one.values[name] for one in sums) / sums[0].weight for name in sums[0].values}
     gradients = [rank.weight.grad for rank in ranks]
     assert all(gradient is not None for gradient in gradients)
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_names_its_pair_and_takes_no_step() -> None:
     with pytest.raises(
         FloatingPointError, match=r"not finite for 1 pair: p3/0 against p3/1\. The weights are unchanged"
     ):
-        take_step(backend, DPO(), batch, micro_batch=2, lr=0.1)  # type: ignore[arg-type]
+        take_step(backend, DPO(), batch, limits=Limits(10**6, 2), lr=0.1)  # type: ignore[arg-type]
     assert backend.discarded
     assert backend.lr == 0
 
@@ -145,13 +145,13 @@ def test_a_rank_without_the_broken_pair_hears_of_it() -> None:
     for rank in range(2):
         backend = Tokens(size=2, rank=rank)
         with suppress(FloatingPointError):
-            take_step(backend, DPO(), batch, micro_batch=2, lr=0.1)  # type: ignore[arg-type]
+            take_step(backend, DPO(), batch, limits=Limits(10**6, 2), lr=0.1)  # type: ignore[arg-type]
         shares += backend.added
     assert [bool(share[-4:].any()) for share in shares].count(True) == 1  # one rank alone has the pair
     for rank in range(2):
         backend = Tokens(size=2, rank=rank, total=shares[0] + shares[1])
         with pytest.raises(FloatingPointError, match="p2/0 against p2/1"):
-            take_step(backend, DPO(), batch, micro_batch=2, lr=0.1)  # type: ignore[arg-type]
+            take_step(backend, DPO(), batch, limits=Limits(10**6, 2), lr=0.1)  # type: ignore[arg-type]
         assert backend.discarded
 
 
@@ -160,11 +160,11 @@ def test_a_gradient_that_is_not_finite_names_the_batch() -> None:
     with pytest.raises(
         FloatingPointError, match=r"norm is inf, though every loss is finite, for 9 pairs: p0.*; and 1 more"
     ):
-        take_step(backend, DPO(), batch_of(0, [1.0] * 9), micro_batch=4, lr=0.1)  # type: ignore[arg-type]
+        take_step(backend, DPO(), batch_of(0, [1.0] * 9), limits=Limits(10**6, 4), lr=0.1)  # type: ignore[arg-type]
 
 
 def test_the_sums_come_with_the_weight_of_the_batch() -> None:
-    sums, norm = take_step(Tokens(), DPO(), batch_of(0, [0.5, 3.0]), micro_batch=4, lr=0.1)  # type: ignore[arg-type]
+    sums, norm = take_step(Tokens(), DPO(), batch_of(0, [0.5, 3.0]), limits=Limits(10**6, 4), lr=0.1)  # type: ignore[arg-type]
     assert isinstance(sums, Sums)
     assert sums.weight == 3.5
     assert norm == 1.0

@@ -1,0 +1,154 @@
+"""Attention over a line of groups: each answer sees its prompt and itself.
+
+Everything else in a decoder layer works token by token, so it runs on the line. For attention the tokens are gathered
+into rectangles, for which the model's own function is called, and its outputs are gathered back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from rlhf_flow.learner.batching import Group
+
+NAME = "rlhf_flow_line"  # of `attend` among the attention functions of transformers
+INNER = "sdpa"  # the function that `attend` calls
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Queries [R, Q] and keys [R, K], as places in the line. A missing place repeats the first one of its row."""
+
+    queries: np.ndarray
+    keys: np.ndarray
+    present: np.ndarray  # bool [R, K]: keys that are not missing
+
+    @property
+    def causal(self) -> bool:
+        """Whether query i is key i, so that attention is causal in the order of places."""
+        return self.queries is self.keys
+
+    @property
+    def cost(self) -> int:
+        """Scores that attention computes; without a mask it skips the upper half."""
+        return self.queries.size * self.keys.shape[1] // (2 if self.causal else 1)
+
+
+class Line:
+    """Where attention finds the tokens of a line of groups."""
+
+    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+        spans, positions = _spans(groups)
+        rectangles = min(_whole(spans), _split(spans), key=lambda each: sum(one.cost for one in each))
+        self.positions = torch.from_numpy(positions).to(device)  # [M]
+        self.longest = int(positions.max()) + 1
+        self.queries = [torch.from_numpy(one.queries).to(device) for one in rectangles]
+        self.keys = [torch.from_numpy(one.keys).to(device) for one in rectangles]
+        self.present = [torch.from_numpy(one.present).to(device) for one in rectangles]
+        self.causal = [one.causal for one in rectangles]
+        self.masks: dict[tuple[int, int | None], Tensor | None] = {}
+        back, end = np.zeros(len(positions), np.int64), 0
+        for one in rectangles:
+            back[one.queries.ravel()[::-1]] = np.arange(end, end + one.queries.size)[::-1]  # the first of equal places
+            end += one.queries.size
+        self.back = torch.from_numpy(back).to(device)  # [M]: each token's output, among those of all rectangles
+
+    def mask(self, number: int, window: int | None) -> Tensor | None:
+        """Which keys the queries of a rectangle see, bool [R, 1, Q, K]; None: those up to their own place."""
+        window = None if window is None or window >= self.longest else window
+        if (number, window) not in self.masks:
+            self.masks[number, window] = None if self.causal[number] and window is None else self._mask(number, window)
+        return self.masks[number, window]
+
+    def _mask(self, number: int, window: int | None) -> Tensor:
+        queries, keys = self.positions[self.queries[number]], self.positions[self.keys[number]]
+        distance = queries[:, :, None] - keys[:, None, :]  # [R, Q, K]
+        seen = (distance >= 0) & self.present[number][:, None, :]
+        return (seen if window is None else seen & (distance < window))[:, None]
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    line: Line,
+    sliding_window: int | None = None,
+    **named: Any,  # noqa: ANN401  # what the model passes to its own function
+) -> tuple[Tensor, None]:
+    """An attention function of transformers, for query, key and value [1, heads, M, D]. Returns [1, M, heads, D]."""
+    inner, outputs = AttentionInterface()[INNER], []
+    for number, (queries, keys) in enumerate(zip(line.queries, line.keys, strict=True)):
+        placed = (_gather(query, queries), _gather(key, keys), _gather(value, keys))
+        output, _ = inner(module, *placed, line.mask(number, sliding_window), **named)  # [R, Q, heads, D]
+        outputs.append(output.flatten(0, 1).flatten(1))
+    _, heads, _, _ = query.shape
+    return functional.embedding(line.back, torch.cat(outputs)).unflatten(-1, (heads, -1))[None], None
+
+
+def _gather(tokens: Tensor, places: Tensor) -> Tensor:
+    """[1, heads, M, D] at places [R, L] -> [R, heads, L, D]."""
+    heads = tokens.shape[1]
+    table = tokens[0].transpose(0, 1).flatten(1)  # [M, heads * D]
+    # An embedding, because its gradient sums equal places on all cores and in a fixed order.
+    return functional.embedding(places, table).unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The places of a prompt and of its answers."""
+
+    prompt: np.ndarray
+    answers: list[np.ndarray]
+
+
+def _spans(groups: Sequence[Group]) -> tuple[list[_Span], np.ndarray]:
+    """The places of each group, and the position of each place in its conversation."""
+    spans, positions, end = [], [], 0
+
+    def take(length: int, position: int) -> np.ndarray:
+        nonlocal end
+        positions.append(np.arange(position, position + length))
+        end += length
+        return np.arange(end - length, end)
+
+    for group in groups:
+        prompt = take(group.prompt, 0)
+        spans.append(_Span(prompt, [take(length, group.prompt) for length in group.answers]))
+    return spans, np.concatenate(positions)
+
+
+def _whole(spans: Sequence[_Span]) -> list[Rectangle]:
+    """One rectangle, with a row for each answer: its prompt and itself."""
+    places, present = _filled([np.concatenate([span.prompt, one]) for span in spans for one in span.answers])
+    return [Rectangle(places, places, present)]
+
+
+def _split(spans: Sequence[_Span]) -> list[Rectangle]:
+    """The prompts, each once; and the answers, whose keys are their prompt and themselves."""
+    prompts, present = _filled([span.prompt for span in spans])
+    pairs = [(one, np.concatenate([span.prompt, one])) for span in spans for one in span.answers if len(one)]
+    found = [Rectangle(prompts, prompts, present)]
+    if pairs:
+        queries, _ = _filled([answer for answer, _ in pairs])
+        found.append(Rectangle(queries, *_filled([keys for _, keys in pairs])))
+    return found
+
+
+def _filled(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows as a rectangle, filled with the first place of each; and which places are not filled."""
+    longest = max(map(len, rows))
+    present = np.arange(longest) < np.array([[len(row)] for row in rows])
+    return np.stack([np.concatenate([row, np.full(longest - len(row), row[0])]) for row in rows]), present
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,175 @@
+"""Answers that share a prompt's tokens have the log-probs and gradients that they have alone."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+from rlhf_flow.learner.attention import Line
+from rlhf_flow.learner.batching import Group, Packed, Row, pack
+from rlhf_flow.learner.packing import pack_groups
+from rlhf_flow.learner.policy_model import ResponseLogps, share_prompts
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "Llama": LlamaConfig(**SIZES),
+    "Qwen 3": Qwen3Config(**SIZES),
+    "Gemma 3 with windows": Gemma3TextConfig(
+        **SIZES, sliding_window=4, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8
+    ),
+    "GPT-2, learned positions": GPT2Config(
+        vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5
+    ),
+    "Mistral with a window": MistralConfig(**SIZES, sliding_window=3),
+    "Phi-3": Phi3Config(**SIZES),
+}
+ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 8)), min_size=1, max_size=8)
+
+
+def make(config: PreTrainedConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(deepcopy(config)).eval()
+
+
+def rows_of(drawn: list[tuple[int, int]], seed: int = 0) -> list[Row]:
+    """Rows of one of three prompts, of 3, 9 and 1 tokens, each with an answer of a length."""
+    random = np.random.default_rng(seed)
+    prompts = [random.integers(1, 64, n).astype(np.int32) for n in (3, 9, 1)]
+    return [Row(prompts[which], random.integers(1, 64, n).astype(np.int32)) for which, n in drawn]
+
+
+def logps(model: ResponseLogps, packed: Packed) -> Tensor:
+    return model(*map(torch.from_numpy, (packed.tokens, packed.at, packed.targets)), groups=packed.groups)
+
+
+@given(ROWS)
+def test_every_target_stands_behind_the_same_tokens(drawn: list[tuple[int, int]]) -> None:
+    rows = rows_of(drawn)
+    alone, shared = pack(rows), pack_groups(rows)
+    np.testing.assert_array_equal(shared.targets, alone.targets)
+    np.testing.assert_array_equal(shared.mask, alone.mask)
+    assert shared.groups is not None
+    line = Line(shared.groups, torch.device("cpu"))
+    positions = line.positions.numpy()
+    for here, there in zip(shared.at, alone.at, strict=True):
+        own, place = divmod(int(there), alone.tokens.shape[1])
+        assert positions[here] == place
+        assert shared.tokens[0, here] == alone.tokens[own, place]
+    assert shared.tokens.size == sum(len(row.tokens) - 1 for row in rows) + sum({len(row.prompt) for row in rows})
+
+
+@given(ROWS, st.sampled_from([None, 1, 3]))
+def test_a_token_attends_to_its_prompt_and_its_own_answer(drawn: list[tuple[int, int]], window: int | None) -> None:
+    """Each output is gathered from a query that sees exactly the tokens before it in its own conversation."""
+    packed = pack_groups(rows_of(drawn))
+    assert packed.groups is not None
+    line, owner = Line(packed.groups, torch.device("cpu")), owners(packed.groups)
+    positions, outputs = line.positions.numpy(), list[tuple[int, list[int]]]()
+    for number, (queries, keys) in enumerate(zip(line.queries, line.keys, strict=True)):
+        mask = line.mask(number, window)
+        for r in range(len(queries)):
+            for q, query in enumerate(queries[r].tolist()):
+                allowed = range(q + 1) if mask is None else np.flatnonzero(mask[r, 0, q].numpy())
+                outputs.append((query, sorted(keys[r, k].item() for k in allowed)))
+    for place, output in enumerate(line.back.tolist()):
+        query, seen = outputs[output]
+        assert query == place
+        expected = [
+            other
+            for other, (group, answer) in enumerate(owner)
+            if group == owner[place][0]
+            and answer in (None, owner[place][1])
+            and 0 <= positions[place] - positions[other] < (window or 99)
+        ]
+        assert seen == expected
+
+
+def owners(groups: tuple[Group, ...]) -> list[tuple[int, int | None]]:
+    """The group and the answer of each place; None for a prompt."""
+    found: list[tuple[int, int | None]] = []
+    for number, group in enumerate(groups):
+        found += [(number, None)] * group.prompt
+        for answer, length in enumerate(group.answers):
+            found += [(number, answer)] * length
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_log_probs_and_gradients_are_those_of_padded_rows(name: str) -> None:
+    padded, shared = (ResponseLogps(make(CONFIGS[name]), chunk=1000) for _ in range(2))
+    assert share_prompts(shared)
+
+    @settings(max_examples=34, deadline=None)
+    @given(ROWS, st.integers(0, 9))
+    def compare(drawn: list[tuple[int, int]], seed: int) -> None:
+        rows = rows_of(drawn, seed)
+        weights = torch.randn(sum(n for _, n in drawn), generator=torch.Generator().manual_seed(seed))
+        found = []
+        for model, packed in ((padded, pack(rows)), (shared, pack_groups(rows))):
+            model.zero_grad()
+            values = logps(model, packed)
+            (values * weights).sum().backward()
+            found.append((values.detach(), {n: p.grad for n, p in model.lm.named_parameters() if p.grad is not None}))
+        (expected, of_padded), (values, of_shared) = found
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+        largest = max(gradient.abs().max().item() for gradient in of_padded.values())
+        for parameter, gradient in of_padded.items():
+            torch.testing.assert_close(of_shared[parameter], gradient, rtol=1e-5, atol=1e-5 * largest, msg=parameter)
+
+    compare()
+
+
+@pytest.mark.slow
+def test_layers_that_are_recomputed_share_prompts_too() -> None:
+    rows = rows_of([(0, 4), (0, 7), (1, 2)])
+    gradients = []
+    for recompute in (False, True):
+        model = ResponseLogps(make(CONFIGS["Llama"]), chunk=1000)
+        assert share_prompts(model)
+        if recompute:
+            model.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.lm.train()
+        logps(model, pack_groups(rows)).sum().backward()
+        gradients.append([p.grad for p in model.lm.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
+
+
+@pytest.mark.slow
+def test_a_model_with_a_state_trains_on_padded_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1)
+    model = ResponseLogps(make(config), chunk=1000)
+    assert not share_prompts(model)
+    assert "note: MambaForCausalLM trains on padded rows" in capsys.readouterr().out
