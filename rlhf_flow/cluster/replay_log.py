@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_flow.types import Policy
+from rlhf_flow.weights.publish import DetachedWeights
 
 
 @dataclass
@@ -22,7 +23,8 @@ class CallLog:
         if method == "start":
             (policy,) = arguments
             if policy.sha256 == self.held and policy.state is None:
-                self.calls.append((method, arguments))  # the learner keeps its weights and moments
+                # The learner keeps its weights and moments, and so the log needs no weights, which would be copied.
+                self.calls.append((method, (replace(policy, weights=DetachedWeights(())),)))
             else:
                 self.calls = [(method, arguments)]
             self.held = policy.sha256

@@ -7,7 +7,7 @@ import time
 from rlhf_flow.metrics.alarms import PREFIX, of_judge, without_pairs
 from rlhf_flow.protocols import Schedule
 from rlhf_flow.stages.context import CheckpointPolicy, RunContext
-from rlhf_flow.stages.policies import PolicyRegistry, average_folder
+from rlhf_flow.stages.policies import PolicyRegistry, average_folder, used_from
 from rlhf_flow.stages.update_reward import scorer_sha256
 from rlhf_flow.storage.store import STAGES, StageFacts, StageRecord, StageWriter, Store
 from rlhf_flow.types import RoundRecord
@@ -52,7 +52,7 @@ def close_round(context: RunContext, round: int, policies: PolicyRegistry, *, be
     ledger.close_round(record)
     prune_checkpoints(ledger, context.schedule, context.checkpoints, rounds=context.rounds)
     ledger.release(before=min(context.replay.rounds(round + 1)))
-    policies.keep_only(_used_next(ledger, context.schedule)[0] | {round})
+    policies.keep_only(used_from(len(ledger.records), ledger, context.schedule)[0] | {round})
     for observer in context.observers:
         observer.round(record)
 
@@ -82,24 +82,12 @@ def prune_checkpoints(ledger: Store, schedule: Schedule, checkpoints: Checkpoint
     done = len(ledger.records) - 1
     best = _write_pointers(ledger, rounds=rounds)
     newest = [round for round in range(1, done + 1) if ledger.has(round, "policy")][-checkpoints.keep :]
-    used, started_from = _used_next(ledger, schedule)
+    used, started_from = used_from(len(ledger.records), ledger, schedule)
     policies, learners = {*newest, best, done, *used}, {*newest, *started_from}
     for round in range(1, done + 1):
         averages = [path.name for path in ledger.folder(round).glob(average_folder("*"))]
         unneeded = [] if round in policies else ["policy", *averages]
         ledger.prune(round, unneeded if round in learners else [*unneeded, "learner"])
-
-
-def _used_next(ledger: Store, schedule: Schedule) -> tuple[set[int], set[int]]:
-    """The rounds whose policies the next two rounds use, and those that they start from.
-
-    Two rounds, since some schedules make one step of two. They may belong to a later extension of the run.
-    """
-    done = len(ledger.records)
-    plans = [schedule.at(round, ledger.records) for round in (done, done + 1)]
-    started_from = {plan.init for plan in plans if plan.init < done}
-    used = {version for plan in plans for version in (*plan.samplers.values(), *plan.anchors.values())}
-    return {version for version in used if version < done} | started_from, started_from
 
 
 def _metrics(stages: dict[str, StageRecord]) -> dict[str, float]:

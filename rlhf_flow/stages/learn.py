@@ -8,7 +8,7 @@ from functools import partial
 
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.stages.context import RunContext
-from rlhf_flow.stages.policies import PolicyRegistry, average_folder, facts_of, training_round
+from rlhf_flow.stages.policies import PolicyRegistry, average_folder, facts_of, training_round, used_from
 from rlhf_flow.storage.parquet import SIDES
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.types import RoundPlan
@@ -113,6 +113,8 @@ def _train(
     round, ledger, learner = plan.round, context.ledger, context.learner
     policies.begin(plan.init)
     policies.held = None  # from the first step on, the learner holds no published policy
+    used, _ = used_from(round + 1, ledger, context.schedule)
+    policies.keep_only(used, averages=used | {round - 1})  # others need no copy of their weights
     stride = context.checkpoints.steps or max(1, math.ceil(steps / 10))  # without commits: ten updates of the progress
     metrics: list[StageFacts] = []
     boundaries = range(stride, steps, stride) if context.checkpoints.steps else range(0)

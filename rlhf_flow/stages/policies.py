@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_flow.protocols import RoundTables, TrainingRound
+from rlhf_flow.protocols import RoundTables, Schedule, TrainingRound
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.read_scores import origins
-from rlhf_flow.storage.store import StageFacts, StageRecord
+from rlhf_flow.storage.store import StageFacts, StageRecord, Store
 from rlhf_flow.storage.tables import Shard, Table
 from rlhf_flow.types import Policy, Probe, RoundPlan
 from rlhf_flow.weights.fingerprint import LEAF
@@ -98,10 +98,11 @@ class PolicyRegistry:
             self.policies[round] = policy
             self.begin(round)
 
-    def keep_only(self, rounds: set[int]) -> None:
-        """Drop the weights of other rounds."""
+    def keep_only(self, rounds: set[int], *, averages: set[int] | None = None) -> None:
+        """Drop the policies and averages of other rounds. `averages`: the rounds of these, if others."""
+        averages = rounds if averages is None else averages
         self.policies = {round: policy for round, policy in self.policies.items() if round in rounds | {0}}
-        self.averages = {key: policy for key, policy in self.averages.items() if key[1] in rounds}
+        self.averages = {key: policy for key, policy in self.averages.items() if key[1] in averages}
 
     def _published(self, round: int) -> StageRecord:
         record = self.context.ledger.committed(round, "publish")
@@ -163,6 +164,17 @@ class PolicyRegistry:
                 "Fix: resume on the same hardware, or start with checkpoint.every=1 if a run moves between machines."
             )
         return policy
+
+
+def used_from(round: int, ledger: Store, schedule: Schedule) -> tuple[set[int], set[int]]:
+    """The earlier rounds whose policies a round and the one after it use, and those that they start from.
+
+    Two rounds, since some schedules make one step of two. They may belong to a later extension of the run.
+    """
+    plans = [schedule.at(each, ledger.records[:each]) for each in (round, round + 1)]
+    started_from = {plan.init for plan in plans if plan.init < round}
+    used = {version for plan in plans for version in (*plan.samplers.values(), *plan.anchors.values())}
+    return {version for version in used if version < round} | started_from, started_from
 
 
 def training_round(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> TrainingRound:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,10 +61,11 @@ class Checkpoint:
             loaded = self._loaded().state_dict()
             yield from ((name, loaded[name].detach()) for name in sorted(loaded))
             return
-        for entry in index_of(skeleton):
-            name = entry.name if entry.name in files else stored[id(skeleton[entry.name])]
-            with safe_open(files[name], framework="pt") as file:
-                yield entry.name, file.get_tensor(name).to(entry.torch_dtype)
+        with ExitStack() as stack:
+            opened = {path: stack.enter_context(safe_open(path, framework="pt")) for path in set(files.values())}
+            for entry in index_of(skeleton):
+                name = entry.name if entry.name in files else stored[id(skeleton[entry.name])]
+                yield entry.name, opened[files[name]].get_tensor(name).to(entry.torch_dtype)
 
     def load(self) -> dict[str, Tensor]:
         """The full state dict: of a sequence classifier if the checkpoint is one, else of a causal LM."""
@@ -74,13 +77,7 @@ class Checkpoint:
 
     def _skeleton(self) -> PreTrainedModel:
         """The model on the meta device."""
-        import torch
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(self.path, **self._source())
-        with torch.device("meta"):
-            model: PreTrainedModel = self._kind().from_config(config, trust_remote_code=self.trust_remote_code)
-        return model
+        return _skeleton(self, (self.path / "config.json").stat().st_mtime_ns)
 
     def _kind(self) -> type[AutoModelForCausalLM | AutoModelForSequenceClassification]:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -91,6 +88,18 @@ class Checkpoint:
 
     def _source(self) -> dict[str, bool]:
         return {"local_files_only": True, "trust_remote_code": self.trust_remote_code}
+
+
+@lru_cache(maxsize=4)  # a reference is read every round
+def _skeleton(checkpoint: Checkpoint, changed: int) -> PreTrainedModel:
+    """`changed`: when its configuration was written."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path, **checkpoint._source())
+    with torch.device("meta"):
+        model: PreTrainedModel = checkpoint._kind().from_config(config, trust_remote_code=checkpoint.trust_remote_code)
+    return model
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from rlhf_flow.observe.console import Console
 from rlhf_flow.observe.summary_line import line
 from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.types import RoundRecord, Scored, Selection
-from tests.support import toy
 from tests.stages.test_late_labels import Compared, People
+from tests.support import toy
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,9 @@ def test_answers_that_are_all_cut_are_the_cause_that_is_told(tmp_path: Path) -> 
             cut = tuple(tuple(replace(one, truncated=True) for one in group) for group in drawn.responses)
             return replace(drawn, responses=cut)
 
-    made = toy.run(tmp_path, rounds=2, engine=Cutting(), selector=OnlyPair(), sampler=toy.Sampler(toy.SamplingParams(n=2)))
+    made = toy.run(
+        tmp_path, rounds=2, engine=Cutting(), selector=OnlyPair(), sampler=toy.Sampler(toy.SamplingParams(n=2))
+    )
     with pytest.raises(AlarmError, match=r"of 8 answers \(8 answers cut\)"):
         raise_if_stopped(made.ledger.records[-1], Alarms())
 

@@ -15,11 +15,11 @@ import pytest
 
 from rlhf_flow.cli.main import main
 from rlhf_flow.scorer.remote import schema as wire
+from tests.scorer.conftest import rollouts
 from tests.support import tiny
 from tests.support.labelling import ask, client, labelling, question
-from tests.scorer.conftest import rollouts
-from tests.support.stub_endpoint import Said, Stub, says
 from tests.support.served import WAIT, serving
+from tests.support.stub_endpoint import Said, Stub, says
 
 pytestmark = pytest.mark.slow
 

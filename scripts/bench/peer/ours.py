@@ -45,6 +45,7 @@ def rounds(
         f"answers.max_tokens={workload.max_tokens}",
         "selector.truncated=keep",
         f"evaluate.every={last + 1}",
+        f"checkpoint.every={last + 1}",  # the peer writes none
         f"rounds={last}",
         f"run_dir={run}",
         "observe.console=false",

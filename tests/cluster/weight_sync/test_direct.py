@@ -144,3 +144,26 @@ def test_a_learner_that_dies_while_it_publishes_publishes_a_copy(
     assert isinstance(policy.weights, Stored)
     assert policy.sha256 == expected.sha256
     assert answers(engine, policy) == received
+
+
+@pytest.mark.soak
+def test_each_tensor_parallel_rank_receives_its_part(world: World) -> None:
+    """Two ranks (gloo) of an engine in an actor sample as one rank does, before and after a broadcast."""
+    found = []
+    for ranks in (1, 2):
+        opened = Ray(object_store_mib=100, transfer=Transfer(bucket_mib=1)).open()
+        try:
+            engine = opened.engine(VLLM(kv_cache_mib=8, tensor_parallel=ranks), world.model)
+            learner = opened.learner(DeepSpeed(training=SGD), world.model)
+            opened.ready()
+            before = answers(engine, world.start)
+            after = answers(engine, next_policy(learner, world, 1))
+            assert learner.direct.sent == 1
+        finally:
+            opened.close()
+        found.append((before, after))
+    assert found[0][0] != found[0][1]
+    for one, two in zip(*found, strict=True):
+        for id, (tokens, logps) in one.items():
+            assert two[id][0] == tokens
+            assert two[id][1] == pytest.approx(logps, abs=1e-5)

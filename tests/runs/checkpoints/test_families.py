@@ -29,8 +29,6 @@ def test_an_engine_answers_as_the_published_policy_and_a_second_run_starts_from_
     assert by_huggingface(learn(made(family), tmp_path)) < NATS
 
 
-@pytest.mark.parametrize(
-    "family", each(["llama-tied", "mixtral", "gemma2", "gpt-neox", "falcon", "bloom", "cohere"])
-)
+@pytest.mark.parametrize("family", each(["llama-tied", "mixtral", "gemma2", "gpt-neox", "falcon", "bloom", "cohere"]))
 def test_an_engine_answers_as_a_published_adapter(made: Made, family: str, tmp_path: Path) -> None:
     assert by_huggingface(learn(made(family), tmp_path, rank=4)) < NATS

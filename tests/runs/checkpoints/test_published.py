@@ -17,8 +17,8 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.weights.fingerprint import fingerprint
 from rlhf_flow.weights.source import Checkpoint
-from tests.support import tiny
 from tests.runs.checkpoints.conftest import Made
+from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 
