@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from rlhf_flow.learner.batching import Group
+from rlhf_flow.learner.varlen import Sequences, supported
 
 NAME = "rlhf_flow_line"  # of `attend` among the attention functions of transformers
 INNER = "sdpa"  # the function that `attend` calls
@@ -45,6 +46,7 @@ class Line:
     """Where attention finds the tokens of a line of groups."""
 
     def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+        self.sequences = Sequences(tuple(groups), device)
         spans, positions = _spans(groups)
         rectangles = min(_whole(spans), _split(spans), key=lambda each: sum(one.cost for one in each))
         self.positions = torch.from_numpy(positions).to(device)  # [M]
@@ -86,6 +88,9 @@ def attend(
     **named: Any,  # noqa: ANN401  # what the model passes to its own function
 ) -> tuple[Tensor, None]:
     """An attention function of transformers, for query, key and value [1, heads, M, D]. Returns [1, M, heads, D]."""
+    if supported(query.device, query.dtype, query.shape[-1]):
+        found = line.sequences.attend(query, key, value, scaling=named.get("scaling"), window=sliding_window)
+        return found, None
     inner, outputs = AttentionInterface()[INNER], []
     for number, (queries, keys) in enumerate(zip(line.queries, line.keys, strict=True)):
         placed = (_gather(query, queries), _gather(key, keys), _gather(value, keys))

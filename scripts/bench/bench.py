@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 import driver_cost
+import overlap
 import publish
 import rollouts
 import rounds
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "rounds": rounds.measure_all,
     "rollouts": of_rollouts,
     "scoring": of_scoring,
+    "overlap": lambda asked: overlap.measure(),
     "publish": lambda asked: publish.measure(repeats=asked.repeats),
     "driver": lambda asked: driver_cost.measure(repeats=asked.repeats),
 }

@@ -40,7 +40,7 @@ def measure(*, answers: int = 512, dtype: str = "float32", repeats: int = 5) -> 
     """Print the table; return its rows."""
     device, threads = "cuda" if torch.cuda.is_available() else "cpu", machine.cores()
     with tempfile.TemporaryDirectory() as folder:
-        spec = RewardModel(str(_reward_model(Path(folder))), dtype=dtype)
+        spec = RewardModel(str(reward_model(Path(folder))), dtype=dtype)
         judge = spec.open(Place(threads=threads, device=device))
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype).to(device).eval()
         asked = _rollouts(answers // ANSWERS)
@@ -84,7 +84,8 @@ def _batches(
     return [padded(batch) for batch in packed(by_length(set(views.values())), budget)]
 
 
-def _reward_model(folder: Path) -> Path:
+def reward_model(folder: Path) -> Path:
+    """Write a random Llama with one score and a chat template; return its path."""
     words = tokenizer()
     words.chat_template = TEMPLATE
     words.save_pretrained(folder)

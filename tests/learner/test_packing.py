@@ -23,10 +23,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from rlhf_flow.learner.attention import Line
+from rlhf_flow.learner.attention import Line, attend
 from rlhf_flow.learner.batching import Group, Packed, Row, pack
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.policy_model import ResponseLogps, share_prompts
+from rlhf_flow.learner.varlen import reference
 
 SIZES = {
     "vocab_size": 64,
@@ -123,6 +124,23 @@ def owners(groups: tuple[Group, ...]) -> list[tuple[int, int | None]]:
         for answer, length in enumerate(group.answers):
             found += [(number, answer)] * length
     return found
+
+
+@given(ROWS, st.sampled_from([None, 1, 3]), st.integers(0, 99))
+def test_sequences_without_padding_attend_as_rectangles_do(
+    drawn: list[tuple[int, int]], window: int | None, seed: int
+) -> None:
+    """The kernel itself needs a GPU; `reference` is what it computes, and `supported` compares the two there."""
+    packed = pack_groups(rows_of(drawn))
+    assert packed.groups is not None
+    line = Line(packed.groups, torch.device("cpu"))
+    generator, length = torch.Generator().manual_seed(seed), packed.tokens.size
+    query, key, value = (torch.randn(1, heads, length, 8, generator=generator) for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 2, True  # type: ignore[assignment]
+    expected, _ = attend(module, query, key, value, None, line=line, sliding_window=window)
+    found = reference(line.sequences, query, key, value, window)
+    torch.testing.assert_close(found[None], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
