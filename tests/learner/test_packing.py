@@ -38,7 +38,7 @@ SIZES = {
     "num_key_value_heads": 1,
     "head_dim": 8,
     "max_position_embeddings": 64,
-    "initializer_range": 0.5,
+    "initializer_range": 0.2,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -50,7 +50,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         **SIZES, sliding_window=4, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=8
     ),
     "GPT-2, learned positions": GPT2Config(
-        vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.5
+        vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2
     ),
     "Mistral with a window": MistralConfig(**SIZES, sliding_window=3),
     "Phi-3": Phi3Config(**SIZES),
@@ -144,10 +144,13 @@ def test_sequences_without_padding_attend_as_rectangles_do(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_log_probs_and_gradients_are_those_of_padded_rows(name: str) -> None:
-    padded, shared = (ResponseLogps(make(CONFIGS[name]), chunk=1000) for _ in range(2))
+def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torch.dtype) -> None:
+    """In float64 all but the logits, so that gradients differ by the rounding of these only."""
+    padded, shared = (ResponseLogps(make(CONFIGS[name]).to(dtype), chunk=1000) for _ in range(2))
     assert share_prompts(shared)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-6  # of the largest gradient
 
     @settings(max_examples=34, deadline=None)
     @given(ROWS, st.integers(0, 9))
@@ -164,7 +167,7 @@ def test_log_probs_and_gradients_are_those_of_padded_rows(name: str) -> None:
         torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
         largest = max(gradient.abs().max().item() for gradient in of_padded.values())
         for parameter, gradient in of_padded.items():
-            torch.testing.assert_close(of_shared[parameter], gradient, rtol=1e-5, atol=1e-5 * largest, msg=parameter)
+            torch.testing.assert_close(of_shared[parameter], gradient, rtol=0, atol=tolerance * largest, msg=parameter)
 
     compare()
 
