@@ -166,37 +166,27 @@ def deal(items: Sequence[Sequence[Row]], limits: Limits, *, ranks: int) -> list[
     Items of one prompt go together, and those of similar length. All ranks take equally many micro steps; a rank may
     get no item in the last one.
     """
+    prompts = [item[0].prompt.tobytes() for item in items]
     lengths = [max(row.length for row in item) for item in items]
-    longest: dict[bytes, tuple[int, int]] = {}  # of the items of a prompt, and the first of these
-    for i, item in enumerate(items):
-        known, first = longest.get(item[0].prompt.tobytes(), (0, i))
-        longest[item[0].prompt.tobytes()] = max(known, lengths[i]), first
-    # The longest first: runs out of memory early, if at all.
-    order = sorted(
-        range(len(items)),
-        key=lambda i: (
-            -longest[items[i][0].prompt.tobytes()][0],
-            longest[items[i][0].prompt.tobytes()][1],
-            -lengths[i],
-        ),
-    )
+    first, longest = dict[bytes, int](), dict[bytes, int]()  # item of a prompt
     everything = _Filled(limits.shared)
-    for i in order:
+    for i, prompt in enumerate(prompts):
+        first.setdefault(prompt, i)
+        longest[prompt] = max(longest.get(prompt, 0), lengths[i])
         everything.add(items[i])
-    rest = everything.tokens
-    needed = max(-(-rest // limits.tokens), -(-len(items) // limits.items) if limits.items else 1)
-    share = rest / (-(-needed // ranks) * ranks)  # a number of passes that the ranks can share evenly
-    passes, filled = [[order[0]]] if order else [], _Filled(limits.shared)
-    for i in order:
+    needed = max(-(-everything.tokens // limits.tokens), -(-len(items) // limits.items) if limits.items else 1)
+    share = everything.tokens / (-(-needed // ranks) * ranks)  # a number of passes that the ranks can share evenly
+    passes, filled = list[list[int]](), _Filled(limits.shared)
+    # The longest first: runs out of memory early, if at all.
+    for i in sorted(range(len(items)), key=lambda i: (-longest[prompts[i]], first[prompts[i]], -lengths[i])):
         before = filled.tokens
         filled.add(items[i])
-        full = filled.tokens > limits.tokens or before >= share or len(passes[-1]) == limits.items
-        if i != order[0] and full:
-            passes.append([i])
+        full = filled.tokens > limits.tokens or before >= share
+        if not passes or full or len(passes[-1]) == limits.items:
+            passes.append([])
             filled = _Filled(limits.shared)
             filled.add(items[i])
-        elif i != order[0]:
-            passes[-1].append(i)
+        passes[-1].append(i)
     dealt = [np.array(each, dtype=np.int64) for each in passes]
     dealt += [np.zeros(0, np.int64)] * (-len(dealt) % ranks)
     return [dealt[start : start + ranks] for start in range(0, len(dealt), ranks)]

@@ -68,9 +68,8 @@ def measure(workload: Workload, dtype: str, asked: argparse.Namespace, folder: P
         sides[0].runs.append([{"round": one} for one in seconds])
         for side in sides[1:]:
             run = folder / f"{side.name}-{turn}".replace(" ", "-")
-            side.runs.append(
-                ours.rounds(side.name, workload, model, prompts, run, dtype=dtype, timed=asked.rounds, lr=LR)
-            )
+            named = {"dtype": dtype, "timed": asked.rounds, "lr": LR, "checkpoints": asked.checkpoints}
+            side.runs.append(ours.rounds(side.name, workload, model, prompts, run, **named))
     return sides
 
 
@@ -97,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, help="of W6: a JSONL file with a column `prompt`")
     parser.add_argument("--repeats", type=int, default=3, help="alternations (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds of each alternation (default: %(default)s)")
+    parser.add_argument("--checkpoints", action="store_true", help="write one each round; the peer writes none")
     parser.add_argument("--peers", type=Path, default=Path("build/peers"), help="where TRL is installed")
 
 

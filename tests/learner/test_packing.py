@@ -28,21 +28,9 @@ from rlhf_flow.learner.batching import Group, Packed, Row, pack
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.policy_model import ResponseLogps, share_prompts
 from rlhf_flow.learner.varlen import reference
+from tests.learner import test_policy_model as padded
 
-SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SIZES = padded.SIZES | {"num_key_value_heads": 1, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "Llama": LlamaConfig(**SIZES),
     "Qwen 3": Qwen3Config(**SIZES),
@@ -148,7 +136,7 @@ def test_sequences_without_padding_attend_as_rectangles_do(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torch.dtype) -> None:
     """In float64 all but the logits, so that gradients differ by the rounding of these only."""
-    padded, shared = (ResponseLogps(make(CONFIGS[name]).to(dtype), chunk=1000) for _ in range(2))
+    plain, shared = (ResponseLogps(make(CONFIGS[name]).to(dtype), chunk=1000) for _ in range(2))
     assert share_prompts(shared)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-6  # of the largest gradient
 
@@ -158,7 +146,7 @@ def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torc
         rows = rows_of(drawn, seed)
         weights = torch.randn(sum(n for _, n in drawn), generator=torch.Generator().manual_seed(seed))
         found = []
-        for model, packed in ((padded, pack(rows)), (shared, pack_groups(rows))):
+        for model, packed in ((plain, pack(rows)), (shared, pack_groups(rows))):
             model.zero_grad()
             values = logps(model, packed)
             (values * weights).sum().backward()

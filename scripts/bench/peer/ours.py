@@ -18,9 +18,18 @@ LIMIT = 3600.0  # seconds of a run
 
 
 def rounds(
-    stack: str, workload: Workload, model: Path, prompts: Path, folder: Path, *, dtype: str, timed: int, lr: float
+    stack: str,
+    workload: Workload,
+    model: Path,
+    prompts: Path,
+    folder: Path,
+    *,
+    dtype: str,
+    timed: int,
+    lr: float,
+    checkpoints: bool,
 ) -> list[dict[str, float]]:
-    """The seconds of each timed round: `round`, and of each stage.
+    """The seconds of each timed round: `round`, and of each stage. `checkpoints`: one a round; the peer writes none.
 
     One more round follows, which is not timed, because it also evaluates the policy.
     """
@@ -45,7 +54,7 @@ def rounds(
         f"answers.max_tokens={workload.max_tokens}",
         "selector.truncated=keep",
         f"evaluate.every={last + 1}",
-        f"checkpoint.every={last + 1}",  # the peer writes none
+        f"checkpoint.every={1 if checkpoints else last + 1}",
         f"rounds={last}",
         f"run_dir={run}",
         "observe.console=false",
