@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,33 +48,49 @@ class Line:
 
     def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
         self.sequences = Sequences(tuple(groups), device)
-        spans, positions = _spans(groups)
-        rectangles = min(_whole(spans), _split(spans), key=lambda each: sum(one.cost for one in each))
+        self._spans, positions = _spans(groups)
         self.positions = torch.from_numpy(positions).to(device)  # [M]
         self.longest = int(positions.max()) + 1
-        self.queries = [torch.from_numpy(one.queries).to(device) for one in rectangles]
-        self.keys = [torch.from_numpy(one.keys).to(device) for one in rectangles]
-        self.present = [torch.from_numpy(one.present).to(device) for one in rectangles]
-        self.causal = [one.causal for one in rectangles]
         self.masks: dict[tuple[int, int | None], Tensor | None] = {}
-        back, end = np.zeros(len(positions), np.int64), 0
-        for one in rectangles:
+
+    @cached_property
+    def rectangles(self) -> list[Rectangle]:
+        """Those that compute fewer scores."""
+        return min(_whole(self._spans), _split(self._spans), key=lambda each: sum(one.cost for one in each))
+
+    @cached_property
+    def queries(self) -> list[Tensor]:
+        return [self._placed(one.queries) for one in self.rectangles]
+
+    @cached_property
+    def keys(self) -> list[Tensor]:
+        return [self._placed(one.keys) for one in self.rectangles]
+
+    @cached_property
+    def back(self) -> Tensor:
+        """[M]: each token's output, among those of all rectangles."""
+        back, end = np.zeros(len(self.positions), np.int64), 0
+        for one in self.rectangles:
             back[one.queries.ravel()[::-1]] = np.arange(end, end + one.queries.size)[::-1]  # the first of equal places
             end += one.queries.size
-        self.back = torch.from_numpy(back).to(device)  # [M]: each token's output, among those of all rectangles
+        return self._placed(back)
 
     def mask(self, number: int, window: int | None) -> Tensor | None:
         """Which keys the queries of a rectangle see, bool [R, 1, Q, K]; None: those up to their own place."""
         window = None if window is None or window >= self.longest else window
+        causal = self.rectangles[number].causal
         if (number, window) not in self.masks:
-            self.masks[number, window] = None if self.causal[number] and window is None else self._mask(number, window)
+            self.masks[number, window] = None if causal and window is None else self._mask(number, window)
         return self.masks[number, window]
 
     def _mask(self, number: int, window: int | None) -> Tensor:
         queries, keys = self.positions[self.queries[number]], self.positions[self.keys[number]]
         distance = queries[:, :, None] - keys[:, None, :]  # [R, Q, K]
-        seen = (distance >= 0) & self.present[number][:, None, :]
+        seen = (distance >= 0) & self._placed(self.rectangles[number].present)[:, None, :]
         return (seen if window is None else seen & (distance < window))[:, None]
+
+    def _placed(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.positions.device)
 
 
 def attend(
