@@ -19,7 +19,7 @@ from rlhf_flow.capacity.model_shape import Shape
 
 # numeric -> coefficients of H, Q, G and I, and bytes of an element of the residual stream
 KEPT = {"float32": (24, 8, 8, 16, 4), "autocast": (26, 4, 4, 8, 4), "bfloat16": (16, 4, 4, 8, 2)}
-LOGITS = 3  # copies of a chunk's float32 logits at once: the log-probs and two gradients
+ROWS = 128  # tokens of whose logits the output layer makes a copy to sum them
 
 
 def of_layer(shape: Shape, numeric: str) -> int:
@@ -40,9 +40,11 @@ def activations(shape: Shape, tokens: int, numeric: str, *, checkpointing: bool)
     return shape.layers * of_layer(shape, numeric) * tokens + end + cast
 
 
-def logits(shape: Shape, tokens: int, chunk: int) -> int:
-    """Bytes of the output layer in the backward pass, which takes `chunk` response tokens at a time."""
-    return LOGITS * 4 * min(chunk, tokens) * shape.vocabulary
+def logits(shape: Shape, tokens: int, chunk: int, numeric: str) -> int:
+    """Bytes of the output layer, which takes `chunk` response tokens at a time and changes their logits in place."""
+    at_once = min(chunk, tokens)
+    cast = 0 if numeric == "float32" else 2 * at_once
+    return (4 * at_once + max(cast, 4 * min(ROWS, at_once))) * shape.vocabulary
 
 
 def passing(shape: Shape, tokens: int, numeric: str) -> int:

@@ -114,7 +114,7 @@ def _phases(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> lis
     tokens = min(pairs * of_pair, max(of_pair, training.tokens("cuda" if on_gpu else "cpu")))
     answers = tokens * work.longest_answer // work.positions
     saved = activations(shape, tokens, one.numeric, checkpointing=training.gradient_checkpointing)
-    head = logits(shape, answers, training.chunk)
+    head = logits(shape, answers, training.chunk, one.numeric)
     others, rounds = not _always_held(config), config.model.dtype != "float32"
     copied = {"weights set aside": one.weights * trained(config, shape) / p}
     passed = {"gathered weights": one.gathered, "forward pass": passing(shape, tokens, one.numeric) + head}

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from rlhf_flow.learner.attention import INNER, NAME, Line
 from rlhf_flow.learner.batching import Group, Packed, Row, pack
 from rlhf_flow.learner.logits import Reader, token_logps
+from rlhf_flow.learner.output_layer import OutputLayer
 from rlhf_flow.learner.packing import pack_groups
 
 # Two prompts with answers of uneven length, which `share_prompts` compares.
@@ -34,7 +33,7 @@ class ResponseLogps(nn.Module):
     def __init__(self, lm: PreTrainedModel, *, chunk: int) -> None:
         super().__init__()
         self.lm = lm
-        self.head = Head(lm, chunk=chunk)
+        self.output = OutputLayer(lm, chunk=chunk)
 
     def forward(
         self,
@@ -54,38 +53,7 @@ class ResponseLogps(nn.Module):
             line = Line(groups, tokens.device)
             named = {"position_ids": line.positions[None], "line": line}
         hidden = self.lm.base_model(input_ids=tokens, use_cache=False, **named).last_hidden_state  # [R, L, H]
-        return self.head(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
-
-
-class Head(nn.Module):
-    """The output layer, `chunk` tokens at a time; the backward pass recomputes the logits of each chunk.
-
-    It registers the layer's weight, so that ZeRO-3 gathers it once per pass instead of once per chunk.
-    """
-
-    def __init__(self, lm: PreTrainedModel, *, chunk: int) -> None:
-        super().__init__()
-        output = lm.get_output_embeddings()
-        if not isinstance(output, nn.Linear):
-            raise ValueError(f"model.path: {type(lm).__name__} has no linear output layer: not a causal LM")
-        self.weight, self.bias = output.weight, output.bias
-        self.chunk = chunk
-        self.scale, self.cap = _after_logits(lm.config.get_text_config())
-
-    def forward(self, hidden: Tensor, targets: Tensor, read: Reader) -> Tensor:
-        """Hidden states [M, H], targets [M] -> the output of `read`, float32 [M, ...]."""
-        if len(targets) <= self.chunk:  # nothing is saved by computing the only chunk again
-            return self._read(hidden, targets, read)
-        pieces = zip(hidden.split(self.chunk), targets.split(self.chunk), strict=True)
-        return torch.cat(
-            [checkpoint(self._read, h, t, read, use_reentrant=False, preserve_rng_state=False) for h, t in pieces]
-        )
-
-    def _read(self, hidden: Tensor, targets: Tensor, read: Reader) -> Tensor:
-        logits = functional.linear(hidden, self.weight, self.bias).float() * self.scale  # [chunk, V]
-        if self.cap is not None:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        return read(logits, targets)  # [chunk, ...]
+        return self.output(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
 
 
 def load(path: str, *, revision: str | None, trust_remote_code: bool, gradient_checkpointing: bool) -> PreTrainedModel:
@@ -129,7 +97,7 @@ def verify(model: ResponseLogps) -> None:
     Raises ValueError if they differ: the output is more than hidden states times a matrix, dropout is left, or the
     model is not causal.
     """
-    tokens = torch.arange(8).remainder(model.head.weight.shape[0])[None]  # [1, 8]
+    tokens = torch.arange(8).remainder(model.output.weight.shape[0])[None]  # [1, 8]
     ours = model(tokens, torch.arange(6), tokens[0, 1:7])  # [6]; the model's own pass lacks the last token
     logits = model.lm(input_ids=tokens[:, :7]).logits[0, :6]
     theirs = logits.float().log_softmax(-1).gather(-1, tokens[0, 1:7, None])[:, 0]
@@ -169,14 +137,6 @@ def _of_packed(model: ResponseLogps, packed: Packed) -> Tensor:
     arrays = (packed.tokens, packed.at, packed.targets)
     found: Tensor = model(*map(torch.from_numpy, arrays), groups=packed.groups)
     return found
-
-
-def _after_logits(config: PreTrainedConfig) -> tuple[float, float | None]:
-    """The (factor, soft cap) that some architectures apply to their logits."""
-    keys = config.to_dict()
-    factor = keys.get("logit_scale") or 1.0  # Cohere
-    divisor = keys.get("logits_scaling") or 1.0  # Granite
-    return factor / divisor, keys.get("final_logit_softcapping")  # Gemma 2
 
 
 def _dropouts(keys: dict[str, object]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from rlhf_flow.capacity.activations import KEPT, activations, logits, of_layer
 from rlhf_flow.capacity.model_shape import shape_of
 from rlhf_flow.learner.logits import token_logps
 from rlhf_flow.learner.policy_model import ResponseLogps
+from tests.support.allocations import peak
 from tests.support.configured import LLAMA_8B
 
 pytestmark = pytest.mark.slow
@@ -59,22 +60,17 @@ def test_a_layer_keeps_what_torch_keeps_of_it(numeric: str, kv_heads: int, tmp_p
     assert (three - two) / (ROWS * LENGTH) == of_layer(shape_of(str(tmp_path)), numeric)
 
 
-def test_the_logits_of_a_chunk_are_the_bytes_of_its_float32_tensors() -> None:
-    """The widest moment of the output layer's backward pass, as torch's allocator hooks count live tensors."""
-    lm = llama(kv_heads=4, layers=1)
-    model = ResponseLogps(lm, chunk=8)
-    hidden = torch.randn(64, 64, requires_grad=True)
-    live: list[int] = []
-
-    def read(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        live.append(values.numel() * values.element_size())
-        return token_logps(values, targets)
-
-    model.head(hidden, torch.zeros(64, dtype=torch.long), read).sum().backward()
-    shape = replace(LLAMA_8B, vocabulary=97)
-    assert set(live) == {8 * 97 * 4}  # each chunk, forward and again in the backward pass
-    assert len(live) == 2 * 64 // 8
-    assert logits(shape, 64, chunk=8) == 3 * live[0]
+@pytest.mark.parametrize("numeric", ["float32", "bfloat16"])
+@pytest.mark.parametrize("chunk", [256, 512, 1024])
+def test_the_output_layer_allocates_the_logits_of_a_chunk_once(numeric: str, chunk: int) -> None:
+    config = LlamaConfig(hidden_size=2, num_attention_heads=1, num_hidden_layers=1, vocab_size=16384)
+    lm = LlamaForCausalLM(config).to(getattr(torch, numeric))
+    model, tokens = ResponseLogps(lm, chunk=chunk), 1024
+    hidden = torch.randn(tokens, 2, dtype=lm.dtype, requires_grad=True)
+    targets = torch.zeros(tokens, dtype=torch.long)
+    found = peak(lambda: model.output(hidden, targets, token_logps).sum().backward())
+    expected = logits(replace(LLAMA_8B, vocabulary=16384), tokens, chunk, numeric)
+    assert found == pytest.approx(expected, rel=0.05)
 
 
 @given(
@@ -93,5 +89,6 @@ def test_more_tokens_keep_more_and_checkpointing_never_more(numeric: str, few: i
 
 @given(st.integers(1, 10**5), st.integers(1, 10**4), st.integers(1, 10**4))
 def test_a_larger_chunk_never_takes_less(tokens: int, chunk: int, more: int) -> None:
-    assert logits(LLAMA_8B, tokens, chunk) <= logits(LLAMA_8B, tokens, chunk + more)
-    assert logits(LLAMA_8B, tokens, max(chunk, tokens)) == logits(LLAMA_8B, tokens, tokens)
+    assert logits(LLAMA_8B, tokens, chunk, "bfloat16") <= logits(LLAMA_8B, tokens, chunk + more, "bfloat16")
+    whole, larger = (logits(LLAMA_8B, tokens, most, "float32") for most in (tokens, max(chunk, tokens)))
+    assert larger == whole

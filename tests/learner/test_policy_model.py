@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from rlhf_flow.learner.batching import Packed, Row, pack
+from rlhf_flow.learner.logits import token_logps
 from rlhf_flow.learner.policy_model import ResponseLogps, load, verify
 
 pytestmark = pytest.mark.slow
@@ -110,6 +111,35 @@ def test_gradients_through_chunks_are_those_through_whole_logits(name: str) -> N
         assert torch.allclose(parameter.grad, expected[name], rtol=0, atol=1e-4 * largest), name
 
 
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_a_second_backward_pass_finds_the_same_gradients(chunk: int) -> None:
+    lm = make(CONFIGS["soft cap"])
+    total = ours(ResponseLogps(lm, chunk=chunk), pack(rows())).sum()
+    found = []
+    for _ in range(2):
+        lm.zero_grad()
+        total.backward(retain_graph=True)
+        found.append(lm.get_output_embeddings().weight.grad.clone())
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_gradients_in_float64_are_those_of_differences(name: str, chunk: int) -> None:
+    lm = make(CONFIGS[name]).double()
+    layer, read = ResponseLogps(lm, chunk=chunk).output, token_logps
+    hidden, targets = torch.randn(7, 16, dtype=torch.float64, requires_grad=True), torch.arange(7)
+    assert torch.autograd.gradcheck(lambda given: layer(given, targets, read), hidden)
+    weight = layer.weight.detach().clone().requires_grad_()
+
+    def of_weight(given: Tensor) -> Tensor:
+        del layer.weight
+        layer.weight = given
+        return layer(hidden.detach(), targets, read)
+
+    assert torch.autograd.gradcheck(of_weight, weight)
+
+
 def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     linear = torch.nn.functional.linear
@@ -119,7 +149,7 @@ def test_logits_of_all_tokens_never_exist_at_once(monkeypatch: pytest.MonkeyPatc
             seen.append(hidden.shape)
         return linear(hidden, weight, bias)
 
-    monkeypatch.setattr("rlhf_flow.learner.policy_model.functional.linear", watch)
+    monkeypatch.setattr("rlhf_flow.learner.output_layer.functional.linear", watch)
     ours(ResponseLogps(make(CONFIGS["untied"]), chunk=5), pack(rows())).sum().backward()
     assert len(seen) == 6  # 12 tokens in 3 chunks, forward and once more backward
     assert all(tokens <= 5 for tokens, _ in seen)
