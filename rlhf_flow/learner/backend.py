@@ -45,7 +45,10 @@ class Parameter:
 
     def moment(self, state: Tensor) -> Part:
         """This parameter's part of a tensor in the optimizer's state of `owner`."""
-        values = state.view(-1).narrow(0, self.offset, self.master.values.numel())
+        from torch.distributed.tensor import DTensor
+
+        local = state.to_local() if isinstance(state, DTensor) else state  # FSDP's have a part on each rank
+        values = local.view(-1).narrow(0, self.offset, self.master.values.numel())
         return Part(values, self.master.start, self.master.everywhere)
 
 

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-import warnings
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch import distributed as dist
-from torch.distributed.constants import default_pg_timeout
+from torch import Tensor, nn
 
-from rlhf_flow.learner.backend import K, Parameter, Part, V
+from rlhf_flow.learner import meta_init
+from rlhf_flow.learner.backend import Parameter, Part
 from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
+from rlhf_flow.learner.ranks import Ranks, backend_of, join
 from rlhf_flow.learner.reward_model import RewardHeadModel
 from rlhf_flow.learner.storages import OffloadedStorages
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Place
-from rlhf_flow.system.rendezvous import store
 
 ZeroParameter = Any  # a torch parameter with attributes added by DeepSpeed
 
 
-def join(place: Place) -> None:
-    """Join the process group: gloo on CPUs, NCCL on GPUs. Uses the default group if there is one."""
+def settle(place: Place) -> None:
+    """Join the ranks' process group, and tell DeepSpeed so."""
     index = torch.device(place.device).index or 0
     os.environ |= {"LOCAL_RANK": str(index), "RANK": str(place.rank), "WORLD_SIZE": str(place.size)}
     if place.device == "cpu":
@@ -37,34 +34,37 @@ def join(place: Place) -> None:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    backend = "gloo" if place.device == "cpu" else "nccl"
-    if not dist.is_initialized():
-        if place.address.startswith("127."):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        seconds = default_pg_timeout.total_seconds()
-        meeting = store(place.address, place.port, rank=place.rank, size=place.size, seconds=seconds)
-        dist.init_process_group(backend, store=meeting, rank=place.rank, world_size=place.size)
+    join(place)
     # Its shared-memory kernel is compiled on first use, sums in another order, and is no faster here.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(dist_backend=backend_of(place), auto_mpi_discovery=False, verbose=False)
 
 
-class DeepSpeedBackend:
+class DeepSpeedBackend(Ranks):
     def __init__(self, model: ResponseLogps | RewardHeadModel, training: Training, config: Json, place: Place) -> None:
         import deepspeed
 
-        self.rank, self.size = place.rank, place.size
+        super().__init__(place)
         self.lm = model.lm
+        if meta_init.is_empty(self.lm):
+            self._make_sharded(model, config)
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
         self.optimizer = training.optimizer.build(self.lm)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )
         self.stage = self.engine.zero_optimization_stage()
-        self.device = self.engine.device
         self.clip = training.clip or 0.0
         self.offloaded = OffloadedStorages()
+
+    def _make_sharded(self, model: nn.Module, config: Json) -> None:
+        """Give one layer after another memory, and partition it (stage 3)."""
+        import deepspeed
+
+        dtype = torch.bfloat16 if "bf16" in config else torch.float32
+        for part in meta_init.parts(model, self.lm):
+            meta_init.allocate(part, self.device, dtype)
+            deepspeed.zero.Init(module=part, config_dict_or_path=config, dtype=dtype)
 
     def parameters(self) -> Sequence[Parameter]:
         if self.stage == 0:
@@ -153,79 +153,6 @@ class DeepSpeedBackend:
         self.backward(loss * torch.nan, last=True)
         self.engine.step()
         assert not self.engine.was_step_applied(), "DeepSpeed took a step with gradients of NaN"
-
-    def sum(self, values: Tensor) -> Tensor:
-        if self.size == 1:
-            return values.cpu()
-        total = values.to(self.device, copy=True)
-        dist.all_reduce(total)
-        return total.cpu()
-
-    def whole(self, parameter: Parameter, part: Part, *, to: int) -> Tensor | None:
-        if part.everywhere or self.size == 1:
-            return part.values.view(parameter.shape) if self.rank == to else None
-        ranges = self._ranges[parameter.name]
-        if self.rank != to:
-            if part.values.numel():
-                dist.send(part.values.to(self.device), dst=to)
-            return None
-        whole = torch.empty(parameter.shape, dtype=part.values.dtype, device=self.device)
-        for rank, (start, count) in enumerate(ranges):
-            target = whole.view(-1).narrow(0, start, count)
-            if rank == to:
-                target.copy_(part.values)
-            elif count:
-                dist.recv(target, src=rank)
-        return whole
-
-    def gather(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
-        split = [(parameter, part) for parameter, part in parts if not part.everywhere and self.size > 1]
-        gathered = iter(self._all_gathered(split, dtype) if split else ())
-        return [
-            part.values.view(parameter.shape).to(dtype) if part.everywhere or self.size == 1 else next(gathered)
-            for parameter, part in parts
-        ]
-
-    def _all_gathered(self, parts: Sequence[tuple[Parameter, Part]], dtype: torch.dtype) -> list[Tensor]:
-        """One all-gather of a flat buffer with this rank's slices, cast before they travel."""
-        ranges = [self._ranges[parameter.name] for parameter, _ in parts]  # [P][ranks] of (start, count)
-        longest = max(sum(ranks[rank][1] for ranks in ranges) for rank in range(self.size))
-        mine = torch.empty(longest, dtype=dtype, device=self.device)
-        at = 0
-        for _, part in parts:
-            at += mine.narrow(0, at, part.values.numel()).copy_(part.values).numel()
-        everything = torch.empty(self.size * longest, dtype=dtype, device=self.device)
-        # As bytes, because gloo does not gather every dtype.
-        dist.all_gather_into_tensor(everything.view(torch.uint8), mine.view(torch.uint8))
-        wholes, read = [], [rank * longest for rank in range(self.size)]
-        for (parameter, _), ranks in zip(parts, ranges, strict=True):
-            whole = torch.empty(parameter.shape, dtype=dtype, device=self.device)
-            for rank, (start, count) in enumerate(ranks):
-                whole.view(-1).narrow(0, start, count).copy_(everything.narrow(0, read[rank], count))
-                read[rank] += count
-            wholes.append(whole)
-        return wholes
-
-    @cached_property
-    def _ranges(self) -> dict[str, list[tuple[int, int]]]:
-        """Per parameter, (start, count) of the elements that each rank updates. These never change. Collective."""
-        parameters = self.parameters()
-        own = [(parameter.master.start, parameter.master.values.numel()) for parameter in parameters]
-        local = torch.tensor(own, dtype=torch.int64, device=self.device)  # [P, 2]
-        gathered = [torch.empty_like(local) for _ in range(self.size)]
-        dist.all_gather(gathered, local)
-        by_parameter = torch.stack(gathered, dim=1).tolist()  # [P, ranks, 2]
-        return {
-            parameter.name: [tuple(one) for one in ranks]
-            for parameter, ranks in zip(parameters, by_parameter, strict=True)
-        }
-
-    def union(self, items: Mapping[K, V]) -> dict[K, V]:
-        if self.size == 1:
-            return dict(items)
-        gathered: list[dict[K, V]] = [{}] * self.size
-        dist.all_gather_object(gathered, dict(items))
-        return {key: value for each in gathered for key, value in each.items()}
 
     def offload(self) -> None:
         # DeepSpeed 0.19.8 would offload less: nothing in stage 0, no moments of a torch AdamW in stage 3.

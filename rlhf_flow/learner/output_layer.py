@@ -15,9 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from rlhf_flow.learner.logits import Reader, token_logps
-
-ROWS = 128  # tokens whose logits are summed at once: the sum makes a copy of them
+from rlhf_flow.learner.logits import Reader, log_sum, token_logps
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class _TargetLogps(torch.autograd.Function):
         keeps = len(targets) <= chunk and any(ctx.needs_input_grad)
         for part in _parts(len(targets), chunk):
             logits = after.logits(hidden[part], weight, bias)
-            sums.append(torch.cat([rows.logsumexp(-1) for rows in logits.split(ROWS)]))
+            sums.append(log_sum(logits))
             logps.append(logits.gather(1, targets[part, None])[:, 0] - sums[-1])
             ctx.logits = logits if keeps else None
             del logits  # before those of the next chunk

@@ -5,7 +5,9 @@ Imported only when a learner opens, so it may import torch at its top.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from rlhf_flow.learner.attention import INNER, NAME, Line
 from rlhf_flow.learner.batching import Group, Packed, Row, pack
 from rlhf_flow.learner.logits import Reader, token_logps
+from rlhf_flow.learner.meta_init import without_weights
 from rlhf_flow.learner.output_layer import OutputLayer
 from rlhf_flow.learner.packing import pack_groups
 
@@ -56,17 +59,64 @@ class ResponseLogps(nn.Module):
         return self.output(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
 
 
-def load(path: str, *, revision: str | None, trust_remote_code: bool, gradient_checkpointing: bool) -> PreTrainedModel:
+def load(path: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
     """The model in float32, without dropout. Raises ValueError if `path` is no causal LM."""
     from transformers import AutoModelForCausalLM
 
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with _explained(path):
         config = quiet_config(path, **source)
-        lm = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, **source)
+        lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, **source)
+    return lm
+
+
+def build(path: str, *, revision: str | None, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The model without weights, and a miniature of it with random ones: of each kind of layer it has one.
+
+    Raises ValueError if `path` is no causal LM.
+    """
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _explained(path):
+        config = quiet_config(path, **source)
+        made: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+        with torch.random.fork_rng(devices=[]):
+            small = AutoModelForCausalLM.from_config(_smaller(config), **made)
+            _randomise(small)
+        with without_weights():
+            lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, **made)
+    with suppress(OSError):  # many checkpoints have none
+        lm.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
+    return lm, ready(small, gradient_checkpointing=False)
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path={path!r} is not the checkpoint of a causal LM: {error}") from error
-    return ready(lm, gradient_checkpointing=gradient_checkpointing)
+
+
+def _smaller(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the first layers, up to one of each kind."""
+    small = copy.deepcopy(config)
+    text = small.get_text_config()
+    kinds: Sequence[str] = text.to_dict().get("layer_types") or ["the only one"]
+    text.num_hidden_layers = 1 + max(kinds.index(kind) for kind in kinds)
+    if len(kinds) > 1:
+        text.layer_types = list(kinds[: text.num_hidden_layers])
+    return small
+
+
+@torch.no_grad()
+def _randomise(lm: PreTrainedModel) -> None:
+    """Weights with which every layer changes its input: those of a new model hardly do."""
+    torch.manual_seed(0)
+    for parameter in lm.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
 
 
 def quiet_config(path: str, **source: object) -> PreTrainedConfig:

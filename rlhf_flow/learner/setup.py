@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from rlhf_flow.learner import policy_model as policies
@@ -32,28 +33,34 @@ def be_deterministic(place: Place) -> None:
 
 
 def open_model(
-    model: Model, training: Training, head: Head, lora: LoRA
+    model: Model, training: Training, head: Head, lora: LoRA, *, sharded: bool = False
 ) -> tuple[ResponseLogps | RewardHeadModel, Readout, Trainable]:
     """The model in float32 on the CPU, its readout, and its trainable part: a policy, or with a head a reward model.
 
-    Raises ValueError if it cannot be trained.
+    If the backend shards it, a policy that trains all weights comes without them: `Learner.start` loads slices. Raises
+    ValueError if the model cannot be trained.
     """
     disable_progress_bar()  # a run shows its own
     if model.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype must be float32 or bfloat16, got {model.dtype!r}")
     if head.outputs:
         return _open_reward_model(model, training, head)
-    lm = policies.load(
-        model.path,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        gradient_checkpointing=training.gradient_checkpointing,
-    )
-    logps = ResponseLogps(lm, chunk=training.chunk)
-    policies.verify(logps)
-    reading = PolicyReadout(shares=policies.share_prompts(logps))
+    lm, checked = _open_policy(model, empty=sharded and not lora.rank)
+    policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing)
+    policies.verify(logps := ResponseLogps(checked, chunk=training.chunk))
+    if shares := policies.share_prompts(logps):
+        lm.set_attn_implementation(policies.NAME)
+    reading = PolicyReadout(shares=shares)
     trained = add_adapter(lm, lora, model) if lora.rank else FullModel(model, lm, reading)
-    return logps, reading, trained
+    return ResponseLogps(lm, chunk=training.chunk), reading, trained
+
+
+def _open_policy(model: Model, *, empty: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The policy, and the model to check in its place: itself, or a miniature if it is to have no weights yet."""
+    if empty:
+        return policies.build(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    lm = policies.load(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    return lm, lm
 
 
 def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[RewardHeadModel, Readout, Trainable]:

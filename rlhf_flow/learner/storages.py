@@ -54,6 +54,7 @@ class OffloadedStorages:
 def tensors(*holders: object) -> Iterator[Tensor]:
     """Every tensor that `holders` reach through containers, modules and objects of torch.optim and DeepSpeed, once."""
     import torch
+    from torch.distributed.tensor import DTensor
 
     seen, waiting = set[int](), list(holders)
     while waiting:
@@ -61,7 +62,9 @@ def tensors(*holders: object) -> Iterator[Tensor]:
         if id(one) in seen:
             continue
         seen.add(id(one))
-        if isinstance(one, torch.Tensor):
+        if isinstance(one, DTensor):  # it has no storage of its own
+            waiting += [one.grad, one._local_tensor]
+        elif isinstance(one, torch.Tensor):
             yield one
             waiting += [one.grad if one.is_leaf else None, vars(one)]  # ZeRO-3 stores its slice as an attribute
         elif isinstance(one, Mapping):

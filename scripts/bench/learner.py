@@ -26,7 +26,7 @@ from torch.nn import functional
 from rlhf_flow.learner.backend_torch import TorchBackend
 from rlhf_flow.learner.batching import Example, Limits, Row, pack
 from rlhf_flow.learner.packing import pack_groups
-from rlhf_flow.learner.policy_model import ResponseLogps, load, share_prompts
+from rlhf_flow.learner.policy_model import ResponseLogps, load, ready, share_prompts
 from rlhf_flow.learner.step import Pack, take_step
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.dpo import DPO
@@ -95,13 +95,13 @@ def _sides(model: Path, dtype: str) -> dict[str, Callable[[list[Example]], None]
 
 
 def _backend(model: Path, training: Training) -> TorchBackend:
-    lm = load(str(model), revision=None, trust_remote_code=False, gradient_checkpointing=False)
+    lm = ready(load(str(model), revision=None, trust_remote_code=False), gradient_checkpointing=False)
     return TorchBackend(ResponseLogps(lm, chunk=training.chunk), training, device="cpu")
 
 
 def _plain(model: Path, dtype: str) -> Callable[[list[Example]], None]:
     """DPO in the words of a tutorial."""
-    lm = load(str(model), revision=None, trust_remote_code=False, gradient_checkpointing=False)
+    lm = ready(load(str(model), revision=None, trust_remote_code=False), gradient_checkpointing=False)
     optimizer = torch.optim.AdamW(lm.parameters(), lr=LR)
 
     def logps(batch: list[Example], side: int) -> torch.Tensor:

@@ -23,7 +23,7 @@ from transformers import (
 
 from rlhf_flow.learner.batching import Packed, Row, pack
 from rlhf_flow.learner.logits import token_logps
-from rlhf_flow.learner.policy_model import ResponseLogps, load, verify
+from rlhf_flow.learner.policy_model import ResponseLogps, load, ready, verify
 
 pytestmark = pytest.mark.slow
 
@@ -168,7 +168,8 @@ def test_dropout_is_off_with_and_without_checkpointed_layers(tmp_path: Path) -> 
     for name in ("llama", "gpt2"):
         found = []
         for frugal in (False, True):
-            lm = load(str(tmp_path / name), revision=None, trust_remote_code=False, gradient_checkpointing=frugal)
+            lm = load(str(tmp_path / name), revision=None, trust_remote_code=False)
+            ready(lm, gradient_checkpointing=frugal)
             model = ResponseLogps(lm, chunk=5)
             found += [ours(model, pack(rows())).tolist() for _ in range(2)]
         assert all(logps == pytest.approx(found[0], abs=1e-6) for logps in found)
@@ -183,7 +184,7 @@ def test_a_model_whose_head_does_more_is_refused() -> None:
 
 def test_a_path_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model.path=.*is not the checkpoint of a causal LM"):
-        load(str(tmp_path), revision=None, trust_remote_code=False, gradient_checkpointing=False)
+        load(str(tmp_path), revision=None, trust_remote_code=False)
 
 
 LLAMA = make(CONFIGS["untied"])

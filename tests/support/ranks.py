@@ -17,6 +17,7 @@ PRELOADED = [
     "deepspeed.runtime.zero.stage3",
     "pandas",
     "rlhf_flow.learner.backend_deepspeed",
+    "rlhf_flow.learner.backend_fsdp",
     "tests.support.jobs",
     "torch._inductor.compile_fx",
     "transformers.models.llama.modeling_llama",

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.fsdp import FSDP
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import RoundTables, TrainingRound
@@ -25,7 +26,7 @@ from tests.support.jobs import Trained
 from tests.support.ranks import Ranks
 
 pytestmark = pytest.mark.deepspeed
-STAGES = [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=pytest.mark.soak), 2, 3]
+STAGES = [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=pytest.mark.soak), 2, 3, "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,12 @@ def spread(left: Trained, right: Trained) -> float:
     return max((ours[name].float() - theirs[name].float()).abs().max().item() for name in ours)
 
 
-def spec(ranks: Ranks, stage: int, training: Training, **changes: object) -> DeepSpeed:
-    """A batch of 8 pairs as 8 micro-batches of 1, spread over the ranks."""
-    return DeepSpeed(ranks=ranks.size, zero_stage=stage, training=replace(training, micro_batch=2, **changes))
+def spec(ranks: Ranks, stage: int | str, training: Training, **changes: object) -> DeepSpeed | FSDP:
+    """A batch of 8 pairs as 4 micro-batches of 2, spread over the ranks. Stage: of ZeRO, or FSDP."""
+    training = replace(training, micro_batch=2, **changes)
+    if isinstance(stage, str):
+        return FSDP(ranks=ranks.size, training=training)
+    return DeepSpeed(ranks=ranks.size, zero_stage=stage, training=training)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +70,15 @@ def spec(ranks: Ranks, stage: int, training: Training, **changes: object) -> Dee
     [
         pytest.param("one", 0, marks=pytest.mark.soak),
         ("one", 3),
-        *(("two", stage) for stage in (0, 1, 2, 3)),
+        ("one", "fsdp"),
+        *(("two", stage) for stage in (0, 1, 2, 3, "fsdp")),
         pytest.param("four", 2, marks=pytest.mark.soak),
         ("four", 3),
+        ("four", "fsdp"),
     ],
 )
 def test_any_number_of_ranks_and_any_stage_take_the_same_steps(
-    world: World, size: str, stage: int, request: pytest.FixtureRequest
+    world: World, size: str, stage: int | str, request: pytest.FixtureRequest
 ) -> None:
     ranks: Ranks = request.getfixturevalue(size)
     plain, *others = ranks.run(jobs.train, spec(ranks, stage, SGD), world.model, world.start, world.lesson, 10)
@@ -95,7 +101,7 @@ def test_ranks_on_one_machine_cannot_be_reached_from_another(world: World, two: 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_who_loads_what_was_saved_goes_on_bit_for_bit(
-    world: World, two: Ranks, two_others: Ranks, one: Ranks, stage: int, tmp_path: Path
+    world: World, two: Ranks, two_others: Ranks, one: Ranks, stage: int | str, tmp_path: Path
 ) -> None:
     through = two.run(
         jobs.train_and_save, spec(two, stage, ADAMW), world.model, world.start, world.lesson, 3, 6, tmp_path
@@ -116,12 +122,13 @@ def test_who_loads_what_was_saved_goes_on_bit_for_bit(
         (0, "float32"),
         (2, "bfloat16"),
         (3, "float32"),
+        ("fsdp", "bfloat16"),
         *(pytest.param(*each, marks=pytest.mark.soak) for each in ((1, "float32"), (2, "float32"), (1, "bfloat16"))),
         pytest.param(3, "bfloat16", marks=pytest.mark.soak),
     ],
 )
 def test_ranks_that_step_aside_hold_nothing_meanwhile_and_learn_the_same_bits(
-    world: World, two: Ranks, stage: int, precision: str, tmp_path: Path
+    world: World, two: Ranks, stage: int | str, precision: str, tmp_path: Path
 ) -> None:
     model = Model(make_model(tmp_path / "model", dtype="bfloat16").path)  # converted, and so not mapped from its file
     arguments = (spec(two, stage, ADAMW, precision=precision), model, policy_of(model), world.lesson, 2, 4)
@@ -139,12 +146,14 @@ def test_ranks_that_step_aside_hold_nothing_meanwhile_and_learn_the_same_bits(
         (0, "float32", 1e-4),
         (3, "float32", 1e-4),
         (2, "bfloat16", 0.3),
+        ("fsdp", "float32", 1e-4),
+        ("fsdp", "bfloat16", 0.3),
         pytest.param(2, "float32", 1e-4, marks=pytest.mark.soak),
         pytest.param(3, "bfloat16", 0.3, marks=pytest.mark.soak),
     ],
 )
 def test_other_weights_are_scored_and_dropped_again(
-    world: World, two: Ranks, stage: int, precision: str, tolerance: float, tmp_path: Path
+    world: World, two: Ranks, stage: int | str, precision: str, tolerance: float, tmp_path: Path
 ) -> None:
     other = policy_of(make_model(tmp_path / "other", seed=1), name="other")
     wanted = sorted(world.tables.responses.read(["response"])["response"].to_pylist())[::2]
@@ -173,7 +182,7 @@ def flat(table: pa.Table, column: str = "logps") -> np.ndarray:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_loss_that_is_not_finite_stops_all_ranks_and_moves_no_weight(
-    world: World, two: Ranks, stage: int, tmp_path: Path
+    world: World, two: Ranks, stage: int | str, tmp_path: Path
 ) -> None:
     anchors = world.lesson.anchors.read().to_pylist()
     bad = anchors[5]["response"]
@@ -191,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_and_moves_no_weight(
 
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_bfloat16_learns_with_float32_masters(
-    world: World, two: Ranks, two_others: Ranks, stage: int, tmp_path: Path
+    world: World, two: Ranks, two_others: Ranks, stage: int | str, tmp_path: Path
 ) -> None:
     half = spec(two, stage, ADAMW, precision="bfloat16")
     through = two.run(jobs.train_and_save, half, world.model, world.start, world.lesson, 3, 6, tmp_path)[0]
@@ -203,8 +212,8 @@ def test_bfloat16_learns_with_float32_masters(
     assert spread(through, full) <= 2e-2
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_checkpointed_layers_and_tied_weights(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [2, 3, "fsdp"])
+def test_checkpointed_layers_and_tied_weights(world: World, two: Ranks, stage: int | str, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", tied=True)
     start = policy_of(model)
     lesson = make_lesson(tmp_path, [world.tables], Torch(training=SGD).open(model, Place()), start)
@@ -215,10 +224,11 @@ def test_checkpointed_layers_and_tied_weights(world: World, two: Ranks, stage: i
     assert torch.equal(trained.weights["lm_head.weight"], trained.weights["model.embed_tokens.weight"])
 
 
-def test_round_after_round(world: World, two: Ranks, two_others: Ranks, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [3, "fsdp"])
+def test_round_after_round(world: World, two: Ranks, two_others: Ranks, stage: int | str, tmp_path: Path) -> None:
     """The engine stays; a policy that comes from disk gives the same next round as one that was kept."""
     training = replace(ADAMW, batch=16)
-    half = replace(spec(two, 3, training), training=replace(training, precision="bfloat16"))
+    half = replace(spec(two, stage, training), training=replace(training, precision="bfloat16"))
     model = replace(world.model, dtype="bfloat16")
     lessons = [world.lesson, replace(world.lesson, round=2, objective=replace(world.lesson.objective, beta=0.2))]
     policies = two.run(jobs.rounds, half, model, world.start, lessons, tmp_path / "a")[0]
@@ -233,7 +243,7 @@ def test_round_after_round(world: World, two: Ranks, two_others: Ranks, tmp_path
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_users_own_settings_are_merged(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
+def test_a_users_own_settings_are_merged(world: World, two: Ranks, stage: int | str, tmp_path: Path) -> None:
     """Small buckets, optimizer and weights in the memory of the host: neither training nor saving minds."""
     away = {"offload_optimizer": {"device": "cpu"}} | ({"offload_param": {"device": "cpu"}} if stage == 3 else {})
     settings = {"stage": "auto", "reduce_bucket_size": 4096, **away}

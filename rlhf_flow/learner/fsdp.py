@@ -1,0 +1,26 @@
+"""The learner with PyTorch's FSDP2, one process per rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlhf_flow.learner.spec import TrainingSpec
+from rlhf_flow.protocols import Learner
+from rlhf_flow.specs import Model, Place
+
+
+@dataclass(frozen=True)
+class FSDP(TrainingSpec):
+    """Data-parallel training with weights, gradients and moments sharded. Zhao et al. 2023, arXiv:2304.11277."""
+
+    def open(self, model: Model, place: Place) -> Learner:
+        from rlhf_flow.learner.backend_fsdp import FSDPBackend
+        from rlhf_flow.learner.preference_learner import PreferenceLearner
+        from rlhf_flow.learner.ranks import join
+        from rlhf_flow.learner.setup import be_deterministic, open_model
+
+        be_deterministic(place.with_threads(self.training.threads))
+        join(place)
+        opened, reading, trained = open_model(model, self.training, self.head, self.lora, sharded=True)
+        backend = FSDPBackend(opened, self.training, place)
+        return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)
