@@ -126,8 +126,8 @@ def changes(config: RunConfig, *, on_gpu: bool) -> Iterator[tuple[str, RunConfig
         words.extend(f"learner.training.{key}={str(value).lower()}" for key, value in keys.items())
         return " ".join(words), replace(config, learner=learner)
 
-    if not learner.training.gradient_checkpointing:
-        yield with_training(gradient_checkpointing=True)
+    if learner.training.gradient_checkpointing != "full":
+        yield with_training(gradient_checkpointing="full")
     if learner.training.micro_batch != 1:
         yield with_training(micro_batch=1)
     if learner.training.chunk > 256:

@@ -65,7 +65,7 @@ def held(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Held:
     learner, training, settings = config.learner, config.learner.training, zero(config, on_gpu=on_gpu)
     p, t, n = shape.parameters, trained(config, shape), learner.ranks
     m = len(training.optimizer.moments)
-    low = training.precision == "bfloat16"
+    low = training.on(_device(on_gpu)).precision == "bfloat16"
     whole = 4 * t if on_gpu else 2 * 4 * shape.largest  # AdamW updates all tensors at once on a GPU, else one by one
     stage = learner.zero_stage if isinstance(learner, DeepSpeed) else 0
     if stage == 0:
@@ -94,6 +94,10 @@ def held(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Held:
     )
 
 
+def _device(on_gpu: bool) -> str:
+    return "cuda" if on_gpu else "cpu"
+
+
 def learner_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> Memory:
     """Memory of a rank on the device that it computes on."""
     on_host = zero(config, on_gpu=on_gpu).on_host if on_gpu else frozenset()
@@ -104,16 +108,16 @@ def learner_memory(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool)
 
 
 def _phases(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> list[Phase]:
-    one, training = held(config, shape, on_gpu=on_gpu), config.learner.training
+    one, training = held(config, shape, on_gpu=on_gpu), config.learner.training.on(_device(on_gpu))
     p, n = shape.parameters, config.learner.ranks
     state = {"weights": one.weights, "master weights": one.masters, "moments": one.moments}
     if one.stays:
         state["gradients"] = one.gradients
     of_pair = work.sides * work.positions
     pairs = min(training.micro_batch or training.batch, -(-training.batch // n))
-    tokens = min(pairs * of_pair, max(of_pair, training.tokens("cuda" if on_gpu else "cpu")))
+    tokens = min(pairs * of_pair, max(of_pair, training.tokens_per_batch))
     answers = tokens * work.longest_answer // work.positions
-    saved = activations(shape, tokens, one.numeric, checkpointing=training.gradient_checkpointing)
+    saved = activations(shape, tokens, one.numeric, training.recomputes(p))
     head = logits(shape, answers, training.chunk, one.numeric)
     others, rounds = not _always_held(config), config.model.dtype != "float32"
     copied = {"weights set aside": one.weights * trained(config, shape) / p}

@@ -44,7 +44,9 @@ def zero(config: RunConfig, *, on_gpu: bool) -> Zero:
     if not isinstance(learner, DeepSpeed):
         return Zero()
     stage, device = learner.zero_stage, "cuda" if on_gpu else "cpu"
-    engine = engine_config(learner.training, ranks=learner.ranks, zero_stage=stage, path=learner.config, device=device)
+    engine = engine_config(
+        learner.training.on(device), ranks=learner.ranks, zero_stage=stage, path=learner.config, device=device
+    )
     settings = engine["zero_optimization"]
     assert isinstance(settings, dict)
     return Zero(

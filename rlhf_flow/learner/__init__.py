@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.fsdp import FSDP
 from rlhf_flow.learner.torch import Torch
 
-PARTS: dict[str, type] = {"torch": Torch, "deepspeed": DeepSpeed}
+PARTS: dict[str, type] = {"torch": Torch, "deepspeed": DeepSpeed, "fsdp": FSDP}

@@ -15,6 +15,7 @@ from rlhf_flow.learner.backend import Parameter, Part
 from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.deepspeed_config import Json
 from rlhf_flow.learner.logits import Reader, spread
+from rlhf_flow.learner.optimizer import matrices
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.ranks import Ranks, backend_of, join
 from rlhf_flow.learner.reward_model import RewardHeadModel
@@ -45,11 +46,11 @@ class DeepSpeedBackend(Ranks):
         import deepspeed
 
         super().__init__(place)
-        self.lm = model.lm
+        self.lm, decayed = model.lm, matrices(model.lm)
         if meta_init.is_empty(self.lm):
             self._make_sharded(model, config)
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
-        self.optimizer = training.optimizer.build(self.lm)
+        self.optimizer = training.optimizer.build(self.lm, decayed)
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )

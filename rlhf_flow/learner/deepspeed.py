@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_flow.learner.deepspeed_config import check_precision, engine_config, read_user_config
 from rlhf_flow.learner.spec import TrainingSpec
 from rlhf_flow.protocols import Learner
 from rlhf_flow.specs import Model, Place
@@ -23,14 +24,9 @@ class DeepSpeed(TrainingSpec):
         super().__post_init__()
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
-        if self.zero_stage == 0 and self.training.precision == "bfloat16":
-            raise ValueError(
-                "learner.zero_stage must be >= 1 with learner.training.precision=bfloat16, got 0: DeepSpeed's stage 0 "
-                "accumulates gradients in bfloat16. Fix: learner.zero_stage=1, or learner.training.precision=float32."
-            )
+        if self.training.precision is not None:
+            check_precision(self.training, self.zero_stage)
         if self.config is not None:
-            from rlhf_flow.learner.deepspeed_config import read_user_config
-
             read_user_config(self.config)
 
     def fingerprint(self) -> str:
@@ -42,15 +38,15 @@ class DeepSpeed(TrainingSpec):
 
     def open(self, model: Model, place: Place) -> Learner:
         from rlhf_flow.learner.backend_deepspeed import DeepSpeedBackend, settle
-        from rlhf_flow.learner.deepspeed_config import engine_config
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
+        training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
         settle(place)
         config = engine_config(
-            self.training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
+            training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
         )
-        opened, reading, trained = open_model(model, self.training, self.head, self.lora, sharded=self.zero_stage == 3)
-        backend = DeepSpeedBackend(opened, self.training, config, place)
-        return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)
+        opened, reading, trained = open_model(model, training, self.head, self.lora, sharded=self.zero_stage == 3)
+        backend = DeepSpeedBackend(opened, training, config, place)
+        return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

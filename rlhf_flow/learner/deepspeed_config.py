@@ -57,8 +57,18 @@ def read_user_config(path: str) -> Json:
     return settings
 
 
+def check_precision(training: Training, zero_stage: int) -> None:
+    """Raise ValueError if DeepSpeed would lose precision."""
+    if zero_stage == 0 and training.precision == "bfloat16":
+        raise ValueError(
+            "learner.zero_stage must be >= 1 with learner.training.precision=bfloat16, got 0: DeepSpeed's stage 0 "
+            "accumulates gradients in bfloat16. Fix: learner.zero_stage=1, or learner.training.precision=float32."
+        )
+
+
 def engine_config(training: Training, *, ranks: int, zero_stage: int, path: str | None, device: str) -> Json:
-    """The `config` of `deepspeed.initialize`."""
+    """The `config` of `deepspeed.initialize`, for settings without null (`Training.on`)."""
+    check_precision(training, zero_stage)
     micro_batch = training.micro_batch or 1
     accumulation = -(-training.batch // (ranks * micro_batch))
     zero: Json = {"stage": zero_stage}

@@ -19,8 +19,9 @@ class FSDP(TrainingSpec):
         from rlhf_flow.learner.ranks import join
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
+        training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
         join(place)
-        opened, reading, trained = open_model(model, self.training, self.head, self.lora, sharded=True)
-        backend = FSDPBackend(opened, self.training, place)
-        return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)
+        opened, reading, trained = open_model(model, training, self.head, self.lora, sharded=True)
+        backend = FSDPBackend(opened, training, place)
+        return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

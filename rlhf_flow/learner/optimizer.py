@@ -46,19 +46,29 @@ class Optimizer:
         """The keys of its moments in the optimizer's state."""
         return ("exp_avg", "exp_avg_sq") if self.name == "adamw" else ()
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the trainable parameters. The caller sets its learning rate before each step."""
+    def build(self, model: nn.Module, decayed: frozenset[str] | None = None) -> torch.optim.Optimizer:
+        """The optimizer of the trainable parameters. The caller sets its learning rate before each step.
+
+        `decayed`: `matrices` of the model before its parameters were partitioned.
+        """
         import torch
 
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        decayed = matrices(model) if decayed is None else decayed
+        parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for name, p in parameters if name in decayed], "weight_decay": self.weight_decay},
+            {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
         if self.name == "sgd":
             return torch.optim.SGD(groups, lr=self.rate)
-        return torch.optim.AdamW(groups, lr=self.rate, betas=(self.betas[0], self.betas[1]), eps=self.eps)
+        betas = (self.betas[0], self.betas[1])
+        return torch.optim.AdamW(groups, lr=self.rate, betas=betas, eps=self.eps, fused=True)  # without temporaries
+
+
+def matrices(model: nn.Module) -> frozenset[str]:
+    """The names of the parameters that weight decay applies to: all but norms and biases."""
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.dim() >= 2)
 
 
 @dataclass(frozen=True)

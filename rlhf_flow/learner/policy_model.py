@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from rlhf_flow.learner.attention import INNER, NAME, Line
@@ -88,7 +90,7 @@ def build(path: str, *, revision: str | None, trust_remote_code: bool) -> tuple[
             lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, **made)
     with suppress(OSError):  # many checkpoints have none
         lm.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
-    return lm, ready(small, gradient_checkpointing=False)
+    return lm, ready(small)
 
 
 @contextmanager
@@ -129,15 +131,25 @@ def quiet_config(path: str, **source: object) -> PreTrainedConfig:
     return config
 
 
-def ready(lm: PreTrainedModel, *, gradient_checkpointing: bool) -> PreTrainedModel:
-    """Prepare the model for training."""
+def ready(lm: PreTrainedModel, recompute: str = "off") -> PreTrainedModel:
+    """Prepare the model for training. `recompute`: of its layers, as `Training.recomputes`."""
     lm.config.use_cache = False
-    if gradient_checkpointing:
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        lm.train()  # gradient checkpointing is off in eval mode; there is no dropout
-    else:
+    if recompute == "off":
         lm.eval()
+        return lm
+    settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    if recompute == "selective":
+        settings["context_fn"] = partial(create_selective_checkpoint_contexts, _kept)
+    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    lm.train()  # gradient checkpointing is off in eval mode; there is no dropout
     return lm
+
+
+def _kept(context: object, operation: Any, *inputs: Any, **named: Any) -> CheckpointPolicy:  # noqa: ANN401  # of torch
+    """Keep what is expensive to compute again: matrix products and attention."""
+    name = operation.name()
+    expensive = any(part in name for part in ("::mm", "::addmm", "::bmm", "::linear", "attention", "varlen_attn"))
+    return CheckpointPolicy.MUST_SAVE if expensive else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @torch.no_grad()

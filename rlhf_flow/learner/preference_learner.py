@@ -48,8 +48,8 @@ class PreferenceLearner:
         self.model, self.training, self.backend = model, training, backend
         self.reading, self.trained = reading, trained
         self.bucket = bucket  # bytes of weights to gather at once
-        tokens = training.tokens(backend.device.type)
-        self.limits = Limits(tokens, training.micro_batch, shared=reading.shares)
+        assert training.tokens_per_batch is not None, "Training.on sets it"
+        self.limits = Limits(training.tokens_per_batch, training.micro_batch, shared=reading.shares)
         threads = training.threads or 1
         self.held = HeldWeights(model.path, backend, trained, torch_dtype(model.dtype), bucket=bucket, threads=threads)
         self._prepared: PreparedBatches | None = None

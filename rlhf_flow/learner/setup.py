@@ -46,7 +46,7 @@ def open_model(
     if head.outputs:
         return _open_reward_model(model, training, head)
     lm, checked = _open_policy(model, empty=sharded and not lora.rank)
-    policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing)
+    policies.ready(lm, training.recomputes(lm.num_parameters()))
     policies.verify(logps := ResponseLogps(checked, chunk=training.chunk))
     if shares := policies.share_prompts(logps):
         lm.set_attn_implementation(policies.NAME)
@@ -71,7 +71,7 @@ def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[Re
     text, end = lm.config.get_text_config(), tail[-1] if tail else end_of_answer(tokenizer, chat=True)
     if text.pad_token_id == end:  # else a classifier would take the end token for padding
         text.pad_token_id = None
-    numbers = RewardHeadModel(policies.ready(lm, gradient_checkpointing=training.gradient_checkpointing))
+    numbers = RewardHeadModel(policies.ready(lm, training.recomputes(lm.num_parameters())))
     rewards.verify(numbers)
     reading = RewardReadout(head, tail, trust)
     return numbers, reading, FullModel(model, lm, reading)

@@ -129,7 +129,8 @@ def _allocate(backend: Backend, moments: tuple[str, ...]) -> None:
     for parameter in backend.parameters():
         if not backend.optimizer.state[parameter.owner]:
             tensors = {key: torch.zeros_like(parameter.owner, requires_grad=False) for key in moments}
-            backend.optimizer.state[parameter.owner] = {"step": torch.tensor(0.0), **tensors}
+            step = torch.zeros((), device=parameter.owner.device)  # there, because the optimizer is fused
+            backend.optimizer.state[parameter.owner] = {"step": step, **tensors}
 
 
 def _kind(base: str | None) -> str:

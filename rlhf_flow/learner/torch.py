@@ -23,7 +23,8 @@ class Torch(TrainingSpec):
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
+        training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
-        opened, reading, trained = open_model(model, self.training, self.head, self.lora)
-        backend = TorchBackend(opened, self.training, device=place.device)
-        return PreferenceLearner(model, self.training, backend, reading, trained, bucket=place.bucket)
+        opened, reading, trained = open_model(model, training, self.head, self.lora)
+        backend = TorchBackend(opened, training, device=place.device)
+        return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf_flow.learner.optimizer import LearningRate, Optimizer
 
 TOKENS = {"cpu": 1024, "cuda": 16384}  # of a forward pass: on a CPU more would leave its caches
+PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
+LARGE = 10**9  # parameters from which layers are recomputed unless the user says otherwise
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,12 @@ class Training:
     epochs: int = 1  # passes over a round's pairs
     clip: float | None = 1.0  # largest global gradient norm; 0 or null: off
     chunk: int = 1024  # tokens whose logits exist at once; affects memory, not the result
-    gradient_checkpointing: bool = False  # recompute each layer in the backward pass
-    precision: str = "float32"  # of the forward pass: float32 or bfloat16; master weights are always float32
+    # Of each layer in the backward pass. off; selective: all but matrix products and attention; full; null: selective
+    # from a billion parameters on.
+    gradient_checkpointing: str | None = None
+    # Of the forward pass: float32 (TF32 is off) or bfloat16; null: bfloat16 on a GPU. Master weights and log-softmax
+    # are always float32.
+    precision: str | None = None
     optimizer_state: str = "carry"  # carry: keep it from round to round; fresh: start each round with zero moments
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: LearningRate = field(default_factory=LearningRate)
@@ -36,13 +42,24 @@ class Training:
                 raise ValueError(f"{key}.{name} must be >= 1, or null, got {vars(self)[name]}")
         if self.clip is not None and self.clip < 0:
             raise ValueError(f"{key}.clip must be >= 0 (0 or null: off), got {self.clip}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"{key}.precision must be float32 or bfloat16, got {self.precision!r}")
+        if self.precision not in ("float32", "bfloat16", None):
+            raise ValueError(f"{key}.precision must be float32 or bfloat16, or null, got {self.precision!r}")
+        if self.gradient_checkpointing not in ("off", "selective", "full", None):
+            raise ValueError(
+                f"{key}.gradient_checkpointing must be off, selective or full, or null, got "
+                f"{self.gradient_checkpointing!r}. Fix: {key}.gradient_checkpointing=full, which saves the most memory."
+            )
         if self.optimizer_state not in ("carry", "fresh"):
             raise ValueError(f"{key}.optimizer_state must be carry or fresh, got {self.optimizer_state!r}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"{key}.threads must be >= 1, or null, got {self.threads}")
 
-    def tokens(self, device: str) -> int:
-        """The tokens of a forward pass on a device."""
-        return self.tokens_per_batch or TOKENS[device]
+    def on(self, device: str) -> Training:
+        """These settings, with the defaults of a device (cpu, cuda or cuda:n) in place of null."""
+        kind = "cpu" if device == "cpu" else "cuda"
+        tokens, precision = self.tokens_per_batch or TOKENS[kind], self.precision or PRECISION[kind]
+        return replace(self, tokens_per_batch=tokens, precision=precision)
+
+    def recomputes(self, parameters: int) -> str:
+        """What is recomputed of a model's layers: off, selective or full."""
+        return self.gradient_checkpointing or ("selective" if parameters >= LARGE else "off")

@@ -28,7 +28,7 @@ from rlhf_flow.learner.batching import Example, Limits, Row, pack
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.policy_model import ResponseLogps, load, ready, share_prompts
 from rlhf_flow.learner.step import Pack, take_step
-from rlhf_flow.learner.training import Training
+from rlhf_flow.learner.training import TOKENS, Training
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.system import machine
 
@@ -76,10 +76,10 @@ def _alternated(
 
 
 def _sides(model: Path, dtype: str) -> dict[str, Callable[[list[Example]], None]]:
-    training = Training(precision=dtype)
+    training = Training(precision=dtype, tokens_per_batch=TOKENS["cpu"])
     shared, padded = (_backend(model, training) for _ in range(2))
     assert share_prompts(shared.model)  # type: ignore[arg-type]
-    lined = Limits(training.tokens("cpu"), shared=True)
+    lined = Limits(TOKENS["cpu"], shared=True)
 
     def of_ours(backend: TorchBackend, limits: Limits, packed: Pack) -> Callable[[list[Example]], None]:
         def step(batch: list[Example]) -> None:
@@ -95,13 +95,13 @@ def _sides(model: Path, dtype: str) -> dict[str, Callable[[list[Example]], None]
 
 
 def _backend(model: Path, training: Training) -> TorchBackend:
-    lm = ready(load(str(model), revision=None, trust_remote_code=False), gradient_checkpointing=False)
+    lm = ready(load(str(model), revision=None, trust_remote_code=False))
     return TorchBackend(ResponseLogps(lm, chunk=training.chunk), training, device="cpu")
 
 
 def _plain(model: Path, dtype: str) -> Callable[[list[Example]], None]:
     """DPO in the words of a tutorial."""
-    lm = ready(load(str(model), revision=None, trust_remote_code=False), gradient_checkpointing=False)
+    lm = ready(load(str(model), revision=None, trust_remote_code=False))
     optimizer = torch.optim.AdamW(lm.parameters(), lr=LR)
 
     def logps(batch: list[Example], side: int) -> torch.Tensor:

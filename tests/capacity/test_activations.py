@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf_flow.capacity.activations import KEPT, activations, logits, of_layer
 from rlhf_flow.capacity.model_shape import shape_of
 from rlhf_flow.learner.logits import token_logps
-from rlhf_flow.learner.policy_model import ResponseLogps
-from tests.support.allocations import peak
+from rlhf_flow.learner.policy_model import ResponseLogps, ready
+from tests.support.allocations import left, peak
 from tests.support.configured import LLAMA_8B
 
 pytestmark = pytest.mark.slow
@@ -60,6 +60,34 @@ def test_a_layer_keeps_what_torch_keeps_of_it(numeric: str, kv_heads: int, tmp_p
     assert (three - two) / (ROWS * LENGTH) == of_layer(shape_of(str(tmp_path)), numeric)
 
 
+@pytest.mark.parametrize("numeric", KEPT)
+@pytest.mark.parametrize("recompute", ["off", "selective", "full"])
+def test_a_checkpointed_layer_keeps_what_is_allocated_after_a_pass(
+    numeric: str, recompute: str, tmp_path: Path
+) -> None:
+    def kept(layers: int) -> int:
+        lm = ready(llama(kv_heads=2, layers=layers), recompute)
+        lm = lm.to(torch.bfloat16) if numeric == "bfloat16" else lm
+        casts = torch.autocast("cpu", dtype=torch.bfloat16, enabled=numeric == "autocast", cache_enabled=False)
+        ids = torch.zeros(ROWS, LENGTH, dtype=torch.long)
+        held: list[object] = []
+
+        def forward() -> None:
+            with casts:
+                held.append(lm.base_model(input_ids=ids, use_cache=False))
+
+        return left(forward) - 2 * (lm_linear(lm) if numeric == "autocast" and recompute == "off" else 0)
+
+    llama(kv_heads=2, layers=1).config.save_pretrained(tmp_path)
+    found = (kept(3) - kept(2)) / (ROWS * LENGTH)
+    assert found == pytest.approx(of_layer(shape_of(str(tmp_path)), numeric, recompute), rel=0.05)
+
+
+def lm_linear(lm: LlamaForCausalLM) -> int:
+    """The weights of the linear layers, which autocast copies."""
+    return sum(p.numel() for name, p in lm.model.layers.named_parameters() if p.dim() == 2)
+
+
 @pytest.mark.parametrize("numeric", ["float32", "bfloat16"])
 @pytest.mark.parametrize("chunk", [256, 512, 1024])
 def test_the_output_layer_allocates_the_logits_of_a_chunk_once(numeric: str, chunk: int) -> None:
@@ -82,9 +110,9 @@ def test_the_output_layer_allocates_the_logits_of_a_chunk_once(numeric: str, chu
 def test_more_tokens_keep_more_and_checkpointing_never_more(numeric: str, few: int, more: int, gated: bool) -> None:
     shape = replace(LLAMA_8B, gated=gated)
     fewer, most = sorted((few, few + more))
-    whole = activations(shape, most, numeric, checkpointing=False)
-    assert activations(shape, fewer, numeric, checkpointing=False) < whole
-    assert activations(shape, most, numeric, checkpointing=True) < whole
+    whole = activations(shape, most, numeric)
+    assert activations(shape, fewer, numeric) < whole
+    assert activations(shape, most, numeric, "full") < activations(shape, most, numeric, "selective") < whole
 
 
 @given(st.integers(1, 10**5), st.integers(1, 10**4), st.integers(1, 10**4))

@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_named_with_what_to_change(
     assert "PROBLEM    all processes together need" in capsys.readouterr().out
     large = [*overrides, "learner.training.micro_batch=64", "learner.training.chunk=4096", "prompts.batch=16"]
     assert main([*large, "--gpus", "1", "--memory", "605MiB"]) == 1
-    assert "learner.training.gradient_checkpointing=true" in capsys.readouterr().out
+    assert "learner.training.gradient_checkpointing=full" in capsys.readouterr().out
 
 
 def test_a_run_that_is_done_tells_how_long_another_takes(

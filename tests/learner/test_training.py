@@ -24,7 +24,7 @@ from rlhf_flow.learner.training import Training
         ({"epochs": 0}, "training.epochs must be >= 1"),
         ({"chunk": 0}, "training.chunk must be >= 1"),
         ({"clip": -1.0}, "training.clip must be >= 0"),
-        ({"precision": "float16"}, "training.precision must be float32 or bfloat16, got 'float16'"),
+        ({"precision": "float16"}, "training.precision must be float32 or bfloat16, or null, got 'float16'"),
         ({"optimizer_state": "keep"}, "training.optimizer_state must be carry or fresh"),
         ({"threads": 0}, "training.threads must be >= 1"),
     ],

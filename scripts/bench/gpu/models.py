@@ -139,7 +139,7 @@ def configured(model: Path, asked: Asked) -> RunConfig:
         "learner.zero_stage": 3,
         "learner.config": settings,
         "learner.training.precision": "bfloat16",
-        "learner.training.gradient_checkpointing": True,
+        "learner.training.gradient_checkpointing": "full",
         "learner.training.batch": asked.batch,
         "learner.training.micro_batch": asked.micro_batch,
         "learner.training.epochs": 1 + asked.repeats,  # every step reads the same pairs
