@@ -46,6 +46,7 @@ RUN = (  # small rounds on the sandbox world: the cluster is under test
     *SMALL,
     "engine=huggingface",  # restarts in seconds; with batch=1 no float sum depends on other answers
     "engine.batch=1",
+    "engine.threads=1",  # as for the learner: another number of threads sums in another order
     "checkpoint.prompts_per_commit=8",
     "learner.ranks=2",
     "learner.training.threads=1",

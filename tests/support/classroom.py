@@ -35,8 +35,17 @@ ADAMW = replace(
 )
 
 
-def make_model(folder: Path, *, seed: int = 0, tied: bool = False, dtype: str = "float32", scale: float = 0.2) -> Model:
-    """A random Llama of 50 thousand weights with a tokenizer of words."""
+def make_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tied: bool = False,
+    dtype: str = "float32",
+    scale: float = 0.2,
+    width: int = 32,
+    layers: int = 2,
+) -> Model:
+    """A random Llama, of 50 thousand weights by default, with a tokenizer of words."""
     from transformers import (
         LlamaConfig,
         LlamaForCausalLM,
@@ -46,9 +55,9 @@ def make_model(folder: Path, *, seed: int = 0, tied: bool = False, dtype: str = 
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from rlhf_flow.specs import LearnerSpec, Model, Place
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import pack
+from tests.support.classroom import policy_of
+from tests.support.resident import Peak, limited
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,23 @@ def train(place: Place, spec: LearnerSpec, model: Model, start: Policy, lesson: 
     trained = learn(learner, lesson, 0, steps)
     learner.close()
     return trained
+
+
+def train_in(
+    place: Place, spec: LearnerSpec, small: Model, model: Model, start: Policy, lesson: TrainingRound, room: int | None
+) -> tuple[int, int]:
+    """Two steps of training, with `room` bytes of memory. The most that loading takes, and the most of all.
+
+    A small model comes first, so that threads and libraries are in place.
+    """
+    train(place, spec, small, policy_of(small), lesson, 1)
+    with limited(room) if room is not None else nullcontext(), Peak() as peak:
+        learner = spec.open(model, place)
+        learner.start(start)
+        loaded = peak.bytes
+        learner.update(lesson, 0, 2)
+    learner.close()
+    return loaded, peak.bytes
 
 
 def train_and_save(
