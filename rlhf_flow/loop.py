@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 
+from rlhf_flow.stages.anchors import anchor
 from rlhf_flow.stages.close_round import close_round, prune_checkpoints, save_last_policy
 from rlhf_flow.stages.collect import collect, select
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.evaluate import evaluate
 from rlhf_flow.stages.late_labels import collect_late_labels
-from rlhf_flow.stages.learn import anchor, learn
+from rlhf_flow.stages.learn import learn
 from rlhf_flow.stages.off_policy import measure_mismatch
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.stages.prefetch import prefetch

@@ -25,7 +25,7 @@ FREE = (  # keys, and parents of keys, that may change
     "answers",  # the draws hold its values
     *(f"{slot}.training.{key}" for slot in ("learner", "refresh") for key in TRAINING),
     *("engine.batch", "engine.kv_cache_mib", "engine.gpu_memory_utilization", "engine.max_num_seqs"),
-    *("engine.tensor_parallel", "engine.threads"),
+    *("engine.tensor_parallel", "engine.threads", "anchors.by", "anchors.max_mismatch"),
     # The files may move: their contents are hashed, and so are the prompts as tokens.
     *("model.path", "model.chat_template.date", "prompts.path", "prompts.held_out_path", "prompts.schema"),
     *("prompts.columns.system", "prompts.empty", "prompts.malformed", "prompts.limits", "prompts.first"),

@@ -16,7 +16,7 @@ from rlhf_flow.config.answers import Answers
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.metrics.off_policy import OffPolicy
+from rlhf_flow.metrics.off_policy import Anchors, OffPolicy
 from rlhf_flow.observe import Observe
 from rlhf_flow.schedule import Lagged
 from rlhf_flow.specs import Model
@@ -150,6 +150,7 @@ class RunConfig:
     evaluate: Evaluate = field(default_factory=Evaluate)
     alarms: Alarms = field(default_factory=Alarms)
     off_policy: OffPolicy = field(default_factory=OffPolicy)
+    anchors: Anchors = field(default_factory=Anchors)
     resampling: Resampling = field(default_factory=Resampling)
     refresh: Refresh = field(default_factory=Refresh)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from rlhf_flow.config import renamed
+from rlhf_flow.config.first_start import of_first_start
 from rlhf_flow.config.schema import RunConfig
 
 Part = TypeVar("Part")
@@ -51,7 +50,8 @@ def threaded(config: RunConfig, cores: int) -> RunConfig:
     A learner keeps the number of the run's first start, because other sums of rounded numbers give other weights.
     """
     threads = shares(config, cores)
-    learner = _of_first_start(Path(config.run_dir)) or threads.learner
+    begun = of_first_start(Path(config.run_dir))
+    learner = threads.learner if begun is None else begun.get("threads") or renamed.THREADS
     if config.cluster.in_process:  # torch has one number of threads per process
         threads = Threads(learner, learner, learner)
     return replace(
@@ -88,16 +88,6 @@ def _most(part: object) -> int:
         return 0
     inner = {one.name: vars(part)[one.name] for one in fields(part)}
     return max([inner.pop("threads", 0) or 0, *map(_most, inner.values())])
-
-
-def _of_first_start(run_dir: Path) -> int | None:
-    """The threads of the learner that the run began with; None for a new run."""
-    path = run_dir / "config.yaml"
-    if not path.is_file():
-        return None
-    written: Any = renamed.configuration(yaml.safe_load(path.read_text(encoding="utf-8")))
-    training = written.get("learner", {}).get("training") or {}
-    return training.get("threads") or renamed.THREADS
 
 
 def _filled(part: Part, threads: int) -> Part:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -17,6 +20,8 @@ from rlhf_flow.learner.backend import K, Parameter, Part, V
 from rlhf_flow.specs import Place
 from rlhf_flow.system.rendezvous import store
 
+M_MMAP_THRESHOLD = -3  # of mallopt, in malloc.h
+
 
 def backend_of(place: Place) -> str:
     return "gloo" if place.device == "cpu" else "nccl"
@@ -25,6 +30,8 @@ def backend_of(place: Place) -> str:
 def join(place: Place) -> None:
     """Join the process group: gloo on CPUs, NCCL on GPUs. Uses the default group if there is one."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    if place.device == "cpu":
+        return_freed_memory()
     if dist.is_initialized():
         return
     if place.address.startswith("127."):
@@ -32,6 +39,17 @@ def join(place: Place) -> None:
     seconds = default_pg_timeout.total_seconds()
     meeting = store(place.address, place.port, rank=place.rank, size=place.size, seconds=seconds)
     dist.init_process_group(backend_of(place), store=meeting, rank=place.rank, world_size=place.size)
+
+
+def return_freed_memory() -> None:
+    """Let glibc give large buffers back to the system when they are freed.
+
+    By default it keeps those of up to 32 MiB for later, and what ranks gather and free layer by layer becomes several
+    times the size of the model (measured with FSDP on four ranks: 1,000 MB instead of 200 MB).
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 class Ranks(ABC):

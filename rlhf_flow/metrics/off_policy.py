@@ -50,6 +50,26 @@ class OffPolicy:
 
 
 @dataclass(frozen=True)
+class Anchors:
+    """Where the log-probs of an anchor come from."""
+
+    # engine: those with which an engine generated the answer, if the anchor generated it and the largest mismatch
+    # measured in the round is within the bound; otherwise, and with `learner`, the learner computes them.
+    by: str = "engine"
+    max_mismatch: float = 1e-4  # nats a token; float32 engines are within it, bfloat16 ones are not
+
+    def __post_init__(self) -> None:
+        if self.by not in ("engine", "learner"):
+            raise ValueError(f"anchors.by must be engine or learner, got {self.by!r}")
+        if not 0 <= self.max_mismatch < math.inf:
+            raise ValueError(f"anchors.max_mismatch must be >= 0, in nats a token, got {self.max_mismatch}")
+
+    def trusts_engines(self, mismatch: object) -> bool:
+        """Whether engines' log-probs serve in a round with this largest mismatch; None: it was not measured."""
+        return self.by == "engine" and isinstance(mismatch, float) and mismatch <= self.max_mismatch
+
+
+@dataclass(frozen=True)
 class Distance:
     """Of one response, from the engine's policy mu to the learner's policy pi."""
 

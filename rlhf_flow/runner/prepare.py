@@ -25,6 +25,7 @@ from rlhf_flow.capacity.cluster_needs import sized
 from rlhf_flow.cluster.ray_persistent import OpenClusters
 from rlhf_flow.config import compatibility, data_checks, renamed
 from rlhf_flow.config.compose import as_yaml, flat
+from rlhf_flow.config.first_start import with_precision
 from rlhf_flow.config.identity import asking, identity
 from rlhf_flow.config.learning_rate import parameters_of, rated
 from rlhf_flow.config.schema import RunConfig
@@ -160,6 +161,7 @@ class Prepared:
             disaggregated=config.cluster.disaggregated,
             scores_while_sampling=overlap(config, machine.cores(), gpus=cluster.gpus),
             off_policy=config.off_policy,
+            anchors=config.anchors,
             model_card=partial(model_card, config) if trains_policy else None,
         )
 
@@ -195,7 +197,7 @@ def prepare(config: RunConfig) -> Prepared:
         sha256=checkpoint_fingerprint(weights),
         weights=Checkpoint(weights, model.trust_remote_code),
     )
-    config = threaded(rated(config, parameters_of(weights)), machine.cores())
+    config = threaded(rated(with_precision(config), parameters_of(weights)), machine.cores())
     tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
     data_checks.check(config, model, prompts, tokenizer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.metrics.off_policy import OffPolicy
+from rlhf_flow.metrics.off_policy import Anchors, OffPolicy
 from rlhf_flow.observe.settings import Observer
 from rlhf_flow.protocols import (
     Engine,
@@ -101,6 +101,7 @@ class RunContext:
     disaggregated: bool = False  # whether engines and learner can work at the same time
     scores_while_sampling: bool = False  # whether engines and scorers can work at the same time
     off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
+    anchors: Anchors = field(default_factory=Anchors)
     model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
 
     def plan(self, round: int) -> RoundPlan:

@@ -1,4 +1,4 @@
-"""The stages anchor, learn and publish: from pairs to the next policy."""
+"""The stages learn and publish: from pairs to the next policy."""
 
 from __future__ import annotations
 
@@ -9,35 +9,8 @@ from functools import partial
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.policies import PolicyRegistry, average_folder, facts_of, training_round, used_from
-from rlhf_flow.storage.parquet import SIDES
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.types import RoundPlan
-
-
-def anchor(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> StageRecord:
-    """Compute the log-probs under each anchor of the responses in pairs, unless an earlier round has them."""
-
-    def write(writer: StageWriter) -> StageFacts:
-        training = training_round(context, plan, policies)
-        rows = training.anchors.read(["response", "policy"]).to_pylist() if training.anchors.shards else []
-        known = {(row["response"], row["policy"]) for row in rows}
-        ids = _responses_in_pairs(training)
-        scored = 0
-        for name, round in sorted(plan.anchors.items()):
-            policy = policies[round]
-            wanted = [response for response in ids if (response, policy.sha256) not in known]
-            if not wanted:
-                continue
-            responses = [tables.responses for tables in training.tables]
-            writer.table(f"anchors/{name}", context.learner.logps(responses, wanted, policy))
-            known |= {(response, policy.sha256) for response in wanted}
-            scored += len(wanted)
-        return {"anchors/scored": scored}
-
-    # The learner starts first: if an anchor is the policy that it starts from, it needs no second copy of the weights.
-    if context.ledger.committed(plan.round, "anchor") is None:
-        policies.begin(plan.init)
-    return context.commit(plan.round, "anchor", write)
 
 
 def learn(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> None:
@@ -159,11 +132,3 @@ def _mean(metrics: list[StageFacts]) -> dict[str, float]:
             assert isinstance(value, int | float), f"{key} is {value!r}"
             sums[key] = sums.get(key, 0.0) + (value if key == "pairs" else value * pairs)
     return {key: value if key == "pairs" else value / sums["pairs"] for key, value in sums.items()}
-
-
-def _responses_in_pairs(training: TrainingRound) -> list[str]:
-    ids: set[str | None] = set()
-    for tables in training.tables:
-        pairs = tables.read_pairs(list(SIDES))
-        ids.update(id for side in SIDES for id in pairs[side].to_pylist())
-    return sorted(id for id in ids if id is not None)

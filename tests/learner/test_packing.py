@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,10 +25,17 @@ from transformers import (
 )
 
 from rlhf_flow.learner.attention import Line, attend
-from rlhf_flow.learner.batching import Group, Packed, Row, pack
+from rlhf_flow.learner.backend_torch import TorchBackend
+from rlhf_flow.learner.batching import Example, Group, Limits, Packed, Row, pack
+from rlhf_flow.learner.inference import read_all
+from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.packing import pack_groups
-from rlhf_flow.learner.policy_model import ResponseLogps, share_prompts
+from rlhf_flow.learner.policy_model import ResponseLogps, ready, share_prompts
+from rlhf_flow.learner.readout import PolicyReadout
+from rlhf_flow.learner.step import pair_loss, take_step
+from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.varlen import reference
+from rlhf_flow.objective.dpo import DPO
 from tests.learner import test_policy_model as padded
 
 SIZES = padded.SIZES | {"num_key_value_heads": 1, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2}
@@ -135,10 +143,10 @@ def test_sequences_without_padding_attend_as_rectangles_do(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torch.dtype) -> None:
-    """In float64 all but the logits, so that gradients differ by the rounding of these only."""
     plain, shared = (ResponseLogps(make(CONFIGS[name]).to(dtype), chunk=1000) for _ in range(2))
     assert share_prompts(shared)
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-6  # of the largest gradient
+    # Nats, and of the largest gradient. Some layers compute in float32 whatever the dtype.
+    exact, tolerance = (1e-5, 1e-4) if dtype == torch.float32 else (1e-6, 1e-6)
 
     @settings(max_examples=34, deadline=None)
     @given(ROWS, st.integers(0, 9))
@@ -152,7 +160,7 @@ def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torc
             (values * weights).sum().backward()
             found.append((values.detach(), {n: p.grad for n, p in model.lm.named_parameters() if p.grad is not None}))
         (expected, of_padded), (values, of_shared) = found
-        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(values, expected, rtol=0, atol=exact)
         largest = max(gradient.abs().max().item() for gradient in of_padded.values())
         for parameter, gradient in of_padded.items():
             torch.testing.assert_close(of_shared[parameter], gradient, rtol=0, atol=tolerance * largest, msg=parameter)
@@ -164,16 +172,62 @@ def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torc
 def test_layers_that_are_recomputed_share_prompts_too() -> None:
     rows = rows_of([(0, 4), (0, 7), (1, 2)])
     gradients = []
-    for recompute in (False, True):
-        model = ResponseLogps(make(CONFIGS["Llama"]), chunk=1000)
+    for recompute in ("off", "selective", "full"):
+        model = ResponseLogps(ready(make(CONFIGS["Llama"]), recompute), chunk=1000)
         assert share_prompts(model)
-        if recompute:
-            model.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.lm.train()
         logps(model, pack_groups(rows)).sum().backward()
         gradients.append([p.grad for p in model.lm.parameters()])
-    for plain, again in zip(*gradients, strict=True):
-        torch.testing.assert_close(again, plain)
+    for plain, *again in zip(*gradients, strict=True):
+        for one in again:
+            torch.testing.assert_close(one, plain)
+
+
+def pairs_of(seed: int, *, soft: bool = False) -> list[Example]:
+    """Pairs of three prompts with one to eight answers each; some have weight 0, and all a third answer."""
+    random = np.random.default_rng(seed)
+    examples = []
+    for prompt, answers in enumerate(random.integers(2, 9, 3)):
+        rows = rows_of([(prompt, int(n)) for n in random.integers(1, 9, answers)], seed + prompt)
+        values = [-4 * random.random(len(row.tokens)).astype(np.float32) for row in rows]
+        for first in range(answers):
+            ids = [(first + step) % answers for step in range(3)]
+            own, anchors = tuple(rows[i] for i in ids), {"reference": tuple(values[i] for i in ids)}
+            preference, weight = 0.5 if soft else random.random(), float(random.choice([0.0, 0.5, 2.0]))
+            examples.append(Example(tuple(f"{prompt}/{i}" for i in ids), own, anchors, preference, weight))
+    return examples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ten_steps_end_in_the_same_weights(name: str) -> None:
+    training, ends = Training(optimizer=Optimizer(name="sgd", lr=0.1)), []
+    for shared in (False, True):
+        model = ResponseLogps(make(CONFIGS[name]), chunk=1000)
+        assert not shared or share_prompts(model)
+        backend, limits = TorchBackend(model, training, device="cpu"), Limits(60, shared=shared)
+        for step in range(10):
+            take_step(backend, DPO(), pairs_of(step), limits=limits, lr=0.1, pack=pack_groups if shared else pack)
+        ends.append(list(model.lm.parameters()))
+    moved = max((p - q).abs().max().item() for p, q in zip(ends[0], make(CONFIGS[name]).parameters(), strict=True))
+    assert moved > 1e-3
+    for plain, packed in zip(*ends, strict=True):
+        torch.testing.assert_close(packed, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_first_loss_of_every_undecided_pair_is_the_logarithm_of_two(name: str) -> None:
+    """Its anchors are computed in other rows and other passes than the loss: a shifted position would show."""
+    model = ResponseLogps(make(CONFIGS[name]), chunk=1000)
+    assert share_prompts(model)
+    backend, examples = TorchBackend(model, Training(), device="cpu"), pairs_of(3, soft=True)
+    rows = [row for example in examples for row in example.rows]
+    reading = PolicyReadout(shares=True)
+    read = read_all(backend, reading, rows, backend.logps, limits=Limits(40, shared=True), numbers=1)
+    anchors = iter(logps[:, 0] for logps in read)
+    own = [replace(each, anchors={"reference": tuple(next(anchors) for _ in each.rows)}) for each in examples]
+    loss, _ = pair_loss(backend, DPO(), own, pack=pack_groups)
+    assert loss.values.tolist() == pytest.approx([np.log(2)] * len(own), abs=1e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,77 @@
+"""Anchors' log-probs come from the engine if it generated the answers and was measured to agree with the learner."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rlhf_flow.metrics.off_policy import Anchors, OffPolicy
+from rlhf_flow.replay import Window
+from rlhf_flow.schedule import EveryK, Fixed
+from tests.support import toy
+
+pytestmark = pytest.mark.slow
+
+
+class Off(toy.Engine):
+    """Says of every answer that it was likelier than it is, by so many nats."""
+
+    def __init__(self, nats: float) -> None:
+        self.nats = np.float32(nats)
+
+    def generate(self, *arguments: object, **named: object) -> object:
+        drawn = super().generate(*arguments, **named)
+        groups = tuple(tuple(replace(one, logps=one.logps + self.nats) for one in group) for group in drawn.responses)
+        return replace(drawn, responses=groups)
+
+
+def facts(root: Path, rounds: int, **settings: object) -> list[tuple[int, int]]:
+    """Of each round: how many log-probs the learner computed, and how many came from the engine."""
+    run = toy.run(
+        root,
+        rounds=rounds,
+        **{"schedule": EveryK(1), "replay": Window(1), "off_policy": OffPolicy(measured=1000)} | settings,
+    )
+    stages = [run.ledger.committed(round, "anchor") for round in range(1, rounds + 1)]
+    return [(stage.facts["anchors/scored"], stage.facts["anchors/read"]) for stage in stages]
+
+
+def test_the_learner_computes_none_that_the_engine_has(tmp_path: Path) -> None:
+    assert all(scored == 0 and read > 0 for scored, read in facts(tmp_path / "engine", 3))
+    assert all(scored > 0 and read == 0 for scored, read in facts(tmp_path / "learner", 3, anchors=Anchors("learner")))
+    for round in (1, 2, 3):
+        tables = [pq.read_table(tmp_path / by / f"rounds/{round:05d}/anchors") for by in ("engine", "learner")]
+        ours, theirs = (table.sort_by("response").to_pylist() for table in tables)
+        assert [(row["response"], row["policy"]) for row in ours] == [
+            (row["response"], row["policy"]) for row in theirs
+        ]
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["logps"] == pytest.approx(other["logps"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("nats", "read"), [(5e-5, True), (2e-4, False)])
+def test_an_engine_that_disagrees_is_not_read(tmp_path: Path, nats: float, read: bool) -> None:
+    assert all((found > 0) == read for _, found in facts(tmp_path, 2, engine=Off(nats)))
+
+
+def test_a_round_whose_mismatch_was_not_measured_reads_none(tmp_path: Path) -> None:
+    assert all(read == 0 for _, read in facts(tmp_path, 2, off_policy=OffPolicy(measured=0)))
+
+
+def test_an_anchor_that_generated_nothing_is_computed(tmp_path: Path) -> None:
+    (first, *later) = facts(tmp_path, 3, schedule=Fixed())  # the reference is the start, which answers in round 1 only
+    assert first[0] == 0
+    assert all(scored > 0 and read == 0 for scored, read in later)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [({"by": "scorer"}, "anchors.by must be engine or learner"), ({"max_mismatch": -1.0}, "anchors.max_mismatch must")],
+)
+def test_settings_are_checked(keys: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Anchors(**keys)
