@@ -1,7 +1,7 @@
 """Activation memory of a Llama-like decoder, in bytes per token and layer.
 
-Letters as in `rlhf_flow.capacity.model_shape`; n tokens of a micro-batch, including padding. The table is what each
-layer saves for its backward pass, counted with torch's saved-tensor hooks (`tests/capacity/test_activations.py`):
+Letters as in `rlhf_flow.capacity.model_shape`. The table is what each layer saves for its backward
+pass, counted with torch's saved-tensor hooks (`tests/capacity/test_activations.py`):
 
     float32    24 H + 8 Q + 8 G + 16 I    input and output of normalisation; q, k, v and the output of attention; gate,
                                           up, their activation and product
@@ -15,6 +15,8 @@ keeps the outputs of matrix products and of attention.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from rlhf_flow.capacity.model_shape import Shape
 
@@ -35,15 +37,60 @@ def of_layer(shape: Shape, numeric: str, recompute: str = "off") -> int:
     return kept if recompute == "selective" else kept + 8
 
 
-def activations(shape: Shape, tokens: int, numeric: str, recompute: str = "off") -> int:
-    """Bytes for n tokens in all layers and the last normalisation; with autocast, also the cast weights."""
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a forward pass with gradients."""
+
+    line: int  # of everything but attention
+    answers: int  # whose logits are computed
+    queries: int  # of attention, whose rectangles repeat some tokens of a line
+    keys: int
+    repeats_keys: bool = False  # whether attention gets keys and values for each query head
+
+    @classmethod
+    def padded(cls, rows: int, positions: int, answer: int) -> Tokens:
+        """Of rows padded to `positions`, each with an answer of this length."""
+        return cls(rows * positions, rows * answer, rows * positions, rows * positions)
+
+    @classmethod
+    def shared(cls, groups: int, prompt: int, answers: int, answer: int, *, gathers: bool) -> Tokens:
+        """Of groups of a prompt and its answers in one line, as `rlhf_flow.learner.attention` lays them out.
+
+        `gathers`: whether attention gathers rectangles; the kernel of GPUs reads the line, and gathers keys only.
+        """
+        rows, line = groups * answers, groups * (prompt + answers * answer)
+        if not gathers:
+            return cls(line, rows * answer, line, groups * prompt + rows * (prompt + answer))
+        whole, split = rows * (prompt + answer) ** 2 // 2, groups * prompt**2 // 2 + rows * answer * (prompt + answer)
+        if whole <= split:
+            return cls(line, rows * answer, rows * (prompt + answer), rows * (prompt + answer))
+        return cls(line, rows * answer, line, groups * prompt + rows * (prompt + answer), repeats_keys=True)
+
+
+def activations(shape: Shape, tokens: Tokens, numeric: str, recompute: str = "off") -> int:
+    """Bytes that all layers and the last normalisation keep; with autocast, also the cast weights."""
     *_, element = KEPT[numeric]
-    end = 3 * element * shape.width * tokens
+    end = 3 * element * shape.width * tokens.line
     cast = 2 * shape.linear if numeric == "autocast" else 0
-    kept = shape.layers * of_layer(shape, numeric, recompute) * tokens + end
+    kept = shape.layers * _of_pass(shape, tokens, numeric, recompute) + end
     if recompute == "off":
         return kept + cast
-    return kept + of_layer(shape, numeric) * tokens + cast // max(1, shape.layers)
+    return kept + _of_pass(shape, tokens, numeric, "off") + cast // max(1, shape.layers)
+
+
+def _of_pass(shape: Shape, tokens: Tokens, numeric: str, recompute: str) -> int:
+    """Bytes that a layer keeps: as `of_layer`, with attention's own tokens."""
+    own = of_layer(shape, numeric, recompute) * tokens.line
+    if recompute == "full" or tokens.queries == tokens.keys == tokens.line:
+        return own
+    each = KEPT[numeric][1] // 2  # bytes of an element in attention
+    queries, keys = shape.queries, shape.queries if tokens.repeats_keys else shape.keys
+    sums = 4 * shape.heads
+    if recompute == "selective":  # the products stay as they are; the output of attention is that of its rectangles
+        return own + (each * queries + sums) * (tokens.queries - tokens.line) + each * queries * tokens.line
+    before = 2 * each * (queries + shape.keys) + sums  # q, output, k, v
+    gathered = (2 * each * queries + sums) * tokens.queries + 2 * each * keys * tokens.keys
+    return own - before * tokens.line + gathered + each * queries * tokens.line  # and the output, gathered back
 
 
 def logits(shape: Shape, tokens: int, chunk: int, numeric: str) -> int:

@@ -12,6 +12,7 @@ from rlhf_flow.capacity.api_calls import Calls, calls
 from rlhf_flow.capacity.cluster_needs import gpus
 from rlhf_flow.capacity.disk import Disk, disk
 from rlhf_flow.capacity.fit import Room, misfits
+from rlhf_flow.capacity.flops import Compute, of_update, peak_here
 from rlhf_flow.capacity.learner_memory import host_memory, learner_memory, trained
 from rlhf_flow.capacity.learner_memory import plans as plans_learner
 from rlhf_flow.capacity.model_shape import Shape, shape_of
@@ -53,6 +54,7 @@ class Planned:
     room: Room
     disk: Disk
     calls: list[Calls]
+    compute: Compute
     seconds: Seconds | None
     problems: list[ValueError]
     notes: list[str]
@@ -79,6 +81,7 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
     problems = [*misfits(config, shape, work, memories, host, room), *_spills(config, policies)]
     for limit in (limit for one in requests for limit in one.over):
         problems.append(ConfigError(limit, "raise it, or use fewer rounds, prompts or answers"))
+    taken = None if like is None else seconds(config, shape, work, like)
     return Planned(
         shape=shape,
         work=work,
@@ -93,7 +96,8 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
         room=room,
         disk=disk(config, shape, work),
         calls=requests,
-        seconds=None if like is None else seconds(config, shape, work, like),
+        compute=_compute(config, shape, work, steps, taken),
+        seconds=taken,
         problems=problems,
         notes=_notes(config, shape, work, steps, last),
     )
@@ -108,6 +112,13 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> l
         waiting = [*workers.offloaded(memories)] if colocated(config) else []
         memories += [host_memory(config, shape, work), *waiting]
     return [*memories, workers.driver_memory(work)]
+
+
+def _compute(config: RunConfig, shape: Shape, work: Work, steps: int, taken: Seconds | None) -> Compute:
+    update = of_update(config, shape, work)
+    if taken is None or not taken.stages.get("learn") or not steps:
+        return Compute(update, None, None)
+    return Compute(update, taken.stages["learn"] / steps, peak_here(config.learner.ranks))
 
 
 def _threads(config: RunConfig) -> dict[str, int]:

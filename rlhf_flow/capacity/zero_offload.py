@@ -28,7 +28,6 @@ class Zero:
     bucket: int = 5 * 10**8  # reduce_bucket_size, of gradients
     overlap: bool = False  # overlap_comm, which takes a second bucket
     live: int = 10**9  # stage3_max_live_parameters: weights that stay gathered
-    group: int = 10**9  # sub_group_size: weights that stage 3 steps at once
     optimizer: bool = False  # whether the optimizer is on the host
     weights: bool = False  # whether the weights are on the host
 
@@ -53,7 +52,6 @@ def zero(config: RunConfig, *, on_gpu: bool) -> Zero:
         bucket=int(settings.get("reduce_bucket_size", Zero.bucket)),
         overlap=bool(settings.get("overlap_comm", Zero.overlap)),
         live=int(settings.get("stage3_max_live_parameters", Zero.live)),
-        group=int(settings.get("sub_group_size", Zero.group)),
         optimizer=stage > 0 and _on_cpu(settings.get("offload_optimizer")),
         weights=stage == 3 and _on_cpu(settings.get("offload_param")),
     )

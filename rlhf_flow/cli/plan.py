@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf_flow.capacity.estimate import Planned, plan
 from rlhf_flow.capacity.fit import Room, room
+from rlhf_flow.capacity.flops import Compute
 from rlhf_flow.capacity.process_memory import Memory, size_of, size_text
 from rlhf_flow.config import compose
 from rlhf_flow.config.schema import RunConfig
@@ -78,6 +79,7 @@ def page(planned: Planned) -> Iterator[str]:
             f"calls      {one.slot}: at most {one.round:,} per round and {one.run:,} in total, about "
             f"{one.tokens_in:,} tokens in and {one.tokens_out:,} out{cost}"
         )
+    yield f"compute    {_compute(planned.compute)}"
     yield f"threads    {', '.join(f'{role} {number}' for role, number in planned.threads.items())}"
     yield ""
     yield from _memory(planned)
@@ -101,6 +103,14 @@ def page(planned: Planned) -> Iterator[str]:
     yield from (f"PROBLEM    {problem}" for problem in planned.problems)
     if not planned.problems:
         yield "It fits."
+
+
+def _compute(compute: Compute) -> str:
+    update = f"{compute.update / 1e12:,.3g} TFLOP per optimizer step"
+    if compute.seconds is None or compute.rate is None:
+        return f"{update}; --like RUN says what its time means"
+    used = "" if compute.utilisation is None else f", {compute.utilisation:.0%} of the peak here (MFU)"
+    return f"{update} in {compute.seconds:,.2g} s: {compute.rate / 1e12:,.3g} TFLOP/s{used}"
 
 
 def _memory(planned: Planned) -> Iterator[str]:

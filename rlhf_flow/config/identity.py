@@ -19,6 +19,7 @@ TRAINING = (
     "micro_batch",
     "chunk",
     "gradient_checkpointing",
+    "compile",
 )  # memory and speed, up to rounding of sums
 FREE = (  # keys, and parents of keys, that may change
     *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint", "learner.ranks", "learner.config"),

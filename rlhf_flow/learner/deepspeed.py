@@ -26,6 +26,16 @@ class DeepSpeed(TrainingSpec):
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage}")
         if self.training.precision is not None:
             check_precision(self.training, self.zero_stage)
+        if self.zero_stage == 3 and self.lora.quantize:
+            raise ValueError(
+                "learner.lora.quantize must be null with learner.zero_stage=3, which cannot shard 4-bit weights. Fix: "
+                "learner.zero_stage=2."
+            )
+        if self.zero_stage == 3 and self.training.compile:
+            raise ValueError(
+                "learner.training.compile must be false with learner.zero_stage=3: it gathers weights in hooks that "
+                "break a compiled layer. Fix: learner=fsdp, which shards as much."
+            )
         if self.config is not None:
             read_user_config(self.config)
 
@@ -41,6 +51,7 @@ class DeepSpeed(TrainingSpec):
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
+        self.lora.check_device(place.device)
         training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
         settle(place)

@@ -19,6 +19,8 @@ class LoRA:
         default_factory=list
     )  # linear layers by the ends of their names, such as q_proj; []: all
     seed: int = 0  # of A; B starts at zero, so the policy starts as the base
+    # nf4: the learner holds the base in 4 bits (Dettmers et al. 2023, arXiv:2305.14314), on a GPU; engines do not.
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         key = "learner.lora"
@@ -26,6 +28,10 @@ class LoRA:
             raise ValueError(f"{key}.rank must be >= 0, got {self.rank}. Usual: 16; 0 trains all weights")
         if not self.alpha > 0:
             raise ValueError(f"{key}.alpha must be > 0, got {self.alpha}. Usual: twice the rank")
+        if self.quantize not in ("nf4", None):
+            raise ValueError(f"{key}.quantize must be nf4 or null, got {self.quantize!r}")
+        if self.quantize and not self.rank:
+            raise ValueError(f"{key}.quantize={self.quantize} needs an adapter to train. Fix: {key}.rank=16")
         if self.seed < 0:
             raise ValueError(f"{key}.seed must be >= 0, got {self.seed}. Try {key}.seed=0")
 
@@ -41,6 +47,18 @@ class LoRA:
         """Raise ValueError if adapters need peft and it is not installed."""
         if self.rank:
             require("peft", part="learner.lora", extras=("lora",), instead="learner.lora.rank=0")
+        if self.quantize:
+            require(
+                "bitsandbytes", part="learner.lora.quantize", extras=("qlora",), instead="learner.lora.quantize=null"
+            )
+
+    def check_device(self, device: str) -> None:
+        """Raise ValueError if the base cannot be held on this device."""
+        if self.quantize and device == "cpu":
+            raise ValueError(
+                f"learner.lora.quantize={self.quantize} needs a GPU: on a CPU, products with 4-bit weights are many "
+                "times slower. Fix: learner.lora.quantize=null, with model.dtype=bfloat16 to halve the base."
+            )
 
     def chosen(self, linear: Collection[str], others: Collection[str]) -> list[str]:
         """The name ends of the layers that get an adapter, out of `linear`; `others` cannot have one.

@@ -125,7 +125,8 @@ def add_adapter(lm: PreTrainedModel, lora: LoRA, model: Model) -> LoRAModel:
     dtype = torch_dtype(model.dtype)
     with torch.no_grad():
         for parameter in lm.parameters():
-            parameter.copy_(parameter.to(dtype))
+            if parameter.is_floating_point():  # what is quantised stays so
+                parameter.copy_(parameter.to(dtype))
     targets = lora.chosen(*linear_layers(lm))
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
     with torch.random.fork_rng(devices=[]):

@@ -12,9 +12,14 @@ import numpy as np
 
 from rlhf_flow.learner.batching import Group, Packed, Row
 
+FILLER = 64  # tokens of a group that fills a line: fewer than any model has positions
 
-def pack_groups(rows: Sequence[Row]) -> Packed:
-    """The rows as one line, grouped by prompt; `at`, `targets` and `mask` stay row by row."""
+
+def pack_groups(rows: Sequence[Row], multiple: int = 1) -> Packed:
+    """The rows as one line, grouped by prompt; `at`, `targets` and `mask` stay row by row.
+
+    The line is filled to a multiple of tokens with groups that nothing reads.
+    """
     members: dict[bytes, list[int]] = {}
     for r, row in enumerate(rows):
         members.setdefault(row.prompt.tobytes(), []).append(r)
@@ -32,6 +37,9 @@ def pack_groups(rows: Sequence[Row]) -> Packed:
             at[r] = np.concatenate([[last], np.arange(end, end + len(fed))])[: len(rows[r].tokens)]
             end += len(fed)
         groups.append(Group(len(prompt), tuple(max(0, len(rows[r].tokens) - 1) for r in numbers)))
+    for left in range(-end % multiple, 0, -FILLER):
+        groups.append(Group(min(left, FILLER), ()))
+        line.append(np.zeros(groups[-1].prompt, np.int64))
     mask = np.arange(max(len(row.tokens) for row in rows)) < np.array([[len(row.tokens)] for row in rows])  # [R, T]
     targets = np.concatenate([row.tokens for row in rows]).astype(np.int64)
     return Packed(np.concatenate(line).astype(np.int64)[None], np.concatenate(at), targets, mask, tuple(groups))

@@ -72,6 +72,25 @@ def load(path: str, *, revision: str | None, trust_remote_code: bool) -> PreTrai
     return lm
 
 
+def load_quantized(path: str, kind: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
+    """The model with its linear layers in 4 bits, and everything else in bfloat16."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    with _explained(path):
+        config = quiet_config(path, **source)
+        lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch.bfloat16, quantization_config=bits, **source
+        )
+    return lm
+
+
 def build(path: str, *, revision: str | None, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
     """The model without weights, and a miniature of it with random ones: of each kind of layer it has one.
 

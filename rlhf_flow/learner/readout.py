@@ -57,6 +57,7 @@ class PolicyReadout:
     """Policy: the log-prob of each response token."""
 
     shares: bool = False
+    multiple: int = 1  # of the length of a line, so that compiled layers meet few shapes
 
     @property
     def generates(self) -> bool:
@@ -66,7 +67,7 @@ class PolicyReadout:
         return len(row.tokens)
 
     def pack(self, rows: Sequence[Row]) -> Packed:
-        return pack_groups(rows) if self.shares else pack(rows)
+        return pack_groups(rows, self.multiple) if self.shares else pack(rows)
 
     def weights(self, weights: Weights) -> Weights:
         return weights

@@ -12,6 +12,7 @@ from rlhf_flow.learner import policy_model as policies
 from rlhf_flow.learner import reward_model as rewards
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.lora_model import add_adapter
+from rlhf_flow.learner.meta_init import layers
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.readout import PolicyReadout, Readout, RewardReadout, tail_of
 from rlhf_flow.learner.reward_head import Head
@@ -20,6 +21,16 @@ from rlhf_flow.learner.trainable import FullModel, Trainable
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.end_tokens import end_of_answer
+
+LENGTHS = 4  # of lines, for each of which a compiled layer is compiled
+GRAPHS = 64  # of a layer, at most: with and without gradients, and lines beyond the usual
+
+
+def compile_layers(lm: PreTrainedModel) -> None:
+    """Compile each decoder layer at its first call."""
+    torch._dynamo.config.recompile_limit = GRAPHS
+    for layer in layers(lm):
+        layer.compile(dynamic=False)
 
 
 def be_deterministic(place: Place) -> None:
@@ -45,20 +56,29 @@ def open_model(
         raise ValueError(f"model.dtype must be float32 or bfloat16, got {model.dtype!r}")
     if head.outputs:
         return _open_reward_model(model, training, head)
-    lm, checked = _open_policy(model, empty=sharded and not lora.rank)
+    lm, checked = _open_policy(model, lora, empty=sharded and not lora.rank)
     policies.ready(lm, training.recomputes(lm.num_parameters()))
     policies.verify(logps := ResponseLogps(checked, chunk=training.chunk))
     if shares := policies.share_prompts(logps):
         lm.set_attn_implementation(policies.NAME)
-    reading = PolicyReadout(shares=shares)
+    multiple = 1
+    if training.compile and training.tokens_per_batch is not None:
+        multiple = max(1, training.tokens_per_batch // LENGTHS)
+        compile_layers(lm)
+    reading = PolicyReadout(shares, multiple)
     trained = add_adapter(lm, lora, model) if lora.rank else FullModel(model, lm, reading)
     return ResponseLogps(lm, chunk=training.chunk), reading, trained
 
 
-def _open_policy(model: Model, *, empty: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """The policy, and the model to check in its place: itself, or a miniature if it is to have no weights yet."""
-    if empty:
-        return policies.build(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+def _open_policy(model: Model, lora: LoRA, *, empty: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The policy, and the model to check in its place: itself in float32, or a miniature."""
+    if empty or lora.quantize:
+        lm, small = policies.build(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        if lora.quantize:
+            lm = policies.load_quantized(
+                model.path, lora.quantize, revision=model.revision, trust_remote_code=model.trust_remote_code
+            )
+        return lm, small
     lm = policies.load(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     return lm, lm
 

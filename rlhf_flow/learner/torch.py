@@ -23,6 +23,7 @@ class Torch(TrainingSpec):
         from rlhf_flow.learner.preference_learner import PreferenceLearner
         from rlhf_flow.learner.setup import be_deterministic, open_model
 
+        self.lora.check_device(place.device)
         training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
         opened, reading, trained = open_model(model, training, self.head, self.lora)

@@ -24,6 +24,7 @@ class Training:
     # Of each layer in the backward pass. off; selective: all but matrix products and attention; full; null: selective
     # from a billion parameters on.
     gradient_checkpointing: str | None = None
+    compile: bool = False  # decoder layers by torch.compile: faster after a minute or two; lines of four lengths
     # Of the forward pass: float32 (TF32 is off) or bfloat16; null: bfloat16 on a GPU. Master weights and log-softmax
     # are always float32.
     precision: str | None = None

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlhf_flow.capacity.activations import KEPT, activations, logits, of_layer
+from rlhf_flow.capacity.activations import KEPT, Tokens, activations, logits, of_layer
 from rlhf_flow.capacity.model_shape import shape_of
 from rlhf_flow.learner.logits import token_logps
 from rlhf_flow.learner.policy_model import ResponseLogps, ready
@@ -110,9 +110,10 @@ def test_the_output_layer_allocates_the_logits_of_a_chunk_once(numeric: str, chu
 def test_more_tokens_keep_more_and_checkpointing_never_more(numeric: str, few: int, more: int, gated: bool) -> None:
     shape = replace(LLAMA_8B, gated=gated)
     fewer, most = sorted((few, few + more))
-    whole = activations(shape, most, numeric)
-    assert activations(shape, fewer, numeric) < whole
-    assert activations(shape, most, numeric, "full") < activations(shape, most, numeric, "selective") < whole
+    few_tokens, tokens = (Tokens(each, each, each, each) for each in (fewer, most))
+    whole = activations(shape, tokens, numeric)
+    assert activations(shape, few_tokens, numeric) < whole
+    assert activations(shape, tokens, numeric, "full") < activations(shape, tokens, numeric, "selective") < whole
 
 
 @given(st.integers(1, 10**5), st.integers(1, 10**4), st.integers(1, 10**4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_flow.cli.main import main
 from rlhf_flow.learner.batching import global_batches, read_examples
 from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.fsdp import FSDP
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.torch import Torch
@@ -35,6 +37,7 @@ from tests.support.ranks import Ranks
 pytestmark = pytest.mark.slow
 
 LORA = LoRA(rank=4, alpha=8.0)
+QLORA = LoRA(rank=4, quantize="nf4")
 SCALE = LORA.alpha / LORA.rank
 
 
@@ -296,6 +299,25 @@ def test_impossible_settings_are_refused(field: str, value: float, rule: str) ->
         LoRA(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (lambda: LoRA(rank=4, quantize="int3"), "quantize must be nf4 or null"),
+        (lambda: LoRA(quantize="nf4"), r"needs an adapter to train\. Fix: learner\.lora\.rank=16"),
+        (lambda: FSDP(lora=QLORA), r"learner=fsdp, which cannot shard 4-bit weights\. Fix: learner=deepspeed"),
+        (lambda: DeepSpeed(zero_stage=3, lora=QLORA), r"cannot shard 4-bit weights\. Fix: learner\.zero_stage=2"),
+        (
+            lambda: Torch(lora=QLORA).open(Model("nowhere"), Place()),
+            r"nf4 needs a GPU.*Fix: learner\.lora\.quantize=null",
+        ),
+        (lambda: Torch(lora=QLORA).check(), "pip install 'rlhf-flow\\[qlora\\]'"),
+    ],
+)
+def test_a_base_in_four_bits_is_refused_where_it_cannot_be(spec: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spec()
+
+
 def test_a_reward_model_and_an_adapter_do_not_go_together() -> None:
     for spec in (Torch, DeepSpeed):
         with pytest.raises(ValueError, match=r"learner\.lora\.rank must be 0 with learner\.head\.outputs=1, got 4"):
@@ -319,10 +341,13 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.soak) for stage in (1, 2)), 3])
-def test_ranks_of_deepspeed_train_the_same_adapter(world: World, two: Ranks, stage: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [0, *(pytest.param(stage, marks=pytest.mark.soak) for stage in (1, 2)), 3, "fsdp"])
+def test_ranks_train_the_same_adapter(world: World, two: Ranks, stage: int | str, tmp_path: Path) -> None:
     plain = jobs.train(Place(), world.spec(SGD), world.model, world.start, world.lesson, 3)
-    spec = DeepSpeed(ranks=2, zero_stage=stage, training=replace(SGD, micro_batch=2), lora=LORA)
+    training = replace(SGD, micro_batch=2)
+    spec: DeepSpeed | FSDP = FSDP(ranks=2, training=training, lora=LORA)
+    if isinstance(stage, int):
+        spec = DeepSpeed(ranks=2, zero_stage=stage, training=training, lora=LORA)
     first, second = two.run(jobs.train, spec, world.model, world.start, world.lesson, 3)
     assert first.policy == second.policy
     ours, theirs = (each.policy.weights.tensors.load() for each in (first, plain))

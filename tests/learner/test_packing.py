@@ -32,6 +32,7 @@ from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.policy_model import ResponseLogps, ready, share_prompts
 from rlhf_flow.learner.readout import PolicyReadout
+from rlhf_flow.learner.setup import compile_layers
 from rlhf_flow.learner.step import pair_loss, take_step
 from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.varlen import reference
@@ -84,6 +85,16 @@ def test_every_target_stands_behind_the_same_tokens(drawn: list[tuple[int, int]]
         assert positions[here] == place
         assert shared.tokens[0, here] == alone.tokens[own, place]
     assert shared.tokens.size == sum(len(row.tokens) - 1 for row in rows) + sum({len(row.prompt) for row in rows})
+
+
+@given(ROWS, st.sampled_from([4, 100, 256]))
+def test_a_line_may_be_filled_with_tokens_that_nothing_reads(drawn: list[tuple[int, int]], multiple: int) -> None:
+    rows = rows_of(drawn)
+    plain, filled = pack_groups(rows), pack_groups(rows, multiple)
+    assert filled.tokens.size % multiple == 0
+    assert filled.tokens.size - plain.tokens.size < multiple
+    np.testing.assert_array_equal(filled.at, plain.at)
+    np.testing.assert_array_equal(filled.tokens[0, : plain.tokens.size], plain.tokens[0])
 
 
 @given(ROWS, st.sampled_from([None, 1, 3]))
@@ -166,6 +177,30 @@ def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torc
             torch.testing.assert_close(of_shared[parameter], gradient, rtol=0, atol=tolerance * largest, msg=parameter)
 
     compare()
+
+
+@pytest.mark.slow
+def test_compiled_layers_find_the_same_and_are_compiled_for_few_lengths() -> None:
+    plain, compiled = (ResponseLogps(make(LlamaConfig(**SIZES | {"num_hidden_layers": 1})), chunk=1000) for _ in "12")
+    assert share_prompts(plain) and share_prompts(compiled)
+    compile_layers(compiled.lm)
+    torch._dynamo.utils.counters.clear()
+    graphs = []
+    for lengths in ((4, 7), (5, 8), (2, 3)):
+        rows = rows_of([(0, n) for n in lengths])
+        found = []
+        for model, packed in ((plain, pack_groups(rows)), (compiled, pack_groups(rows, 32))):
+            model.zero_grad()
+            values = logps(model, packed)
+            values.sum().backward()
+            found.append((values.detach(), [p.grad for p in model.lm.parameters()]))
+        (expected, gradients), (values, of_compiled) = found
+        torch.testing.assert_close(values, expected, rtol=0, atol=1e-5)
+        for gradient, one in zip(gradients, of_compiled, strict=True):
+            torch.testing.assert_close(one, gradient, rtol=0, atol=1e-4)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs == graphs[:1] * 3
 
 
 @pytest.mark.slow
