@@ -31,7 +31,7 @@ GROUPS: dict[str, str] = {  # extension point -> help; `rlhf_flow.<name>.PARTS` 
     "objective": "the loss (DPO, IPO, a Nash method, or one for reward models)",
     "replay": "chooses which past rounds are trained on again",
     "schedule": "chooses the policy versions to sample from, start from and anchor to",
-    "learner": "trains the policy (PyTorch in one process, or DeepSpeed)",
+    "learner": "trains the policy (PyTorch in one process, DeepSpeed or FSDP)",
     "cluster": "runs the workers (Ray, or all in one process)",
 }
 
