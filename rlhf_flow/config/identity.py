@@ -22,7 +22,8 @@ TRAINING = (
     "compile",
 )  # memory and speed, up to rounding of sums
 FREE = (  # keys, and parents of keys, that may change
-    *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint", "learner.ranks", "learner.config"),
+    *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint"),
+    *("learner.ranks", "learner.sequence_ranks", "learner.config"),
     "answers",  # the draws hold its values
     *(f"{slot}.training.{key}" for slot in ("learner", "refresh") for key in TRAINING),
     *("engine.batch", "engine.kv_cache_mib", "engine.gpu_memory_utilization", "engine.max_num_seqs"),

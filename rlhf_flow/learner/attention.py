@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from rlhf_flow.learner.batching import Group
+from rlhf_flow.learner.sequence import SequenceGroup
 from rlhf_flow.learner.varlen import Sequences, supported
 
 NAME = "rlhf_flow_line"  # of `attend` among the attention functions of transformers
@@ -46,7 +47,8 @@ class Rectangle:
 class Line:
     """Where attention finds the tokens of a line of groups."""
 
-    def __init__(self, groups: Sequence[Group], device: torch.device) -> None:
+    def __init__(self, groups: Sequence[Group], device: torch.device, sequence: SequenceGroup | None = None) -> None:
+        self.sequence = sequence  # the ranks that share the line
         self.sequences = Sequences(tuple(groups), device)
         self._spans, positions = _spans(groups)
         self.positions = torch.from_numpy(positions).to(device)  # [M]
@@ -104,17 +106,28 @@ def attend(
     sliding_window: int | None = None,
     **named: Any,  # noqa: ANN401  # what the model passes to its own function
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers, for query, key and value [1, heads, M, D]. Returns [1, M, heads, D]."""
+    """An attention function of transformers, for query, key and value [1, heads, M, D]. Returns [1, M, heads, D].
+
+    Ranks that share a line have a slice of M each.
+    """
+    if line.sequence is not None:
+        query, key, value = map(line.sequence.heads, (query, key, value))
+    found = _attend(module, query, key, value, line, sliding_window, named)
+    return (found if line.sequence is None else line.sequence.tokens(found)), None
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, line: Line, window: int | None, named: dict[str, Any]
+) -> Tensor:
     if supported(query.device, query.dtype, query.shape[-1]):
-        found = line.sequences.attend(query, key, value, scaling=named.get("scaling"), window=sliding_window)
-        return found, None
+        return line.sequences.attend(query, key, value, scaling=named.get("scaling"), window=window)
     inner, outputs = AttentionInterface()[INNER], []
     for number, (queries, keys) in enumerate(zip(line.queries, line.keys, strict=True)):
         placed = (_gather(query, queries), _gather(key, keys), _gather(value, keys))
-        output, _ = inner(module, *placed, line.mask(number, sliding_window), **named)  # [R, Q, heads, D]
+        output, _ = inner(module, *placed, line.mask(number, window), **named)  # [R, Q, heads, D]
         outputs.append(output.flatten(0, 1).flatten(1))
     _, heads, _, _ = query.shape
-    return functional.embedding(line.back, torch.cat(outputs)).unflatten(-1, (heads, -1))[None], None
+    return functional.embedding(line.back, torch.cat(outputs)).unflatten(-1, (heads, -1))[None]
 
 
 def _gather(tokens: Tensor, places: Tensor) -> Tensor:

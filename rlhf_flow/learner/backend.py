@@ -55,6 +55,8 @@ class Parameter:
 class Backend(Protocol):
     rank: int
     size: int
+    replica: int  # of the ranks that share every forward pass
+    replicas: int
     lm: PreTrainedModel
     device: torch.device
     optimizer: torch.optim.Optimizer

@@ -42,10 +42,17 @@ def settle(place: Place) -> None:
 
 
 class DeepSpeedBackend(Ranks):
-    def __init__(self, model: ResponseLogps | RewardHeadModel, training: Training, config: Json, place: Place) -> None:
+    def __init__(
+        self,
+        model: ResponseLogps | RewardHeadModel,
+        training: Training,
+        config: Json,
+        place: Place,
+        sequence_ranks: int = 1,
+    ) -> None:
         import deepspeed
 
-        super().__init__(place)
+        super().__init__(place, sequence_ranks)
         self.lm, decayed = model.lm, matrices(model.lm)
         if meta_init.is_empty(self.lm):
             self._make_sharded(model, config)
@@ -120,12 +127,13 @@ class DeepSpeedBackend(Ranks):
 
     def _forward(self, packed: Packed, *read: Reader) -> Tensor:
         inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
-        return self.engine(*inputs, *read, **packed.layout)
+        return self.engine(*inputs, *read, **packed.layout, **self.shared)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed averages over ranks, but the shares of a global batch must be summed.
-        self.engine.backward(loss * self.size, scale_wrt_gas=False)
+        # DeepSpeed averages over ranks, but the shares of a global batch must be summed; the ranks of a replica each
+        # have the gradient of all of them.
+        self.engine.backward(loss * self.replicas, scale_wrt_gas=False)
 
     def step(self, lr: float) -> float:
         for group in self.optimizer.param_groups:

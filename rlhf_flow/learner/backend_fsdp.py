@@ -26,8 +26,10 @@ from rlhf_flow.specs import Place
 class FSDPBackend(Ranks):
     """The float32 shards are the master weights; a layer is gathered, in `precision`, while it computes."""
 
-    def __init__(self, model: ResponseLogps | RewardHeadModel, training: Training, place: Place) -> None:
-        super().__init__(place)
+    def __init__(
+        self, model: ResponseLogps | RewardHeadModel, training: Training, place: Place, sequence_ranks: int = 1
+    ) -> None:
+        super().__init__(place, sequence_ranks)
         self.lm = model.lm
         low = training.precision == "bfloat16"
         mixed = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if low else MixedPrecisionPolicy()
@@ -65,12 +67,13 @@ class FSDPBackend(Ranks):
 
     def _forward(self, packed: Packed, *read: Reader) -> Tensor:
         inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
-        return self.model(*inputs, *read, **packed.layout)
+        return self.model(*inputs, *read, **packed.layout, **self.shared)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        # FSDP averages over ranks, but the shares of a global batch must be summed. Every pass reduces its gradients:
-        # summed on each rank until the last one, they would be as large as the model.
-        (loss * self.size).backward()
+        # FSDP averages over ranks, but the shares of a global batch must be summed; those of a replica each have the
+        # gradient of all of them. Every pass reduces its gradients: summed on each rank until the last one, they would
+        # be as large as the model.
+        (loss * self.replicas).backward()
 
     def step(self, lr: float) -> float:
         owners = [owner for _, owner in self.trained if owner.grad is not None]

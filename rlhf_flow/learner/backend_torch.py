@@ -18,7 +18,7 @@ from rlhf_flow.weights.offload import free_gpu_cache
 
 class TorchBackend:
     def __init__(self, model: ResponseLogps | RewardHeadModel, training: Training, *, device: str) -> None:
-        self.rank, self.size = 0, 1
+        self.rank, self.size, self.replica, self.replicas = 0, 1, 0, 1
         self.model = model.to(device)
         self.lm = model.lm
         self.device = torch.device(device)

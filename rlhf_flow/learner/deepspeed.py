@@ -58,6 +58,8 @@ class DeepSpeed(TrainingSpec):
         config = engine_config(
             training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
         )
-        opened, reading, trained = open_model(model, training, self.head, self.lora, sharded=self.zero_stage == 3)
-        backend = DeepSpeedBackend(opened, training, config, place)
+        opened, reading, trained = open_model(
+            model, training, self.head, self.lora, sharded=self.zero_stage == 3, sequence_ranks=self.sequence_ranks
+        )
+        backend = DeepSpeedBackend(opened, training, config, place, self.sequence_ranks)
         return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

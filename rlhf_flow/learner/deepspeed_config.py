@@ -28,7 +28,7 @@ OWNED = {  # dotted key of a DeepSpeed JSON -> our key for it
     "zero_optimization.round_robin_gradients": "nowhere: weights could not be saved and loaded",
     "zero_allow_untested_optimizer": "nowhere: it is always true",
     "zero_force_ds_cpu_optimizer": "nowhere: it is always false",
-    "sequence_parallel_size": "nowhere: ranks are data parallel",
+    "sequence_parallel_size": "learner.sequence_ranks",
     "tensor_parallel": "nowhere: ranks are data parallel",
     "pipeline": "nowhere: ranks are data parallel",
 }

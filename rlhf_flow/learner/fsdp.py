@@ -31,6 +31,8 @@ class FSDP(TrainingSpec):
         training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
         join(place)
-        opened, reading, trained = open_model(model, training, self.head, self.lora, sharded=True)
-        backend = FSDPBackend(opened, training, place)
+        opened, reading, trained = open_model(
+            model, training, self.head, self.lora, sharded=True, sequence_ranks=self.sequence_ranks
+        )
+        backend = FSDPBackend(opened, training, place, self.sequence_ranks)
         return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

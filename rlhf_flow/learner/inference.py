@@ -26,8 +26,8 @@ def read_all(
     widths = [reading.width(row) for row in rows]
     ends = np.cumsum(widths)
     flat = torch.zeros(int(ends[-1]), numbers)
-    for wave in deal([(row,) for row in rows], limits, ranks=backend.size):
-        mine = wave[backend.rank]
+    for wave in deal([(row,) for row in rows], limits, ranks=backend.replicas):
+        mine = wave[backend.replica]
         stand_in = wave[0][-1:]  # a rank without rows must still take part in collectives
         packed = reading.pack([rows[i] for i in (mine if len(mine) else stand_in)])
         outputs = forward(packed).cpu().view(-1, numbers)

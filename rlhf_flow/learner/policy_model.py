@@ -23,6 +23,7 @@ from rlhf_flow.learner.logits import Reader, token_logps
 from rlhf_flow.learner.meta_init import without_weights
 from rlhf_flow.learner.output_layer import OutputLayer
 from rlhf_flow.learner.packing import pack_groups
+from rlhf_flow.learner.sequence import SequenceGroup
 
 # Two prompts with answers of uneven length, which `share_prompts` compares.
 CHECKED = [
@@ -47,18 +48,25 @@ class ResponseLogps(nn.Module):
         targets: Tensor,
         read: Reader = token_logps,
         groups: Sequence[Group] | None = None,
+        sequence: SequenceGroup | None = None,
     ) -> Tensor:
         """Tokens [1, L] or [R, L], at [M] into tokens.flatten(), targets [M] -> log-probs float32 [M].
 
-        With another `read`, its output [M, ...]. `groups`: of a line. A rectangle needs no attention mask: its padding
-        is on the right, which causal attention does not see.
+        With another `read`, its output [M, ...]. `groups`: of a line, and `sequence`: the ranks that share it. A
+        rectangle needs no attention mask: its padding is on the right, which causal attention does not see.
         """
-        named: dict[str, Any] = {}
-        if groups is not None:
-            line = Line(groups, tokens.device)
-            named = {"position_ids": line.positions[None], "line": line}
-        hidden = self.lm.base_model(input_ids=tokens, use_cache=False, **named).last_hidden_state  # [R, L, H]
-        return self.output(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
+        if groups is None:
+            hidden = self.lm.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # [R, L, H]
+            return self.output(hidden.flatten(0, 1).index_select(0, at), targets, read)  # [M, ...]
+        line = Line(groups, tokens.device, sequence)
+        part = slice(None) if sequence is None else sequence.part(tokens.shape[1])
+        inputs = {"input_ids": tokens[:, part], "position_ids": line.positions[None, part]}
+        hidden = self.lm.base_model(**inputs, use_cache=False, line=line).last_hidden_state[0]  # [L, H]
+        if sequence is None:
+            return self.output(hidden.index_select(0, at), targets, read)
+        places = ((at >= part.start) & (at < part.stop)).nonzero()[:, 0]
+        own = self.output(hidden.index_select(0, at[places] - part.start), targets[places], read)
+        return sequence.gathered(own, places, len(at))
 
 
 def load(path: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:

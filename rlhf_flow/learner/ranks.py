@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
 from rlhf_flow.learner.backend import K, Parameter, Part, V
+from rlhf_flow.learner.sequence import SequenceGroup
 from rlhf_flow.specs import Place
 from rlhf_flow.system.rendezvous import store
 
@@ -55,8 +56,11 @@ def return_freed_memory() -> None:
 class Ranks(ABC):
     """The part of `Backend` that all ranks do together."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, sequence_ranks: int = 1) -> None:
         self.rank, self.size, self.device = place.rank, place.size, torch.device(place.device)
+        self.replica, self.replicas = self.rank // sequence_ranks, self.size // sequence_ranks
+        self.sequence = SequenceGroup.of(self.rank, self.size, sequence_ranks)
+        self.shared = {} if self.sequence is None else {"sequence": self.sequence}  # arguments of a forward pass
 
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]: ...
@@ -65,6 +69,8 @@ class Ranks(ABC):
         if self.size == 1:
             return values.cpu()
         total = values.to(self.device, copy=True)
+        if self.sequence is not None and self.sequence.rank:
+            total.zero_()  # the ranks of a replica have the same values
         dist.all_reduce(total)
         return total.cpu()
 

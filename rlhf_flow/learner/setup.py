@@ -17,6 +17,7 @@ from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.readout import PolicyReadout, Readout, RewardReadout, tail_of
 from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.reward_model import RewardHeadModel
+from rlhf_flow.learner.sequence import check_heads
 from rlhf_flow.learner.trainable import FullModel, Trainable
 from rlhf_flow.learner.training import Training
 from rlhf_flow.specs import Model, Place
@@ -44,7 +45,13 @@ def be_deterministic(place: Place) -> None:
 
 
 def open_model(
-    model: Model, training: Training, head: Head, lora: LoRA, *, sharded: bool = False
+    model: Model,
+    training: Training,
+    head: Head,
+    lora: LoRA,
+    *,
+    sharded: bool = False,
+    sequence_ranks: int = 1,
 ) -> tuple[ResponseLogps | RewardHeadModel, Readout, Trainable]:
     """The model in float32 on the CPU, its readout, and its trainable part: a policy, or with a head a reward model.
 
@@ -61,9 +68,16 @@ def open_model(
     policies.verify(logps := ResponseLogps(checked, chunk=training.chunk))
     if shares := policies.share_prompts(logps):
         lm.set_attn_implementation(policies.NAME)
-    multiple = 1
+    multiple = sequence_ranks
+    if sequence_ranks > 1:
+        check_heads(lm.config, sequence_ranks)
+        if not shares:
+            raise ValueError(
+                f"learner.sequence_ranks must be 1 for {type(lm).__name__}, whose rows are padded, got "
+                f"{sequence_ranks}. Fix: learner.sequence_ranks=1."
+            )
     if training.compile and training.tokens_per_batch is not None:
-        multiple = max(1, training.tokens_per_batch // LENGTHS)
+        multiple *= max(1, training.tokens_per_batch // LENGTHS // sequence_ranks)
         compile_layers(lm)
     reading = PolicyReadout(shares, multiple)
     trained = add_adapter(lm, lora, model) if lora.rank else FullModel(model, lm, reading)

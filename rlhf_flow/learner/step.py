@@ -41,11 +41,11 @@ def take_step(
     weights, if a loss or the gradient norm is not finite.
     """
     weight = sum(example.weight for example in batch)
-    waves = deal([example.rows for example in batch], limits, ranks=backend.size)
+    waves = deal([example.rows for example in batch], limits, ranks=backend.replicas)
     sums: dict[str, float] = {}
     broken = torch.zeros(len(batch), dtype=torch.float64)  # 1: the pair's loss is not finite
     for wave in waves:
-        mine = wave[backend.rank]
+        mine = wave[backend.replica]
         # A rank without pairs must still take part in collectives: it computes a stand-in of weight 0.
         share = [batch[i] for i in mine] or [replace(batch[wave[0][-1]], weight=0.0)]
         loss, weights = pair_loss(backend, objective, share, pack=pack)

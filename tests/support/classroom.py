@@ -44,6 +44,7 @@ def make_model(
     scale: float = 0.2,
     width: int = 32,
     layers: int = 2,
+    keys: int = 2,
 ) -> Model:
     """A random Llama, of 50 thousand weights by default, with a tokenizer of words."""
     from transformers import (
@@ -59,7 +60,7 @@ def make_model(
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=keys,
         max_position_embeddings=128,
         tie_word_embeddings=tied,
         initializer_range=scale,
