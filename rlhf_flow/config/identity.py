@@ -19,11 +19,10 @@ TRAINING = (
     "micro_batch",
     "chunk",
     "gradient_checkpointing",
-    "compile",
 )  # memory and speed, up to rounding of sums
 FREE = (  # keys, and parents of keys, that may change
     *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint"),
-    *("learner.ranks", "learner.sequence_ranks", "learner.config"),
+    *("learner.compile", "learner.ranks", "learner.sequence_ranks", "learner.config"),
     "answers",  # the draws hold its values
     *(f"{slot}.training.{key}" for slot in ("learner", "refresh") for key in TRAINING),
     *("engine.batch", "engine.kv_cache_mib", "engine.gpu_memory_utilization", "engine.max_num_seqs"),

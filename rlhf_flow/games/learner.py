@@ -177,7 +177,7 @@ def _anchors(
         for s, place in enumerate(places):
             values = torch.zeros((len(ids), mask.shape[1]), dtype=torch.float64)
             flat = np.concatenate([logps[side[s], lesson.roles[name]] for side in ids])
-            values = values.masked_scatter(mask[place], torch.from_numpy(flat))
+            values = values.masked_scatter(mask[place], torch.from_numpy(flat).double())
             sides.append(TokenLogps(values, mask[place]))
         anchors[name] = Sides(*sides)
     return anchors

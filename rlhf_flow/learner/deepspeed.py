@@ -31,9 +31,9 @@ class DeepSpeed(TrainingSpec):
                 "learner.lora.quantize must be null with learner.zero_stage=3, which cannot shard 4-bit weights. Fix: "
                 "learner.zero_stage=2."
             )
-        if self.zero_stage == 3 and self.training.compile:
+        if self.zero_stage == 3 and self.compile:
             raise ValueError(
-                "learner.training.compile must be false with learner.zero_stage=3: it gathers weights in hooks that "
+                "learner.compile must be false with learner.zero_stage=3: it gathers weights in hooks that "
                 "break a compiled layer. Fix: learner=fsdp, which shards as much."
             )
         if self.config is not None:
@@ -59,7 +59,13 @@ class DeepSpeed(TrainingSpec):
             training, ranks=place.size, zero_stage=self.zero_stage, path=self.config, device=place.device
         )
         opened, reading, trained = open_model(
-            model, training, self.head, self.lora, sharded=self.zero_stage == 3, sequence_ranks=self.sequence_ranks
+            model,
+            training,
+            self.head,
+            self.lora,
+            sharded=self.zero_stage == 3,
+            sequence_ranks=self.sequence_ranks,
+            compile=self.compile,
         )
         backend = DeepSpeedBackend(opened, training, config, place, self.sequence_ranks)
         return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

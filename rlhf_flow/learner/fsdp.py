@@ -32,7 +32,13 @@ class FSDP(TrainingSpec):
         be_deterministic(place.with_threads(self.training.threads))
         join(place)
         opened, reading, trained = open_model(
-            model, training, self.head, self.lora, sharded=True, sequence_ranks=self.sequence_ranks
+            model,
+            training,
+            self.head,
+            self.lora,
+            sharded=True,
+            sequence_ranks=self.sequence_ranks,
+            compile=self.compile,
         )
         backend = FSDPBackend(opened, training, place, self.sequence_ranks)
         return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

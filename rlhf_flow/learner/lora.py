@@ -19,8 +19,7 @@ class LoRA:
         default_factory=list
     )  # linear layers by the ends of their names, such as q_proj; []: all
     seed: int = 0  # of A; B starts at zero, so the policy starts as the base
-    # nf4: the learner holds the base in 4 bits (Dettmers et al. 2023, arXiv:2305.14314), on a GPU; engines do not.
-    quantize: str | None = None
+    quantize: str | None = None  # nf4: the learner holds the base in 4 bits (QLoRA, arXiv:2305.14314), on a GPU
 
     def __post_init__(self) -> None:
         key = "learner.lora"

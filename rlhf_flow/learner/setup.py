@@ -52,6 +52,7 @@ def open_model(
     *,
     sharded: bool = False,
     sequence_ranks: int = 1,
+    compile: bool = False,
 ) -> tuple[ResponseLogps | RewardHeadModel, Readout, Trainable]:
     """The model in float32 on the CPU, its readout, and its trainable part: a policy, or with a head a reward model.
 
@@ -76,7 +77,7 @@ def open_model(
                 f"learner.sequence_ranks must be 1 for {type(lm).__name__}, whose rows are padded, got "
                 f"{sequence_ranks}. Fix: learner.sequence_ranks=1."
             )
-    if training.compile and training.tokens_per_batch is not None:
+    if compile and training.tokens_per_batch is not None:
         multiple *= max(1, training.tokens_per_batch // LENGTHS // sequence_ranks)
         compile_layers(lm)
     reading = PolicyReadout(shares, multiple)

@@ -13,6 +13,7 @@ from rlhf_flow.learner.training import Training
 class TrainingSpec:
     ranks: int = 1  # processes
     sequence_ranks: int = 1  # of them that share each forward pass, for long answers (Ulysses); the others are replicas
+    compile: bool = False  # decoder layers by torch.compile: faster after a minute; lines have four lengths
     training: Training = field(default_factory=Training)
     head: Head = field(default_factory=Head)  # of a reward model
     lora: LoRA = field(default_factory=LoRA)  # train an adapter instead of the weights

@@ -26,6 +26,6 @@ class Torch(TrainingSpec):
         self.lora.check_device(place.device)
         training = self.training.on(place.device)
         be_deterministic(place.with_threads(self.training.threads))
-        opened, reading, trained = open_model(model, training, self.head, self.lora)
+        opened, reading, trained = open_model(model, training, self.head, self.lora, compile=self.compile)
         backend = TorchBackend(opened, training, device=place.device)
         return PreferenceLearner(model, training, backend, reading, trained, bucket=place.bucket)

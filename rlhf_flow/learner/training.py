@@ -21,13 +21,8 @@ class Training:
     epochs: int = 1  # passes over a round's pairs
     clip: float | None = 1.0  # largest global gradient norm; 0 or null: off
     chunk: int = 1024  # tokens whose logits exist at once; affects memory, not the result
-    # Of each layer in the backward pass. off; selective: all but matrix products and attention; full; null: selective
-    # from a billion parameters on.
-    gradient_checkpointing: str | None = None
-    compile: bool = False  # decoder layers by torch.compile: faster after a minute or two; lines of four lengths
-    # Of the forward pass: float32 (TF32 is off) or bfloat16; null: bfloat16 on a GPU. Master weights and log-softmax
-    # are always float32.
-    precision: str | None = None
+    gradient_checkpointing: str | None = None  # off; selective: keep products; full; null: selective above 1e9 weights
+    precision: str | None = None  # forward pass: float32 (no TF32) or bfloat16; null: by device. Masters are float32
     optimizer_state: str = "carry"  # carry: keep it from round to round; fresh: start each round with zero moments
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: LearningRate = field(default_factory=LearningRate)

@@ -51,12 +51,10 @@ class OffPolicy:
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where the log-probs of an anchor come from."""
+    """Where the log-probs of an anchor come from: an engine that generated the answer with it, or the learner."""
 
-    # engine: those with which an engine generated the answer, if the anchor generated it and the largest mismatch
-    # measured in the round is within the bound; otherwise, and with `learner`, the learner computes them.
-    by: str = "engine"
-    max_mismatch: float = 1e-4  # nats a token; float32 engines are within it, bfloat16 ones are not
+    by: str = "engine"  # engine: kept from sampling if the anchor sampled and max_mismatch allows; learner: computed
+    max_mismatch: float = 1e-4  # the round's largest, nats a token: float32 engines are within, bfloat16 ones not
 
     def __post_init__(self) -> None:
         if self.by not in ("engine", "learner"):

@@ -31,7 +31,8 @@ def anchor(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> St
             others = [response for response in wanted if response not in generated]
             if others:
                 responses = [tables.responses for tables in training.tables]
-                found = pa.concat_tables([found, context.learner.logps(responses, others, policy).cast(ANCHORS)])
+                computed = context.learner.logps(responses, others, policy)
+                found = pa.concat_tables([found, computed.cast(ANCHORS)]) if found.num_rows else computed
                 scored += len(others)
             if wanted:
                 writer.table(f"anchors/{name}", found)

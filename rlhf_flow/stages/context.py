@@ -101,7 +101,7 @@ class RunContext:
     disaggregated: bool = False  # whether engines and learner can work at the same time
     scores_while_sampling: bool = False  # whether engines and scorers can work at the same time
     off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
-    anchors: Anchors = field(default_factory=Anchors)
+    anchors: Anchors = field(default_factory=lambda: Anchors(by="learner"))
     model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
 
     def plan(self, round: int) -> RoundPlan:

@@ -21,7 +21,10 @@ from tests.support.ranks import Ranks
 pytestmark = pytest.mark.deepspeed
 
 
-@pytest.mark.parametrize(("size", "stage"), [("two", "fsdp"), ("two", 2), ("two", 3), ("four", "fsdp")])
+@pytest.mark.parametrize(
+    ("size", "stage"),
+    [("two", 2), ("four", "fsdp"), *(pytest.param("two", stage, marks=pytest.mark.soak) for stage in (3, "fsdp"))],
+)
 def test_ten_steps_end_in_the_same_weights(
     size: str, stage: int | str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

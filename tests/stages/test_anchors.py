@@ -31,11 +31,8 @@ class Off(toy.Engine):
 
 def facts(root: Path, rounds: int, **settings: object) -> list[tuple[int, int]]:
     """Of each round: how many log-probs the learner computed, and how many came from the engine."""
-    run = toy.run(
-        root,
-        rounds=rounds,
-        **{"schedule": EveryK(1), "replay": Window(1), "off_policy": OffPolicy(measured=1000)} | settings,
-    )
+    usual = {"schedule": EveryK(1), "replay": Window(1), "off_policy": OffPolicy(measured=1000), "anchors": Anchors()}
+    run = toy.run(root, rounds=rounds, **usual | settings)
     stages = [run.ledger.committed(round, "anchor") for round in range(1, rounds + 1)]
     return [(stage.facts["anchors/scored"], stage.facts["anchors/read"]) for stage in stages]
 
