@@ -31,6 +31,14 @@ class Tokens:
     added: list[Tensor] = field(default_factory=list)
     total: Tensor | None = None  # what all ranks add up to, where a test says so
 
+    @property
+    def replica(self) -> int:
+        return self.rank
+
+    @property
+    def replicas(self) -> int:
+        return self.size
+
     def logps(self, packed: Packed) -> Tensor:
         return self.weight[torch.from_numpy(packed.targets)].float()
 
