@@ -23,6 +23,10 @@ FLAGS = [
 WAIT = 60.0  # seconds; on a busy machine a page takes its time
 
 
+class RefusedError(AssertionError):
+    """What the browser says to a call that it does not carry out."""
+
+
 class Browser:
     """One browser. Each `tab` has a profile of its own, as another person's browser would."""
 
@@ -42,7 +46,8 @@ class Browser:
         while True:
             told = json.loads(self._socket.recv(timeout=WAIT))
             if told.get("id") == self._calls:
-                assert "error" not in told, (method, told["error"])
+                if "error" in told:
+                    raise RefusedError(f"{method}: {told['error']['message']}")
                 return told["result"]
             if "method" in told:
                 self.events.append(told)
@@ -93,7 +98,12 @@ class Tab:
 
     def _tried(self, script: str) -> Any:
         """None while the page is being replaced by another."""
-        done = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        try:
+            done = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        except RefusedError as error:
+            if "navigated" not in str(error):  # in the middle of the replacement
+                raise
+            return None
         return None if "exceptionDetails" in done else done["result"].get("value")
 
     def open(self, url: str) -> None:
