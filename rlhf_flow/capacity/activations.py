@@ -48,9 +48,9 @@ class Tokens:
     repeats_keys: bool = False  # whether attention gets keys and values for each query head
 
     @classmethod
-    def padded(cls, rows: int, positions: int, answer: int) -> Tokens:
-        """Of rows padded to `positions`, each with an answer of this length."""
-        return cls(rows * positions, rows * answer, rows * positions, rows * positions)
+    def padded(cls, rows: int, positions: int) -> Tokens:
+        """Of rows padded to `positions`, without logits."""
+        return cls(rows * positions, 0, rows * positions, rows * positions)
 
     @classmethod
     def shared(cls, groups: int, prompt: int, answers: int, answer: int, *, gathers: bool) -> Tokens:
@@ -65,6 +65,11 @@ class Tokens:
         if whole <= split:
             return cls(line, rows * answer, rows * (prompt + answer), rows * (prompt + answer))
         return cls(line, rows * answer, line, groups * prompt + rows * (prompt + answer), repeats_keys=True)
+
+    def share(self, ranks: int) -> Tokens:
+        """Of one of the ranks that share the pass: a slice of the line, and some heads of all tokens."""
+        line, answers, queries, keys = (-(-n // ranks) for n in (self.line, self.answers, self.queries, self.keys))
+        return Tokens(line, answers, queries, keys, self.repeats_keys)
 
 
 def activations(shape: Shape, tokens: Tokens, numeric: str, recompute: str = "off") -> int:

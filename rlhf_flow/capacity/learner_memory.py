@@ -176,12 +176,16 @@ def forward(config: RunConfig, work: Work, *, on_gpu: bool) -> tuple[Tokens, int
     total, limit = training.batch * of_pair, training.tokens_per_batch
     assert limit is not None, "Training.on sets it"
     needed = max(-(-total // limit), -(-training.batch // training.micro_batch) if training.micro_batch else 1)
-    passes = -(-needed // learner.ranks)
-    even = -(-training.batch // (passes * learner.ranks))  # pairs of a pass, as `rlhf_flow.learner.batching.deal`
+    replicas = learner.ranks // learner.sequence_ranks
+    even = -(
+        -training.batch // (-(-needed // replicas) * replicas)
+    )  # pairs of a pass, as `rlhf_flow.learner.batching.deal`
     pairs = min(even, max(1, limit // of_pair), training.micro_batch or even)
     if shares:
-        return Tokens.shared(pairs, prompt, sides, answer, gathers=not on_gpu), -(-training.batch // pairs)
-    return Tokens.padded(sides * pairs, work.positions, 0), -(-training.batch // pairs)
+        tokens = Tokens.shared(pairs, prompt, sides, answer, gathers=not on_gpu).share(learner.sequence_ranks)
+    else:
+        tokens = Tokens.padded(sides * pairs, work.positions)
+    return tokens, -(-training.batch // (pairs * replicas))
 
 
 def _opened(config: RunConfig, shape: Shape, one: Held, *, on_gpu: bool) -> dict[str, float]:

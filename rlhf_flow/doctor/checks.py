@@ -100,7 +100,8 @@ def _machine(config: RunConfig) -> Iterator[Finding]:
     yield machine.gpus(found, ranks=config.learner.ranks)
     yield from machine.precision(
         found,
-        {
+        {"model.dtype": config.model.dtype}
+        | {
             f"{slot}.dtype": spec.dtype
             for slot, spec in with_inner(scorers(config))
             if isinstance(spec, Classifier | PreferenceModel)

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_flow.learner import meta_init
 from rlhf_flow.learner.backend import Parameter, Part
-from rlhf_flow.learner.batching import Packed
 from rlhf_flow.learner.deepspeed_config import Json
-from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.optimizer import matrices
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.ranks import Ranks, backend_of, join
@@ -61,6 +59,7 @@ class DeepSpeedBackend(Ranks):
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=config, dist_init_required=False
         )
+        self.module = self.engine
         self.stage = self.engine.zero_optimization_stage()
         self.clip = training.clip or 0.0
         self.offloaded = OffloadedStorages()
@@ -118,16 +117,6 @@ class DeepSpeedBackend(Ranks):
         seen = Part(parameter.ds_tensor.detach().view(-1).narrow(0, 0, count), start, everywhere=False)
         master = Part(owner.detach().narrow(0, offset, count), start, everywhere=False)
         return Parameter(name, tuple(parameter.ds_shape), seen, master, owner, offset)
-
-    def logps(self, packed: Packed) -> Tensor:
-        return self._forward(packed)
-
-    def spread(self, packed: Packed) -> Tensor:
-        return self._forward(packed, spread)
-
-    def _forward(self, packed: Packed, *read: Reader) -> Tensor:
-        inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
-        return self.engine(*inputs, *read, **packed.layout, **self.shared)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

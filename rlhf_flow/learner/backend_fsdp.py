@@ -13,8 +13,6 @@ from torch.distributed.tensor import DTensor
 
 from rlhf_flow.learner import meta_init
 from rlhf_flow.learner.backend import Parameter, Part
-from rlhf_flow.learner.batching import Packed
-from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.policy_model import ResponseLogps
 from rlhf_flow.learner.ranks import Ranks
 from rlhf_flow.learner.reward_model import RewardHeadModel
@@ -38,7 +36,7 @@ class FSDPBackend(Ranks):
             meta_init.allocate(part, self.device, torch.float32)
             part.to(self.device)
             fully_shard(part, mesh=mesh, mp_policy=mixed, reshard_after_forward=True)
-        self.model = model
+        self.module = model
         self.root = cast("FSDPModule", model)
         self.trained = [
             (name, owner)
@@ -58,16 +56,6 @@ class FSDPBackend(Ranks):
         start = min(self.rank * -(-rows // self.size), rows)
         part = Part(owner.to_local().detach().view(-1), start * torch.Size(rest).numel(), everywhere=False)
         return Parameter(name, tuple(owner.shape), part, part, owner, offset=0)
-
-    def logps(self, packed: Packed) -> Tensor:
-        return self._forward(packed)
-
-    def spread(self, packed: Packed) -> Tensor:
-        return self._forward(packed, spread)
-
-    def _forward(self, packed: Packed, *read: Reader) -> Tensor:
-        inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
-        return self.model(*inputs, *read, **packed.layout, **self.shared)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         # FSDP averages over ranks, but the shares of a global batch must be summed; those of a replica each have the
@@ -95,7 +83,7 @@ class FSDPBackend(Ranks):
         self.optimizer.zero_grad()
 
     def offload(self) -> None:
-        self.offloaded.leave(self.device, self.model, self.optimizer)
+        self.offloaded.leave(self.device, self.module, self.optimizer)
 
     def reload(self) -> None:
         self.offloaded.come_back()

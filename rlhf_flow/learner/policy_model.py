@@ -69,33 +69,22 @@ class ResponseLogps(nn.Module):
         return sequence.gathered(own, places, len(at))
 
 
-def load(path: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The model in float32, without dropout. Raises ValueError if `path` is no causal LM."""
-    from transformers import AutoModelForCausalLM
+def load(path: str, *, revision: str | None, trust_remote_code: bool, quantize: str | None = None) -> PreTrainedModel:
+    """The model in float32, without dropout; `quantize`: with linear layers in 4 bits of this kind, else in bfloat16.
 
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _explained(path):
-        config = quiet_config(path, **source)
-        lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32, **source)
-    return lm
-
-
-def load_quantized(path: str, kind: str, *, revision: str | None, trust_remote_code: bool) -> PreTrainedModel:
-    """The model with its linear layers in 4 bits, and everything else in bfloat16."""
+    Raises ValueError if `path` is no causal LM.
+    """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=kind,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    held: dict[str, Any] = {"dtype": torch.float32}
+    if quantize is not None:
+        low = torch.bfloat16
+        bits = {"bnb_4bit_quant_type": quantize, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": low}
+        held = {"dtype": low, "quantization_config": BitsAndBytesConfig(load_in_4bit=True, **bits)}
     with _explained(path):
         config = quiet_config(path, **source)
-        lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=torch.bfloat16, quantization_config=bits, **source
-        )
+        lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, config=config, **held, **source)
     return lm
 
 

@@ -12,11 +12,13 @@ from contextlib import suppress
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
 from rlhf_flow.learner.backend import K, Parameter, Part, V
+from rlhf_flow.learner.batching import Packed
+from rlhf_flow.learner.logits import Reader, spread
 from rlhf_flow.learner.sequence import SequenceGroup
 from rlhf_flow.specs import Place
 from rlhf_flow.system.rendezvous import store
@@ -56,6 +58,8 @@ def return_freed_memory() -> None:
 class Ranks(ABC):
     """The part of `Backend` that all ranks do together."""
 
+    module: nn.Module  # what a forward pass calls
+
     def __init__(self, place: Place, sequence_ranks: int = 1) -> None:
         self.rank, self.size, self.device = place.rank, place.size, torch.device(place.device)
         self.replica, self.replicas = self.rank // sequence_ranks, self.size // sequence_ranks
@@ -64,6 +68,17 @@ class Ranks(ABC):
 
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]: ...
+
+    def logps(self, packed: Packed) -> Tensor:
+        return self._forward(packed)
+
+    def spread(self, packed: Packed) -> Tensor:
+        return self._forward(packed, spread)
+
+    def _forward(self, packed: Packed, *read: Reader) -> Tensor:
+        inputs = (torch.from_numpy(array).to(self.device) for array in (packed.tokens, packed.at, packed.targets))
+        found: Tensor = self.module(*inputs, *read, **packed.layout, **self.shared)
+        return found
 
     def sum(self, values: Tensor) -> Tensor:
         if self.size == 1:

@@ -77,7 +77,7 @@ def open_model(
                 f"learner.sequence_ranks must be 1 for {type(lm).__name__}, whose rows are padded, got "
                 f"{sequence_ranks}. Fix: learner.sequence_ranks=1."
             )
-    if compile and training.tokens_per_batch is not None:
+    if compile and shares and training.tokens_per_batch is not None:  # padded rows have too many shapes
         multiple *= max(1, training.tokens_per_batch // LENGTHS // sequence_ranks)
         compile_layers(lm)
     reading = PolicyReadout(shares, multiple)
@@ -87,14 +87,12 @@ def open_model(
 
 def _open_policy(model: Model, lora: LoRA, *, empty: bool) -> tuple[PreTrainedModel, PreTrainedModel]:
     """The policy, and the model to check in its place: itself in float32, or a miniature."""
-    if empty or lora.quantize:
-        lm, small = policies.build(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
-        if lora.quantize:
-            lm = policies.load_quantized(
-                model.path, lora.quantize, revision=model.revision, trust_remote_code=model.trust_remote_code
-            )
-        return lm, small
-    lm = policies.load(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    path, revision, trust = model.path, model.revision, model.trust_remote_code
+    if empty:
+        return policies.build(path, revision=revision, trust_remote_code=trust)
+    lm = policies.load(path, revision=revision, trust_remote_code=trust, quantize=lora.quantize)
+    if lora.quantize:  # four bits are too coarse to be compared
+        return lm, policies.build(path, revision=revision, trust_remote_code=trust)[1]
     return lm, lm
 
 
