@@ -200,8 +200,7 @@ def _opened(config: RunConfig, shape: Shape, one: Held, *, on_gpu: bool) -> dict
 def _shards(config: RunConfig) -> bool:
     """Whether no rank ever holds the whole model (`rlhf_flow.learner.meta_init`)."""
     learner = config.learner
-    sharded = isinstance(learner, FSDP) or (isinstance(learner, DeepSpeed) and learner.zero_stage == 3)
-    return sharded and not learner.lora.rank and not learner.head.outputs
+    return isinstance(learner, FSDP) or (isinstance(learner, DeepSpeed) and learner.zero_stage == 3)
 
 
 def _read(shape: Shape) -> dict[str, float]:

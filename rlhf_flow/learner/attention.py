@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 
 from rlhf_flow.learner.batching import Group
 from rlhf_flow.learner.sequence import SequenceGroup
+from rlhf_flow.learner.spans import Span, place
 from rlhf_flow.learner.varlen import Sequences, supported
 
 NAME = "rlhf_flow_line"  # of `attend` among the attention functions of transformers
@@ -49,8 +50,8 @@ class Line:
 
     def __init__(self, groups: Sequence[Group], device: torch.device, sequence: SequenceGroup | None = None) -> None:
         self.sequence = sequence  # the ranks that share the line
-        self.sequences = Sequences(tuple(groups), device)
-        self._spans, positions = _spans(groups)
+        self._spans, positions = place(groups)
+        self.sequences = Sequences(self._spans, device)
         self.positions = torch.from_numpy(positions).to(device)  # [M]
         self.longest = int(positions.max()) + 1
         self.masks: dict[tuple[int, int | None], Tensor | None] = {}
@@ -138,37 +139,13 @@ def _gather(tokens: Tensor, places: Tensor) -> Tensor:
     return functional.embedding(places, table).unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-@dataclass(frozen=True)
-class _Span:
-    """The places of a prompt and of its answers."""
-
-    prompt: np.ndarray
-    answers: list[np.ndarray]
-
-
-def _spans(groups: Sequence[Group]) -> tuple[list[_Span], np.ndarray]:
-    """The places of each group, and the position of each place in its conversation."""
-    spans, positions, end = [], [], 0
-
-    def take(length: int, position: int) -> np.ndarray:
-        nonlocal end
-        positions.append(np.arange(position, position + length))
-        end += length
-        return np.arange(end - length, end)
-
-    for group in groups:
-        prompt = take(group.prompt, 0)
-        spans.append(_Span(prompt, [take(length, group.prompt) for length in group.answers]))
-    return spans, np.concatenate(positions)
-
-
-def _whole(spans: Sequence[_Span]) -> list[Rectangle]:
+def _whole(spans: Sequence[Span]) -> list[Rectangle]:
     """One rectangle, with a row for each answer: its prompt and itself."""
     places, present = _filled([np.concatenate([span.prompt, one]) for span in spans for one in span.answers])
     return [Rectangle(places, places, present)]
 
 
-def _split(spans: Sequence[_Span]) -> list[Rectangle]:
+def _split(spans: Sequence[Span]) -> list[Rectangle]:
     """The prompts, each once; and the answers, whose keys are their prompt and themselves."""
     prompts, present = _filled([span.prompt for span in spans if span.answers])
     pairs = [(one, np.concatenate([span.prompt, one])) for span in spans for one in span.answers if len(one)]

@@ -65,6 +65,10 @@ class Backend(Protocol):
         """The trained parameters in the model's order, the same on all ranks. Valid until the next forward pass."""
         ...
 
+    def frozen(self) -> Mapping[str, Part]:
+        """By name, this rank's part of each parameter that is not trained and came without weights."""
+        ...
+
     def logps(self, packed: Packed) -> Tensor:
         """Log-probs float32 [M] of the response tokens, row by row; of a reward model, its outputs."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +52,8 @@ class DeepSpeedBackend(Ranks):
 
         super().__init__(place, sequence_ranks)
         self.lm, decayed = model.lm, matrices(model.lm)
-        if meta_init.is_empty(self.lm):
+        self.empty = meta_init.is_empty(self.lm)
+        if self.empty:
             self._make_sharded(model, config)
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
         self.optimizer = training.optimizer.build(self.lm, decayed)
@@ -80,6 +81,16 @@ class DeepSpeedBackend(Ranks):
             self.engine.optimizer._partition_all_parameters()  # release gathered parameters
             return [self._sharded(name, parameter) for name, parameter in self.trained]
         return [self._flattened(name, parameter) for name, parameter in self.trained]
+
+    def frozen(self) -> Mapping[str, Part]:
+        if not self.empty:
+            return {}
+        self.engine.optimizer._partition_all_parameters()
+        return {
+            name: self._slice(parameter)
+            for name, parameter in self.lm.named_parameters()
+            if not parameter.requires_grad
+        }
 
     def _replicated(self, name: str, owner: Tensor) -> Parameter:
         """Stage 0: every rank updates all parameters of the model."""
@@ -114,9 +125,13 @@ class DeepSpeedBackend(Ranks):
         start = min(self.rank * slice_size, parameter.ds_numel)
         count = min(slice_size, parameter.ds_numel - start)
         owner = optimizer.fp32_partitioned_groups_flat[group]
-        seen = Part(parameter.ds_tensor.detach().view(-1).narrow(0, 0, count), start, everywhere=False)
         master = Part(owner.detach().narrow(0, offset, count), start, everywhere=False)
-        return Parameter(name, tuple(parameter.ds_shape), seen, master, owner, offset)
+        return Parameter(name, tuple(parameter.ds_shape), self._slice(parameter), master, owner, offset)
+
+    def _slice(self, parameter: ZeroParameter) -> Part:
+        values = parameter.ds_tensor.detach().view(-1)
+        start = min(self.rank * len(values), parameter.ds_numel)
+        return Part(values.narrow(0, 0, min(len(values), parameter.ds_numel - start)), start, everywhere=False)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.engine.set_gradient_accumulation_boundary(last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -28,7 +28,7 @@ class FSDPBackend(Ranks):
         self, model: ResponseLogps | RewardHeadModel, training: Training, place: Place, sequence_ranks: int = 1
     ) -> None:
         super().__init__(place, sequence_ranks)
-        self.lm = model.lm
+        self.lm, self.empty = model.lm, meta_init.is_empty(model.lm)
         low = training.precision == "bfloat16"
         mixed = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if low else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.device.type, (self.size,))
@@ -51,11 +51,21 @@ class FSDPBackend(Ranks):
         return [self._sharded(name, owner) for name, owner in self.trained]
 
     def _sharded(self, name: str, owner: DTensor) -> Parameter:
+        part = self._part(owner)
+        return Parameter(name, tuple(owner.shape), part, part, owner, offset=0)
+
+    def _part(self, owner: DTensor) -> Part:
         """Each rank has some of the rows, the last ones fewer or none."""
         rows, *rest = owner.shape
         start = min(self.rank * -(-rows // self.size), rows)
-        part = Part(owner.to_local().detach().view(-1), start * torch.Size(rest).numel(), everywhere=False)
-        return Parameter(name, tuple(owner.shape), part, part, owner, offset=0)
+        return Part(owner.to_local().detach().view(-1), start * torch.Size(rest).numel(), everywhere=False)
+
+    def frozen(self) -> Mapping[str, Part]:
+        return {
+            name: self._part(owner)
+            for name, owner in self.lm.named_parameters()
+            if self.empty and not owner.requires_grad and isinstance(owner, DTensor)
+        }
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         # FSDP averages over ranks, but the shares of a global batch must be summed; those of a replica each have the

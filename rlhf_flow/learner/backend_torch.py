@@ -35,6 +35,9 @@ class TorchBackend:
             parameters.append(Parameter(name, tuple(owner.shape), part, part, owner, offset=0))
         return parameters
 
+    def frozen(self) -> Mapping[str, Part]:
+        return {}
+
     def logps(self, packed: Packed) -> Tensor:
         return self._forward(packed)
 

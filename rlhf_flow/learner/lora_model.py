@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from rlhf_flow.learner.backend import Part
 from rlhf_flow.learner.lora import LoRA
+from rlhf_flow.learner.meta_init import with_stand_ins
 from rlhf_flow.specs import Model
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import Index, torch_dtype
@@ -22,6 +24,7 @@ from rlhf_flow.weights.fingerprint import adapter_fingerprint, checkpoint_finger
 from rlhf_flow.weights.source import PREFIX, Adapter, Checkpoint, InMemoryWeights, Weights, write_adapter
 
 NAME = "default"  # peft's name of the adapter
+WRAPPED = ".base_layer."  # in peft's names of the weights that have an adapter
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ class LoRAModel:
 
     def buffers(self) -> dict[str, Tensor]:
         return {}
+
+    def fill(self, parts: Mapping[str, Part]) -> None:
+        """Stream the base, rounded to the dtype in which engines hold it."""
+        left = {name.replace(WRAPPED, "."): part for name, part in parts.items()}
+        buffers = {name.replace(WRAPPED, "."): buffer for name, buffer in self.lm.named_buffers()}
+        dtype = torch_dtype(self.model.dtype)
+        for name, tensor in Checkpoint(Path(self.model.path), self.model.trust_remote_code).stream() if parts else ():
+            if name in left:
+                left.pop(name).write(tensor.to(dtype))
+            elif name in buffers:
+                buffers[name].copy_(tensor)
+        if left:
+            raise ValueError(f"model.path={self.model.path!r} is incomplete: it has no weights for {sorted(left)[:3]}")
 
     def of(self, policy: Policy) -> Weights:
         if self._is_base(policy):
@@ -118,18 +134,18 @@ class LoRAModel:
 def add_adapter(lm: PreTrainedModel, lora: LoRA, model: Model) -> LoRAModel:
     """Freeze the model and add an adapter to its linear layers. Raises ValueError if it has none.
 
-    Rounds the base to `model.dtype`, in which engines hold it.
+    Rounds the base to `model.dtype`, in which engines hold it. A model without weights has them from `fill`.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     dtype = torch_dtype(model.dtype)
     with torch.no_grad():
         for parameter in lm.parameters():
-            if parameter.is_floating_point():  # what is quantised stays so
+            if parameter.is_floating_point() and not parameter.is_meta:  # what is quantised stays so
                 parameter.copy_(parameter.to(dtype))
     targets = lora.chosen(*linear_layers(lm))
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), with_stand_ins(lm):
         torch.manual_seed(lora.seed)
         inject_adapter_in_model(settings, lm, adapter_name=NAME)
     parameters = dict(lm.named_parameters())

@@ -29,6 +29,27 @@ def without_weights() -> Iterator[None]:
         hook.remove()
 
 
+@contextmanager
+def with_stand_ins(model: nn.Module) -> Iterator[None]:
+    """In this block, parameters without weights are views of one number on the CPU: peft puts adapters on their device.
+
+    Modules may be moved within the model meanwhile, and their parameters may be frozen.
+    """
+    empty = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_meta
+    ]
+    for module, name, parameter in empty:
+        number = torch.zeros((), dtype=parameter.dtype)
+        setattr(module, name, nn.Parameter(number.expand(parameter.shape), parameter.requires_grad))
+    yield
+    for module, name, parameter in empty:
+        parameter.requires_grad_(module.get_parameter(name).requires_grad)
+        setattr(module, name, parameter)
+
+
 def is_empty(model: nn.Module) -> bool:
     """Whether the model was built without weights."""
     return any(parameter.is_meta for parameter in model.parameters())

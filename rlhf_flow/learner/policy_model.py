@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from rlhf_flow.learner.meta_init import without_weights
 from rlhf_flow.learner.output_layer import OutputLayer
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.sequence import SequenceGroup
+
+if TYPE_CHECKING:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 # Two prompts with answers of uneven length, which `share_prompts` compares.
 CHECKED = [
@@ -95,18 +98,28 @@ def build(path: str, *, revision: str | None, trust_remote_code: bool) -> tuple[
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    source = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _explained(path):
-        config = quiet_config(path, **source)
-        made: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
-        with torch.random.fork_rng(devices=[]):
-            small = AutoModelForCausalLM.from_config(_smaller(config), **made)
-            _randomise(small)
-        with without_weights():
-            lm: PreTrainedModel = AutoModelForCausalLM.from_config(config, **made)
+        config = quiet_config(path, revision=revision, trust_remote_code=trust_remote_code)
+        lm, small = built(AutoModelForCausalLM, config, trust_remote_code=trust_remote_code)
     with suppress(OSError):  # many checkpoints have none
         lm.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
     return lm, ready(small)
+
+
+def built(
+    kind: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
+    config: PreTrainedConfig,
+    *,
+    trust_remote_code: bool,
+) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """The model of a configuration without weights, and its miniature."""
+    made: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    with torch.random.fork_rng(devices=[]):
+        small: PreTrainedModel = kind.from_config(_smaller(config), **made)
+        _randomise(small)
+    with without_weights():
+        lm: PreTrainedModel = kind.from_config(config, **made)
+    return lm, small
 
 
 @contextmanager

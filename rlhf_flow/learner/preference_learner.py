@@ -52,6 +52,7 @@ class PreferenceLearner:
         self.limits = Limits(training.tokens_per_batch, training.micro_batch, shared=reading.shares)
         threads = training.threads or 1
         self.held = HeldWeights(model.path, backend, trained, torch_dtype(model.dtype), bucket=bucket, threads=threads)
+        trained.fill(backend.frozen())
         self._prepared: PreparedBatches | None = None
         self._probe: state.Context | None = None
 

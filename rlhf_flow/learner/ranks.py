@@ -69,6 +69,9 @@ class Ranks(ABC):
     @abstractmethod
     def parameters(self) -> Sequence[Parameter]: ...
 
+    @abstractmethod
+    def frozen(self) -> Mapping[str, Part]: ...
+
     def logps(self, packed: Packed) -> Tensor:
         return self._forward(packed)
 

@@ -18,7 +18,7 @@ from rlhf_flow.protocols import PromptSource
 from rlhf_flow.tokenization.chat_template import chat_tokens, encode, require_template
 from rlhf_flow.tokenization.end_tokens import end_of_answer
 from rlhf_flow.types import Message
-from rlhf_flow.weights.source import Checkpoint, InMemoryWeights, Weights
+from rlhf_flow.weights.source import Checkpoint, Weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,7 +79,6 @@ class RewardReadout:
 
     head: Head
     tail: tuple[int, ...] = ()  # tokens of the chat template after a response
-    trust_remote_code: bool = False
 
     @property
     def generates(self) -> bool:
@@ -106,10 +105,9 @@ class RewardReadout:
         """The weights; a checkpoint of a language model gets the new head of `head.seed`."""
         if not isinstance(weights, Checkpoint):
             return weights
-        from rlhf_flow.learner.reward_model import load_classifier
+        from rlhf_flow.learner.reward_model import with_head
 
-        lm = load_classifier(str(weights.path), self.head, revision=None, trust_remote_code=self.trust_remote_code)
-        return InMemoryWeights(lm.state_dict())
+        return with_head(weights, self.head)
 
 
 def tail_of(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -56,15 +57,15 @@ def open_model(
 ) -> tuple[ResponseLogps | RewardHeadModel, Readout, Trainable]:
     """The model in float32 on the CPU, its readout, and its trainable part: a policy, or with a head a reward model.
 
-    If the backend shards it, a policy that trains all weights comes without them: `Learner.start` loads slices. Raises
+    If the backend shards it, it comes without weights: `Learner.start` and `Trainable.fill` load slices. Raises
     ValueError if the model cannot be trained.
     """
     disable_progress_bar()  # a run shows its own
     if model.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model.dtype must be float32 or bfloat16, got {model.dtype!r}")
     if head.outputs:
-        return _open_reward_model(model, training, head)
-    lm, checked = _open_policy(model, lora, empty=sharded and not lora.rank)
+        return _open_reward_model(model, training, head, empty=sharded)
+    lm, checked = _open_policy(model, lora, empty=sharded and lora.quantize is None)
     policies.ready(lm, training.recomputes(lm.num_parameters()))
     policies.verify(logps := ResponseLogps(checked, chunk=training.chunk))
     if shares := policies.share_prompts(logps):
@@ -96,15 +97,21 @@ def _open_policy(model: Model, lora: LoRA, *, empty: bool) -> tuple[PreTrainedMo
     return lm, lm
 
 
-def _open_reward_model(model: Model, training: Training, head: Head) -> tuple[RewardHeadModel, Readout, Trainable]:
-    trust = model.trust_remote_code
+def _open_reward_model(
+    model: Model, training: Training, head: Head, *, empty: bool
+) -> tuple[RewardHeadModel, Readout, Trainable]:
     tokenizer = model.tokenizer()
     tail = tail_of(tokenizer)
-    lm = rewards.load_classifier(model.path, head, revision=model.revision, trust_remote_code=trust)
-    text, end = lm.config.get_text_config(), tail[-1] if tail else end_of_answer(tokenizer, chat=True)
-    if text.pad_token_id == end:  # else a classifier would take the end token for padding
-        text.pad_token_id = None
-    numbers = RewardHeadModel(policies.ready(lm, training.recomputes(lm.num_parameters())))
-    rewards.verify(numbers)
-    reading = RewardReadout(head, tail, trust)
-    return numbers, reading, FullModel(model, lm, reading)
+    source: Any = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    if empty:
+        lm, checked = rewards.build_classifier(model.path, head, **source)
+    else:
+        lm = checked = rewards.load_classifier(model.path, head, **source)
+    end = tail[-1] if tail else end_of_answer(tokenizer, chat=True)
+    for text in (lm.config.get_text_config(), checked.config.get_text_config()):
+        if text.pad_token_id == end:  # else a classifier would take the end token for padding
+            text.pad_token_id = None
+    policies.ready(lm, training.recomputes(lm.num_parameters()))
+    rewards.verify(RewardHeadModel(checked))
+    reading = RewardReadout(head, tail)
+    return RewardHeadModel(lm), reading, FullModel(model, lm, reading)

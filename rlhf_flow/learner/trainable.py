@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlhf_flow.learner.backend import Part
 from rlhf_flow.learner.hf_checkpoint import write_settings, write_weights
 from rlhf_flow.learner.readout import Readout
 from rlhf_flow.specs import Model
@@ -39,6 +40,10 @@ class Trainable(Protocol):
 
     def buffers(self) -> dict[str, Tensor]:
         """Published tensors that are not parameters."""
+        ...
+
+    def fill(self, parts: Mapping[str, Part]) -> None:
+        """Load this rank's parts of the frozen parameters, by name. Raises ValueError if one has no weights."""
         ...
 
     def of(self, policy: Policy) -> Weights:
@@ -99,6 +104,9 @@ class FullModel:
         parameters = {id(parameter) for parameter in self.lm.parameters()}
         state = self.lm.state_dict(keep_vars=True)
         return {name: tensor for name, tensor in state.items() if id(tensor) not in parameters}
+
+    def fill(self, parts: Mapping[str, Part]) -> None:
+        assert not parts, "all parameters are trained"
 
     def of(self, policy: Policy) -> Weights:
         return self.reading.weights(policy.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_flow.learner.batching import Group
+from rlhf_flow.learner.spans import Span, place
 
 DTYPES = (torch.float16, torch.bfloat16)  # of the kernel
 TOLERANCE = 0.05  # between two kernels in bfloat16, of outputs whose standard deviation is about 1
@@ -23,31 +25,27 @@ class Sequences:
     The queries are the last ones of their keys, to which the kernel's causal mask aligns them.
     """
 
-    groups: tuple[Group, ...]
+    spans: Sequence[Span]
     device: torch.device
 
     @cached_property
     def _lengths(self) -> np.ndarray:
         """[S, 2]: queries and keys of each sequence that has a query."""
         found = [
-            (length, length + before)
-            for group in self.groups
-            for length, before in ((group.prompt, 0), *((answer, group.prompt) for answer in group.answers))
+            (len(queries), len(queries) + before)
+            for span in self.spans
+            for queries, before in ((span.prompt, 0), *((answer, len(span.prompt)) for answer in span.answers))
         ]
         return np.array([one for one in found if one[0]])
 
     @cached_property
     def keys(self) -> Tensor:
         """The places of all keys in the line, sequence by sequence."""
-        places, end = [], 0
-        for group in self.groups:
-            prompt = np.arange(end, end + group.prompt)
-            places.append(prompt)
-            end += group.prompt
-            for answer in group.answers:
-                if answer:
-                    places += [prompt, np.arange(end, end + answer)]
-                    end += answer
+        places = []
+        for span in self.spans:
+            places.append(span.prompt)
+            for answer in span.answers:
+                places += [span.prompt, answer] if len(answer) else []
         return torch.from_numpy(np.concatenate(places)).to(self.device)
 
     @cached_property
@@ -88,8 +86,8 @@ def supported(device: torch.device, dtype: torch.dtype, dimension: int) -> bool:
     """Whether the kernel runs, and attends to the keys that it should, on this device."""
     if device.type != "cuda" or dtype not in DTYPES:
         return False
-    groups = (Group(5, (4, 7)), Group(3, (1,)))
-    sequences = Sequences(groups, device)
+    spans, _ = place((Group(5, (4, 7)), Group(3, (1,))))
+    sequences = Sequences(spans, device)
     generator = torch.Generator(device).manual_seed(0)
     query, key, value = (
         torch.randn(1, heads, 20, dimension, device=device, dtype=dtype, generator=generator) for heads in (2, 1, 1)

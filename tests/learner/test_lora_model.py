@@ -29,9 +29,9 @@ from rlhf_flow.protocols import Learner, RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
 from rlhf_flow.weights.fingerprint import adapter_fingerprint, checkpoint_fingerprint, fingerprint
-from rlhf_flow.weights.source import Adapter, Checkpoint, InMemoryWeights, published
+from rlhf_flow.weights.source import Adapter, InMemoryWeights, published
 from tests.support import jobs, tiny
-from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables
+from tests.support.classroom import ADAMW, SGD, make_lesson, make_model, make_tables, start_of
 from tests.support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
@@ -80,10 +80,6 @@ def flat(table: pa.Table) -> np.ndarray:
 
 def whole(model: Model) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32).eval()
-
-
-def start_of(model: Model) -> Policy:
-    return Policy("policy", 0, checkpoint_fingerprint(Path(model.path)), Checkpoint(Path(model.path)))
 
 
 @pytest.fixture(scope="module")

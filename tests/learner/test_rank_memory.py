@@ -9,6 +9,8 @@ import pytest
 
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.learner.fsdp import FSDP
+from rlhf_flow.learner.lora import LoRA
+from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.specs import Place
 from tests.support import jobs
@@ -35,6 +37,17 @@ def test_a_model_that_is_larger_than_the_memory_of_a_rank_trains(tmp_path: Path)
             assert most < whole  # with its share of the gradients, and buffers that gather and reduce
         with pytest.raises((RuntimeError, MemoryError), match="allocate"):
             ranks.run(jobs.train_in, DeepSpeed(ranks=4, zero_stage=2, training=training), *arguments)
+
+
+@pytest.mark.parametrize("trained", ["all weights", "adapter", "reward model"])
+def test_a_rank_of_two_loads_its_half(trained: str, tmp_path: Path) -> None:
+    small, model = make_model(tmp_path / "small"), make_model(tmp_path / "model", width=512, layers=24)
+    whole = (Path(model.path) / "model.safetensors").stat().st_size
+    kinds = {"all weights": {}, "adapter": {"lora": LoRA(rank=4)}, "reward model": {"head": Head(1)}}
+    spec = FSDP(ranks=2, training=SGD, **kinds[trained])
+    with Ranks(2) as ranks:
+        for loaded in ranks.run(jobs.load_in, spec, small, model):
+            assert loaded <= whole / 2 + whole / 24 + SLACK  # its share, one layer
 
 
 @pytest.mark.soak

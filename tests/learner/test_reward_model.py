@@ -16,8 +16,11 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+from rlhf_flow.learner.deepspeed import DeepSpeed
+from rlhf_flow.learner.fsdp import FSDP
 from rlhf_flow.learner.reward_head import Head
 from rlhf_flow.learner.reward_model import RewardHeadModel, load_classifier, verify
+from rlhf_flow.learner.spec import TrainingSpec
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.objective.bradley_terry import BradleyTerry
@@ -29,6 +32,7 @@ from rlhf_flow.types import Policy
 from rlhf_flow.weights.source import Checkpoint
 from tests.support import jobs
 from tests.support.classroom import ADAMW, SGD, make_model, make_tables, policy_of
+from tests.support.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +121,20 @@ def test_a_published_model_is_read_from_its_checkpoint(world: World, tmp_path: P
     np.testing.assert_array_equal(world.numbers(world.open(), there), world.numbers(learner, policy))
     again = replace(world, model=replace(world.model, path=str(tmp_path / "policy")), start=there)
     np.testing.assert_array_equal(again.numbers(again.open(), there), world.numbers(learner, policy))
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize(
+    "spec", [FSDP(ranks=2), DeepSpeed(ranks=2, zero_stage=3), DeepSpeed(ranks=2)], ids=["fsdp", "zero 3", "zero 2"]
+)
+def test_ranks_train_the_same_reward_model(world: World, two: Ranks, spec: TrainingSpec) -> None:
+    lesson, head = world.lesson(BradleyTerry()), Head(1)
+    plain = jobs.train(Place(), Torch(training=SGD, head=head), world.model, world.start, lesson, 2)
+    spec = replace(spec, training=replace(SGD, micro_batch=2), head=head)
+    first, second = two.run(jobs.train, spec, world.model, world.start, lesson, 2)
+    assert first.policy == second.policy
+    assert first.weights.keys() == plain.weights.keys()
+    assert all(torch.allclose(first.weights[name], plain.weights[name], rtol=0, atol=1e-6) for name in plain.weights)
 
 
 def test_a_new_head_is_a_function_of_its_seed(world: World) -> None:

@@ -21,7 +21,7 @@ from rlhf_flow.specs import Model
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.tables import FileShard, Table
 from rlhf_flow.types import Policy
-from rlhf_flow.weights.fingerprint import fingerprint
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint, fingerprint
 from rlhf_flow.weights.source import Checkpoint
 
 VOCABULARY = 128
@@ -83,6 +83,11 @@ def make_model(
 def policy_of(model: Model, *, name: str = "policy", round: int = 0) -> Policy:
     weights = Checkpoint(Path(model.path))
     return Policy(name, round, fingerprint(weights.load()), weights)
+
+
+def start_of(model: Model) -> Policy:
+    """As the start of a run: its identity is that of the checkpoint's files."""
+    return Policy("policy", 0, checkpoint_fingerprint(Path(model.path)), Checkpoint(Path(model.path)))
 
 
 def write(table: pa.Table, path: Path, *, shards: int = 1) -> Table:

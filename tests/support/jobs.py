@@ -20,7 +20,7 @@ from rlhf_flow.specs import LearnerSpec, Model, Place
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.buckets import pack
-from tests.support.classroom import policy_of
+from tests.support.classroom import policy_of, start_of
 from tests.support.resident import Peak, limited
 
 
@@ -68,6 +68,17 @@ def train_in(
         learner.update(lesson, 0, 2)
     learner.close()
     return loaded, peak.bytes
+
+
+def load_in(place: Place, spec: LearnerSpec, small: Model, model: Model) -> int:
+    """The most memory that loading takes, in bytes. A small model comes first, as in `train_in`."""
+    learner = spec.open(small, place)
+    learner.start(start_of(small))
+    with Peak() as peak:
+        learner = spec.open(model, place)
+        learner.start(start_of(model))
+    learner.close()
+    return peak.bytes
 
 
 def train_and_save(
