@@ -202,9 +202,11 @@ class Needs:
     anchors: frozenset[str] = frozenset()  # names of the policies whose log-probs `loss` reads
     draws: frozenset[str] = frozenset()  # values of `Response.source` that must be sampled, besides the policy
     extra: str | None = None  # the source of the third response of each pair
+    extra_anchor: str | None = None  # the anchor whose policy must have sampled the third response
     side_value: str | None = None  # of both sides of a pair: "win_rate", or "utility", the scorer's number
     readout: str = "logps"  # per response: "logps" of a policy; "number" or "embedding" of a reward head
-    on_policy: bool = False  # requires on-policy samples: T=1, top_p=1, no top_k
+    on_policy: bool = False  # requires samples of this round's policy: T=1, top_p=1, no top_k, no replay
+    swings: bool = False  # rounds that reach the minimum of its loss swing between best responses
     first_is_policy: bool = False  # the first of each pair must be the policy's own, win or lose
     general_preferences: bool = False  # plays a game of preferences, which needs an intransitive scorer
 

@@ -7,7 +7,10 @@ from dataclasses import fields
 from functools import partial
 
 from rlhf_flow.config.schema import GROUPS, RunConfig, part_name
+from rlhf_flow.scorer.pair_schedule import PairSchedule
 from rlhf_flow.system.optional_deps import MissingError, check_all
+
+FEW_STEPS = 8  # of a round; more of them come near the minimum of its loss
 
 
 def check(config: RunConfig) -> None:
@@ -21,7 +24,10 @@ def check(config: RunConfig) -> None:
     _check_lag(config, names)
     _check_roles(config, names)
     _check_draws(config, names)
+    _check_extra_anchor(config, names)
+    _check_replay(config, names)
     _check_read(config, names)
+    _check_win_rates(config, names)
     config.selector.check({draw.name: draw.n for draw in config.sampler.drawn.values()})
     _check_cluster(config)
     _check_averages(config, names)
@@ -47,6 +53,19 @@ def check(config: RunConfig) -> None:
             "answer a scalar, so its preferences are transitive and simpler methods suffice. Fix: "
             "scorer=preference_model, or objective.scalar_judge=allow to use it anyway."
         )
+
+
+def _swinging_steps(config: RunConfig) -> int | None:
+    """The steps of a round, if they are more than a few and the objective must not reach its minimum in a round."""
+    fields_of = {field.name for field in fields(config.learner)}
+    batch = vars(config.prompts).get("batch")
+    plans = [config.timeline.at(round, ()).anchors for round in (1, 2)]
+    renewed = any(plans[0].get(name) != plans[1].get(name) for name in config.objective.needs.anchors)
+    if not config.objective.needs.swings or renewed or batch is None or "training" not in fields_of:
+        return None
+    pairs = batch * config.selector.max_pairs({draw.name: draw.n for draw in config.sampler.drawn.values()})
+    steps = -(-pairs // config.learner.training.batch) * config.learner.training.epochs
+    return steps if steps > FEW_STEPS else None
 
 
 def _check_cluster(config: RunConfig) -> None:
@@ -144,6 +163,37 @@ def _check_draws(config: RunConfig, names: Mapping[str, str]) -> None:
         )
 
 
+def _check_extra_anchor(config: RunConfig, names: Mapping[str, str]) -> None:
+    """The anchor of the third response must be the policy that sampled it, in every round."""
+    needs = config.objective.needs
+    if needs.extra is None or needs.extra_anchor is None:
+        return
+    for round in range(1, config.rounds + 1):
+        plan = config.timeline.at(round, ())
+        sampled, anchor = plan.samplers.get(needs.extra), plan.anchors[needs.extra_anchor]
+        if sampled != anchor:
+            raise ValueError(
+                f"objective={names['objective']} lowers the probability of an answer that its {needs.extra_anchor} "
+                f"sampled, but in round {round} the third answer is from the {needs.extra} of round {sampled} and the "
+                f"{needs.extra_anchor} is that of round {anchor} (schedule={names['schedule']}, lag={config.lag}). "
+                f"Fix: {'schedule=every_k and lag=0' if needs.extra == 'policy' else 'schedule=fixed'}."
+            )
+
+
+def _check_replay(config: RunConfig, names: Mapping[str, str]) -> None:
+    """An objective of on-policy answers trains on those of the present round."""
+    if not config.objective.needs.on_policy:
+        return
+    for round in range(1, config.rounds + 1):
+        if past := [each for each in config.replay.rounds(round) if each < round]:
+            raise ValueError(
+                f"replay={names['replay']} trains round {round} on answers of round {past[0]}, and "
+                f"objective={names['objective']} requires answers of the round's own policy: with others it has "
+                "another fixed point. Fix: replay=window replay.size=1, or an objective that accepts any answers, such "
+                "as dpo."
+            )
+
+
 def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
     """The learner's readout and the selector's side values must be those that the objective reads."""
     needs, head, objective = config.objective.needs, outputs(config), f"objective={names['objective']}"
@@ -164,6 +214,19 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
         )
 
 
+def _check_win_rates(config: RunConfig, names: Mapping[str, str]) -> None:
+    """An objective of win rates needs a scorer whose comparisons are enough for them."""
+    scorer = config.scorer
+    while "base" in (held := {field.name for field in fields(scorer)}) and scorer.base is not None:
+        scorer = scorer.base
+    asks_few = "pairs" in held and isinstance(scorer, PairSchedule) and not scorer.estimates_win_rates
+    if config.objective.needs.side_value == "win_rate" and asks_few:
+        raise ValueError(
+            f"objective={names['objective']} reads win rates, and scorer.pairs={scorer.pairs} with verdicts of 0 or 1 "
+            "asks too few questions for them: they shrink to 1/2. Fix: scorer.pairs=all, or scorer.logprobs=true."
+        )
+
+
 def outputs(config: RunConfig) -> int:
     """The outputs of the learner's reward head per response; 0 if it has none and trains a policy."""
     has = {field.name for field in fields(config.learner)}
@@ -178,6 +241,12 @@ def warnings(config: RunConfig) -> list[str]:
         found.append(
             f"lag={config.lag} overlaps sampling with training, but here engine and learner take turns: the answers "
             "are a round older, and nothing is gained."
+        )
+    if (steps := _swinging_steps(config)) is not None:
+        found.append(
+            f"objective={objective} takes up to {steps} steps a round against a fixed reference. If they reach the "
+            "minimum of its loss, rounds swing between best responses on cyclic preferences. Fix: a smaller "
+            "prompts.batch, a larger objective.tau (0.3 and above never swing), or algorithm=inpo."
         )
     theory = f". objective={objective} requires on-policy answers: its fixed point changes"
     draws = [

@@ -38,13 +38,14 @@ Adjust: TypeAlias = Callable[[str, DictConfig], None]  # changes the node of a s
 
 @cache
 def register() -> None:
-    """Register all parts with Hydra, and the resolver `${sandbox:...}` with OmegaConf."""
+    """Register all parts with Hydra, and the resolvers `${sandbox:...}` and `${ratio:...}` with OmegaConf."""
     store = ConfigStore.instance()
     store.store("schema", _writable(RunConfig), provider="rlhf_flow")
     for group in GROUPS:
         for name, part in parts(group).items():
             store.store(name, _writable(part), group=group, provider="rlhf_flow")
     OmegaConf.register_new_resolver("sandbox", _sandbox, replace=True)
+    OmegaConf.register_new_resolver("ratio", _ratio, replace=True)
 
 
 def compose(*overrides: str, name: str = "run", folders: Sequence[str] = ()) -> RunConfig:
@@ -271,6 +272,15 @@ def _merged(old: DictConfig, new: DictConfig) -> DictConfig:
     merged = OmegaConf.merge(old, new)
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _ratio(one: float | None, other: float | None) -> float:
+    """`${ratio:${objective.tau},${objective.eta}}`: one value over another. Raises ValueError for null."""
+    if one is None or not other:
+        raise ValueError(
+            f"${{ratio:...}} divides two numbers, got {one} and {other}. Fix: set both, or the value that it computes."
+        )
+    return one / other
 
 
 def _sandbox(name: str) -> str:

@@ -38,14 +38,14 @@ def write_weights(folder: Path, groups: Sequence[Index], read: Read, *, rank: in
     }
 
 
-def write_settings(folder: Path, model: Model, lm: PreTrainedModel) -> None:
-    """Write everything but the weights. Config, tokenizer and code come from `model.path`.
+def write_settings(folder: Path, model: Model, lm: PreTrainedModel, dtype: str) -> None:
+    """Write everything but the weights, which have `dtype`. Config, tokenizer and code come from `model.path`.
 
     The generation config holds special tokens only, no sampling defaults.
     """
     source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     config = AutoConfig.from_pretrained(model.path, **source)
-    config.dtype = model.dtype
+    config.dtype = dtype
     config.architectures = [type(lm).__name__]
     config.num_labels = lm.config.num_labels
     config.get_text_config().pad_token_id = lm.config.get_text_config().pad_token_id

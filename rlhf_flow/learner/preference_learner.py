@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
@@ -100,7 +101,8 @@ class PreferenceLearner:
         return held(self.averaging(name, round, terms))
 
     def averaging(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Publishing:
-        weights = self.trained.average(terms, self.held.dtype)
+        # In float32: in bfloat16 a moving average stops where its steps are smaller than its last digit.
+        weights = self.trained.average(terms, torch.float32)
         groups = tuple(pack(weights.index(), self.bucket))
         identity = dict[str, str]()
         if self.backend.rank == 0:

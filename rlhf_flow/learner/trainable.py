@@ -129,7 +129,8 @@ class FullModel:
         groups = pack(self.layout.stored(index), bucket)
         hashes = write_weights(folder, groups, reader(self.layout.convert(tensors)), rank=rank, ranks=ranks)
         if rank == 0:
-            write_settings(folder, self.model, self.lm)
+            floating = (entry.dtype for entry in index if entry.torch_dtype.is_floating_point)
+            write_settings(folder, self.model, self.lm, next(floating, self.model.dtype))
         return hashes
 
 

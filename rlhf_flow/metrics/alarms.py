@@ -45,14 +45,14 @@ class Alarms:
     exit status 1, once the round is committed and its policy saved; the same command continues with the next round.
 
     The defaults are meant to be silent in a good run. Metrics with an interval over prompts must be beyond the
-    threshold with the whole interval. Others are compared as they are; with few held-out prompts they are noisy.
+    threshold with the whole interval, so that chance rarely trips an alarm (`scripts/proofs/intervals.py` counts).
     """
 
     action: str = "warn"  # warn or stop
     no_pairs: str | None = "stop"  # a round without pairs. stop: if it trained on nothing; warn; null: ignore
     proxy_gap: float | None = 0.1  # win rate by the scorer of training minus that by the evaluation scorer
     length_drift: float | None = 1.5  # responses this many times as long as the start's, or as short
-    win_rate_drop: float | None = 0.05  # fall of the win rate below its best, or 1/2: distance of the intervals
+    win_rate_drop: float | None = 0.05  # fall of the win rate below its best, if it is more than chance
     entropy_fall: float | None = 0.5  # share of its highest value that eval/topk_entropy loses
     mass_fall: float | None = 0.05  # fall of eval/topk_mass below its highest value
     truncated_rise: float | None = 0.2  # rise of the share of truncated responses over the start's; or 80 % are
@@ -106,23 +106,24 @@ SIGNS: Mapping[str, Sign] = {
         "length_drift",
     ),
     "win_rate_drop": Sign(
-        lambda earlier, now, limit: _highest(earlier, "win_rate_low") - _get(now, "win_rate_high") > limit,
+        lambda earlier, now, limit: _get(now, "win_rate_drop") > limit and _get(now, "win_rate_drop_low") > 0,
         "the win rate fell to {:.3f}, below its best",
         "win_rate",
     ),
     "entropy_fall": Sign(
-        lambda earlier, now, limit: _get(now, "topk_entropy") < (1 - limit) * _highest(earlier, "topk_entropy"),
+        lambda earlier, now, limit: _get(now, "topk_entropy_high") < (1 - limit) * _highest(earlier, "topk_entropy"),
         "the entropy of the likeliest next tokens fell to {:.3f} nats",
         "topk_entropy",
     ),
     "mass_fall": Sign(
-        lambda earlier, now, limit: _highest(earlier, "topk_mass") - _get(now, "topk_mass") > limit,
+        lambda earlier, now, limit: _highest(earlier, "topk_mass_low") - _get(now, "topk_mass_high") > limit,
         "the probability of the likeliest next tokens fell to {:.3f}",
         "topk_mass",
     ),
     "truncated_rise": Sign(
         lambda earlier, now, limit: (
-            _get(now, "truncated") - _first(earlier, "truncated") > limit or _get(now, "truncated") > MOST_TRUNCATED
+            _get(now, "truncated_low") - _first(earlier, "truncated_high") > limit
+            or _get(now, "truncated") > MOST_TRUNCATED
         ),
         "{:.1%} of the answers are cut at the token limit",
         "truncated",
@@ -133,12 +134,12 @@ SIGNS: Mapping[str, Sign] = {
         "distinct",
     ),
     "repetition_rise": Sign(
-        lambda earlier, now, limit: _get(now, "repetition") - _first(earlier, "repetition") > limit,
+        lambda earlier, now, limit: _get(now, "repetition_low") - _first(earlier, "repetition") > limit,
         "{:.1%} of an answer's 4-grams repeat earlier ones",
         "repetition",
     ),
     "kl": Sign(
-        lambda earlier, now, limit: _get(now, "kl") > limit * max(now.get("eval/length", 0.0), SHORT),
+        lambda earlier, now, limit: _get(now, "kl_low") > limit * max(now.get("eval/length", 0.0), SHORT),
         "the policy is {:.1f} nats per answer from the start",
         "kl",
     ),
@@ -262,8 +263,10 @@ def _alarm(name: str, metrics: Metrics) -> Alarm:
 
 
 def _get(metrics: Metrics, name: str) -> float:
-    """NaN, which compares as False, if it was not measured."""
-    return metrics.get(f"eval/{name}", math.nan)
+    """NaN, which compares as False, if it was not measured. Without an interval, the value is both its ends."""
+    value = metrics.get(f"eval/{name}", math.nan)
+    base = name.removesuffix("_low").removesuffix("_high")
+    return metrics.get(f"eval/{base}", math.nan) if math.isnan(value) else value
 
 
 def _first(earlier: Sequence[Metrics], name: str) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlhf_flow.metrics.stats import resampled_sums, with_interval
+from rlhf_flow.metrics.stats import share_interval, with_interval
 
 COIN = 0.25  # expected share of cyclic triads of random verdicts; no Bradley-Terry scorer exceeds it
 CLIP = 0.01  # verdicts are clipped to [CLIP, 1 - CLIP], so that their log-odds are finite
@@ -25,7 +25,7 @@ def measure(wins: np.ndarray) -> dict[str, float]:
                      gives probabilities. If verdicts are 0 or 1: (N - 2) / (3 N) for a consistent scorer, 1 - 2 / N for
                      random verdicts
 
-    Intervals are 95 % bootstraps over prompts, if there are two or more. Keys begin with `intransitivity/`.
+    Intervals are of 95 %, over prompts, if there are two or more. Keys begin with `intransitivity/`.
     """
     wins = np.asarray(wins, dtype=np.float64)
     decided, cyclic = triads(wins)
@@ -94,5 +94,4 @@ def _cyclic_share(cyclic: np.ndarray, decided: np.ndarray) -> dict[str, float]:
     share = float(cyclic.sum() / decided.sum())
     if len(decided) < 2:
         return {"cyclic_triads": share}
-    cyclic_sums, decided_sums = resampled_sums(np.stack([cyclic, decided]), seed=0)
-    return with_interval("cyclic_triads", share, cyclic_sums / decided_sums)
+    return with_interval("cyclic_triads", *share_interval(cyclic.astype(np.float64), decided.astype(np.float64)))

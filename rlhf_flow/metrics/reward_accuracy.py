@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rlhf_flow.metrics.stats import resampled_sums, sigmoid, with_interval
+from rlhf_flow.metrics.stats import difference_with_interval, share_with_interval, sigmoid
 
 BINS = 10  # of the confidence, from 1/2 to 1
 
@@ -35,7 +35,7 @@ class Verdicts:
         return _agreement(self.odds, self.label)
 
 
-def measure(verdicts: Verdicts, *, seed: int) -> dict[str, float]:
+def measure(verdicts: Verdicts) -> dict[str, float]:
     """The metrics by name. What cannot be measured is absent.
 
     pairs               pairs with a label
@@ -50,7 +50,7 @@ def measure(verdicts: Verdicts, *, seed: int) -> dict[str, float]:
     cycles              triples of responses to a prompt whose labels are cyclic
     cycle_accuracy      share of these in which all three predictions are right; no scalar reward has any
 
-    `_low` and `_high` of accuracy, the baselines and the differences are 95 % bootstrap intervals over prompts.
+    `_low` and `_high` of accuracy, the baselines and the differences are 95 % intervals over prompts.
     """
     consistency = _order_consistency(verdicts)
     verdicts = _once_each(verdicts)
@@ -68,10 +68,10 @@ def measure(verdicts: Verdicts, *, seed: int) -> dict[str, float]:
     if decided.any():
         shares = _shares(verdicts)
         _, prompt = np.unique(verdicts.prompt[decided], return_inverse=True)
-        values = [np.ones(decided.sum()), *(share[decided] for share in shares.values())]
-        pairs, *sums = resampled_sums(np.stack([np.bincount(prompt, weights=one) for one in values]), seed=seed)
-        for name, resampled in zip(shares, sums, strict=True):
-            metrics |= with_interval(name, shares[name][decided].mean(), resampled / pairs)
+        pairs = np.bincount(prompt).astype(np.float64)  # of each prompt
+        for name, share in shares.items():
+            interval = difference_with_interval if name.startswith("over_") else share_with_interval
+            metrics |= interval(name, np.bincount(prompt, weights=share[decided]), pairs)
     if consistency is not None:
         metrics["order_consistency"] = consistency
     if cycles := list(_cycles(verdicts)):

@@ -1,6 +1,8 @@
-"""Statistics that several metrics use: bootstrap intervals, sigmoid, logistic regression."""
+"""Statistics that several metrics use: intervals, sigmoid, logistic regression."""
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 
@@ -18,17 +20,61 @@ def resampled_sums(values: np.ndarray, *, seed: int) -> np.ndarray:
     return np.concatenate([values[..., generator.integers(0, size, size=block)].sum(-1) for block in blocks], axis=-1)
 
 
-def with_interval(name: str, value: float, resampled: np.ndarray) -> dict[str, float]:
-    """`name`, and `name_low` and `name_high`: the 95 % percentile interval of resampled values [R]."""
-    low, high = np.quantile(resampled, [0.025, 0.975])
+def quantile_of(confidence: float) -> float:
+    """z with P(|Z| < z) = confidence for a standard normal Z."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def share_interval(
+    sums: np.ndarray, counts: np.ndarray | None = None, *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """The share p = sums.sum() / counts.sum(), and the ends of its interval. 0 <= sums [B] <= counts [B].
+
+    Wilson's score interval (1927), with the n of as many independent verdicts of 0 or 1 as would give p the variance
+    that it has over the B units (prompts). A quarter of a verdict keeps that from being 0 if all units agree. So
+    verdicts of 0 or 1 have Wilson's interval, probabilities a narrower one, several alike verdicts of a prompt a wider
+    one, and none has width 0. Without `counts`, each unit has one verdict.
+    """
+    counts = np.ones_like(sums) if counts is None else counts
+    n = counts.sum()
+    p = sums.sum() / n
+    binomial = n * p * (1 - p)
+    dispersion = (((sums - p * counts) ** 2).sum() + 0.25) / (binomial + 0.25)
+    z2 = quantile_of(confidence) ** 2 * dispersion / n
+    centre = (p + z2 / 2) / (1 + z2)
+    half = np.sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
+    return float(p), float(max(0.0, centre - half)), float(min(1.0, centre + half))
+
+
+def with_interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
     return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def mean_with_interval(name: str, values: np.ndarray, *, seed: int) -> dict[str, float]:
-    """The mean of values [B] with its interval; empty if there are no values."""
+def share_with_interval(name: str, sums: np.ndarray, counts: np.ndarray | None = None) -> dict[str, float]:
+    """A share with its interval of 95 %; empty if there are no values."""
+    if not (sums.size if counts is None else counts.sum()):
+        return {}
+    return with_interval(name, *share_interval(sums, counts))
+
+
+def difference_with_interval(
+    name: str, sums: np.ndarray, counts: np.ndarray | None = None, *, confidence: float = 0.95
+) -> dict[str, float]:
+    """As `share_with_interval`, of a mean of differences: -counts <= sums <= counts."""
+    counts = np.ones_like(sums) if counts is None else counts
+    if not counts.sum():
+        return {}
+    ends = share_interval((sums + counts) / 2, counts, confidence=confidence)
+    return with_interval(name, *(2 * end - 1 for end in ends))
+
+
+def mean_with_interval(name: str, values: np.ndarray) -> dict[str, float]:
+    """The mean of unbounded values [B] with its interval of 95 % by the normal distribution; empty without values."""
     if not values.size:
         return {}
-    return with_interval(name, values.mean(), resampled_sums(values, seed=seed) / values.size)
+    mean = float(values.mean())
+    half = quantile_of(0.95) * float(values.std()) / max(1, values.size - 1) ** 0.5
+    return with_interval(name, mean, mean - half, mean + half)
 
 
 def sigmoid(odds: np.ndarray | float) -> np.ndarray:

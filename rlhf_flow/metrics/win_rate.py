@@ -1,4 +1,4 @@
-"""Win rates of the new responses against the start's, with 95 % bootstrap intervals over prompts.
+"""Win rates of the new responses against the start's, with 95 % intervals over prompts.
 
 Length control: Dubois et al. 2024, arXiv:2404.04475.
 """
@@ -7,21 +7,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlhf_flow.metrics.stats import logistic_regression, mean_with_interval, resampled_sums, sigmoid, with_interval
+from rlhf_flow.metrics.stats import (
+    RIDGE,
+    difference_with_interval,
+    logistic_regression,
+    quantile_of,
+    resampled_sums,
+    share_with_interval,
+    sigmoid,
+    with_interval,
+)
+
+FARTHEST = 40.0  # log-odds of the widest interval
+HALVINGS = 50  # of a bisection
 
 
-def win_rate(name: str, wins: np.ndarray, *, seed: int) -> dict[str, float]:
+def win_rate(name: str, wins: np.ndarray) -> dict[str, float]:
     """`name` with `_low` and `_high`: the mean of P(the new response wins) [B], without abstentions (NaN)."""
-    return mean_with_interval(name, wins[~np.isnan(wins)], seed=seed)
+    return share_with_interval(name, wins[~np.isnan(wins)].astype(np.float64))
 
 
-def gap(name: str, proxy: np.ndarray, wins: np.ndarray, *, seed: int) -> dict[str, float]:
-    """`name` with `_low` and `_high`: the win rate by one scorer [B] minus that by another [B].
+def gap(name: str, one: np.ndarray, other: np.ndarray, *, confidence: float = 0.95) -> dict[str, float]:
+    """`name` with `_low` and `_high`: one win rate [B] minus another [B], paired by prompt.
 
-    Paired, over the prompts on which neither abstained. Scorers that differ in confidence differ in their win rates
-    too: of the same preferences, verdicts of 0 or 1 give a rate further from 1/2 than verdicts of 0.4 or 0.6.
+    Over the prompts on which neither abstained. Scorers that differ in confidence differ in their win rates too: of the
+    same preferences, verdicts of 0 or 1 give a rate further from 1/2 than verdicts of 0.4 or 0.6.
     """
-    return win_rate(name, proxy - wins, seed=seed)
+    difference = one.astype(np.float64) - other
+    return difference_with_interval(name, difference[~np.isnan(difference)], confidence=confidence)
 
 
 def length_drift(name: str, start: np.ndarray, new: np.ndarray, *, seed: int) -> dict[str, float]:
@@ -29,24 +42,57 @@ def length_drift(name: str, start: np.ndarray, new: np.ndarray, *, seed: int) ->
     if not start.any():
         return {}
     starts, news = resampled_sums(np.stack([start, new]), seed=seed)
-    return with_interval(name, new.mean() / start.mean(), news[starts > 0] / starts[starts > 0])
+    low, high = np.quantile(news[starts > 0] / starts[starts > 0], [0.025, 0.975])
+    return with_interval(name, new.mean() / start.mean(), low, high)
 
 
-def length_controlled(wins: np.ndarray, longer: np.ndarray) -> float | None:
-    """P(the new response wins) at equal length, by logistic regression.
+def length_controlled(name: str, wins: np.ndarray, longer: np.ndarray) -> dict[str, float]:
+    """`name` with `_low` and `_high`: P(the new response wins) at equal length, by logistic regression.
 
     wins [B] is regressed on x = tanh(d / s): d = `longer` [B] is how many tokens the new response has more than the
     start's, s the root mean square of d. P(win) = sigma(a + b x), which is sigma(a) at d = 0. This is the paper's model
     for a single policy, without its term for the difficulty of each prompt; its s is the standard deviation, which is 0
     if all responses are longer by the same number.
 
-    None if all new responses are longer than the start's, or all are shorter: equal length would be an extrapolation.
+    The interval holds the a that a score test does not reject, as Wilson's does without x. Empty if all new responses
+    are longer than the start's, or all are shorter: equal length would be an extrapolation.
     """
     known = ~np.isnan(wins)
     wins, longer = wins[known].astype(np.float64), longer[known].astype(np.float64)
     if not wins.size or longer.min() > 0 or longer.max() < 0:
-        return None
+        return {}
     scale = np.sqrt((longer**2).mean())
     x = np.tanh(longer / scale) if scale > 0 else longer
-    intercept, _ = logistic_regression(np.stack([np.ones_like(x), x], axis=-1), wins)
-    return float(sigmoid(intercept))
+    best, slope = logistic_regression(np.stack([np.ones_like(x), x], axis=-1), wins)
+    p = sigmoid(best + slope * x)
+    dispersion = (((wins - p) ** 2).sum() + 0.25) / ((p * (1 - p)).sum() + 0.25)  # as in `stats.share_interval`
+    most = quantile_of(0.95) ** 2 * dispersion
+    low, high = (_farthest(wins, x, float(best), towards, most=float(most)) for towards in (-FARTHEST, FARTHEST))
+    return with_interval(name, float(sigmoid(best)), float(sigmoid(low)), float(sigmoid(high)))
+
+
+def _farthest(wins: np.ndarray, x: np.ndarray, best: float, towards: float, *, most: float) -> float:
+    """The intercept farthest from the best one, in a direction, whose score statistic is at most `most`."""
+    kept, rejected = best, towards
+    if _score(wins, x, rejected) <= most:
+        return rejected
+    for _ in range(HALVINGS):
+        middle = (kept + rejected) / 2
+        kept, rejected = (middle, rejected) if _score(wins, x, middle) <= most else (kept, middle)
+    return kept
+
+
+def _score(wins: np.ndarray, x: np.ndarray, intercept: float) -> float:
+    """The score statistic of an intercept: U^2 / Var(U), with the slope at its best for this intercept."""
+    slope = 0.0
+    for _ in range(HALVINGS):
+        p = sigmoid(intercept + slope * x)
+        step = ((wins - p) @ x - RIDGE * slope) / ((p * (1 - p)) @ x**2 + RIDGE)
+        slope += float(np.clip(step, -2, 2))
+        if abs(step) < 1e-9:
+            break
+    p = sigmoid(intercept + slope * x)
+    weight = p * (1 - p)
+    information = weight.sum() - (weight @ x) ** 2 / (weight @ x**2 + RIDGE)
+    # At the ends of the search p is 0 or 1 in all digits: there the score is 0 if so are the wins.
+    return float((wins - p).sum() ** 2 / max(information, 1e-12))

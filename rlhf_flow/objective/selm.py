@@ -41,7 +41,12 @@ class SELM(Constant):
     @property
     def needs(self) -> Needs:
         source = SOURCES[self.variant]
-        return Needs(anchors=frozenset({"reference"}), draws=frozenset({source}) - {"policy"}, extra=source)
+        return Needs(
+            anchors=frozenset({"reference"}),
+            draws=frozenset({source}) - {"policy"},
+            extra=source,
+            extra_anchor="reference",
+        )
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats, and the metrics of DPO and `extra`, the third log-ratio."""

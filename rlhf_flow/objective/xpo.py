@@ -38,7 +38,8 @@ class XPO:
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"reference"}), draws=frozenset({"reference"}), extra="reference")
+        reference = frozenset({"reference"})
+        return Needs(anchors=reference, draws=reference, extra="reference", extra_anchor="reference")
 
     def at(self, round: int) -> XPO:
         """With the alpha of this round; rounds count from 1."""

@@ -18,7 +18,6 @@ from rlhf_flow.report.page import environment
 from rlhf_flow.report.run_folder import Answer, Run, leaves
 
 MOST = 4  # runs on a page, each with its own colour and dash
-SEED = 0  # of the bootstrap over prompts
 TABLE = ("eval/win_rate", "eval/accuracy", "eval/win_rate_length_controlled", "eval/reward", "eval/proxy_win_rate",
          "eval/kl", "eval/length", "eval/truncated", "eval/distinct", "eval/repetition", "train/loss")  # fmt: skip
 IGNORED = ("run_dir", "observe.", "hydra.")  # keys that do not affect what a run computes
@@ -147,7 +146,7 @@ def _difference(first: Run, other: Run) -> tuple[str, str]:
     if not pairs:
         return name, "not available: the runs share no held-out prompt with a verdict"
     wins = np.array(pairs, dtype=np.float64)  # [prompts, 2]
-    found = gap("gap", wins[:, 1], wins[:, 0], seed=SEED)
+    found = gap("gap", wins[:, 1], wins[:, 0])
     low, high = found["gap_low"], found["gap_high"]
     noise = "; not significant: the interval covers 0" if low <= 0 <= high else ""
     over = f"over {len(pairs)} prompts that both answered, rounds {rounds[1]} and {rounds[0]}"

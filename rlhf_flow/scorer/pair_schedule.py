@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rlhf_flow.metrics.stats import sigmoid
+from rlhf_flow.metrics.strengths import imputed
 from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.pairwise import (
     DistinctAnswers,
@@ -28,9 +28,6 @@ from rlhf_flow.types import Rollouts, Scored
 
 PAIRS = ("all", "knockout")
 INCONSISTENT = ("average", "abstain")
-NEWTON_STEPS = 40  # convergence takes about ten
-LONGEST_STEP = 2.0  # nats
-TOLERANCE = 1e-12  # nats
 
 
 @dataclass(frozen=True)
@@ -70,11 +67,22 @@ class PairSchedule:
     the answers of highest and lowest utility meet if they have not. Pairs that were not compared are NaN in `wins`,
     with the flag `unasked`.
 
-    The utility is the mean over j of P(i beats j), itself included as 1/2: of the verdicts under `all`, leaving out
-    abstentions; of the fitted `strengths` under `knockout`, where opponents differ in strength.
+    The utility is the mean over j of P(i beats j), itself included as 1/2, leaving out abstentions under `all`. Under
+    `knockout`, where opponents differ in strength, pairs that were not compared have the probability of the fitted
+    strengths.
     """
 
     pairs: str = "all"  # all | knockout
+
+    @property
+    def estimates_win_rates(self) -> bool:
+        """Whether the verdicts are enough for win rates: from few verdicts of 0 or 1 they shrink to 1/2."""
+        return self.pairs == "all" or self.gives_probabilities
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether verdicts are probabilities, rather than 0 or 1."""
+        return True
 
     def __post_init__(self) -> None:
         check_fields(self, ("pairs", f"one of {', '.join(PAIRS)}", self.pairs in PAIRS))
@@ -166,36 +174,13 @@ class Bracket:
         The worth of an answer is its mean probability to beat the responses to the prompt, itself included. Among
         several best (or worst) answers the first by text is moved by one ulp, so that selectors pick the pair that met.
         """
-        theta = strengths(self.wins)
         share = np.bincount(self.answers.index, minlength=self.answers.n) / len(self.answers.index)
-        self.worth = (sigmoid(theta[:, None] - theta) @ share).astype(np.float32)
+        self.worth = (imputed(self.wins, np.isnan(self.wins)) @ share).astype(np.float32)
         best, worst = int(self.worth.argmax()), int(self.worth.argmin())
         if best == worst:  # all are equal
             return []
         self.worth[[best, worst]] = np.nextafter(self.worth[[best, worst]], np.array([1, 0], dtype=np.float32))
         return [] if self.met[best, worst] else [(best, worst)]
-
-
-def strengths(wins: np.ndarray) -> np.ndarray:
-    """Bradley-Terry strengths theta [n], in nats: P(i beats j) = sigma(theta_i - theta_j), fitted to wins [n, n].
-
-    Maximum a posteriori by Newton's method. The prior, proportional to sqrt(sigma(theta) sigma(-theta)), is one draw
-    against an opponent of strength 0; it keeps the strength of an unbeaten answer finite. NaN is no match.
-    """
-    known = ~np.isnan(wins)
-    np.fill_diagonal(known, False)
-    points = np.where(known, wins, 0.0).sum(-1, dtype=np.float64) + 0.5  # [n]
-    theta = np.zeros(len(wins))
-    for _ in range(NEWTON_STEPS):
-        p = sigmoid(theta[:, None] - theta) * known  # [n, n]
-        prior = sigmoid(theta)  # [n]
-        slope = p * p.T  # p (1 - p)
-        curvature = np.diag(slope.sum(-1) + prior * (1 - prior)) - slope
-        step = np.linalg.solve(curvature, points - p.sum(-1) - prior).clip(-LONGEST_STEP, LONGEST_STEP)
-        theta = theta + step
-        if np.abs(step).max(initial=0.0) < TOLERANCE:
-            break
-    return theta
 
 
 def _knockout(one: Bracket) -> Iterator[list[Pair]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlhf_flow.metrics.strengths import imputed
 from rlhf_flow.types import Scored
 
 
@@ -14,9 +15,13 @@ def win_rates(scored: Scored, opponent: str | None) -> np.ndarray:
     """float64 [B, N]: the mean of P(i beats j) over all responses j of the draw `opponent` (None: of all draws).
 
     Weighted by the mass of j. Truncated responses count too: they are samples of the policy. A response against itself
-    has 1/2. Abstentions are left out; NaN if nothing is left.
+    has 1/2. Pairs that the scorer's schedule left out have the probability of fitted strengths. Abstentions are left
+    out; NaN if nothing is left.
     """
     wins = np.array(scored.wins, dtype=np.float64)  # [B, N, N]: a copy
+    unasked = scored.pair_flags.get("unasked")
+    if unasked is not None and unasked.any():
+        wins = np.stack([imputed(one, left_out) for one, left_out in zip(wins, unasked, strict=True)])
     shape = wins.shape[:2]
     mass = [
         one.mass if opponent is None or one.draw.name == opponent else 0.0

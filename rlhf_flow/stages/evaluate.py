@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from rlhf_flow.metrics.alarms import PREFIX, check_silence, tripped
 from rlhf_flow.metrics.reward_accuracy import Verdicts, measure, reliability
+from rlhf_flow.metrics.stats import mean_with_interval, share_with_interval
 from rlhf_flow.metrics.win_rate import gap, length_controlled, length_drift, win_rate
 from rlhf_flow.prompts.pairwise import row_of
 from rlhf_flow.scorer.models.gpm import log_odds
@@ -36,9 +37,11 @@ def evaluate(context: RunContext, round: int, policies: PolicyRegistry) -> Stage
 
     If the policy's weights are the start's, the start's responses are used again: the win rate is 1/2.
 
-    Metrics, under `eval/`; `_low` and `_high` are 95 % bootstrap intervals over prompts:
+    Metrics, under `eval/`; `_low` and `_high` are 95 % intervals over prompts:
 
     win_rate, win_rate_length_controlled   by the evaluation scorer, against the start (`rlhf_flow.metrics.win_rate`)
+    win_rate_drop                          the best earlier win rate minus this one, paired by prompt; with an interval
+                                           that covers all comparisons of a run's rounds at 95 %
     reward, aspect/<name>                  by the evaluation scorer; and its own `batch_metrics`
     proxy, proxy_win_rate                  reward and win rate by the scorer of training, if it is another
     proxy_gap                              proxy_win_rate - win_rate
@@ -88,12 +91,13 @@ def _evaluate_policy(
     scored = evaluation.scorer.score(both)
     check_silence(scored.counts, context.alarms.silent_judge, slot="evaluate.scorer")
     writer.table("evaluation/compared", _compared(scored))
-    metrics = {**_score_metrics(scored, seed=seed), **_shape_metrics(both, seed=seed), **_counts("judge", scored)}
+    metrics = {**_score_metrics(scored), **_shape_metrics(both, seed=seed), **_counts("judge", scored)}
+    metrics |= _drop(context, scored.wins[:, 1, 0])
     queries = scored.counts.get("judge/queries", 0)
     context.progress(round, "evaluate", 2, STEPS, "steps", "asking the scorer of training")
     if evaluation.scorer is not context.scorer and evaluation.asks_proxy:
         proxy = context.scorer.score(both)
-        metrics |= _proxy_metrics(proxy, scored, seed=seed) | _counts("proxy_judge", proxy)
+        metrics |= _proxy_metrics(proxy, scored) | _counts("proxy_judge", proxy)
         queries += proxy.counts.get("judge/queries", 0)
     context.progress(round, "evaluate", 3, STEPS, "steps", "computing log-probs")
     metrics |= _policy_metrics(context, round, policies, shard, on_policy=draw.is_on_policy)
@@ -118,7 +122,7 @@ def _evaluate_reward_model(
     verdicts = _verdicts(labels, np.array(outputs, dtype=np.float64).reshape(*labels.utility.shape, -1))
     metrics: dict[str, float] = {"eval/queries": labels.counts.get("judge/queries", 0), **_counts("judge", labels)}
     if verdicts.label.size:
-        metrics |= {f"eval/{name}": value for name, value in measure(verdicts, seed=seed).items()}
+        metrics |= {f"eval/{name}": value for name, value in measure(verdicts).items()}
         writer.text("evaluation/reliability.json", json.dumps(reliability(verdicts), indent=1))
     return metrics
 
@@ -156,27 +160,38 @@ def _side_by_side(start: Rollouts, answers: Rollouts) -> Rollouts:
     return replace(answers, responses=tuple((old[0], new[0]) for old, new in both))
 
 
-def _score_metrics(scored: Scored, *, seed: int) -> dict[str, float]:
+def _score_metrics(scored: Scored) -> dict[str, float]:
     metrics = _mean("eval/reward", scored.utility[:, 1])
     for name, values in scored.aspects.items():
         metrics |= _mean(f"eval/aspect/{name}", values[:, 1])
     wins, (start, new) = scored.wins[:, 1, 0], _lengths(scored.rollouts)  # [B] each
-    metrics |= win_rate("eval/win_rate", wins, seed=seed)
-    controlled = length_controlled(wins, new - start)
-    return metrics if controlled is None else metrics | {"eval/win_rate_length_controlled": controlled}
+    metrics |= win_rate("eval/win_rate", wins)
+    return metrics | length_controlled("eval/win_rate_length_controlled", wins, new - start)
+
+
+def _drop(context: RunContext, wins: np.ndarray) -> dict[str, float]:
+    """How far this round's win rate is below the best of the earlier ones; empty if it is the first."""
+    earlier = {record.round: record.metrics.get("eval/win_rate") for record in context.ledger.records}
+    rates = {round: rate for round, rate in earlier.items() if rate is not None}
+    if not rates:
+        return {}
+    best = max(rates, key=lambda each: rates[each])
+    before = context.ledger.table(best, "evaluate", "evaluation/compared").read(["win"])["win"].to_numpy()
+    rounds = 1 + -(-context.rounds // context.evaluation.every)  # with the start
+    return gap("eval/win_rate_drop", before, wins, confidence=1 - 0.05 / max(1, rounds * (rounds - 1) / 2))
 
 
 def _counts(name: str, scored: Scored) -> dict[str, float]:
     return {f"eval/{name}/{key.removeprefix('judge/')}": float(number) for key, number in scored.counts.items()}
 
 
-def _proxy_metrics(proxy: Scored, scored: Scored, *, seed: int) -> dict[str, float]:
+def _proxy_metrics(proxy: Scored, scored: Scored) -> dict[str, float]:
     proxy_wins, wins = proxy.wins[:, 1, 0], scored.wins[:, 1, 0]  # [B] each
     return {
         **_mean("eval/proxy", proxy.utility[:, 1]),
-        **win_rate("eval/proxy_win_rate", proxy_wins, seed=seed),
-        **gap("eval/proxy_gap", proxy_wins, wins, seed=seed),
-        **win_rate("eval/judges_agree", (1 + np.sign(proxy_wins - 0.5) * np.sign(wins - 0.5)) / 2, seed=seed),
+        **win_rate("eval/proxy_win_rate", proxy_wins),
+        **gap("eval/proxy_gap", proxy_wins, wins),
+        **win_rate("eval/judges_agree", (1 + np.sign(proxy_wins - 0.5) * np.sign(wins - 0.5)) / 2),
     }
 
 
@@ -208,9 +223,9 @@ def _shape_metrics(both: Rollouts, *, seed: int) -> dict[str, float]:
     return {
         "eval/length": float(new.mean()),
         **length_drift("eval/length_drift", start, new, seed=seed),
-        "eval/truncated": float(np.mean([response.truncated for response in responses])),
+        **share_with_interval("eval/truncated", np.array([float(response.truncated) for response in responses])),
         "eval/distinct": len({response.text for response in responses}) / len(responses),
-        "eval/repetition": float(np.mean([_repetition(response.tokens) for response in responses])),
+        **share_with_interval("eval/repetition", np.array([_repetition(response.tokens) for response in responses])),
     }
 
 
@@ -253,12 +268,11 @@ def _policy_metrics(
     new = context.learner.spread([table], ids, policies[round])
     metrics: dict[str, float] = {}
     for name in ("entropy", "mass"):
-        metrics |= _mean(
-            f"eval/topk_{name}", np.array([one.mean(dtype=np.float64) for one in rows.views(new[name]) if one.size])
-        )
+        means = np.array([one.mean(dtype=np.float64) for one in rows.views(new[name]) if one.size])
+        metrics |= mean_with_interval(f"eval/topk_{name}", means)
     if round > 0 and on_policy:
         start = context.learner.logps([table], ids, policies[0])
-        metrics["eval/kl"] = float((_sums(new) - _sums(start)).mean())
+        metrics |= mean_with_interval("eval/kl", _sums(new) - _sums(start))
     return metrics
 
 

@@ -219,7 +219,7 @@ def longer_wins(pairs: Sequence[Pair]) -> dict[str, float]:
     label = np.array([pair["preference"] for pair in pairs])
     _, prompt = np.unique([pair["prompt"] for pair in pairs], return_inverse=True)
     verdicts = Verdicts(longer, label, longer, [(pair["first"], pair["second"]) for pair in pairs], prompt)
-    return {f"eval/{name}": value for name, value in measure(verdicts, seed=0).items()}
+    return {f"eval/{name}": value for name, value in measure(verdicts).items()}
 
 
 def table(results: Sequence[Result], whole: Mapping[str, float]) -> Iterator[str]:

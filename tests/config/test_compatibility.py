@@ -212,3 +212,60 @@ def test_a_lag_that_gains_nothing_is_said() -> None:
     assert any("nothing is gained" in line for line in warnings(composed("lag=1")))
     apart = config.compose("model.path=x", "prompts.path=y", "scorer.path=z", "lag=1")
     assert not any("nothing is gained" in line for line in warnings(apart))
+
+
+# -- fixed points that need the policy's own answers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "replay"),
+    [
+        ("online_ipo", ("replay=all",)),
+        ("inpo", ("replay=decay",)),
+        ("egpo", ("replay.size=4",)),
+        ("sppo", ("replay=all",)),
+        ("nash_md", ("replay=all", "objective.scalar_judge=allow")),
+        ("mpo", ("replay.size=2",)),
+    ],
+)
+def test_answers_of_earlier_policies_are_refused_if_they_move_the_fixed_point(
+    algorithm: str, replay: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"trains round 2 on answers of round 1.*Fix: replay=window replay\.size=1"):
+        composed(f"algorithm={algorithm}", "rounds=2", *replay)
+    composed("algorithm=online_dpo", "rounds=2", "replay=all")
+
+
+@pytest.mark.parametrize("override", ["schedule=fixed", "lag=1", "schedule=every_k schedule.k=2"])
+def test_selm_explores_away_from_the_policy_that_answered(override: str) -> None:
+    with pytest.raises(ValueError, match=r"objective=selm lowers the probability of an answer that its reference"):
+        composed("algorithm=selm", "rounds=3", *override.split())
+    composed("algorithm=selm", "rounds=3")
+
+
+def test_long_rounds_against_a_fixed_reference_swing() -> None:
+    many = ("algorithm=online_ipo", "prompts.batch=1024", "learner.training.batch=64", "learner.training.epochs=1")
+    assert any("takes up to 16 steps a round" in told for told in warnings(composed(*many, "objective.tau=0.1")))
+    for quiet in ("objective.tau=0.3", "prompts.batch=256 objective.tau=0.1", "algorithm=inpo objective.eta=0.1"):
+        assert not any("swing" in told for told in warnings(composed(*many, *quiet.split())))
+
+
+def test_few_questions_to_a_judge_of_letters_give_no_win_rates() -> None:
+    others = (key for key in LOCAL if not key.startswith("scorer"))
+    judge = (*others, "scorer=judge", "scorer.model=m", "scorer.endpoint.base_url=http://127.0.0.1:1/v1")
+    few = (*judge, "scorer.pairs=knockout")
+    with pytest.raises(ValueError, match=r"reads win rates, and scorer\.pairs=knockout.*Fix: scorer\.pairs=all"):
+        config.compose("algorithm=sppo", *few, "scorer.logprobs=false")
+    config.compose("algorithm=sppo", *few)
+    config.compose("algorithm=sppo", *judge, "scorer.logprobs=false")
+    config.compose("algorithm=inpo", *few, "scorer.logprobs=false")
+
+
+# -- values that follow from others ------------------------------------------------------------------------------------
+
+
+def test_the_weight_of_a_mixture_follows_tau_and_eta() -> None:
+    for keys, weight in (((), 0.1), (("objective.tau=0.2",), 0.2), (("sampler.weight=0.7",), 0.7)):
+        assert composed("algorithm=nash_md_exact", *keys).sampler.weight == pytest.approx(weight)
+    with pytest.raises(Exception, match="divides two numbers, got None"):
+        composed("algorithm=nash_md_exact", "objective=inpo", "objective.tau=null")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.fingerprint import fingerprint
-from rlhf_flow.weights.source import Checkpoint
+from rlhf_flow.weights.source import Checkpoint, InMemoryWeights
 from tests.support import jobs
 from tests.support.classroom import SGD, make_lesson, make_model, make_tables, policy_of
 from tests.support.ranks import Ranks
@@ -108,6 +108,26 @@ def test_an_average_is_the_same_in_any_buckets(world: World, tmp_path: Path) -> 
         learner.save_policy(tmp_path / str(bucket), mean)
         names.add(fingerprint(Checkpoint(tmp_path / str(bucket)).load()))
     assert len(names) == 1
+
+
+def test_a_moving_average_of_bfloat16_arrives(tmp_path: Path) -> None:
+    """Its steps are smaller than the last digit of bfloat16, so it is held, saved and read in float32."""
+    model = make_model(tmp_path / "model", dtype="bfloat16")
+    learner = Torch(training=SGD).open(model, Place())
+    policy = policy_of(make_model(tmp_path / "other", dtype="bfloat16"))
+    start = {name: tensor * (1 - 2**-7) for name, tensor in policy.weights.load().items()}
+    mean = Policy("ema", 0, fingerprint(start), InMemoryWeights(start))
+    learner.start(policy)
+    for round in range(100):
+        mean = learner.average("ema", round, [(mean, 0.9), (policy, 0.1)])
+        if round == 50:
+            learner.save_policy(tmp_path / "saved", mean)
+            mean = replace(mean, weights=Checkpoint(tmp_path / "saved"))
+    ends, found = policy.weights.load(), mean.weights.load()
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    left = sum(float((ends[name].float() - found[name]).norm() ** 2) for name in ends)
+    way = sum(float((ends[name].float() - start[name].float()).norm() ** 2) for name in ends)
+    assert (left / way) ** 0.5 < 0.01
 
 
 @pytest.mark.deepspeed

@@ -28,8 +28,8 @@ from rlhf_flow.types import RoundRecord
 from tests.support import toy
 
 START = {
-    "eval/win_rate_low": 0.5,
-    "eval/win_rate_high": 0.5,
+    "eval/win_rate_drop": 0.0,
+    "eval/win_rate_drop_low": -0.1,
     "eval/proxy_gap_low": 0.0,
     "eval/length_drift_low": 1.0,
     "eval/length_drift_high": 1.0,
@@ -44,7 +44,10 @@ START = {
 TELLING = {  # of each alarm, what does not trip it yet and what does
     "proxy_gap": ({"eval/proxy_gap_low": 0.1}, {"eval/proxy_gap_low": 0.11}),
     "length_drift": ({"eval/length_drift_low": 1.5}, {"eval/length_drift_low": 1.51}),
-    "win_rate_drop": ({"eval/win_rate_high": 0.45}, {"eval/win_rate_high": 0.44}),
+    "win_rate_drop": (
+        {"eval/win_rate_drop": 0.05, "eval/win_rate_drop_low": 0.01},
+        {"eval/win_rate_drop": 0.06, "eval/win_rate_drop_low": 0.01},
+    ),
     "entropy_fall": ({"eval/topk_entropy": 0.5}, {"eval/topk_entropy": 0.49}),
     "mass_fall": ({"eval/topk_mass": 0.86}, {"eval/topk_mass": 0.84}),
     "truncated_rise": ({"eval/truncated": 0.29}, {"eval/truncated": 0.31}),
@@ -88,15 +91,33 @@ def test_answers_that_become_too_short_are_a_drift_too() -> None:
 @pytest.mark.parametrize(
     ("name", "best"),
     [
-        ("win_rate_drop", {"eval/win_rate_low": 0.6, "eval/win_rate_high": 0.7}),
         ("entropy_fall", {"eval/topk_entropy": 1.1}),
         ("mass_fall", {"eval/topk_mass": 0.93}),
     ],
 )
 def test_a_fall_is_measured_from_the_best_round_so_far(name: str, best: dict[str, float]) -> None:
-    between, quiet = START | {"eval/win_rate_high": 0.65}, START | TELLING[name][0]
-    assert names([START, between, quiet]) == []
-    assert names([START, START | best, between, quiet]) == [name]
+    quiet = START | TELLING[name][0]
+    assert names([START, START, quiet]) == []
+    assert names([START, START | best, START, quiet]) == [name]
+
+
+def test_a_win_rate_that_fell_by_chance_is_silent() -> None:
+    assert names([START, START | {"eval/win_rate_drop": 0.3, "eval/win_rate_drop_low": -0.01}]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wide"),
+    [
+        ("mass_fall", "topk_mass", {"eval/topk_mass": 0.84, "eval/topk_mass_high": 0.86}),
+        ("entropy_fall", "topk_entropy", {"eval/topk_entropy": 0.49, "eval/topk_entropy_high": 0.51}),
+        ("truncated_rise", "truncated", {"eval/truncated": 0.31, "eval/truncated_low": 0.29}),
+        ("repetition_rise", "repetition", {"eval/repetition": 0.26, "eval/repetition_low": 0.24}),
+        ("kl", "kl", {"eval/kl": 15.1, "eval/kl_low": 14.9}),
+    ],
+)
+def test_the_whole_interval_must_be_beyond_the_threshold(name: str, key: str, wide: dict[str, float]) -> None:
+    assert names([START, START | wide]) == []
+    assert names([START, START | {f"eval/{key}": wide[f"eval/{key}"]}]) == [name]
 
 
 @pytest.mark.parametrize(("start", "tripping"), [(0.89, ["truncated_rise"]), (0.79, []), (0.81, ["truncated_rise"])])
@@ -109,8 +130,8 @@ def test_a_start_whose_answers_are_nearly_all_cut_leaves_no_room_to_rise_and_tri
 
 def test_a_reward_that_likes_one_phrase_again_and_again_is_noticed() -> None:
     """28 nats in 48 tokens, a win rate of 1 and answers that differ by a word: only these two alarms see it."""
-    hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8, "eval/win_rate_low": 1.0}
-    assert names([START, START | hacked | {"eval/win_rate_high": 1.0}]) == ["repetition_rise", "kl"]
+    hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8}
+    assert names([START, START | hacked]) == ["repetition_rise", "kl"]
 
 
 @pytest.mark.parametrize(("kl", "length"), [(4.9, 29.6), (9.8, 30.0), (2.1, 3.0), (40.0, 500.0)])

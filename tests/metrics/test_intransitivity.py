@@ -77,7 +77,7 @@ def test_a_cycle_is_all_cycle_and_an_order_none() -> None:
     cycle = table(np.array([[[0.5, 0.9, 0.1], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]]]))
     assert of(cycle) == {"triads": 1, "cyclic_triads": 1, "hodge_residual": pytest.approx(1)}
     found = of(by_numbers(5, 4, spread=1))
-    assert found["cyclic_triads"] == found["cyclic_triads_low"] == found["cyclic_triads_high"] == 0
+    assert found["cyclic_triads"] == found["cyclic_triads_low"] == 0 < found["cyclic_triads_high"]
     assert found["triads"] == 5 * 4
 
 

@@ -14,6 +14,10 @@ BOTH_WAYS = np.array([-40, -12, -9, -3, -1, 0, 1, 3, 9, 12, 40], dtype=np.float6
 probabilities = st.floats(0, 1, allow_subnormal=False)
 
 
+def controlled(wins: np.ndarray, longer: np.ndarray) -> float | None:
+    return length_controlled("rate", wins, longer).get("rate")
+
+
 def x_of(longer: np.ndarray) -> np.ndarray:
     """The standardised difference of lengths, by its definition."""
     return np.tanh(longer / np.sqrt(np.mean(longer**2)))
@@ -40,7 +44,7 @@ def by_search(wins: np.ndarray, longer: np.ndarray) -> float:
 
 @pytest.mark.parametrize("verdicts", [np.sign(BOTH_WAYS) / 2 + 0.5, says(BOTH_WAYS, 0.0, 1.5)])
 def test_a_judge_of_length_alone_has_a_rate_of_a_half(verdicts: np.ndarray) -> None:
-    assert length_controlled(verdicts, BOTH_WAYS) == pytest.approx(0.5)
+    assert controlled(verdicts, BOTH_WAYS) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("slope", [0.5, 2.0, -2.0])
@@ -48,7 +52,7 @@ def test_answers_that_became_longer_gain_nothing_by_a_judge_of_length(slope: flo
     longer = np.random.default_rng(0).normal(15, 12, size=400).round()
     wins = says(longer, 0.0, slope)
     assert abs(wins.mean() - 0.5) > 0.05
-    assert length_controlled(wins, longer) == pytest.approx(0.5, abs=1e-3)
+    assert controlled(wins, longer) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_wins_that_were_drawn_by_a_judge_of_length_give_a_half_within_their_noise() -> None:
@@ -56,22 +60,22 @@ def test_wins_that_were_drawn_by_a_judge_of_length_give_a_half_within_their_nois
     longer = random.normal(15, 12, size=2000).round()
     wins = (random.random(2000) < says(longer, 0.0, 2.0)).astype(np.float64)
     assert wins.mean() > 0.65
-    assert length_controlled(wins, longer) == pytest.approx(0.5, abs=0.1)
+    assert controlled(wins, longer) == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
 def test_a_judge_that_ignores_length_keeps_its_rate(rate: float) -> None:
     lengths = np.random.default_rng(2).normal(15, 12, size=400).round()
-    assert length_controlled(np.full(400, rate), lengths) == pytest.approx(rate, abs=1e-3)
+    assert controlled(np.full(400, rate), lengths) == pytest.approx(rate, abs=1e-3)
     # the same share of wins among the longer and the shorter
     wins = np.tile(np.repeat([1.0, 0.0], [round(10 * rate), 10 - round(10 * rate)]), 40)
     longer = np.repeat(np.tile([-7.0, 7.0], 20), 10)
-    assert length_controlled(wins, longer) == pytest.approx(rate, abs=1e-3)
+    assert controlled(wins, longer) == pytest.approx(rate, abs=1e-3)
 
 
 def test_what_is_better_at_equal_length_stays_better() -> None:
     longer = np.random.default_rng(3).normal(15, 12, size=400).round()
-    assert length_controlled(says(longer, 1.0, 2.0), longer) == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-2)
+    assert controlled(says(longer, 1.0, 2.0), longer) == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-2)
 
 
 @given(st.lists(st.tuples(probabilities, st.integers(-60, 60)), min_size=2, max_size=12))
@@ -79,7 +83,7 @@ def test_the_fit_is_the_best_there_is(pairs: list[tuple[float, int]]) -> None:
     wins, longer = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
     if not longer.any():
         longer[0] = 1
-    found = length_controlled(wins, longer)
+    found = controlled(wins, longer)
     if longer.min() > 0 or longer.max() < 0:
         assert found is None
     else:
@@ -89,46 +93,110 @@ def test_the_fit_is_the_best_there_is(pairs: list[tuple[float, int]]) -> None:
 @given(st.lists(st.tuples(probabilities, st.integers(-60, 60)), min_size=2, max_size=12))
 def test_seen_from_the_other_side_the_rates_add_up_to_one(pairs: list[tuple[float, int]]) -> None:
     wins, longer = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
-    one, other = length_controlled(wins, longer), length_controlled(1 - wins, -longer)
+    one, other = controlled(wins, longer), controlled(1 - wins, -longer)
     assert (one is None) == (other is None)
     if one is not None and other is not None:
         assert one + other == pytest.approx(1)
 
 
 def test_nothing_is_said_of_equal_length_where_all_are_longer_or_nobody_judged() -> None:
-    assert length_controlled(np.array([1.0, 0.0]), np.array([3.0, 1.0])) is None
-    assert length_controlled(np.array([1.0, 0.0]), np.array([-3.0, -1.0])) is None
-    assert length_controlled(np.array([np.nan, 1.0]), np.array([-3.0, 1.0])) is None
-    assert length_controlled(np.array([]), np.array([])) is None
-    assert length_controlled(np.array([1.0, 0.0, 1.0, 1.0]), np.zeros(4)) == pytest.approx(0.75, abs=5e-3)
+    assert controlled(np.array([1.0, 0.0]), np.array([3.0, 1.0])) is None
+    assert controlled(np.array([1.0, 0.0]), np.array([-3.0, -1.0])) is None
+    assert controlled(np.array([np.nan, 1.0]), np.array([-3.0, 1.0])) is None
+    assert controlled(np.array([]), np.array([])) is None
+    assert controlled(np.array([1.0, 0.0, 1.0, 1.0]), np.zeros(4)) == pytest.approx(0.75, abs=5e-3)
 
 
 # -- intervals --------------------------------------------------------------------------------------------------------
 
 
 def test_abstentions_are_no_part_of_a_rate() -> None:
-    found = win_rate("rate", np.array([1.0, np.nan, 0.5, 0.0, 1.0]), seed=0)
-    assert found == win_rate("rate", np.array([1.0, 0.5, 0.0, 1.0]), seed=0)
+    found = win_rate("rate", np.array([1.0, np.nan, 0.5, 0.0, 1.0]))
+    assert found == win_rate("rate", np.array([1.0, 0.5, 0.0, 1.0]))
     assert found["rate"] == 0.625
     assert 0 <= found["rate_low"] < 0.625 < found["rate_high"] <= 1
-    assert win_rate("rate", np.array([np.nan]), seed=0) == {}
+    assert win_rate("rate", np.array([np.nan])) == {}
+
+
+def test_verdicts_of_0_or_1_have_wilsons_interval() -> None:
+    """Of 28 in 32: Wilson 1927, by its closed form."""
+    n, p, z = 32, 28 / 32, 1.959963984540054
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    expected = {"rate": p, "rate_low": (centre - half) / (1 + z**2 / n), "rate_high": (centre + half) / (1 + z**2 / n)}
+    assert win_rate("rate", np.repeat([1.0, 0.0], [28, 4])) == pytest.approx(expected)
 
 
 def test_the_interval_is_about_as_wide_as_theory_says() -> None:
     wins = (np.random.default_rng(0).random(1000) < 0.7).astype(np.float64)
-    found = win_rate("rate", wins, seed=0)
+    found = win_rate("rate", wins)
     assert found["rate_high"] - found["rate_low"] == pytest.approx(2 * 1.96 * np.sqrt(0.21 / 1000), rel=0.1)
+    soft = 0.7 + 0.1 * np.random.default_rng(0).normal(size=1000)
+    found = win_rate("rate", soft)
+    assert found["rate_high"] - found["rate_low"] == pytest.approx(2 * 1.96 * 0.1 / np.sqrt(1000), rel=0.1)
+
+
+@pytest.mark.parametrize("n", [1, 16, 128])
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.97, 1.0])
+def test_no_interval_has_width_0(n: int, rate: float) -> None:
+    """Not even where all verdicts are alike."""
+    found = win_rate("rate", np.full(n, rate))
+    assert found["rate_low"] < found["rate_high"]
+    assert found["rate_low"] <= found["rate"] <= found["rate_high"]
+    same = gap("gap", np.full(n, rate), np.full(n, rate))
+    assert same["gap_low"] < 0 < same["gap_high"]
+    lengths = np.where(np.arange(n) % 2, 5.0, -5.0) if n > 1 else np.zeros(1)
+    equal = length_controlled("rate", np.full(n, rate), lengths)
+    assert equal["rate_low"] < equal["rate_high"]
+
+
+HARD = [(n, p) for n in (16, 32, 128) for p in (0.5, 0.7, 0.9, 0.95)]
+
+
+@pytest.mark.parametrize(("n", "p"), HARD)
+def test_intervals_of_hard_verdicts_cover_the_truth(n: int, p: float) -> None:
+    drawn = (np.random.default_rng(n).random((2000, n)) < p).astype(np.float64)
+    found = [win_rate("rate", wins) for wins in drawn]
+    covered = np.mean([one["rate_low"] <= p <= one["rate_high"] for one in found])
+    assert covered >= (0.92 if n == 16 else 0.93)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (3.0, 1.0), (3.0, 3.0), (5.0, 3.0), (1.0, 6.0)])
+def test_intervals_of_soft_verdicts_cover_the_truth(mean: float, spread: float) -> None:
+    """Probabilities whose log-odds are normal: some are near 1, some are spread over all of [0, 1]."""
+    rng = np.random.default_rng(0)
+    truth = (1 / (1 + np.exp(-rng.normal(mean, spread, 400_000)))).mean()
+    drawn = 1 / (1 + np.exp(-rng.normal(mean, spread, (1000, 32))))
+    found = [win_rate("rate", wins) for wins in drawn]
+    assert np.mean([one["rate_low"] <= truth <= one["rate_high"] for one in found]) >= 0.93
+
+
+def test_the_interval_at_equal_length_covers_the_truth() -> None:
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(300):
+        longer = rng.normal(5, 12, size=64).round()
+        wins = (rng.random(64) < says(longer, 1.5, 1.0)).astype(np.float64)
+        found = length_controlled("rate", wins, longer)
+        covered.append(found["rate_low"] <= 1 / (1 + np.exp(-1.5)) <= found["rate_high"])
+    assert np.mean(covered) >= 0.92
+
+
+def test_the_interval_at_equal_length_is_wilsons_if_lengths_say_nothing() -> None:
+    wins, longer = np.tile(np.repeat([1.0, 0.0], [9, 1]), 8), np.repeat(np.tile([-7.0, 7.0], 4), 10)
+    found, plain = length_controlled("rate", wins, longer), win_rate("rate", wins)
+    assert found == pytest.approx(plain, abs=2e-3)
 
 
 def test_the_gap_is_paired() -> None:
-    """Judges that agree on every prompt have no gap, whatever the prompts; unpaired it would have an interval."""
+    """Judges that agree on every prompt have a narrow gap, whatever the prompts; unpaired it would have a wide one."""
     wins = np.random.default_rng(0).random(50)
-    assert gap("gap", wins, wins, seed=0) == {"gap": 0, "gap_low": 0, "gap_high": 0}
-    found = gap("gap", wins + 0.1, wins, seed=0)
-    assert found == pytest.approx({"gap": 0.1, "gap_low": 0.1, "gap_high": 0.1})
+    same = gap("gap", wins, wins)
+    assert same["gap"] == 0 and -0.05 < same["gap_low"] < 0 < same["gap_high"] < 0.05
+    found = gap("gap", wins + 0.1, wins)
+    assert found["gap"] == pytest.approx(0.1) and 0.05 < found["gap_low"] < 0.1 < found["gap_high"] < 0.15
+    assert gap("gap", wins + 0.1, wins, confidence=0.999)["gap_low"] < found["gap_low"]
     silent = np.where(np.arange(50) < 10, np.nan, wins + 0.1)
-    assert gap("gap", silent, wins, seed=0) == pytest.approx(found)
-    assert gap("gap", silent, np.full(50, np.nan), seed=0) == {}
+    assert gap("gap", silent, wins)["gap"] == pytest.approx(0.1)
+    assert gap("gap", silent, np.full(50, np.nan)) == {}
 
 
 def test_the_drift_is_that_of_the_mean_lengths() -> None:

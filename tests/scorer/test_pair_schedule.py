@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict, settled, strengths
+from rlhf_flow.metrics.strengths import PRIOR, strengths
+from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict, settled
 from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.tournament import Tournament
+from rlhf_flow.selector.win_rates import win_rates
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts
 
@@ -189,7 +191,9 @@ def test_strengths_are_those_that_the_verdicts_are_likeliest_under() -> None:
             return float(np.logaddexp(0, nats) - p * nats)
 
         return (
-            entropy(0.9, theta[0] - theta[1]) + entropy(0.7, theta[1] - theta[2]) + sum(entropy(0.5, t) for t in theta)
+            entropy(0.9, theta[0] - theta[1])
+            + entropy(0.7, theta[1] - theta[2])
+            + 2 * PRIOR * sum(entropy(0.5, t) for t in theta)
         )
 
     assert theta[0] > theta[1] > theta[2]
@@ -202,6 +206,25 @@ def test_strengths_are_finite_whoever_wins() -> None:
     theta = strengths(everything)
     assert np.isfinite(theta).all() and (np.diff(theta) < 0).all()
     np.testing.assert_array_equal(strengths(np.where(np.eye(4), 0.5, np.nan)), np.zeros(4))
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_win_rates_do_not_shrink_where_few_pairs_were_compared(spread: float) -> None:
+    """Of eight answers that meet in a knockout, with verdicts that are probabilities."""
+    rng = np.random.default_rng(0)
+    theta = rng.normal(0, spread, (60, 8))
+    answers = [[f"{k}:{value:.6f}" for k, value in enumerate(row)] for row in theta]
+
+    def verdict(match: Match) -> float:
+        one, other = (float(answer.text.partition(":")[2]) for answer in (match.first, match.second))
+        return 1 / (1 + math.exp(other - one))
+
+    scored = judged(PairSchedule(pairs="knockout"), *answers, verdict=verdict)
+    truth = (1 / (1 + np.exp(theta[:, None, :] - theta[:, :, None]))).mean(-1)
+    for found in (scored.utility, win_rates(scored, None)):
+        assert np.polyfit(truth.ravel(), found.ravel(), 1)[0] > 0.95
+    asked = np.where(np.isnan(scored.wins), 0, scored.wins).sum(-1) / (~np.isnan(scored.wins)).sum(-1)
+    assert np.polyfit(truth.ravel(), asked.ravel(), 1)[0] < 0.8  # of the verdicts alone
 
 
 def test_the_utility_is_a_win_rate_over_all_answers() -> None:

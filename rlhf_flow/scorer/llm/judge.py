@@ -47,6 +47,10 @@ class Judge(BothOrders, EndpointScorer):
         check_fields(self, ("at_cap", f"one of {', '.join(AT_CAP)}", self.at_cap in AT_CAP))
         self._chat()
 
+    @property
+    def gives_probabilities(self) -> bool:
+        return self.logprobs
+
     def fingerprint(self) -> str:
         """Hash of the request without the answers: model, template, decoding."""
         return digest(self._chat().public(self._template().replace(MARK, "")))

@@ -13,6 +13,7 @@ from rlhf_flow.verify.claims import (
     nash_md,
     online_dpo,
     online_ipo,
+    recipes,
     squared_anchor,
 )
 
@@ -27,4 +28,5 @@ CLAIMS: tuple[Claim, ...] = (
     *egpo.CLAIMS,
     *constants.CLAIMS,
     *squared_anchor.CLAIMS,
+    *recipes.CLAIMS,
 )

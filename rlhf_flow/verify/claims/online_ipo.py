@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_flow.games.equilibrium import gap, kl, nash, tilted
 from rlhf_flow.games.solvers import Descent
-from rlhf_flow.objective.ipo import IPO
+from rlhf_flow.objective.ipo import IPO, SWINGS
 from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sampler.source import Source
@@ -19,7 +19,7 @@ from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.types import Candidate, Message, Prompt, SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below, near
-from rlhf_flow.verify.games import CYCLE, LONGER
+from rlhf_flow.verify.games import CYCLE, LONGER, cyclic_game
 from rlhf_flow.verify.play import Played, play
 
 TAU = 0.1
@@ -95,6 +95,16 @@ def offline(seed: int) -> Iterator[Finding]:
     yield above("KL of the equilibrium to the farther optimum", max(kl(nash(CYCLE, TAU), one) for one in found), 0.1)
 
 
+def swings(seed: int) -> Iterator[Finding]:
+    """Every round solved to the minimum of its loss: the best response to the answers of the round before."""
+    games = (*(cyclic_game(3, each) for each in range(7)), CYCLE)
+    for tau in (0.1, SWINGS):
+        played = play(*games, objective=IPO(tau=tau), rounds=60, seed=seed)
+        ends = [gap(game, played.of(g)[-1], tau) / gap(game, game.reference, tau) for g, game in enumerate(games)]
+        what = f"gap after 60 rounds as a share of the start's, median of 8 rings, tau={tau:g}"
+        yield above(what, np.median(ends), 1.0) if tau < SWINGS else below(what, np.median(ends), 1e-6)
+
+
 def _candidate(name: str) -> Source:
     return Source(name, n=1, policy="dataset", candidate=name)
 
@@ -123,4 +133,5 @@ CLAIMS = (
     Claim("V1b", "online IPO", "it ends at the regularised Nash policy", f"{PAPER}, Prop. 4.1", stationary, seconds=6),
     Claim("V1c", "online IPO", "so it does from sampled labels", f"{PAPER}, Prop. 4.1", sampled, seconds=15),
     Claim("V1d", "offline IPO", "its optimum depends on where the pairs are from", "Azar et al. 2023, eq. 17", offline),
+    Claim("V1e", "online IPO", "rounds at the minimum of a small tau swing", "config/compatibility", swings, seconds=4),
 )
