@@ -206,6 +206,7 @@ class Needs:
     side_value: str | None = None  # of both sides of a pair: "win_rate", or "utility", the scorer's number
     readout: str = "logps"  # per response: "logps" of a policy; "number" or "embedding" of a reward head
     on_policy: bool = False  # requires samples of this round's policy: T=1, top_p=1, no top_k, no replay
+    returns: str = "last"  # the iterate that its theory returns: last, best or average
     swings: bool = False  # rounds that reach the minimum of its loss swing between best responses
     first_is_policy: bool = False  # the first of each pair must be the policy's own, win or lose
     general_preferences: bool = False  # plays a game of preferences, which needs an intransitive scorer

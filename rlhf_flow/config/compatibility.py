@@ -10,6 +10,11 @@ from rlhf_flow.config.schema import GROUPS, RunConfig, part_name
 from rlhf_flow.scorer.pair_schedule import PairSchedule
 from rlhf_flow.system.optional_deps import MissingError, check_all
 
+RETURNS = {
+    "average": "the theory of objective={objective} returns the average of its policies. final.json is the last one, "
+    "best.json the best one on held-out prompts; schedule=averaged also publishes an average of weights: average.json.",
+    "best": "the theory of objective={objective} returns its best policy: best.json, by held-out prompts.",
+}
 FEW_STEPS = 8  # of a round; more of them come near the minimum of its loss
 
 
@@ -248,6 +253,8 @@ def warnings(config: RunConfig) -> list[str]:
             "minimum of its loss, rounds swing between best responses on cyclic preferences. Fix: a smaller "
             "prompts.batch, a larger objective.tau (0.3 and above never swing), or algorithm=inpo."
         )
+    if config.objective.needs.returns != "last":
+        found.append(RETURNS[config.objective.needs.returns].format(objective=objective))
     theory = f". objective={objective} requires on-policy answers: its fixed point changes"
     draws = [
         (key, draw, theory if config.objective.needs.on_policy else "")

@@ -45,6 +45,7 @@ KEYS = (  # pattern of an old key, or of its beginning -> new name
     (re.compile(r"^(sampler\.draws\.\d+)\.who$"), r"\1.policy"),
 )
 THREADS = 1  # of a rank
+ADDED = {"selector.missing_eos_penalty": 0.0}  # keys that a run of an earlier version lacks, with what it did
 CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
 
 
@@ -74,7 +75,7 @@ def identity(written: Mapping[str, object]) -> dict[str, object]:
     """The identity of a run that version 0.1 wrote, in today's names, with the threads that its learners had."""
     today = {key(old): choice(old, value) for old, value in written.items()}
     trained = {name.partition(".training.")[0] for name in today if ".training." in name}
-    return {f"{slot}.training.threads": THREADS for slot in trained} | today
+    return {f"{slot}.training.threads": THREADS for slot in trained} | ADDED | today
 
 
 def configuration(written: object, at: str = "") -> object:

@@ -143,11 +143,15 @@ def count(lesson: TrainingRound) -> int:
 
 
 def global_batches(pairs: int, *, batch: int, epochs: int, seed: int, round: int) -> list[np.ndarray]:
-    """The indices of the pairs of each optimizer step: each epoch is a seeded permutation of all pairs."""
+    """The indices of the pairs of each optimizer step: each epoch is a seeded permutation of all pairs.
+
+    An epoch has as many steps as batches of `batch` need, and they share its pairs evenly: 65 pairs in batches of 64
+    are 33 and 32, because a step of one pair is as long as one of 64.
+    """
     steps = []
     for epoch in range(epochs):
         order = np.random.Generator(np.random.PCG64(derive(seed, "pairs", round, epoch))).permutation(pairs)
-        steps += [order[start : start + batch] for start in range(0, pairs, batch)]
+        steps += np.array_split(order, -(-pairs // batch)) if pairs else []
     return steps
 
 

@@ -81,14 +81,18 @@ def distance(sampled: np.ndarray, learned: np.ndarray) -> Distance:
     return Distance(mismatch=float(np.abs(off).mean()), divergence=float(-off.sum()))
 
 
-def measures(distances: Sequence[Distance]) -> Mapping[str, float]:
-    """The metrics of a round; empty if nothing was measured."""
+def measures(distances: Sequence[Distance], *, on_policy: bool = True) -> Mapping[str, float]:
+    """The metrics of a round; empty if nothing was measured.
+
+    `mismatch/kl` is an estimate of KL(mu || pi), if mu sampled the responses as it is. Other decoding (a temperature,
+    top_p) samples from another distribution than mu; then the same mean is `mismatch/divergence`, and no KL.
+    """
     if not distances:
         return {}
     off = np.array([(each.mismatch, each.divergence) for each in distances])  # [M, 2]
     return {
         "mismatch/mean": float(off[:, 0].mean()),
         "mismatch/max": float(off[:, 0].max()),
-        "mismatch/kl": float(off[:, 1].mean()),
+        "mismatch/kl" if on_policy else "mismatch/divergence": float(off[:, 1].mean()),
         "mismatch/responses": len(distances),
     }

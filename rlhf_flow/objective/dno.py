@@ -31,7 +31,7 @@ class DNO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=anchors(self.tau), side_value="win_rate", on_policy=True)
+        return Needs(anchors=anchors(self.tau), side_value="win_rate", on_policy=True, returns="average")
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats, and the metrics of `pair_metrics` with scale eta.

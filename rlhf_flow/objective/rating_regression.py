@@ -11,33 +11,35 @@ from rlhf_flow.types import Loss, Needs, PairLogps
 
 @dataclass(frozen=True)
 class RatingRegression(Constant):
-    """(r_1 - r_2 - log(p / (1 - p)))^2: the difference of the rewards is regressed on that of the ratings.
+    """(r_1 - r_2 - scale (u_1 - u_2))^2: the difference of the rewards is regressed on that of the ratings u.
 
-    A scorer with ratings labels a pair with p = sigma(scale * (rating_1 - rating_2)), whose log-odds are the scaled
-    difference. The level of the rewards is free; `center` * (r_1 + r_2)^2 pulls it to 0.
+    The level of the rewards is free; `center` * (r_1 + r_2)^2 pulls it to 0.
     """
 
+    scale: float = 1.0  # reward per point of rating
     center: float = 0.0  # weight of (r_1 + r_2)^2; 0: off
 
     def __post_init__(self) -> None:
         check_center(self.center)
+        if not self.scale > 0:
+            raise ValueError(f"objective.scale must be > 0, got {self.scale}. It is the reward per point of rating.")
 
     @property
     def needs(self) -> Needs:
-        return Needs(readout="number")
+        return Needs(side_value="utility", readout="number")
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats squared, and the metrics of `pair_metrics` and `target`.
 
-        Raises ValueError unless the model has one output per response, and for a label of 0 or 1.
+        Raises ValueError unless the model has one output per response, and for pairs without ratings.
         """
         first, second = rewards(pairs)  # [P]
-        target = pairs.preference.logit()  # [P]
-        if not target.isfinite().all():
+        if pairs.worth is None:
             raise ValueError(
-                "the objective regresses on the difference of two ratings, and a preference of 0 or 1 has none. "
-                "Fix: scorer.ratings, with a smaller scorer.scale if ratings are far apart."
+                "the objective reads the ratings of both sides of a pair, but these pairs have none. "
+                "Fix: selector.worth=utility, and scorer.ratings."
             )
+        target = self.scale * (pairs.worth[:, 0] - pairs.worth[:, 1])  # [P]
         values = (first - second - target) ** 2 + self.center * (first + second) ** 2
         metrics = pair_metrics(first, second, pairs.preference, scale=1.0)
         return Loss(values, {**metrics, "target": target.abs()})

@@ -39,7 +39,7 @@ class XPO:
     @property
     def needs(self) -> Needs:
         reference = frozenset({"reference"})
-        return Needs(anchors=reference, draws=reference, extra="reference", extra_anchor="reference")
+        return Needs(anchors=reference, draws=reference, extra="reference", extra_anchor="reference", returns="best")
 
     def at(self, round: int) -> XPO:
         """With the alpha of this round; rounds count from 1."""

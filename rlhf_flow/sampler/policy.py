@@ -13,7 +13,7 @@ from rlhf_flow.types import SamplingParams
 class PolicySampler(SourcesSampler):
     """Draws from one policy, at different temperatures for example. N is the sum of their n."""
 
-    draws: list[SamplingParams] = field(default_factory=lambda: [SamplingParams(n=8)])  # of the policy
+    draws: list[SamplingParams] = field(default_factory=lambda: [SamplingParams(n=2)])  # of the policy
 
     @property
     def drawn(self) -> Mapping[str, SamplingParams]:

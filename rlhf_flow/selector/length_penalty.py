@@ -17,18 +17,23 @@ NEAR = 1e-5  # rounding error of a float32 mean
 CERTAIN = 1e-6  # win rates are clipped to [CERTAIN, 1 - CERTAIN] before log-odds
 
 
-def penalised(scored: Scored, per_token: float) -> Scored:
-    """Utilities and wins with a cost of `per_token` for each token of a response; NaN stays NaN.
+def penalised(scored: Scored, per_token: float, missing_eos: float = 0.0) -> Scored:
+    """Utilities and wins with a cost of `per_token` for each token of a response, and of `missing_eos` if it was cut.
+
+    NaN stays NaN.
 
     Utility: minus the response's cost. If it is a win rate (a judge of pairs): its log-odds minus the cost above the
     prompt's mean. Wins: the log-odds minus the difference of the costs, so sigma(u_i - u_j) holds for the new utilities
     if it held for the old ones. A verdict of 0 or 1 has no finite log-odds: the response with the higher new utility
     wins.
     """
-    if per_token == 0:
+    if per_token == missing_eos == 0:
         return scored
-    tokens = [[len(one.tokens) for one in group] for group in scored.rollouts.responses]
-    cost = per_token * np.array(tokens, dtype=np.float64).reshape(scored.utility.shape)  # [B, N]
+    costs = [
+        [per_token * len(one.tokens) + missing_eos * one.truncated for one in group]
+        for group in scored.rollouts.responses
+    ]
+    cost = np.array(costs, dtype=np.float64).reshape(scored.utility.shape)  # [B, N]
     if _of_pairs(scored):
         rate = np.clip(np.asarray(scored.utility, dtype=np.float64), CERTAIN, 1 - CERTAIN)
         utility = sigmoid(np.log(rate) - np.log1p(-rate) - cost + cost.mean(-1, keepdims=True))

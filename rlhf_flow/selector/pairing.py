@@ -66,7 +66,8 @@ class Pairing:
     Every candidate pair has one bucket, and so has every response (see `BUCKETS`). A prompt without candidate pairs
     counts as one pair `no_pair`: fewer than two responses were left, or none of the draw `extra`. The weight of a pair
     is the product of its sides' masses, 1 for sampled responses. `Pair.worth` holds the judge's win rates
-    (`selector.win_rates`) or utilities. A length penalty applies to ranks, labels and worth alike.
+    (`selector.win_rates`) or utilities. The penalties of length and of a missing end token apply to
+    ranks, labels and worth alike.
     """
 
     label: str = "hard"  # hard | soft | sampled: rlhf_flow.selector.label
@@ -74,6 +75,7 @@ class Pairing:
     identical: str = "drop"  # drop: no pairs of equal responses; keep: with preference 1/2
     longest: int | None = None  # maximum tokens of a response in a pair; null: any
     length_penalty: float = 0.0  # cost per token, in utility or nats of log-odds
+    missing_eos_penalty: float = 0.0  # cost of a response cut by max_tokens, in the same unit; with truncated=keep
     preference_margin: float = 0.0  # minimum of |P(first beats second) - 1/2|
     among: list[str] | None = None  # the draws to pair; null: all
     worth: str = "wins"  # of each side, for objectives that read it. wins: win rates; utility: the judge's utilities
@@ -89,6 +91,8 @@ class Pairing:
             ("longest", ">= 1, a number of tokens (null: any)", self.longest is None or self.longest >= 1),
             ("length_penalty", ">= 0 and finite, the cost of a token (0: none)",
              0 <= self.length_penalty < math.inf),
+            ("missing_eos_penalty", ">= 0 and finite, the cost of a truncated response (0: none)",
+             0 <= self.missing_eos_penalty < math.inf),
             ("preference_margin", "in [0, 1/2), the distance of a probability from 1/2 (0: any)",
              0 <= self.preference_margin < 0.5),
         ):  # fmt: skip
@@ -123,7 +127,7 @@ class Pairing:
 
     def pairs(self, scored: Scored, choose: Choose, *, keep_order: bool = False) -> Selection:
         """Let `choose` propose pairs for each prompt, label them, and assign every response to a bucket."""
-        scored = penalised(scored, self.length_penalty)
+        scored = penalised(scored, self.length_penalty, self.missing_eos_penalty)
         worth = win_rates(scored, self.opponent) if self.worth == "wins" else scored.utility  # [B, N]
         pairs, buckets, counts = [], {}, Counter[str]()
         for b, responses in enumerate(scored.rollouts.responses):

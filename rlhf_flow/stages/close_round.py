@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Sequence
 
 from rlhf_flow.metrics.alarms import PREFIX, of_judge, without_pairs
 from rlhf_flow.protocols import Schedule
@@ -104,24 +106,37 @@ def _metrics(stages: dict[str, StageRecord]) -> dict[str, float]:
 
 
 def _write_pointers(ledger: Store, *, rounds: int) -> int:
-    """Write best.json, and final.json after the last round. Returns the round of the best policy on disk."""
+    """Write best.json, and after the last round final.json, and average.json if the schedule averages.
+
+    Returns the round of the best policy on disk.
+    """
     kept = [record for record in ledger.records if record.round == 0 or ledger.has(record.round, "policy")]
-    best = max(kept, key=_merit)
+    best = max(kept, key=_merit(kept))
     last = ledger.records[-1]
     ledger.point("best", _pointer(ledger, best))
     if last.round >= rounds and ledger.has(last.round, "policy"):
         ledger.point("final", _pointer(ledger, last))
+        if ledger.has(last.round, average_folder("ema")):
+            ledger.point("average", _pointer(ledger, last, average_folder("ema")))
     return best.round
 
 
-def _merit(record: RoundRecord) -> float:
-    """The win rate of a policy, or the accuracy of a reward model; -inf if it was not evaluated."""
-    measured = [record.metrics[key] for key in ("eval/win_rate", "eval/accuracy") if key in record.metrics]
-    return measured[0] if measured else float("-inf")
+MERITS = {"eval/gap": -1, "eval/win_rate": 1, "eval/accuracy": 1}  # of a policy, or a reward model -> its sign
 
 
-def _pointer(ledger: Store, record: RoundRecord) -> StageFacts:
-    folder = ledger.folder(record.round).relative_to(ledger.root) / "policy"
+def _merit(records: Sequence[RoundRecord]) -> Callable[[RoundRecord], float]:
+    """What a policy is judged by: the duality gap if it is measured, else the win rate; -inf without either."""
+    measured = [key for key in MERITS if any(key in record.metrics for record in records)]
+
+    def merit(record: RoundRecord) -> float:
+        key = measured[0] if measured else ""
+        return MERITS[key] * record.metrics[key] if key in record.metrics else -math.inf
+
+    return merit
+
+
+def _pointer(ledger: Store, record: RoundRecord, name: str = "policy") -> StageFacts:
+    folder = ledger.folder(record.round).relative_to(ledger.root) / name
     return {
         "round": record.round,
         "policy": str(folder) if record.round else None,  # null: the start

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rlhf_flow.metrics.off_policy import GateError, distance, measures
+from rlhf_flow.protocols import Sampler
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.policies import PolicyRegistry
@@ -48,9 +49,15 @@ def measure_mismatch(context: RunContext, plan: RoundPlan, policies: PolicyRegis
         }
         writer.table("mismatch/answers", pa.table(columns))
         _check_bound(context, plan, {id: each.mismatch for id, each in found.items()})
-        return measures([found[id] for id in ids])
+        return measures([found[id] for id in ids], on_policy=_on_policy(context.sampler))
 
     return context.commit(plan.round, "mismatch", write)
+
+
+def _on_policy(sampler: Sampler) -> bool:
+    """Whether the policy's draws follow its own distribution."""
+    own = (draw for draw in sampler.drawn.values() if sampler.sources[draw.name] == "policy")
+    return all(draw.is_on_policy for draw in own)
 
 
 def _number_measured(setting: int, responses: int) -> int:

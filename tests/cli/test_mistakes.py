@@ -65,7 +65,7 @@ def test_values_and_keys(refused: Refused) -> None:
 
 
 def test_parts_that_do_not_fit(refused: Refused) -> None:
-    assert "Fix: draw 2; or selector=best_and_worst" in refused(selector="only_pair")  # the sampler draws 8
+    assert "Fix: draw 2; or selector=best_and_worst" in refused("answers.n=8", selector="only_pair")
     assert "cluster=ray" in refused("learner.ranks=2", learner="deepspeed")
 
 

@@ -81,7 +81,7 @@ def test_engines_and_learner_work_at_the_same_time_only_where_each_has_its_own()
 
 def test_a_greedy_draw_has_no_second_answer() -> None:
     with pytest.raises(
-        ValueError, match=r"draw 'policy': n must be 1 at temperature 0, where all responses are equal, got 8"
+        ValueError, match=r"draw 'policy': n must be 1 at temperature 0, where all responses are equal, got 2"
     ):
         composed("sampler.draws.0.temperature=0")
 

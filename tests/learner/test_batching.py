@@ -29,6 +29,11 @@ def test_each_epoch_holds_every_pair_once(pairs: int, batch: int, epochs: int, s
         assert sorted(seen) == list(range(pairs))
 
 
+@pytest.mark.parametrize(("pairs", "sizes"), [(65, [33, 32]), (64, [64]), (130, [44, 43, 43]), (3, [3]), (0, [])])
+def test_no_step_is_left_with_a_few_pairs(pairs: int, sizes: list[int]) -> None:
+    assert [len(step) for step in global_batches(pairs, batch=64, epochs=1, seed=0, round=1)] == sizes
+
+
 def test_the_order_is_drawn_anew_for_each_seed_round_and_epoch_and_for_nothing_else() -> None:
     def order(**changes: int) -> list[int]:
         steps = global_batches(64, **{"batch": 64, "epochs": 2, "seed": 1, "round": 1} | changes)

@@ -42,6 +42,8 @@ def test_constants_that_make_no_step_are_refused() -> None:
 
 
 def test_it_needs_the_reference_only_where_it_is_regularised() -> None:
-    assert DNO().needs == Needs(anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True)
+    assert DNO().needs == Needs(
+        anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True, returns="average"
+    )
     assert DNO(tau=0.01).needs.anchors == {"previous", "reference"}
     assert DNO(0.2).at(7) == DNO(0.2)

@@ -249,6 +249,6 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "generative_preference": {},
         "bt": {"strength": "label", "center": 0.0},
         "rated_preference": {"strength": "scale", "weight": 1.0},
-        "rating_regression": {"center": 0.0},
+        "rating_regression": {"scale": 1.0, "center": 0.0},
         "general_preference": {},
     }

@@ -31,8 +31,8 @@ def test_it_says_what_it_draws() -> None:
     assert sampler.roles == {"policy"} and not sampler.needs_mixture
 
 
-def test_the_default_is_one_draw_of_eight() -> None:
-    assert [draw.n for draw in PARTS["policy"]().draws] == [8]
+def test_the_default_is_one_draw_of_two() -> None:
+    assert [draw.n for draw in PARTS["policy"]().draws] == [2]
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,14 @@ class Sampler:
     draw: SamplingParams = field(default_factory=lambda: SamplingParams(n=3))
     roles: frozenset[str] = frozenset({"policy"})
 
+    @property
+    def drawn(self) -> Mapping[str, SamplingParams]:
+        return {"sampler.draw": self.draw}
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return {self.draw.name: "policy"}
+
     def stream(
         self, engine: Engine, prompts: Sequence[Prompt], policies: Mapping[str, Policy], *, round: int, seed: int
     ) -> Iterator[Rollouts]:
