@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import (
     Loss,
     Mixture,
     Needs,
-    PairLogps,
     Policy,
     Prompt,
     Rollouts,
@@ -120,6 +119,11 @@ class Selector(Protocol):
         """Whether the first of each pair is always from the same draw, win or lose."""
         ...
 
+    @property
+    def makes_groups(self) -> bool:
+        """Whether its training examples are groups of all responses to a prompt."""
+        ...
+
     def check(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError if these numbers of responses per prompt, by draw, cannot give a pair."""
         ...
@@ -141,7 +145,7 @@ class Objective(Protocol):
         """The objective with its constants of this round."""
         ...
 
-    def loss(self, pairs: PairLogps) -> Loss: ...
+    def loss(self, pairs: Any, /) -> Loss: ...  # noqa: ANN401  # PairLogps, or GroupLogps by `needs.examples`
 
 
 class Memory(Protocol):

@@ -80,6 +80,25 @@ class HalfSteps:
 
 
 @dataclass(frozen=True)
+class History(AnyRounds):
+    """Like `fixed`, with the policies of up to four rounds back as anchors: previous, previous_2, previous_3, ...
+
+    The start takes the place of rounds before the first.
+    """
+
+    depth: int = 3  # policies back: each is a checkpoint more on disk
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= 4:
+            raise ValueError(f"schedule.depth must be 1 to 4, got {self.depth}: the number of past policies.")
+
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
+        plan = _continue(round, reference=0)
+        past = {f"previous_{back}": max(0, round - back) for back in range(2, self.depth + 1)}
+        return replace(plan, anchors={**plan.anchors, **past})
+
+
+@dataclass(frozen=True)
 class Averaged(AnyRounds):
     """Like `fixed`, with another role `ema` to sample from: the moving average of the policies' weights.
 
@@ -184,5 +203,6 @@ PARTS: dict[str, type] = {
     "every_k": EveryK,
     "half_steps": HalfSteps,
     "averaged": Averaged,
+    "history": History,
     "versions": Versions,
 }

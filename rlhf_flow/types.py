@@ -150,15 +150,17 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt. `preference` = P(first beats second)."""
+    """Two responses to one prompt, or a group of more. `preference` = P(first beats second)."""
 
     prompt: str
     first: str  # response id
     second: str
     preference: float
     weight: float = 1.0
-    worth: tuple[float, float] | None = None  # of each side: its win rate or its utility
+    worth: tuple[float, ...] | None = None  # of first, second and others: win rate, utility, ...
     extra: str | None = None  # a third response that the objective reads; it may be one of the two
+    others: tuple[str, ...] = ()  # the further responses of a group
+    mass: tuple[float, ...] | None = None  # of a group, of each response; None: all are samples
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ class Needs:
     draws: frozenset[str] = frozenset()  # values of `Response.source` that must be sampled, besides the policy
     extra: str | None = None  # the source of the third response of each pair
     extra_anchor: str | None = None  # the anchor whose policy must have sampled the third response
-    side_value: str | None = None  # of both sides of a pair: "win_rate", or "utility", the scorer's number
+    examples: str = "pairs"  # what a training example is: "pairs", or "groups" of all responses to a prompt
+    side_value: str | None = None  # of each response: "win_rate", "utility", "log_odds", or "any" number
     readout: str = "logps"  # per response: "logps" of a policy; "number" or "embedding" of a reward head
     on_policy: bool = False  # requires samples of this round's policy: T=1, top_p=1, no top_k, no replay
     returns: str = "last"  # the iterate that its theory returns: last, best or average
@@ -220,15 +223,37 @@ class PairLogps:
     anchors: Mapping[str, Sides]  # reference, previous, ...
     preference: Tensor  # [P]
     weight: Tensor  # [P]
-    worth: Tensor | None = None  # [P, 2]: win rates or utilities of first and second, if known
+    worth: Tensor | None = None  # [P, 2]: of first and second, if known
+    chosen_tokens: float = 1.0  # the mean number of tokens of the preferred responses of the global batch
+
+
+@dataclass(frozen=True)
+class GroupLogps:
+    """The input of an objective of groups: the A responses to G prompts, group after group."""
+
+    current: TokenLogps  # [A, T]; carries gradients, the anchors do not
+    anchors: Mapping[str, TokenLogps]  # reference, previous, ...
+    group: Tensor  # int64 [A]: the group of each response, ascending
+    worth: Tensor  # [A]
+    weight: Tensor  # [G]
+    mass: Tensor  # [A]: the response's share of its group; 1 / k of k samples
+    enumerated: bool = False  # whether groups hold all responses with their probabilities, instead of samples
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over each group [G] of values [A]."""
+        return values.new_zeros(len(self.weight)).index_add(0, self.group, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over each group [G] of values [A], weighted by mass."""
+        return self.sum(self.mass * values)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Per pair; the learner takes the weighted mean over the *global* batch."""
+    """Per pair or group; the learner takes the weighted mean over the *global* batch."""
 
-    values: Tensor  # float32 [P]
-    metrics: Mapping[str, Tensor]  # name -> float32 [P], detached
+    values: Tensor  # float32 [P], or [G]
+    metrics: Mapping[str, Tensor]  # name -> float32 [P] or [G], detached
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _held(config: RunConfig, done: int) -> tuple[int, int]:
     newest = set(written[-keep:])
     plans = [config.timeline.at(round, ()) for round in (done + 1, done + 2)]
     starts = {plan.init for plan in plans} & set(written)
-    anchors = {plan.anchors[name] for plan in plans for name in config.objective.needs.anchors}
+    anchors = {plan.anchors[name] for plan in plans for name in config.objective.needs.anchors if name in plan.anchors}
     sampled = {plan.samplers[role] for plan in plans for role in config.sampler.roles}
     policies = newest | starts | ((anchors | sampled) & set(written))
     return len(policies) + (len(written) > len(policies)), len(newest | starts)

@@ -246,7 +246,7 @@ def _always_held(config: RunConfig) -> bool:
     """Whether every anchor is the policy that its round starts from."""
     plans = [config.timeline.at(round, ()) for round in range(1, min(config.rounds, 3) + 1)]
     names = config.objective.needs.anchors
-    return all(plan.anchors[name] == plan.init for plan in plans for name in names)
+    return all(plan.anchors.get(name) == plan.init for plan in plans for name in names)
 
 
 def _buckets(config: RunConfig, settings: Zero, *, on_gpu: bool, t: int, w: int) -> float:

@@ -125,7 +125,7 @@ def object_store(config: RunConfig, published: int) -> float:
     most = 0
     for round in range(1, config.rounds + 1):
         plan = config.timeline.at(round, ())
-        anchors = {plan.anchors[name] for name in config.objective.needs.anchors}
+        anchors = {plan.anchors[name] for name in config.objective.needs.anchors if name in plan.anchors}
         sampled = {plan.samplers[role] for role in config.sampler.roles if role not in plan.averages}
         most = max(most, len((anchors | sampled | {plan.init}) - {0}) + len(plan.averages) + 1)
     return float(most * DTYPES[config.model.dtype] * published)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.config.schema import RunConfig
@@ -64,15 +65,21 @@ def work_of(config: RunConfig, prompts: PromptSource) -> Work:
         longest_prompt=prompts.longest,
         longest_answer=max(lengths),
         held_out=prompts.counts["held_out"],
-        sides=2 if config.objective.needs.extra is None else 3,
+        sides=_answers_of(config, draws),
     )
+
+
+def _answers_of(config: RunConfig, draws: Sequence[SamplingParams]) -> int:
+    """The answers of a training example, at most."""
+    if config.objective.needs.examples == "groups":
+        return sum(draw.n for draw in draws)
+    return 2 if config.objective.needs.extra is None else 3
 
 
 def steps_of(config: RunConfig, work: Work) -> tuple[int, int]:
     """The optimizer steps of a round, at most, and the number of pairs in the last step of an epoch."""
-    batch = config.learner.training.batch
-    steps = -(-work.pairs_learned // batch)
-    return config.learner.training.epochs * steps, work.pairs_learned - (steps - 1) * batch if steps else 0
+    steps = -(-work.pairs_learned // config.learner.training.batch)
+    return config.learner.training.epochs * steps, work.pairs_learned // steps if steps else 0
 
 
 def _max_tokens(draw: SamplingParams, prompts: PromptSource) -> int:

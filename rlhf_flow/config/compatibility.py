@@ -15,6 +15,11 @@ RETURNS = {
     "best.json the best one on held-out prompts; schedule=averaged also publishes an average of weights: average.json.",
     "best": "the theory of objective={objective} returns its best policy: best.json, by held-out prompts.",
 }
+SIDE_VALUES = {  # of `Needs` -> what it is called, and the value of selector.worth
+    "win_rate": ("win rates", "wins"),
+    "utility": ("utilities", "utility"),
+    "log_odds": ("log-odds", "log_odds"),
+}
 FEW_STEPS = 8  # of a round; more of them come near the minimum of its loss
 
 
@@ -88,7 +93,8 @@ def colocated(config: RunConfig) -> bool:
 
 
 def _check_averages(config: RunConfig, names: Mapping[str, str]) -> None:
-    plan = config.timeline.at(1, ()).only(samplers=config.sampler.roles, anchors=config.objective.needs.anchors)
+    anchors = config.objective.needs.anchors - set(config.anchors.policies)
+    plan = config.timeline.at(1, ()).only(samplers=config.sampler.roles, anchors=anchors)
     if plan.averages and not config.learner.can_average:
         raise ValueError(
             f"schedule={names['schedule']} needs full weights: the mean of LoRA adapters has a higher rank. "
@@ -129,14 +135,15 @@ def _check_roles(config: RunConfig, names: Mapping[str, str]) -> None:
     """The schedule must provide every policy that a part uses."""
     plan = config.timeline.at(1, ())
     uses = (
-        ("objective", "the log-probs of", config.objective.needs.anchors, plan.anchors),
+        ("objective", "the log-probs of", config.objective.needs.anchors - set(config.anchors.policies), plan.anchors),
         ("sampler", "answers of", config.sampler.roles, plan.samplers),
     )
     for slot, what, wanted, named in uses:
         if missing := sorted(wanted - named.keys()):
             raise ValueError(
                 f"{slot}={names[slot]} needs {what} {', '.join(missing)}, but schedule={names['schedule']} provides "
-                f"only {', '.join(named) or 'none'}. Fix: another schedule."
+                f"only {', '.join(named) or 'none'}. Fix: another schedule"
+                f"{f', or anchors.policies={{{missing[0]}: <checkpoint>}}' if slot == 'objective' else ''}."
             )
 
 
@@ -210,12 +217,17 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
     if not fits:
         has = f"a head with {head} outputs" if head else "no head: it reads the log-probs of a policy"
         raise ValueError(f"{objective} reads {what}, and the learner has {has}. Fix: learner.head.outputs={width}.")
-    worth = "utility" if needs.side_value == "utility" else "wins"
-    if needs.side_value and config.selector.worth != worth:
-        values = "utilities" if worth == "utility" else "win rates"
+    values, worth = SIDE_VALUES.get(needs.side_value or "any", ("", ""))
+    if worth and config.selector.worth != worth:
         raise ValueError(
-            f"{objective} reads the {values} of both sides of a pair, and selector.worth is {config.selector.worth}. "
+            f"{objective} reads the {values} of each answer, and selector.worth is {config.selector.worth}. "
             f"Fix: selector.worth={worth}."
+        )
+    if (needs.examples == "groups") != config.selector.makes_groups:
+        made = "groups of all answers to a prompt" if config.selector.makes_groups else "pairs"
+        raise ValueError(
+            f"{objective} trains on {needs.examples}, and selector={names['selector']} makes {made}. "
+            f"Fix: selector={'group' if needs.examples == 'groups' else 'best_and_worst'}."
         )
 
 

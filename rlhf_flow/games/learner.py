@@ -5,8 +5,8 @@ All games of a board are trained independently: the loss of a game is the weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from rlhf_flow.learner.batching import named, read_anchors, read_pairs
 from rlhf_flow.learner.logits import spread
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.storage.tables import Table
-from rlhf_flow.types import PairLogps, Policy, Sides, TokenLogps
+from rlhf_flow.types import GroupLogps, Pair, PairLogps, Policy, Sides, TokenLogps
 from rlhf_flow.weights.fingerprint import fingerprint
 from rlhf_flow.weights.source import InMemoryWeights
 
@@ -85,7 +85,7 @@ class TabularLearner:
         self.logits = self.method.solve(self.board, self.logits, study.losses)
         if not self.logits.isfinite()[self.board.reference.isfinite()].all():
             raise FloatingPointError(f"the logits of round {lesson.round} are not finite")
-        return {"loss": float(study.losses(self.logits).sum()), "pairs": float(study.pairs.weight.sum())}
+        return {"loss": float(study.losses(self.logits).sum()), "pairs": float(study.weight.sum())}
 
     def publish(self, name: str, round: int) -> Policy:
         state = {LOGITS: self.logits.detach().clone()}
@@ -113,74 +113,97 @@ class TabularLearner:
     def close(self) -> None: ...
 
 
+Losses = Callable[[Tensor], Tensor]  # token log-probs [A, T] -> the loss of each training example
+
+
 @dataclass(frozen=True)
 class Study:
     """A training round in tensors: everything that the objective reads except the current log-probs."""
 
     board: Board
-    lesson: TrainingRound
-    places: list[Tensor]  # [P] each, of first, second and, if pairs have it, extra: index of the answer
-    pairs: PairLogps  # `current` is empty
-    share: Tensor  # [P]: the pair's share of its game's weight
-    games: Tensor  # [P]: the pair's game
+    read: Losses
+    weight: Tensor  # [P], of the examples
+    games: Tensor  # [P]: the game of each
 
     def losses(self, logits: Tensor) -> Tensor:
         """The mean loss of each game [G] under a table of logits."""
-        values = self.board.token_logps(logits)  # [A, T]
-        current = Sides(*(TokenLogps(values[place], mask) for place, mask in self._masked()))
-        pairs = PairLogps(
-            current, self.pairs.anchors, self.pairs.preference, weight=self.pairs.weight, worth=self.pairs.worth
-        )
-        loss = self.lesson.objective.loss(pairs).values * self.share
-        return torch.zeros(len(self.board.games), dtype=torch.float64).index_add(0, self.games, loss)
-
-    def _masked(self) -> list[tuple[Tensor, Tensor]]:
-        mask = torch.from_numpy(self.board.paths[2])
-        return [(place, mask[place]) for place in self.places]
+        values = self.read(self.board.token_logps(logits))
+        of_game = torch.zeros(len(self.board.games), dtype=torch.float64).index_add(0, self.games, self.weight)
+        share = self.weight / of_game[self.games]
+        return torch.zeros(len(self.board.games), dtype=torch.float64).index_add(0, self.games, values * share)
 
 
 def _study(board: Board, lesson: TrainingRound) -> Study:
     known = _places(board, [tables.responses for tables in lesson.tables])
-    third = lesson.objective.needs.extra is not None
     pairs = [pair for tables in lesson.tables for pair in read_pairs(tables)]
+    weight = torch.tensor([pair.weight for pair in pairs], dtype=torch.float64)
+    games = _games_of_answers(board)[torch.tensor([known[pair.first] for pair in pairs])]
+    read = _groups if lesson.objective.needs.examples == "groups" else _pairs
+    return Study(board, read(board, lesson, pairs, weight, known), weight, games)
+
+
+def _pairs(
+    board: Board, lesson: TrainingRound, pairs: Sequence[Pair], weight: Tensor, known: Mapping[str, int]
+) -> Losses:
+    third = lesson.objective.needs.extra is not None
     ids = [named(pair)[: 3 if third else 2] for pair in pairs]
     places = [torch.tensor([known[side[s]] for side in ids]) for s in range(len(ids[0]))]
-    weight = torch.tensor([pair.weight for pair in pairs], dtype=torch.float64)
-    games = _games_of_answers(board)[places[0]]
-    of_game = torch.zeros(len(board.games), dtype=torch.float64).index_add(0, games, weight)
+    mask = torch.from_numpy(board.paths[2])
     worth = [pair.worth for pair in pairs]
-    empty = TokenLogps(torch.empty(0), torch.empty(0))
-    return Study(
-        board,
-        lesson,
-        places,
-        pairs=PairLogps(
-            Sides(empty, empty),
-            _anchors(board, lesson, ids, places),
-            torch.tensor([pair.preference for pair in pairs], dtype=torch.float64),
-            weight=weight,
-            worth=None if None in worth else torch.tensor(worth, dtype=torch.float64),
-        ),
-        share=weight / of_game[games],
-        games=games,
+    chosen = [
+        mask[place[p < 0.5]].sum() for *place, p in zip(*places[:2], [pair.preference for pair in pairs], strict=True)
+    ]
+    given = PairLogps(
+        Sides(*[TokenLogps(torch.empty(0), torch.empty(0))] * 2),
+        {
+            name: Sides(
+                *(_anchor(board, lesson, name, [side[s] for side in ids], place) for s, place in enumerate(places))
+            )
+            for name in sorted(lesson.objective.needs.anchors)
+        },
+        torch.tensor([pair.preference for pair in pairs], dtype=torch.float64),
+        weight=weight,
+        worth=None if None in worth else torch.tensor(worth, dtype=torch.float64),
+        chosen_tokens=float(torch.stack(chosen).double().mean()),
     )
 
+    def read(values: Tensor) -> Tensor:
+        current = Sides(*(TokenLogps(values[place], mask[place]) for place in places))
+        return lesson.objective.loss(replace(given, current=current)).values
 
-def _anchors(
-    board: Board, lesson: TrainingRound, ids: Sequence[tuple[str, ...]], places: Sequence[Tensor]
-) -> dict[str, Sides]:
-    logps = read_anchors(lesson, {id for sides in ids for id in sides})
-    mask = torch.from_numpy(board.paths[2])
-    anchors = {}
-    for name in sorted(lesson.objective.needs.anchors):
-        sides = []
-        for s, place in enumerate(places):
-            values = torch.zeros((len(ids), mask.shape[1]), dtype=torch.float64)
-            flat = np.concatenate([logps[side[s], lesson.roles[name]] for side in ids])
-            values = values.masked_scatter(mask[place], torch.from_numpy(flat).double())
-            sides.append(TokenLogps(values, mask[place]))
-        anchors[name] = Sides(*sides)
-    return anchors
+    return read
+
+
+def _groups(
+    board: Board, lesson: TrainingRound, groups: Sequence[Pair], weight: Tensor, known: Mapping[str, int]
+) -> Losses:
+    ids = [id for group in groups for id in named(group)]
+    sizes = torch.tensor([len(named(group)) for group in groups])
+    place = torch.tensor([known[id] for id in ids])
+    mask = torch.from_numpy(board.paths[2])[place]
+    mass = [group.mass or (1.0,) * len(named(group)) for group in groups]
+    given = GroupLogps(
+        TokenLogps(torch.empty(0), torch.empty(0)),
+        {name: _anchor(board, lesson, name, ids, place) for name in sorted(lesson.objective.needs.anchors)},
+        group=torch.arange(len(groups)).repeat_interleave(sizes),
+        worth=torch.tensor([value for group in groups for value in group.worth or ()], dtype=torch.float64),
+        weight=weight,
+        mass=torch.tensor([one / sum(each) for each in mass for one in each], dtype=torch.float64),
+        enumerated=any(group.mass is not None for group in groups),
+    )
+
+    def read(values: Tensor) -> Tensor:
+        return lesson.objective.loss(replace(given, current=TokenLogps(values[place], mask))).values
+
+    return read
+
+
+def _anchor(board: Board, lesson: TrainingRound, name: str, ids: Sequence[str], place: Tensor) -> TokenLogps:
+    """The log-probs [P, T] of responses under an anchor."""
+    logps, mask = read_anchors(lesson, set(ids)), torch.from_numpy(board.paths[2])[place]
+    flat = np.concatenate([logps[id, lesson.roles[name]] for id in ids])
+    values = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, torch.from_numpy(flat).double())
+    return TokenLogps(values, mask)
 
 
 def _places(board: Board, tables: Sequence[Table]) -> dict[str, int]:

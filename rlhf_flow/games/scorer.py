@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,5 +27,26 @@ class MatrixScorer:
         table = np.stack(wins)  # [B, N, N]
         queries = table.shape[0] * table.shape[1] * (table.shape[1] - 1) // 2
         return Scored(rollouts, utility=table.mean(-1), wins=table, counts={"judge/queries": queries})
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RewardScorer:
+    """As `MatrixScorer`, with given rewards as utilities: of each game [K], the answers' rewards in nats."""
+
+    board: Board
+    rewards: Sequence[np.ndarray]
+
+    def score(self, rollouts: Rollouts) -> Scored:
+        scored = MatrixScorer(self.board).score(rollouts)
+        utility = []
+        for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True):
+            game = prompt.tokens[0]
+            first = self.board.of_game[game].start
+            utility.append(
+                [self.rewards[game][self.board.index[game, tuple(one.tokens.tolist())] - first] for one in group]
+            )
+        return replace(scored, utility=np.array(utility, dtype=np.float64))
 
     def close(self) -> None: ...

@@ -31,14 +31,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Example:
-    """A pair: tokens and anchor log-probs of both responses, and of the third response if the objective reads one."""
+    """A pair or group: tokens and anchor log-probs of its responses, and of the third one if the objective reads it."""
 
-    ids: tuple[str, ...]  # of first, second, extra
+    ids: tuple[str, ...]  # of first, second, and extra or others
     rows: tuple[Row, ...]
-    anchors: Mapping[str, tuple[np.ndarray, ...]]  # anchor name -> [T] of first, second, extra
+    anchors: Mapping[str, tuple[np.ndarray, ...]]  # anchor name -> [T] of each of `ids`
     preference: float
     weight: float
-    worth: tuple[float, float] | None = None
+    worth: tuple[float, ...] | None = None
+    mass: tuple[float, ...] | None = None  # of a group whose responses were enumerated
 
     @property
     def length(self) -> int:
@@ -131,6 +132,7 @@ def read_examples(lesson: TrainingRound) -> list[Example]:
             preference=pair.preference,
             weight=pair.weight,
             worth=pair.worth,
+            mass=pair.mass,
         )
         for pair in pairs
     ]
@@ -218,18 +220,20 @@ class _Filled:
 
 def read_pairs(tables: RoundTables) -> list[Pair]:
     """The pairs of a round with a positive weight."""
-    columns = ["prompt", "first", "second", "preference", "weight", "worth", "extra"]
-    rows = tables.read_pairs(columns).to_pylist() if tables.pairs.rows else []
-    return [
-        Pair(**row | {"worth": None if row["worth"] is None else tuple(row["worth"])})
-        for row in rows
-        if row["weight"] > 0
-    ]
+    rows = tables.read_pairs().to_pylist() if tables.pairs.rows else []
+    return [Pair(**row | {name: _tuple(row.get(name)) for name in LISTS}) for row in rows if row["weight"] > 0]
+
+
+LISTS = ("worth", "others", "mass")  # columns of a pair; version 0.1 has the first only
+
+
+def _tuple(values: Sequence[object] | None) -> tuple[object, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def named(pair: Pair) -> tuple[str, ...]:
-    """The ids of a pair's responses: first, second, and the third if it has one."""
-    return (pair.first, pair.second) if pair.extra is None else (pair.first, pair.second, pair.extra)
+    """The ids of its responses: first, second, the others of a group, and the third if it has one."""
+    return (pair.first, pair.second, *(pair.others or ()), *(() if pair.extra is None else (pair.extra,)))
 
 
 def read_anchors(lesson: TrainingRound, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batching import Example, Limits, Packed, Row, deal, pack
 from rlhf_flow.protocols import Objective
-from rlhf_flow.types import Loss, PairLogps, Sides, TokenLogps
+from rlhf_flow.types import GroupLogps, Loss, PairLogps, Sides, TokenLogps
 
 Pack: TypeAlias = Callable[[Sequence[Row]], Packed]  # of the model's readout
 
@@ -41,6 +43,7 @@ def take_step(
     weights, if a loss or the gradient norm is not finite.
     """
     weight = sum(example.weight for example in batch)
+    read = group_loss if objective.needs.examples == "groups" else partial(pair_loss, chosen_tokens=_chosen(batch))
     waves = deal([example.rows for example in batch], limits, ranks=backend.replicas)
     sums: dict[str, float] = {}
     broken = torch.zeros(len(batch), dtype=torch.float64)  # 1: the pair's loss is not finite
@@ -48,7 +51,7 @@ def take_step(
         mine = wave[backend.replica]
         # A rank without pairs must still take part in collectives: it computes a stand-in of weight 0.
         share = [batch[i] for i in mine] or [replace(batch[wave[0][-1]], weight=0.0)]
-        loss, weights = pair_loss(backend, objective, share, pack=pack)
+        loss, weights = read(backend, objective, share, pack=pack)
         total = (loss.values * weights).sum() / weight
         if wave is not waves[-1]:
             backend.backward(total, last=False)
@@ -71,8 +74,56 @@ def take_step(
     return Sums(weight, dict(zip(names, added[: len(names)].tolist(), strict=True))), norm
 
 
-def pair_loss(
+def _chosen(batch: Sequence[Example]) -> float:
+    """The mean number of tokens of the preferred responses."""
+    return float(np.mean([len(one.rows[one.preference < 0.5].tokens) for one in batch]))
+
+
+def group_loss(
     backend: Backend, objective: Objective, examples: Sequence[Example], *, pack: Pack = pack
+) -> tuple[Loss, Tensor]:
+    """The loss of each group [G], and the groups' weights [G]."""
+    packed = pack([row for example in examples for row in example.rows])
+    logps = backend.logps(packed)  # [M]
+    device, mask = logps.device, torch.from_numpy(packed.mask).to(logps.device)  # [A, T]
+
+    def dense(values: Tensor) -> TokenLogps:
+        return TokenLogps(torch.zeros(mask.shape, device=device, dtype=values.dtype).masked_scatter(mask, values), mask)
+
+    def column(values: Sequence[Sequence[float]]) -> Tensor:
+        return torch.tensor([value for each in values for value in each], device=device)
+
+    sizes = [len(example.rows) for example in examples]
+    groups = GroupLogps(
+        current=dense(logps),
+        anchors={
+            name: dense(
+                torch.from_numpy(np.concatenate([one for each in examples for one in each.anchors[name]])).to(device)
+            )
+            for name in sorted(examples[0].anchors)
+        },
+        group=torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device)),
+        worth=column([example.worth or [math.nan] * size for example, size in zip(examples, sizes, strict=True)]),
+        weight=torch.tensor([example.weight for example in examples], device=device),
+        mass=column([_shares(example, size) for example, size in zip(examples, sizes, strict=True)]),
+        enumerated=any(example.mass is not None for example in examples),
+    )
+    return objective.loss(groups), groups.weight
+
+
+def _shares(example: Example, size: int) -> list[float]:
+    """The share of each response in its group."""
+    mass = example.mass or (1.0,) * size
+    return [one / sum(mass) for one in mass]
+
+
+def pair_loss(
+    backend: Backend,
+    objective: Objective,
+    examples: Sequence[Example],
+    *,
+    pack: Pack = pack,
+    chosen_tokens: float = 1.0,
 ) -> tuple[Loss, Tensor]:
     """The loss of each pair [P], and the pairs' weights [P]. A response of several pairs has one forward pass."""
     at = _places(examples)
@@ -97,6 +148,7 @@ def pair_loss(
         preference=torch.tensor([example.preference for example in examples], device=device),
         weight=torch.tensor([example.weight for example in examples], device=device),
         worth=torch.tensor([example.worth for example in examples], device=device) if with_worth else None,
+        chosen_tokens=chosen_tokens,
     )
     return objective.loss(pairs), pairs.weight
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -51,10 +51,11 @@ class OffPolicy:
 
 @dataclass(frozen=True)
 class Anchors:
-    """Where the log-probs of an anchor come from: an engine that generated the answer with it, or the learner."""
+    """Where the log-probs of anchors come from: an engine that generated the answer, the learner, other checkpoints."""
 
     by: str = "engine"  # engine: kept from sampling if the anchor sampled and max_mismatch allows; learner: computed
     max_mismatch: float = 1e-4  # the round's largest, nats a token: float32 engines are within, bfloat16 ones not
+    policies: dict[str, str] = field(default_factory=dict)  # name -> folder of a checkpoint of the same model: anchors
 
     def __post_init__(self) -> None:
         if self.by not in ("engine", "learner"):

@@ -62,6 +62,15 @@ def win_rates(pairs: PairLogps) -> tuple[Tensor, Tensor]:
     return pairs.worth[:, 0], pairs.worth[:, 1]
 
 
+def side_values(pairs: PairLogps) -> tuple[Tensor, Tensor]:
+    """What the scorer's numbers say of first and second [P]: rewards, or scores."""
+    if pairs.worth is None:
+        raise ValueError(
+            "the objective reads a number of each side of a pair, but these pairs have none. Fix: selector.worth."
+        )
+    return pairs.worth[:, 0], pairs.worth[:, 1]
+
+
 def soft(loss: Callable[[Tensor], Tensor], gap: Tensor, preference: Tensor) -> Tensor:
     """p loss(gap) + (1 - p) loss(-gap) [P]: the expected loss if the label is 1 with probability p."""
     return preference * loss(gap) + (1 - preference) * loss(-gap)

@@ -36,7 +36,7 @@ from rlhf_flow.observe.events import Events
 from rlhf_flow.observe.settings import Observer
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.runner.model_card import model_card
-from rlhf_flow.runner.workers import Workers, with_probe
+from rlhf_flow.runner.workers import Workers, anchor_policies, with_probe
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.stages.close_round import prune_checkpoints
 from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, RunContext
@@ -162,6 +162,7 @@ class Prepared:
             scores_while_sampling=overlap(config, machine.cores(), gpus=cluster.gpus),
             off_policy=config.off_policy,
             anchors=config.anchors,
+            anchor_policies=anchor_policies(config),
             model_card=partial(model_card, config) if trains_policy else None,
         )
 

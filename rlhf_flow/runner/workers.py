@@ -20,6 +20,7 @@ from rlhf_flow.storage.in_memory import InMemoryShard
 from rlhf_flow.storage.store import Store
 from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy, Probe, Rollouts
+from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.source import Checkpoint
 
 PROBE_TOKENS = 32  # of the longest prompt of round 1
@@ -104,3 +105,17 @@ def _reader(spec: Classifier) -> Callable[[Rollouts], pa.Table]:
         return as_read(list(views), [view[: len(view) - len(tail)] for view in views.values()])
 
     return read
+
+
+def anchor_policies(config: RunConfig) -> dict[str, Policy]:
+    """The policies of `anchors.policies`. Raises ValueError if one is no folder of a checkpoint."""
+    found = {}
+    for name, path in sorted(config.anchors.policies.items()):
+        if not (Path(path) / "config.json").is_file():
+            raise ValueError(
+                f"anchors.policies.{name}={path} is no folder of a checkpoint. Fix: a folder with the policy of a run, "
+                "of the same model as model.path."
+            )
+        weights = Checkpoint(Path(path), config.model.trust_remote_code)
+        found[name] = Policy(name, 0, checkpoint_fingerprint(Path(path)), weights, stateless=True)
+    return found

@@ -3,9 +3,11 @@
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.cross import Cross
+from rlhf_flow.selector.group import Group
 from rlhf_flow.selector.margin import Margin
 from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.selector.random import Random
+from rlhf_flow.selector.rejection import Rejection
 from rlhf_flow.selector.tournament import Tournament
 
 PARTS: dict[str, type] = {
@@ -16,4 +18,6 @@ PARTS: dict[str, type] = {
     "margin": Margin,
     "all_pairs": AllPairs,
     "cross": Cross,
+    "group": Group,
+    "rejection": Rejection,
 }

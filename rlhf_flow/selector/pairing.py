@@ -10,11 +10,10 @@ from typing import TypeAlias
 
 from rlhf_flow.selector.label import LABELS, labelled
 from rlhf_flow.selector.length_penalty import penalised
-from rlhf_flow.selector.win_rates import win_rates
+from rlhf_flow.selector.worth import WORTHS, worths
 from rlhf_flow.types import Pair, Response, Scored, Selection
 
 KEEP_OR_DROP = ("keep", "drop")
-WORTHS = ("wins", "utility")
 
 # The bucket of a response in several candidate pairs is the first of these that one of the pairs has.
 BUCKETS = (
@@ -65,9 +64,8 @@ class Pairing:
 
     Every candidate pair has one bucket, and so has every response (see `BUCKETS`). A prompt without candidate pairs
     counts as one pair `no_pair`: fewer than two responses were left, or none of the draw `extra`. The weight of a pair
-    is the product of its sides' masses, 1 for sampled responses. `Pair.worth` holds the judge's win rates
-    (`selector.win_rates`) or utilities. The penalties of length and of a missing end token apply to
-    ranks, labels and worth alike.
+    is the product of its sides' masses, 1 for sampled responses. `Pair.worth` holds the kind of `selector.worth`.
+    The penalties of length and of a missing end token apply to ranks, labels and worth alike.
     """
 
     label: str = "hard"  # hard | soft | sampled: rlhf_flow.selector.label
@@ -78,8 +76,8 @@ class Pairing:
     missing_eos_penalty: float = 0.0  # cost of a response cut by max_tokens, in the same unit; with truncated=keep
     preference_margin: float = 0.0  # minimum of |P(first beats second) - 1/2|
     among: list[str] | None = None  # the draws to pair; null: all
-    worth: str = "wins"  # of each side, for objectives that read it. wins: win rates; utility: the judge's utilities
-    opponent: str | None = None  # the draw for win rates; null: all responses to the prompt
+    worth: str = "wins"  # of a response, for objectives that read it: wins, log_odds, utility, advantage, standardised
+    opponent: str | None = None  # the draw for wins and log_odds; null: all responses to the prompt
     extra: str | None = None  # the draw of the third response of each pair; null: none
 
     def __post_init__(self) -> None:
@@ -102,6 +100,11 @@ class Pairing:
     @property
     def keeps_order(self) -> bool:
         """Whether the first of each pair is always of the same draw, win or lose."""
+        return False
+
+    @property
+    def makes_groups(self) -> bool:
+        """Whether its training examples are groups of all responses to a prompt, instead of pairs."""
         return False
 
     def check(self, counts: Mapping[str, int]) -> None:
@@ -128,7 +131,7 @@ class Pairing:
     def pairs(self, scored: Scored, choose: Choose, *, keep_order: bool = False) -> Selection:
         """Let `choose` propose pairs for each prompt, label them, and assign every response to a bucket."""
         scored = penalised(scored, self.length_penalty, self.missing_eos_penalty)
-        worth = win_rates(scored, self.opponent) if self.worth == "wins" else scored.utility  # [B, N]
+        worth = worths(scored, self.worth, self.opponent)  # [B, N]
         pairs, buckets, counts = [], {}, Counter[str]()
         for b, responses in enumerate(scored.rollouts.responses):
             out = [scored.excluded.get(one.id) or self._out(one) for one in responses]

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.policies import PolicyRegistry, training_round
-from rlhf_flow.storage.parquet import ANCHORS, SIDES
+from rlhf_flow.storage.parquet import ANCHORS, OTHERS, SIDES
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.types import Policy, RoundPlan
 
@@ -22,18 +22,20 @@ def anchor(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> St
         known = {(row["response"], row["policy"]) for row in rows}
         ids = _responses_in_pairs(training)
         scored = read = 0
-        for name, round in sorted(plan.anchors.items()):
-            policy = policies[round]
+        of_rounds = {name: policies[round] for name, round in plan.anchors.items()}
+        needed = context.objective.at(plan.round).needs.anchors
+        others = {name: policy for name, policy in context.anchor_policies.items() if name in needed}
+        for name, policy in sorted((of_rounds | others).items()):
             wanted = [response for response in ids if (response, policy.sha256) not in known]
             found = _of_engines(context, plan.round, wanted, policy)
             read += found.num_rows
             generated = set(found["response"].to_pylist())
-            others = [response for response in wanted if response not in generated]
-            if others:
+            left = [response for response in wanted if response not in generated]
+            if left:
                 responses = [tables.responses for tables in training.tables]
-                computed = context.learner.logps(responses, others, policy)
+                computed = context.learner.logps(responses, left, policy)
                 found = pa.concat_tables([found, computed.cast(ANCHORS)]) if found.num_rows else computed
-                scored += len(others)
+                scored += len(left)
             if wanted:
                 writer.table(f"anchors/{name}", found)
             known |= {(response, policy.sha256) for response in wanted}
@@ -59,6 +61,8 @@ def _of_engines(context: RunContext, round: int, wanted: list[str], policy: Poli
 def _responses_in_pairs(training: TrainingRound) -> list[str]:
     ids: set[str | None] = set()
     for tables in training.tables:
-        pairs = tables.read_pairs(list(SIDES))
+        pairs = tables.read_pairs()
         ids.update(id for side in SIDES for id in pairs[side].to_pylist())
+        if OTHERS in pairs.column_names:
+            ids.update(id for others in pairs[OTHERS].to_pylist() for id in others or ())
     return sorted(id for id in ids if id is not None)

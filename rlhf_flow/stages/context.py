@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,12 +103,13 @@ class RunContext:
     scores_while_sampling: bool = False  # whether engines and scorers can work at the same time
     off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
     anchors: Anchors = field(default_factory=lambda: Anchors(by="learner"))
+    anchor_policies: Mapping[str, Policy] = field(default_factory=dict)  # those of `anchors.policies`
     model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
 
     def plan(self, round: int) -> RoundPlan:
         """The schedule's plan of a round, restricted to the policies that the sampler and the objective use."""
         records = self.ledger.records if len(self.ledger.records) == round else self.ledger.records[:round]
-        anchors = self.objective.at(round).needs.anchors
+        anchors = self.objective.at(round).needs.anchors - set(self.anchor_policies)
         return self.schedule.at(round, records).only(samplers=self.sampler.roles, anchors=anchors)
 
     def save_policy(self, writer: StageWriter, round: int) -> None:

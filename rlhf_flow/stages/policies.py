@@ -195,7 +195,8 @@ def training_round(context: RunContext, plan: RoundPlan, policies: PolicyRegistr
         seed=context.seed,
         tables=tuple(tables),
         anchors=Table(tuple(anchors)),
-        roles={name: policies.sha256(round) for name, round in plan.anchors.items()},
+        roles={name: policies.sha256(round) for name, round in plan.anchors.items()}
+        | {name: policy.sha256 for name, policy in context.anchor_policies.items()},
         objective=context.objective.at(plan.round),
     )
 

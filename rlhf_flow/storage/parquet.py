@@ -19,6 +19,7 @@ from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams,
 TOKENS = pa.list_(pa.int32())
 LOGPS = pa.list_(pa.float32())
 WINS = pa.list_(pa.struct([("j", pa.int32()), ("p", pa.float64())]))  # P(i beats j); float64, as the scorer gave it
+OTHERS = "others"  # the column of a group's further responses
 SIDES = ("first", "second", "extra")  # the columns of a pair that name responses; extra may be null
 
 RESPONSES = pa.schema(
@@ -49,8 +50,10 @@ PAIRS = pa.schema(
         ("second", pa.string()),
         ("preference", pa.float64()),
         ("weight", pa.float64()),
-        ("worth", pa.list_(pa.float64(), 2)),  # of first and second; null if the objective does not read it
+        ("worth", pa.list_(pa.float64())),  # of first, second and others; null if the objective does not read it
         ("extra", pa.string()),
+        ("others", pa.list_(pa.string())),  # of a group; absent in runs of 0.1
+        ("mass", pa.list_(pa.float64())),
     ]
 )
 OWN = ("tokens", "text", "logps", "truncated", "seed", "policy", "source", "staleness", "mass")  # columns of `Response`

@@ -28,10 +28,11 @@ def agreement(
         values, found = gradients(objective, tensors(pairs, objective))
         for pair, measured, gradient in zip(pairs, values, found, strict=True):
             loss, expected = closed_form(pair)
-            value = max(value, _difference(measured, loss))
+            value = max(value, difference(measured, loss))
             slope = max(slope, *(_largest(gradient[side], expected[side]) for side in gradient))
         if not surrogate:
             numeric = max(numeric, _from_differences(objective, pairs, values, found))
+        if not surrogate and objective.needs.anchors:
             there = [at_the_anchors(pair, p=1.0, worth=(0.9, 0.2)) for pair in pairs]
             margins = objective.loss(tensors(there, objective)).metrics["margin"]
             margin = max(margin, float(margins.abs().max()))
@@ -42,13 +43,13 @@ def agreement(
         yield below("the margin where every anchor is the policy", margin, 1e-12)
 
 
-def _difference(measured: float, expected: float) -> float:
+def difference(measured: float, expected: float) -> float:
     difference = abs(measured - expected) / max(1.0, abs(expected))
     return math.inf if math.isnan(difference) else difference  # every comparison with NaN is False
 
 
 def _largest(measured: Sequence[float], expected: Sequence[float]) -> float:
-    return max(_difference(here, there) for here, there in zip(measured, expected, strict=True))
+    return max(difference(here, there) for here, there in zip(measured, expected, strict=True))
 
 
 def _from_differences(
@@ -69,5 +70,5 @@ def _from_differences(
     worst = 0.0
     for (row, side, token), up, down in zip(places, moved(STEP), moved(-STEP), strict=True):
         numeric = ((up - values[row]) / STEP, (values[row] - down) / STEP, (up - down) / (2 * STEP))
-        worst = max(worst, min(_difference(found[row][side][token], one) for one in numeric))
+        worst = max(worst, min(difference(found[row][side][token], one) for one in numeric))
     return worst

@@ -14,7 +14,7 @@ from rlhf_flow.games.learner import TabularLearner
 from rlhf_flow.games.scorer import MatrixScorer
 from rlhf_flow.games.solvers import Fit, Method
 from rlhf_flow.metrics.alarms import Alarms
-from rlhf_flow.protocols import Memory, Objective, Sampler, Schedule, Selector
+from rlhf_flow.protocols import Memory, Objective, Sampler, Schedule, Scorer, Selector
 from rlhf_flow.replay import Window
 from rlhf_flow.schedule import Fixed
 from rlhf_flow.stages.context import CheckpointPolicy, Evaluation, RunContext
@@ -80,13 +80,15 @@ def play(
     exact: bool = True,
     copies: int = 1,
     prompts: tuple[Prompt, ...] | None = None,
+    judge: Scorer | None = None,
     seed: int = 0,
 ) -> Played:
     """Run `rounds` rounds on the games and return all published policies.
 
     exact: every draw enumerates the answers with their probabilities, so the loss is an exact expectation. Otherwise it
     samples `n` answers for `copies` prompts per game; `prompts` replaces these, to add candidates. `method` trains the
-    policy, by default to the minimum of each round's loss. Raises ValueError if the games differ in size.
+    policy, by default to the minimum of each round's loss. `judge` scores the answers, by default as the games' `wins`
+    say, with utilities that are mean wins. Raises ValueError if the games differ in size.
     """
     if len({game.size for game in games}) != 1:
         raise ValueError(
@@ -98,7 +100,7 @@ def play(
     learner = TabularLearner(board, method or Fit())
     learner.published[0] = board.probabilities(logits)
     state = {LOGITS: logits}
-    judge = MatrixScorer(board)
+    scorer = judge or MatrixScorer(board)
     store = InMemory()
     asked = prompts or board.prompts(copies)
     context = RunContext(
@@ -110,13 +112,13 @@ def play(
         prompts=Rounds(asked),
         sampler=sampler,
         engine=TabularEngine(board, enumerates=exact),
-        scorer=judge,
+        scorer=scorer,
         selector=selector,
         objective=objective,
         replay=memory or Window(),
         schedule=schedule or Fixed(),
         learner=learner,
-        evaluation=Evaluation(judge, draw=SamplingParams(name="held-out", n=1), every=rounds),
+        evaluation=Evaluation(scorer, draw=SamplingParams(name="held-out", n=1), every=rounds),
         checkpoints=CheckpointPolicy(every=rounds + 1, steps=None, keep=1),
         ledger=store,
         observers=(),

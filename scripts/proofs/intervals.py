@@ -18,7 +18,7 @@ from rlhf_flow.metrics.stats import mean_with_interval, resampled_sums, share_wi
 from rlhf_flow.metrics.win_rate import gap, win_rate
 from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
 from rlhf_flow.scorer.pairwise import Match
-from rlhf_flow.selector.win_rates import win_rates
+from rlhf_flow.selector.worth import win_rates
 from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams
 
 RUNS, ROUNDS = 200, 30

@@ -16,7 +16,7 @@ from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict, settl
 from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.tournament import Tournament
-from rlhf_flow.selector.win_rates import win_rates
+from rlhf_flow.selector.worth import win_rates
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts
 

@@ -8,6 +8,9 @@ from rlhf_flow.verify.claims import (
     dno,
     egpo,
     exploration,
+    family_groups,
+    family_losses,
+    family_pairs,
     inpo,
     losses,
     nash_md,
@@ -19,6 +22,7 @@ from rlhf_flow.verify.claims import (
 
 CLAIMS: tuple[Claim, ...] = (
     *losses.CLAIMS,
+    *family_losses.CLAIMS,
     *online_ipo.CLAIMS,
     *online_dpo.CLAIMS,
     *nash_md.CLAIMS,
@@ -29,4 +33,6 @@ CLAIMS: tuple[Claim, ...] = (
     *constants.CLAIMS,
     *squared_anchor.CLAIMS,
     *recipes.CLAIMS,
+    *family_pairs.CLAIMS,
+    *family_groups.CLAIMS,
 )

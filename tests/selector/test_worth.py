@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_flow.selector.all_pairs import AllPairs
-from rlhf_flow.selector.win_rates import win_rates
+from rlhf_flow.selector.worth import win_rates
 from rlhf_flow.types import Scored
 from tests.support.worlds import one, response, scored
 
@@ -70,5 +70,7 @@ def test_a_pair_may_be_worth_what_the_judge_says_of_each_side_alone() -> None:
     judged = one([3.0, -1.0, NAN], WINS)
     (pair,) = AllPairs(label="soft", worth="utility").select(judged).pairs
     assert pair.worth == (3.0, -1.0)  # and of a side without a utility there is no pair
-    with pytest.raises(ValueError, match=r"selector.worth must be one of wins, utility, got 'gold'"):
+    with pytest.raises(
+        ValueError, match=r"selector.worth must be one of wins, log_odds, utility, advantage, standardised, got 'gold'"
+    ):
         AllPairs(worth="gold")
