@@ -191,9 +191,7 @@ class StreamingEngine(Protocol):
 
     def stream(
         self, prompts: Sequence[Prompt], policy: Policy | Mixture, draw: SamplingParams, *, round: int, seed: int
-    ) -> Iterator[Rollouts]:
-        """As `Engine.generate`, in pieces of one or more prompts, in the order in which these are finished."""
-        ...
+    ) -> Iterator[Rollouts]: ...  # as `Engine.generate`, in pieces of one or more prompts, as these are finished
 
 
 class Scorer(Protocol):

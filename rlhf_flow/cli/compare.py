@@ -176,11 +176,12 @@ def main(arguments: Sequence[str]) -> int:
         options = _parser().parse_args([*flags, *given])
     if options.queries is None:
         raise ValueError("--queries is missing: the judge queries that each run may use. Fix: --queries 4096.")
-    rounds = compose(*overrides, f"algorithm={options.recipes[0]}", folders=options.config_dir).rounds
+    recipes = options.recipes or _self_contained(overrides, options.config_dir)
+    rounds = compose(*overrides, f"algorithm={recipes[0]}", folders=options.config_dir).rounds
     lower, metric, folder, good = options.lower, options.metric, options.folder, True
-    lrs: dict[str, float | None] = dict.fromkeys(options.recipes, *(options.lrs if len(options.lrs) == 1 else ()))
+    lrs: dict[str, float | None] = dict.fromkeys(recipes, *(options.lrs if len(options.lrs) == 1 else ()))
     if len(options.lrs) > 1:
-        tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in options.recipes for lr in options.lrs]
+        tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in recipes for lr in options.lrs]
         good = execute(tries, overrides, options)
         lrs = tuned(tries, metric, lower=lower)
     runs = [Run(recipe, lr, seed, rounds, folder) for recipe, lr in lrs.items() for seed in options.seeds]
@@ -197,6 +198,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if good else 1
 
 
+def _self_contained(overrides: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """The recipes that need neither answers of a data set nor another policy, which the user must name."""
+    found = []
+    for recipe in RECIPES:
+        try:
+            config = compose(*overrides, f"algorithm={recipe}", folders=folders)
+        except ValueError as error:
+            print(f"left out: {recipe}: {error}", file=sys.stderr)
+            continue
+        if "dataset" not in config.sampler.sources.values():
+            found.append(recipe)
+    return found
+
+
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. Try rlhf-flow compare --help.")
@@ -204,7 +219,7 @@ class _Arguments(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Arguments(prog="rlhf-flow compare", allow_abbrev=False, add_help=False)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES)
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--queries", type=int)
     parser.add_argument("--lrs", type=float, nargs="+", default=[])

@@ -52,7 +52,7 @@ PARTS: dict[str, type] = {
     "simpo": SimPO,
     "cpo": CPO,
     "orpo": ORPO,
-    "nll": ChosenNLL,
+    "chosen_nll": ChosenNLL,
     "rdpo": RobustDPO,
     "f_dpo": FDPO,
     "hypo": HyPO,

@@ -192,6 +192,7 @@ def prepare(config: RunConfig) -> Prepared:
     model = _on_disk(config.model)
     weights = Path(model.path)
     data_checks.check_start(config, model)
+    anchor_policies(config)  # raises ValueError if one is missing
     start = Policy(
         name="policy",
         round=0,

@@ -150,7 +150,8 @@ def test_the_sandbox_learns_from_the_reward_model_and_the_gold_judge_watches(wor
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (config.CONFIGS / "experiment").glob("*.yaml")))
 @pytest.mark.parametrize("algorithm", sorted(path.stem for path in (config.CONFIGS / "algorithm").glob("*.yaml")))
 def test_every_algorithm_fits_every_experiment(world: World, experiment: str, algorithm: str) -> None:
-    asked = config.compose(f"experiment={experiment}", f"algorithm={algorithm}")
+    guide = ["anchors.policies={reward_policy: elsewhere}"] if algorithm == "tgdpo" else []  # the user names it
+    asked = config.compose(f"experiment={experiment}", f"algorithm={algorithm}", *guide)
     assert asked.model.path == str(world.policy)
 
 
@@ -222,9 +223,9 @@ def test_a_slot_without_a_part_is_refused_with_the_choices() -> None:
     ("value", "told"),
     [
         ("fixed", "'fixed'. Fix: schedule=fixed, or a file"),
-        ("fix", "'fix'. Fix: schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
-        (3, "3. Fix: schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
-        ([1], "[1]. Fix: schedule=fixed|every_k|half_steps|averaged|versions, or a file"),
+        ("fix", "'fix'. Fix: schedule=fixed|every_k|half_steps|averaged|history|versions, or a file"),
+        (3, "3. Fix: schedule=fixed|every_k|half_steps|averaged|history|versions, or a file"),
+        ([1], "[1]. Fix: schedule=fixed|every_k|half_steps|averaged|history|versions, or a file"),
     ],
 )
 def test_a_slot_that_holds_no_part_is_refused(value: object, told: str) -> None:

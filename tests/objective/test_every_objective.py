@@ -31,6 +31,28 @@ VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, a
     "inpo": [PARTS["inpo"](), PARTS["inpo"](eta=0.2, tau=0.1), PARTS["inpo"](tau=0.1, decaying=True)],
     "nash_md": [PARTS["nash_md"](), PARTS["nash_md"](tau=0.3, clip=0.2, scalar_judge="allow")],
     "sppo": [PARTS["sppo"](), PARTS["sppo"](eta=3.0, reduction="mean")],
+    "simpo": [PARTS["simpo"](), PARTS["simpo"](beta=1.0, margin=0.0)],
+    "cpo": [PARTS["cpo"](), PARTS["cpo"](nll=0.0)],
+    "orpo": [PARTS["orpo"](weight=0.5)],
+    "chosen_nll": [PARTS["chosen_nll"](PARTS["dpo"](), 0.5, reduction) for reduction in ("sum", "mean", "batch")],
+    "rdpo": [PARTS["rdpo"](), PARTS["rdpo"](beta=0.5, noise=0.3)],
+    "f_dpo": [PARTS["f_dpo"](0.5, kind) for kind in ("reverse_kl", "forward_kl", "jensen_shannon", "alpha")],
+    "hypo": [PARTS["hypo"](), PARTS["hypo"](kl=0.5)],
+    "rebel": [PARTS["rebel"](), PARTS["rebel"](eta=3.0, reduction="mean")],
+    "copg": [PARTS["copg"](), PARTS["copg"](beta=2.0, reduction="mean")],
+    "gpo": [PARTS["gpo"](beta=0.5), PARTS["gpo"](beta=0.1, clip=2.0, reduction="mean")],
+    "mnpo": [PARTS["mnpo"](), PARTS["mnpo"](eta=0.5, tau=0.1, weights=[0.5, 0.5])],
+    "tgdpo": [PARTS["tgdpo"](), PARTS["tgdpo"](beta=0.5, alpha=2.0)],
+}
+GROUPS: dict[str, list[Objective]] = {
+    "rloo": [PARTS["rloo"](), PARTS["rloo"](beta=0.0, clip=None)],
+    "grpo": [PARTS["grpo"](), PARTS["grpo"](beta=0.0, clip=None)],
+    "opmd": [PARTS["opmd"](), PARTS["opmd"](tau=2.0)],
+    "asymre": [PARTS["asymre"](), PARTS["asymre"](shift=0.3)],
+    "kto": [PARTS["kto"](), PARTS["kto"](beta=1.0, desirable=1.3, threshold=0.2)],
+    "a_lol": [PARTS["a_lol"](), PARTS["a_lol"](clip=0.2)],
+    "pro": [PARTS["pro"](), PARTS["pro"](nll=0.0)],
+    "trpa": [PARTS["trpa"](), PARTS["trpa"](beta=1.0, best=1.5)],
 }
 REWARDS: dict[str, list[Objective]] = {  # those that fit judges; each has a test of its own
     "generative_preference": [PARTS["generative_preference"]()],
@@ -41,7 +63,12 @@ REWARDS: dict[str, list[Objective]] = {  # those that fit judges; each has a tes
 }
 EVERY = [pytest.param(o, id=f"{name}-{at}") for name, some in VARIANTS.items() for at, o in enumerate(some)]
 PAIRWISE = [param for param in EVERY if not str(param.id).startswith("nash_md")]
-LABELLED = [param for param in PAIRWISE if not str(param.id).startswith(("dno", "sppo"))]  # those make labels of rates
+BY_WORTH = ("dno", "sppo", "rebel", "copg", "gpo")  # what they read of each side is not the label
+LABELLED = [param for param in PAIRWISE if not str(param.id).startswith(BY_WORTH)]
+IMITATE = ("cpo", "orpo", "chosen_nll")  # the winner's likelihood is a step in the label
+EXPECTED = [param for param in LABELLED if not str(param.id).startswith(IMITATE)]
+FREE = ("simpo", "cpo", "orpo")  # without a reference
+ANCHORED = [param for param in PAIRWISE if not str(param.id).startswith((*FREE, "hypo", "gpo"))]
 SQUARED = [param for param in PAIRWISE if str(param.id).startswith(("ipo", "squared_anchor", "inpo", "sppo"))]
 
 FITTING = [pytest.param(o, id=f"{name}-{at}") for name, some in REWARDS.items() for at, o in enumerate(some)]
@@ -52,7 +79,7 @@ pairwise = pytest.mark.parametrize("objective", PAIRWISE)
 
 
 def test_every_part_is_tried() -> None:
-    tried = VARIANTS | REWARDS
+    tried = VARIANTS | REWARDS | GROUPS
     assert tried.keys() == PARTS.keys()
     assert all(type(o) is PARTS[name] for name, some in tried.items() for o in some)
 
@@ -148,7 +175,7 @@ def test_which_response_comes_first_does_not_matter(objective: Objective, seed: 
         assert values.tolist() == pytest.approx(there.metrics[name].tolist(), rel=1e-9, abs=1e-11)
 
 
-@pytest.mark.parametrize("objective", LABELLED)
+@pytest.mark.parametrize("objective", EXPECTED)
 @quick
 @given(SEEDS)
 def test_a_soft_label_is_the_expectation_over_hard_ones(objective: Objective, seed: int) -> None:
@@ -164,7 +191,7 @@ def test_a_soft_label_is_the_expectation_over_hard_ones(objective: Objective, se
     assert lost.tolist() == pytest.approx(turned.tolist(), rel=1e-12)
 
 
-@pairwise
+@pytest.mark.parametrize("objective", ANCHORED)
 @quick
 @given(SEEDS)
 def test_at_the_anchors_the_margin_is_0_and_descent_raises_the_winner(objective: Objective, seed: int) -> None:
@@ -246,6 +273,26 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "inpo": {"eta": 0.005, "tau": None, "decaying": False, "reduction": "sum"},
         "nash_md": {"tau": 0.008, "clip": None, "scalar_judge": "refuse"},
         "sppo": {"eta": 1000.0, "reduction": "sum"},
+        "simpo": {"beta": 2.0, "margin": 0.5},
+        "cpo": {"beta": 0.1, "nll": 1.0},
+        "orpo": {"weight": 0.1},
+        "chosen_nll": {"base": None, "weight": 1.0, "reduction": "mean"},
+        "rdpo": {"beta": 0.1, "noise": 0.1, "clip": 100.0},
+        "f_dpo": {"beta": 0.1, "divergence": "jensen_shannon", "alpha": 0.5, "clip": 50.0},
+        "hypo": {"beta": 0.1, "kl": 1e-4},
+        "rebel": {"eta": 1.0, "reduction": "sum"},
+        "copg": {"beta": 0.1, "reduction": "sum"},
+        "gpo": {"beta": 0.001, "clip": None, "reduction": "sum"},
+        "mnpo": {"eta": 0.005, "tau": 0.0017, "weights": [0.6, 0.3, 0.1]},
+        "tgdpo": {"beta": 0.1, "alpha": 0.5},
+        "rloo": {"beta": 0.05, "clip": 0.2},
+        "grpo": {"beta": 0.04, "clip": 0.2},
+        "opmd": {"tau": 0.1},
+        "asymre": {"shift": -0.1},
+        "kto": {"beta": 0.1, "desirable": 1.0, "undesirable": 1.0, "threshold": None},
+        "a_lol": {"clip": 0.9},
+        "pro": {"nll": 0.05},
+        "trpa": {"beta": 0.1, "best": 2.5, "highest": 1.0, "kl": 0.001},
         "generative_preference": {},
         "bt": {"strength": "label", "center": 0.0},
         "rated_preference": {"strength": "scale", "weight": 1.0},

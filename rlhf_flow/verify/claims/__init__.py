@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf_flow.verify.claim import Claim
 from rlhf_flow.verify.claims import (
     constants,
+    data_sets,
     dno,
     egpo,
     exploration,
@@ -34,5 +35,6 @@ CLAIMS: tuple[Claim, ...] = (
     *squared_anchor.CLAIMS,
     *recipes.CLAIMS,
     *family_pairs.CLAIMS,
+    *data_sets.CLAIMS,
     *family_groups.CLAIMS,
 )

@@ -8,16 +8,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from rlhf_flow.games.equilibrium import gap, kl, tilted
+from rlhf_flow.games.equilibrium import gap, tilted
 from rlhf_flow.games.game import Board, bradley_terry
 from rlhf_flow.games.scorer import RewardScorer
 from rlhf_flow.games.solvers import Descent
-from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.objective.copg import CoPG
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.f_dpo import DIVERGENCES, FDPO
 from rlhf_flow.objective.gpo import GPO
-from rlhf_flow.objective.hypo import HyPO
 from rlhf_flow.objective.inpo import INPO
 from rlhf_flow.objective.mnpo import MNPO
 from rlhf_flow.objective.orpo import ORPO
@@ -27,14 +25,10 @@ from rlhf_flow.objective.simpo import SimPO
 from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.objective.tgdpo import TGDPO
 from rlhf_flow.protocols import Objective
-from rlhf_flow.sampler.draws import DrawsSampler
 from rlhf_flow.sampler.policy import PolicySampler
-from rlhf_flow.sampler.source import Source
 from rlhf_flow.schedule import EveryK, History
 from rlhf_flow.selector.all_pairs import AllPairs
-from rlhf_flow.selector.cross import Cross
-from rlhf_flow.selector.rejection import Rejection
-from rlhf_flow.types import Candidate, Message, Prompt, Response, Rollouts, SamplingParams, Scored, Selection
+from rlhf_flow.types import SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below
 from rlhf_flow.verify.games import CYCLE, cyclic_game
 from rlhf_flow.verify.pairs import at_the_anchors, draw_pairs, gradients, tensors
@@ -138,33 +132,6 @@ def length(seed: int) -> Iterator[Finding]:
         yield rule(f"{name}: change of the margin if both answers are said twice", (once - again).abs().max(), 1e-9)
 
 
-def bounded(seed: int) -> Iterator[Finding]:
-    """Of three answers the data have two. On hard labels DPO leaves for the winner; HyPO stays in reach."""
-    prompts = tuple(
-        replace(prompt, candidates={"chosen": _answer(0), "rejected": _answer(1)})
-        for prompt in Board((CYCLE,)).prompts()
-    )
-    draws = [
-        Source("policy", n=1),
-        *(Source(name, n=1, policy="dataset", candidate=name) for name in ("chosen", "rejected")),
-    ]
-    far = {}
-    for name, weight in (("DPO", 0.0), ("HyPO", 4.0)):
-        played = play(
-            CYCLE,
-            objective=HyPO(beta=0.5, kl=weight),
-            sampler=DrawsSampler(draws=draws),
-            selector=AllOfPolicy(label="hard", first="chosen", second="rejected", extra="policy"),
-            method=Descent(lr=0.5),
-            rounds=600,
-            prompts=prompts,
-            seed=seed,
-        )
-        far[name] = kl(played.of()[-1], CYCLE.reference)
-    yield below("HyPO: KL to the reference after 600 steps", far["HyPO"], 0.2)
-    yield above("DPO: the same", far["DPO"], 0.35)
-
-
 def scores(seed: int) -> Iterator[Finding]:
     """With win rates less a half as scores, GPO is SPPO; scores themselves are unbounded where win rates are not."""
     eta, pairs = 3.0, draw_pairs(seed, count=32)
@@ -212,24 +179,6 @@ def strengths(seed: int) -> Iterator[Finding]:
     yield above("the same with hard labels", np.abs(implicit - implicit[0] - REWARDS).max(), 0.5)
 
 
-def rejected(seed: int) -> Iterator[Finding]:
-    """Accepted answers of the reference follow ref exp(r / beta)."""
-    beta, answers, prompts = 0.5, 64, 300
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(3, size=(prompts, answers), p=REFERENCE)
-    selector = Rejection(beta=beta, accept=8, label="soft", identical="keep")
-    chosen = [
-        int(id.split("/")[1]) for pair in selector.select(_scored(drawn)).pairs for id in (pair.first, pair.second)
-    ]
-    share = np.bincount(chosen, minlength=3) / len(chosen)
-    yield below(
-        "distance of the accepted answers to ref exp(r / beta)",
-        np.abs(share - tilted(REFERENCE, REWARDS / beta)).max(),
-        0.06,
-    )
-    yield above("of the reference", np.abs(REFERENCE - tilted(REFERENCE, REWARDS / beta)).max(), 0.2)
-
-
 def guidance(seed: int) -> Iterator[Finding]:
     """At the reference, a token's pull grows with its reward in the winner, and falls with it in the loser."""
     pairs = [at_the_anchors(pair, p=1.0, worth=(0.5, 0.5)) for pair in draw_pairs(seed, count=16)]
@@ -259,41 +208,6 @@ def guidance(seed: int) -> Iterator[Finding]:
         yield rule(what, spread, 0.999 if alpha else 1e-12)
 
 
-class AllOfPolicy(Cross):
-    """The pairs of `Cross` once for each enumerated answer of the third draw, weighted by its probability."""
-
-    def select(self, scored: Scored) -> Selection:
-        selection = super().select(scored)
-        by_prompt = {
-            prompt.id: [one for one in group if one.draw.name == self.extra]
-            for prompt, group in zip(scored.rollouts.prompts, scored.rollouts.responses, strict=True)
-        }
-        pairs = tuple(
-            replace(pair, extra=one.id, weight=pair.weight * one.mass)
-            for pair in selection.pairs
-            for one in by_prompt[pair.prompt]
-        )
-        return replace(selection, pairs=pairs)
-
-
-def _answer(token: int) -> Candidate:
-    return Candidate(str(token), (token,))
-
-
-def _scored(drawn: np.ndarray) -> Scored:
-    """Answers [B, N], by number, with their rewards."""
-    draw = SamplingParams(n=drawn.shape[1])
-    prompts = tuple(Prompt(str(b), (Message("user", ""),), (0,)) for b in range(len(drawn)))
-
-    def response(b: int, k: int) -> Response:
-        answer = int(drawn[b, k])
-        return Response(f"{b}/{answer}/{k}", np.array([answer], np.int32), str(answer), None, False, draw, b, "")
-
-    groups = tuple(tuple(response(b, k) for k in range(drawn.shape[1])) for b in range(len(drawn)))
-    utility = REWARDS[drawn]
-    return Scored(Rollouts(1, prompts, groups), utility, sigmoid(utility[:, :, None] - utility[:, None, :]))
-
-
 CLAIMS = (
     Claim("F1", "REBEL", "a round is a natural policy gradient step", "Gao et al. 2024, Thm. 1", natural_gradient),
     Claim("F2", "CoPG", "its optimum does not depend on the sampler", "Flet-Berliac et al. 2024, Prop. 1", any_sampler),
@@ -301,13 +215,11 @@ CLAIMS = (
     Claim("F4", "robust DPO", "its loss is unbiased under wrong labels", "Chowdhury et al. 2024, Lemma 3.1", unbiased),
     Claim("F5", "ORPO", "the winner becomes likelier without a reference", "Hong et al. 2024, sec. 4.3", odds_ratio),
     Claim("F6", "SimPO", "its reward is that of a token", "Meng et al. 2024, sec. 2.2", length),
-    Claim("F7", "HyPO", "the KL is bounded where the data are not", "Song et al. 2024, Thm. 4.2", bounded, seconds=8),
     Claim("F8", "GPO", "with win rates as scores it is SPPO", "Zhang et al. 2024, arXiv:2410.02197, sec. 5", scores),
     Claim(
         "F9", "COMAL", "it converges to the unregularised Nash policy", "Liu et al. 2024, Thm. 1", convergent, seconds=4
     ),
     Claim("F10", "MNPO", "with one opponent it is INPO", "Wu et al. 2025, sec. 3", one_opponent, seconds=4),
     Claim("F11", "OSP", "soft labels calibrate the implicit reward", "Zhai et al. 2024", strengths, seconds=5),
-    Claim("F12", "RSO", "accepted answers are the optimal policy's", "Liu et al. 2023, Thm. 1", rejected),
     Claim("F13", "TGDPO", "tokens with a high reward pull more", "Zhu et al. 2025, sec. 3", guidance),
 )
