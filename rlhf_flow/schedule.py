@@ -79,6 +79,29 @@ class HalfSteps:
         )
 
 
+TRAINED = "trained"  # the average that recovers what was trained from what was published
+
+
+@dataclass(frozen=True)
+class Extrapolated(AnyRounds):
+    """The reference is the last policy, and each round goes on beyond what it trained, in the direction of the change.
+
+    APO, He, Yuan and Gu 2024, arXiv:2410.06293: theta_t = trained_t + alpha (trained_t - trained_(t-1)). The answers,
+    initial weights and reference of the next round are those of theta_t. The optimizer begins each round anew.
+    """
+
+    alpha: float = 0.3  # momentum, in [0, 1): the change of a round is multiplied by up to 1 / (1 - alpha)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"schedule.alpha must be in (0, 1), got {self.alpha}. Fix: schedule=every_k, for none.")
+
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
+        # trained_t = (theta_t + alpha trained_(t-1)) / (1 + alpha) is a moving average of what was published
+        decay = self.alpha / (1 + self.alpha)
+        return replace(_continue(round, reference=round - 1), averages={TRAINED: decay}, extrapolation=self.alpha)
+
+
 @dataclass(frozen=True)
 class History(AnyRounds):
     """Like `fixed`, with the policies of up to four rounds back as anchors: previous, previous_2, previous_3, ...
@@ -204,5 +227,6 @@ PARTS: dict[str, type] = {
     "half_steps": HalfSteps,
     "averaged": Averaged,
     "history": History,
+    "extrapolated": Extrapolated,
     "versions": Versions,
 }

@@ -269,6 +269,7 @@ class RoundPlan:
     anchors: Mapping[str, int]  # anchor name -> round that published it
     publish_as: str = "policy"
     averages: Mapping[str, float] = field(default_factory=dict)  # also published: name of an average -> its decay
+    extrapolation: float = 0.0  # publish trained + this * (trained - the round before's trained), of weights
     evaluated: bool = True  # False for intermediate policies, such as half steps
 
     def only(self, *, samplers: Collection[str], anchors: Collection[str]) -> RoundPlan:

@@ -96,6 +96,8 @@ class TabularLearner:
         free = self.board.reference.isfinite()
         parts = [coefficient * policy.weights.load()[LOGITS].where(free, 0.0) for policy, coefficient in terms]
         state = {LOGITS: torch.stack(parts).sum(0).where(free, -torch.inf)}
+        if name == "policy":  # the round's policy is this one, not what was trained
+            self.published[round] = self.board.probabilities(state[LOGITS])
         return Policy(name, round, fingerprint(state), InMemoryWeights(state), stateless=True)
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:

@@ -65,7 +65,7 @@ def save_last_policy(context: RunContext, policies: PolicyRegistry) -> None:
 
     def write(writer: StageWriter) -> StageFacts:
         policies.begin(last)
-        context.save_policy(writer, last)
+        context.save_policy(writer, last, policies[last] if policies[last].stateless else None)
         writer.save("learner", context.learner.save_state)
         return {"sha256": policies.sha256(last)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rlhf_flow.metrics.alarms import Alarms
@@ -112,9 +113,9 @@ class RunContext:
         anchors = self.objective.at(round).needs.anchors - set(self.anchor_policies)
         return self.schedule.at(round, records).only(samplers=self.sampler.roles, anchors=anchors)
 
-    def save_policy(self, writer: StageWriter, round: int) -> None:
-        """Write the policy that the learner holds, with its model card."""
-        writer.save("policy", self.learner.save_policy)
+    def save_policy(self, writer: StageWriter, round: int, policy: Policy | None = None) -> None:
+        """Write a policy (default: the one that the learner holds), with its model card."""
+        writer.save("policy", partial(self.learner.save_policy, policy=policy))
         if self.model_card is not None:
             metrics = {record.round: record.metrics for record in self.ledger.records if record.round}
             known = {past: one["eval/win_rate"] for past, one in metrics.items() if "eval/win_rate" in one}

@@ -43,7 +43,7 @@ def learn(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> Non
 
     def save_policies(writer: StageWriter) -> StageFacts:
         if writes_checkpoint:
-            context.save_policy(writer, round)
+            context.save_policy(writer, round, policy if plan.extrapolation else None)
             for name, average in averages.items():
                 writer.save(average_folder(name), partial(learner.save_policy, policy=average))
         return {"name": policy.name, **facts_of(policy), "averages": {k: facts_of(v) for k, v in averages.items()}}

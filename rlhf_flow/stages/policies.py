@@ -81,9 +81,18 @@ class PolicyRegistry:
             policy = self.context.learner.publish(plan.publish_as, plan.round)
         else:
             policy = replace(self[plan.init], name=plan.publish_as, round=plan.round)
-        self.policies[plan.round] = policy
         self.held = plan.round
+        if plan.extrapolation and changed:
+            policy, self.held = self._beyond(plan, policy), None
+        self.policies[plan.round] = policy
         return policy
+
+    def _beyond(self, plan: RoundPlan, trained: Policy) -> Policy:
+        """What was trained, and `plan.extrapolation` times its change since the round before. It has no moments."""
+        (name, decay), alpha = next(iter(plan.averages.items())), plan.extrapolation
+        before = self.average(name, plan.round - 1, decay)
+        terms = [(trained, 1 + alpha), (before, -alpha)]
+        return replace(self.context.learner.average(plan.publish_as, plan.round, terms), stateless=True)
 
     def rebase(self, round: int) -> None:
         """Make the learner start from the round's checkpoint, if there is one.
@@ -91,6 +100,8 @@ class PolicyRegistry:
         It holds these weights already. But a rank that is restarted replays all calls since the learner last started
         from a checkpoint, so starting here keeps that log short, and independent of checkpoints that get pruned.
         """
+        if self.policies[round].stateless:
+            return
         if self.context.ledger.has(round, "learner"):
             policy = replace(self.policies[round], state=self.context.ledger.folder(round) / "learner")
             if isinstance(policy.weights, HeldByLearner) and (on_disk := self._from_disk(round)) is not None:
@@ -119,9 +130,10 @@ class PolicyRegistry:
         ledger = self.context.ledger
         if not ledger.has(round, "policy"):
             return None
-        facts = self._published(round).facts
-        state = ledger.folder(round) / "learner" if ledger.has(round, "learner") else None
-        return self._load(round, "policy", facts, name=str(facts["name"]), state=state)
+        facts, beyond = self._published(round).facts, bool(self.context.plan(round).extrapolation)
+        state = ledger.folder(round) / "learner" if ledger.has(round, "learner") and not beyond else None
+        policy = self._load(round, "policy", facts, name=str(facts["name"]), state=state)
+        return replace(policy, stateless=beyond)
 
     def _average_from_disk(self, name: str, round: int) -> Policy | None:
         if not self.context.ledger.has(round, average_folder(name)):

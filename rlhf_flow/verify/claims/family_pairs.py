@@ -26,7 +26,7 @@ from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.objective.tgdpo import TGDPO
 from rlhf_flow.protocols import Objective
 from rlhf_flow.sampler.policy import PolicySampler
-from rlhf_flow.schedule import EveryK, History
+from rlhf_flow.schedule import EveryK, Extrapolated, History
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.types import SamplingParams
 from rlhf_flow.verify.claim import Claim, Finding, above, below
@@ -166,6 +166,23 @@ def one_opponent(seed: int) -> Iterator[Finding]:
     yield below("largest gap after 100 rounds as a share of the start's, three opponents, 7 rings", max(ends), 0.1)
 
 
+def accelerated(seed: int) -> Iterator[Finding]:
+    """A round adds r / beta to the log-odds; with momentum, up to 1 / (1 - alpha) times as much."""
+    beta, alpha, rounds = 2.0, 0.4, 8
+    plain = play(GAME, objective=DPO(beta), schedule=EveryK(1), rounds=rounds, seed=seed).of()[-1]
+    ahead = play(GAME, objective=DPO(beta), schedule=Extrapolated(alpha), rounds=rounds, seed=seed).of()
+    change, total = 0.0, 0.0  # of a round in units of r / beta, and of all
+    for _ in range(rounds):
+        change = 1 + alpha * change
+        total += change
+    expected = tilted(REFERENCE, (total + alpha * change) * REWARDS / beta)
+    yield below("distance to its closed form after 8 rounds", np.abs(ahead[-1] - expected).max(), 1e-8)
+    yield below(
+        "distance of plain rounds to theirs", np.abs(plain - tilted(REFERENCE, rounds * REWARDS / beta)).max(), 1e-8
+    )
+    yield above("reward over that of plain rounds", (ahead[-1] - plain) @ REWARDS, 0.005)
+
+
 def strengths(seed: int) -> Iterator[Finding]:
     """Soft labels calibrate the implicit reward; the labels of the winner alone have no optimum."""
     beta = 0.5
@@ -221,5 +238,6 @@ CLAIMS = (
     ),
     Claim("F10", "MNPO", "with one opponent it is INPO", "Wu et al. 2025, sec. 3", one_opponent, seconds=4),
     Claim("F11", "OSP", "soft labels calibrate the implicit reward", "Zhai et al. 2024", strengths, seconds=5),
+    Claim("F23", "APO", "momentum multiplies the steps by 1 / (1 - alpha)", "He et al. 2024, Thm. 4.2", accelerated),
     Claim("F13", "TGDPO", "tokens with a high reward pull more", "Zhu et al. 2025, sec. 3", guidance),
 )
