@@ -223,9 +223,9 @@ def test_a_slot_without_a_part_is_refused_with_the_choices() -> None:
     ("value", "told"),
     [
         ("fixed", "'fixed'. Fix: schedule=fixed, or a file"),
-        ("fix", "'fix'. Fix: schedule=fixed|every_k|half_steps|averaged|history|versions, or a file"),
-        (3, "3. Fix: schedule=fixed|every_k|half_steps|averaged|history|versions, or a file"),
-        ([1], "[1]. Fix: schedule=fixed|every_k|half_steps|averaged|history|versions, or a file"),
+        ("fix", "'fix'. Fix: schedule=fixed|every_k|half_steps|averaged|history|extrapolated|versions, or a file"),
+        (3, "3. Fix: schedule=fixed|every_k|half_steps|averaged|history|extrapolated|versions, or a file"),
+        ([1], "[1]. Fix: schedule=fixed|every_k|half_steps|averaged|history|extrapolated|versions, or a file"),
     ],
 )
 def test_a_slot_that_holds_no_part_is_refused(value: object, told: str) -> None:
