@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from rlhf_flow.metrics.alarms import PREFIX, check_silence, tripped
 from rlhf_flow.metrics.reward_accuracy import Verdicts, measure, reliability
-from rlhf_flow.metrics.stats import mean_with_interval, share_with_interval
+from rlhf_flow.metrics.stats import mean_with_interval, share_with_interval, with_interval
 from rlhf_flow.metrics.win_rate import gap, length_controlled, length_drift, win_rate
 from rlhf_flow.prompts.pairwise import row_of
 from rlhf_flow.scorer.models.gpm import log_odds
@@ -166,6 +166,8 @@ def _score_metrics(scored: Scored) -> dict[str, float]:
         metrics |= _mean(f"eval/aspect/{name}", values[:, 1])
     wins, (start, new) = scored.wins[:, 1, 0], _lengths(scored.rollouts)  # [B] each
     metrics |= win_rate("eval/win_rate", wins)
+    if all(one is other for one, other in scored.rollouts.responses):  # the start's weights, so nothing was sampled
+        metrics |= with_interval("eval/win_rate", 0.5, 0.5, 0.5)
     return metrics | length_controlled("eval/win_rate_length_controlled", wins, new - start)
 
 

@@ -285,7 +285,7 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "gpo": {"beta": 0.001, "clip": None, "reduction": "sum"},
         "mnpo": {"eta": 0.005, "tau": 0.0017, "weights": [0.6, 0.3, 0.1]},
         "tgdpo": {"beta": 0.1, "alpha": 0.5},
-        "rloo": {"beta": 0.05, "clip": 0.2},
+        "rloo": {"beta": 0.05, "clip": 0.2, "returns": "last"},
         "grpo": {"beta": 0.04, "clip": 0.2},
         "opmd": {"tau": 0.1},
         "asymre": {"shift": -0.1},

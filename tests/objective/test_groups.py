@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rlhf_flow.objective.groups import advantage, count, log_ratio, spread
 from rlhf_flow.protocols import Objective
 from rlhf_flow.types import Needs
 from rlhf_flow.verify.groups import draw_groups, tensors
@@ -14,6 +15,26 @@ from tests.objective.test_every_objective import GROUPS
 
 EACH = [pytest.param(o, id=f"{name}-{at}") for name, some in GROUPS.items() for at, o in enumerate(some)]
 each = pytest.mark.parametrize("objective", EACH)
+
+
+def test_what_is_shared_of_a_group() -> None:
+    """Of the first two groups, by hand; and of answers that are enumerated with their probabilities."""
+    drawn = draw_groups(3)[:2]
+    given = tensors(drawn, GROUPS["opmd"][0])
+    worth = [torch.tensor(one.worth) for one in drawn]
+    expected = torch.cat([one - one.mean() for one in worth]).double()
+    torch.testing.assert_close(advantage(given), expected, rtol=0, atol=1e-6)
+    deviations = torch.stack([one.std(unbiased=False) for one in worth]).double()
+    torch.testing.assert_close(spread(given), deviations, rtol=0, atol=1e-6)
+    assert count(given).tolist() == [one.size for one in drawn]
+    assert count(replace(given, enumerated=True)).isinf().all()
+    ratios = [one.ratio("previous", i) for one in drawn for i in range(one.size)]
+    means = [
+        ratio / one.length(i)
+        for one, ratio, i in ((o, o.ratio("previous", i), i) for o in drawn for i in range(o.size))
+    ]
+    assert log_ratio(given, "previous").tolist() == pytest.approx(ratios)
+    assert log_ratio(given, "previous", reduction="mean").tolist() == pytest.approx(means)
 
 
 @each
