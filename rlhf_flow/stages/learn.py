@@ -87,7 +87,8 @@ def _train(
     policies.begin(plan.init)
     policies.held = None  # from the first step on, the learner holds no published policy
     used, _ = used_from(round + 1, ledger, context.schedule)
-    policies.keep_only(used, averages=used | {round - 1})  # others need no copy of their weights
+    published = set() if steps else {plan.init}  # without pairs, the round publishes what it starts from
+    policies.keep_only(used | published, averages=used | {round - 1})  # others need no copy of their weights
     stride = context.checkpoints.steps or max(1, math.ceil(steps / 10))  # without commits: ten updates of the progress
     metrics: list[StageFacts] = []
     boundaries = range(stride, steps, stride) if context.checkpoints.steps else range(0)

@@ -10,6 +10,7 @@ from rlhf_flow.games.engine import TabularEngine
 from rlhf_flow.games.game import LOGITS, Board, Game, mixed
 from rlhf_flow.games.solvers import Choice, Descent, Fit
 from rlhf_flow.objective.dpo import DPO
+from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.types import Mixture, Policy, SamplingParams
 from rlhf_flow.verify import bradley_terry, play
 from rlhf_flow.verify.games import CYCLE, LONGER, NUMBERS
@@ -136,3 +137,13 @@ def test_a_game_of_samples_is_the_same_for_the_same_seed() -> None:
 def test_games_of_different_sizes_are_played_one_after_another() -> None:
     with pytest.raises(ValueError, match="equally many answers"):
         play(CYCLE, bradley_terry([0, 1], [0.5, 0.5]), objective=DPO(), sampler=SELF_PLAY, selector=EXACT, rounds=1)
+
+
+def test_rounds_without_a_pair_publish_what_they_start_from() -> None:
+    """Two sampled answers are often equal, and equal answers are no pair."""
+    certain = Game(np.array([[0.5, 0.6], [0.4, 0.5]]), np.array([0.9, 0.1]))
+    played = play(
+        certain, objective=DPO(), selector=OnlyPair(label="hard"), method=Descent(1.0), rounds=60, exact=False
+    )
+    same = (np.diff(played.of(), axis=0) == 0).all(-1)
+    assert 10 < same.sum() < 60
