@@ -79,6 +79,12 @@ def test_enumerated_answers_keep_their_mass() -> None:
     assert pair.mass == (0.75, 0.25)
 
 
+def test_a_prompt_has_one_group_however_many_answers() -> None:
+    assert [Group().max_pairs({"policy": n}) for n in (2, 8)] == [1, 1]
+    two = Group().select(scored([1.0, 2.0]))
+    assert two.pair_counts == {"used": 1} and set(two.response_buckets.values()) == {"used"}
+
+
 # -- rejection ---------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +100,19 @@ def test_without_a_temperature_the_best_are_accepted() -> None:
     ids = [one.id for one in given.rollouts.responses[0]]
     (pair,) = Rejection(beta=0.0, accept=2).select(given).pairs
     assert (pair.first, pair.second) == (ids[3], ids[2])
+
+
+@pytest.mark.parametrize(("accept", "pairs"), [(2, 1), (3, 1), (4, 2), (8, 2)])
+def test_so_many_are_accepted_at_most(accept: int, pairs: int) -> None:
+    selection = Rejection(beta=1e6, accept=accept).select(scored([0.0, 1.0, 2.0, 3.0]))
+    assert len(selection.pairs) == pairs
+    assert Rejection(accept=accept).max_pairs({"policy": 4}) == pairs
+    assert Counter(selection.response_buckets.values())["used"] == 2 * pairs
+
+
+def test_the_defaults_are_half_a_unit_and_eight_answers() -> None:
+    assert (Rejection().beta, Rejection().accept) == (0.5, 8)
+    assert Rejection().max_pairs({"reference": 64}) == 4
 
 
 def test_the_same_answers_are_accepted_again() -> None:
