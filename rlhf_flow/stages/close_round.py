@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rlhf_flow.metrics.alarms import PREFIX, of_judge, without_pairs
 from rlhf_flow.protocols import Schedule
@@ -116,8 +116,7 @@ def _write_pointers(ledger: Store, *, rounds: int) -> int:
     ledger.point("best", _pointer(ledger, best))
     if last.round >= rounds and ledger.has(last.round, "policy"):
         ledger.point("final", _pointer(ledger, last))
-        if ledger.has(last.round, average_folder("ema")):
-            ledger.point("average", _pointer(ledger, last, average_folder("ema")))
+        _point_to_average(ledger, last.round)
     return best.round
 
 
@@ -135,8 +134,17 @@ def _merit(records: Sequence[RoundRecord]) -> Callable[[RoundRecord], float]:
     return merit
 
 
-def _pointer(ledger: Store, record: RoundRecord, name: str = "policy") -> StageFacts:
-    folder = ledger.folder(record.round).relative_to(ledger.root) / name
+def _point_to_average(ledger: Store, round: int) -> None:
+    """Write average.json, if the round published a moving average of policies."""
+    published = ledger.committed(round, "publish")
+    averages = {} if published is None else published.facts.get("averages")
+    if isinstance(averages, Mapping) and "ema" in averages and ledger.has(round, average_folder("ema")):
+        folder = ledger.folder(round).relative_to(ledger.root) / average_folder("ema")
+        ledger.point("average", {"round": round, "policy": str(folder), "sha256": averages["ema"]["sha256"]})
+
+
+def _pointer(ledger: Store, record: RoundRecord) -> StageFacts:
+    folder = ledger.folder(record.round).relative_to(ledger.root) / "policy"
     return {
         "round": record.round,
         "policy": str(folder) if record.round else None,  # null: the start

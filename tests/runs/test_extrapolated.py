@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlhf_flow.cli.main import main
+from rlhf_flow.weights.fingerprint import fingerprint
 from rlhf_flow.weights.source import Checkpoint
 from tests.support import tiny
 
@@ -41,3 +42,16 @@ def test_each_policy_goes_on_beyond_what_was_trained(tmp_path: Path) -> None:
     assert main(["run", *overrides(tmp_path / "halves", model, asked, rounds=3)]) == 0
     ends = [json.loads((tmp_path / name / "final.json").read_text())["sha256"] for name in ("whole", "halves")]
     assert ends[0] == ends[1]
+
+
+def test_the_average_of_a_run_is_named_with_its_own_hash(tmp_path: Path) -> None:
+    """In bfloat16, where the average is kept in float32."""
+    model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl", number=40)
+    keys = {"algorithm": "nash_ema", "objective.scalar_judge": "allow", "rounds": 2, "model.dtype": "bfloat16"}
+    others = {"observe.console": False, "learner.training.optimizer.lr": 3e-3}
+    assert main(["run", *tiny.overrides(model, asked, tmp_path / "run", **keys, **others)]) == 0
+    average, final = (json.loads((tmp_path / f"run/{name}.json").read_text()) for name in ("average", "final"))
+    assert average["sha256"] != final["sha256"]
+    state = Checkpoint(tmp_path / "run" / average["policy"]).load()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert fingerprint(state) == average["sha256"]
