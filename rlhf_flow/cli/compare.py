@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -18,16 +19,16 @@ from typing import NoReturn, TypeAlias
 from rlhf_flow.config.compose import CONFIGS, compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.system import machine
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 TUNING_SEED = 0
-SMALL = ["learner.training.batch=16", "learner.training.epochs=1", "learner.ranks=1", "cluster=ray_persistent"]
+WIDENINGS = 3  # learning rates that a recipe may try beyond its grid
+SMALL = ["stack=local", "prompts.held_out=256", "learner.training.batch=16", "learner.training.epochs=1"]
+LRS = ["--lrs", "1e-4", "3e-4", "1e-3"]
 WORLDS = {  # the comparisons of docs/reference/results.md: options and overrides
-    "sandbox": (["--queries=4096", "--lrs", "1e-4", "3e-4"], ["experiment=sandbox", "rounds=4", *SMALL]),
-    "cyclic": (
-        ["--queries=2048", "--lrs", "1e-4", "3e-4", "--metric=eval/gap", "--lower"],
-        ["experiment=cyclic", "rounds=8", *SMALL],
-    ),
+    "sandbox": (["--queries=2048", *LRS], ["experiment=sandbox", "rounds=4", *SMALL]),
+    "cyclic": (["--queries=1024", *LRS, "--metric=eval/gap", "--lower"], ["experiment=cyclic", "rounds=4", *SMALL]),
 }
 COLUMNS = ("eval/win_rate", "eval/reward", "eval/accuracy", "eval/gap", "eval/gap_by_tone", "eval/kl", "eval/length")
 QUERIES = "judge/queries"
@@ -50,13 +51,15 @@ class Run:
     folder: Path
 
     @property
-    def stem(self) -> Path:
-        """The start of the folder's name, which the runs of all seeds share."""
-        return self.folder / (self.recipe if self.lr is None else f"{self.recipe}-lr-{self.lr:g}")
+    def run_dir(self) -> Path:
+        rate = "" if self.lr is None else f"-lr-{self.lr:g}"
+        return self.folder / f"{self.recipe}{rate}-seed-{self.seed}"
 
     @property
-    def run_dir(self) -> Path:
-        return Path(f"{self.stem}-seed-{self.seed}")
+    def overrides(self) -> list[str]:
+        """What distinguishes it from the other runs of its recipe."""
+        rate = [] if self.lr is None else [f"learner.training.optimizer.lr={self.lr}"]
+        return [*rate, f"seed={self.seed}", f"run_dir={self.run_dir}"]
 
     @property
     def metrics(self) -> list[dict[str, float]]:
@@ -94,6 +97,13 @@ def tuned(runs: Sequence[Run], metric: str, *, lower: bool) -> dict[str, float |
     return {run.recipe: run.lr for run in reversed(done)}
 
 
+def widened(lrs: Sequence[float], best: float) -> list[float]:
+    """The learning rates, and one more if the best of them is the smallest or the largest."""
+    grid = sorted(lrs)
+    below, above = (float(f"{lr:.1g}") for lr in (grid[0] ** 2 / grid[1], grid[-1] ** 2 / grid[-2]))
+    return sorted({*grid, *([below] if best == grid[0] else []), *([above] if best == grid[-1] else [])})
+
+
 def table(runs: Sequence[Run], metric: str, *, lower: bool) -> str:
     """A Markdown row for each recipe, the best first: median, least and greatest over the seeds."""
     rows = [run.row for run in runs if run.metrics]
@@ -129,12 +139,12 @@ def _values(rows: Sequence[Row], key: str) -> list[float]:
 def commands(
     runs: Sequence[Run], overrides: Sequence[str], options: argparse.Namespace
 ) -> Iterator[tuple[Path, list[list[str]]]]:
-    """By recipe and learning rate, the arguments of `rlhf-flow run` for each seed that has not finished."""
-    for stem, group in groupby(runs, key=lambda run: run.stem):
+    """By recipe, the arguments of `rlhf-flow run` for each run that has not finished."""
+    for recipe, group in groupby(runs, key=lambda run: run.recipe):
         missing = [run for run in group if not run.metrics]
         if not missing:
             continue
-        chosen = [*overrides, f"algorithm={missing[0].recipe}"]
+        chosen = [*overrides, f"algorithm={recipe}"]
         config = compose(*chosen, folders=options.config_dir)
         chosen = [
             f"evaluate.every={config.rounds}",
@@ -143,21 +153,23 @@ def commands(
             *chosen,
             *(f"--config-dir={folder}" for folder in options.config_dir),
             f"prompts.batch={prompts_per_round(config, options.queries)}",
-            *([] if missing[0].lr is None else [f"learner.training.optimizer.lr={missing[0].lr}"]),
         ]
-        yield stem, [[*chosen, f"seed={run.seed}", f"run_dir={run.run_dir}"] for run in missing]
+        yield missing[0].run_dir, [[*chosen, *run.overrides] for run in missing]
 
 
 def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Namespace) -> bool:
     """Make the missing runs, `options.jobs` processes at a time. Returns whether all succeeded."""
 
+    threads = {"OMP_NUM_THREADS": str(max(1, machine.cores() // options.jobs))}
+
     def start(task: tuple[Path, list[list[str]]]) -> bool:
-        stem, several = task  # in one process, so that cluster=ray_persistent keeps its workers
-        with Path(f"{stem}.log").open("w") as log:
+        first, several = task  # in one process: it imports once, and cluster=ray_persistent keeps its workers
+        with Path(f"{first}.log").open("w") as log:
             command = [sys.executable, "-c", RUN_ALL, json.dumps(several)]
-            failed = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode != 0
-        print(f"{stem}: {f'failed, see {stem}.log' if failed else 'done'}", file=sys.stderr, flush=True)
-        return not failed
+            environment = {**threads, **os.environ}
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        print(f"{first}: {f'failed, see {first}.log' if code else 'done'}", file=sys.stderr, flush=True)
+        return code == 0
 
     options.folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -181,9 +193,12 @@ def main(arguments: Sequence[str]) -> int:
     lower, metric, folder, good = options.lower, options.metric, options.folder, True
     lrs: dict[str, float | None] = dict.fromkeys(recipes, *(options.lrs if len(options.lrs) == 1 else ()))
     if len(options.lrs) > 1:
-        tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in recipes for lr in options.lrs]
-        good = execute(tries, overrides, options)
-        lrs = tuned(tries, metric, lower=lower)
+        grids = {recipe: list(options.lrs) for recipe in recipes}
+        for _ in range(1 + WIDENINGS):
+            tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in recipes for lr in grids[recipe]]
+            good = execute(tries, overrides, options)
+            lrs = tuned(tries, metric, lower=lower)
+            grids = {recipe: widened(grid, lrs[recipe]) if lrs.get(recipe) else grid for recipe, grid in grids.items()}
     runs = [Run(recipe, lr, seed, rounds, folder) for recipe, lr in lrs.items() for seed in options.seeds]
     good &= execute(runs, overrides, options)
     rows = [run.row for run in runs if run.metrics]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cli.compare import Run, commands, main, prompts_per_round, table, tuned
+from rlhf_flow.cli.compare import Run, commands, main, prompts_per_round, table, tuned, widened
 from tests.support.configured import configured
 
 ROUNDS = 4
@@ -41,6 +41,14 @@ def test_the_learning_rate_that_ends_best_is_chosen_among_the_runs_that_ended(tm
     assert tuned([half], "eval/win_rate", lower=False) == {}
 
 
+@pytest.mark.parametrize(
+    ("best", "grid"),
+    [(1e-4, [3e-5, 1e-4, 3e-4, 1e-3]), (3e-4, [1e-4, 3e-4, 1e-3]), (1e-3, [1e-4, 3e-4, 1e-3, 3e-3])],
+)
+def test_a_grid_whose_edge_is_the_best_is_widened_there(best: float, grid: list[float]) -> None:
+    assert widened([1e-4, 3e-4, 1e-3], best) == grid
+
+
 @pytest.mark.parametrize("lower", [False, True])
 def test_a_row_has_the_median_and_the_spread_and_the_best_recipe_comes_first(lower: bool, tmp_path: Path) -> None:
     runs = [
@@ -70,7 +78,7 @@ def test_only_seeds_without_a_finished_run_are_started(tmp_path: Path) -> None:
     ended("online_dpo", None, 1, tmp_path, **figures(0.5))
     runs = [Run(recipe, None, seed, ROUNDS, tmp_path) for recipe in ("online_dpo", "xpo") for seed in (1, 2)]
     keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
-    (_, dpo), (_, xpo) = commands(runs, keys, options())
+    (_, dpo), (_, xpo) = commands(runs, keys, options())  # the runs of a recipe share a process
     assert [command[-2:] for command in dpo] == [["seed=2", f"run_dir={tmp_path}/online_dpo-seed-2"]]
     assert [command[-1] for command in xpo] == [f"run_dir={tmp_path}/xpo-seed-{seed}" for seed in (1, 2)]
     assert not any("optimizer.lr" in word for word in dpo[0])
