@@ -216,7 +216,7 @@ class RoundTables:
     def read_pairs(self, columns: list[str] | None = None) -> pa.Table:
         """The pairs to train on, in order."""
         pairs = self.pairs.read(columns)
-        return pairs if self.kept is None else pairs.take(list(self.kept))
+        return pairs if self.kept is None else pairs.take(list(self.kept)) if self.kept else pairs[:0]
 
 
 @dataclass(frozen=True)

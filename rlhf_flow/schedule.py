@@ -55,8 +55,14 @@ class HalfSteps:
 
     EGPO, Zhou, Fazel and Du 2025, arXiv:2503.08942: an odd round samples from the last full policy and publishes a
     `half`. The even round starts from the same full policy, with its optimizer state, and trains on responses of the
-    half. `previous` is the full policy in both.
+    half. `previous` is the full policy in both, as an anchor and to sample from.
     """
+
+    reference: str = "start"  # start; last: the full policy
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("start", "last"):
+            raise ValueError(f"schedule.reference must be start or last, got {self.reference!r}")
 
     def check(self, rounds: int) -> None:
         """Raise ValueError if `rounds` is odd."""
@@ -72,10 +78,38 @@ class HalfSteps:
         return RoundPlan(
             round,
             init=full,
-            samplers={"policy": round - 1, "reference": 0},
-            anchors={"reference": 0, "previous": full},
+            samplers={"policy": round - 1, "reference": 0, "previous": full},
+            anchors={"reference": full if self.reference == "last" else 0, "previous": full},
             publish_as="half" if half else "policy",
             evaluated=not half,
+        )
+
+
+@dataclass(frozen=True)
+class FastAndSlow:
+    """Two policies that are trained in turns, each from its own last version: a slow one, then the fast one.
+
+    OFS-DPO, Qi et al. 2024, arXiv:2406.05534. The fast one answers, is evaluated and is the result. `sibling` is the
+    newest version of the other one. The reference is the start.
+    """
+
+    def check(self, rounds: int) -> None:
+        """Raise ValueError if `rounds` is odd."""
+        if rounds % 2:
+            raise ValueError(
+                f"rounds must be even with schedule=fast_and_slow, where the last one trains the policy, got {rounds}. "
+                f"Fix: rounds={rounds + 1}."
+            )
+
+    def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
+        slow = round % 2 == 1
+        return RoundPlan(
+            round,
+            init=max(0, round - 2),
+            samplers={"policy": round - 1 if slow else round - 2, "reference": 0},
+            anchors={"reference": 0, "sibling": round - 1},
+            publish_as="slow" if slow else "policy",
+            evaluated=not slow,
         )
 
 
@@ -225,6 +259,7 @@ PARTS: dict[str, type] = {
     "fixed": Fixed,
     "every_k": EveryK,
     "half_steps": HalfSteps,
+    "fast_and_slow": FastAndSlow,
     "averaged": Averaged,
     "history": History,
     "extrapolated": Extrapolated,

@@ -1,7 +1,7 @@
 """The data types of a round, in the order in which a round creates them.
 
 B: prompts in a round, N: responses per prompt, P: pairs, T: tokens. Log-probabilities are natural logs in float32. All
-types are frozen. This module does not import torch, so that composing a configuration does not need it.
+types are frozen. This module does not import torch, which composing a configuration does not need.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 class Probe:
     """The learner's log-probs of one sequence, which an engine recomputes to verify that it loaded the policy.
 
-    `tokens[:prompt]` is the context; `logps` are the float32 log-probs of `tokens[prompt:]` under the policy.
+    `logps` are the float32 log-probs of `tokens[prompt:]` under the policy.
     """
 
     tokens: tuple[int, ...]
-    prompt: int
+    prompt: int  # the tokens of the context
     logps: tuple[float, ...]
 
 
@@ -56,7 +56,7 @@ class Mixture:
 
     policy: Policy
     reference: Policy
-    weight: float  # of the reference, in [0, 1]
+    weight: float  # of the reference: in [0, 1], or in [-1, 0) for a policy beyond pi, away from the reference
 
     @property
     def sha256(self) -> str:
@@ -72,13 +72,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A response that came with the prompt, from a data set or a teacher. Tokenised once, EOS included.
-
-    For pairwise prompts ("which of two answers is better?") the tokens are the letter that names this response.
-    """
+    """A response that came with the prompt, tokenised with EOS; for pairwise prompts the letter that names it."""
 
     text: str
     tokens: tuple[int, ...]
+    context: tuple[int, ...] | None = None  # as `Response.context`
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,15 @@ class Prompt:
     id: str
     messages: tuple[Message, ...]
     tokens: tuple[int, ...]
-    answer: str | None = None  # a gold answer, for rule scorers
+    answer: str | None = None  # a gold answer, for rules
     candidates: Mapping[str, Candidate] = field(default_factory=dict)  # by name; samplers may draw them
     meta: Mapping[str, object] = field(default_factory=dict)  # every other column of the row
+    begun: tuple[int, ...] | None = None  # the begin of an answer, in tokens, which the policy continues
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """What the policy continues, in tokens."""
+        return self.tokens if self.begun is None else (*self.tokens, *self.begun)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Response:
     source: str = "policy"  # policy, reference, mixture or dataset
     staleness: int | None = None  # rounds trained since the policy that sampled it; None: not from the policy
     mass: float = 1.0  # its weight: pi(y|x) if the engine enumerates all responses
+    context: np.ndarray | None = None  # int32: the tokens that it continues; None: the prompt's
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,8 @@ class Rollouts:
     @classmethod
     def gathered(cls, prompts: Sequence[Prompt], pieces: Iterable[Rollouts], round: int) -> Rollouts:
         """One of all pieces, in the order of `prompts`."""
-        groups = {
-            prompt.id: group for piece in pieces for prompt, group in zip(piece.prompts, piece.responses, strict=True)
-        }
+        found = (pair for piece in pieces for pair in zip(piece.prompts, piece.responses, strict=True))
+        groups = {prompt.id: group for prompt, group in found}
         return cls(round, tuple(prompts), tuple(groups[prompt.id] for prompt in prompts))
 
 
@@ -207,7 +211,7 @@ class Needs:
     extra_anchor: str | None = None  # the anchor whose policy must have sampled the third response
     examples: str = "pairs"  # what a training example is: "pairs", or "groups" of all responses to a prompt
     side_value: str | None = None  # of each response: "win_rate", "utility", "log_odds", or "any" number
-    readout: str = "logps"  # per response: "logps" of a policy; "number" or "embedding" of a reward head
+    readout: str = "logps"  # per response: "logps" of a policy; "number", "embedding" or "mixture" of a reward head
     on_policy: bool = False  # requires samples of this round's policy: T=1, top_p=1, no top_k, no replay
     returns: str = "last"  # the iterate that its theory returns: last, best or average
     swings: bool = False  # rounds that reach the minimum of its loss swing between best responses
@@ -238,6 +242,7 @@ class GroupLogps:
     weight: Tensor  # [G]
     mass: Tensor  # [A]: the response's share of its group; 1 / k of k samples
     enumerated: bool = False  # whether groups hold all responses with their probabilities, instead of samples
+    extra: TokenLogps | None = None  # [G, T]: the third response of each group, which is not one of the A
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over each group [G] of values [A]."""

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.schedule import PARTS, Averaged, EveryK, Fixed, HalfSteps, Lagged, Versions
+from rlhf_flow.schedule import PARTS, Averaged, EveryK, FastAndSlow, Fixed, HalfSteps, Lagged, Versions
 from rlhf_flow.types import RoundPlan
 
 WORDS = st.one_of(st.sampled_from(["start", "last"]), st.integers(1, 20).map("every_{}".format))
 VERSIONS = st.builds(Versions, init=WORDS, policy=WORDS, reference_sampler=WORDS, reference=WORDS, previous=WORDS)
-SCHEDULES = st.one_of(st.just(Fixed()), st.integers(1, 20).map(EveryK), st.just(HalfSteps()), VERSIONS)
+HALVES = st.sampled_from(["start", "last"]).map(HalfSteps)
+SCHEDULES = st.one_of(st.just(Fixed()), st.integers(1, 20).map(EveryK), HALVES, st.just(FastAndSlow()), VERSIONS)
 
 
 def plans(schedule: Schedule, rounds: int) -> list[RoundPlan]:
@@ -32,8 +33,8 @@ def test_every_version_is_older_than_the_round(schedule: Schedule, round: int) -
 def test_a_plan_is_a_function_of_the_round_with_a_version_for_every_role(schedule: Schedule, round: int) -> None:
     plan = schedule.at(round, ())
     assert plan == schedule.at(round, ())
-    assert plan.samplers.keys() == {"policy", "reference"}
-    assert plan.anchors.keys() == {"reference", "previous"}
+    assert plan.samplers.keys() >= {"policy", "reference"}
+    assert plan.anchors.keys() == {"reference", "sibling" if isinstance(schedule, FastAndSlow) else "previous"}
 
 
 @given(schedule=SCHEDULES, round=st.integers(1, 200))
@@ -42,7 +43,7 @@ def test_what_nobody_would_use_is_published_under_another_name(schedule: Schedul
     assert plan.evaluated == (plan.publish_as == "policy")
 
 
-@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"half_steps"}))
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"half_steps", "fast_and_slow"}))
 def test_most_schedules_take_any_number_of_rounds(name: str) -> None:
     for rounds in (1, 2, 3):
         PARTS[name]().check(rounds)
@@ -87,12 +88,19 @@ def test_a_full_step_starts_where_its_half_step_started_and_answers_with_the_hal
     assert half == RoundPlan(
         3,
         init=2,
-        samplers={"policy": 2, "reference": 0},
+        samplers={"policy": 2, "reference": 0, "previous": 2},
         anchors={"reference": 0, "previous": 2},
         publish_as="half",
         evaluated=False,
     )
-    assert full == RoundPlan(4, init=2, samplers={"policy": 3, "reference": 0}, anchors={"reference": 0, "previous": 2})
+    samplers = {"policy": 3, "reference": 0, "previous": 2}
+    assert full == RoundPlan(4, init=2, samplers=samplers, anchors={"reference": 0, "previous": 2})
+
+
+def test_the_last_full_policy_may_be_the_reference() -> None:
+    assert [plan.anchors["reference"] for plan in plans(HalfSteps(reference="last"), 6)] == [0, 0, 2, 2, 4, 4]
+    with pytest.raises(ValueError, match=r"schedule\.reference must be start or last, got 'half'"):
+        HalfSteps(reference="half")
 
 
 @given(step=st.integers(1, 100))
@@ -101,6 +109,16 @@ def test_full_policies_follow_one_another_and_halves_lead_nowhere(step: int) -> 
     assert (half.publish_as, full.publish_as) == ("half", "policy")
     assert half.init == full.init == half.anchors["previous"] == full.anchors["previous"] == 2 * step - 2
     assert full.samplers["policy"] == half.round
+
+
+def test_a_fast_and_a_slow_policy_are_trained_in_turns_and_each_knows_the_other() -> None:
+    slow, fast = plans(FastAndSlow(), 4)[2:]
+    assert (slow.publish_as, slow.evaluated, fast.publish_as, fast.evaluated) == ("slow", False, "policy", True)
+    assert (slow.init, slow.anchors["sibling"], slow.samplers["policy"]) == (1, 2, 2)
+    assert (fast.init, fast.anchors["sibling"], fast.samplers["policy"]) == (2, 3, 2)
+    assert {plan.init for plan in plans(FastAndSlow(), 2)} == {0}, "both begin at the start"
+    with pytest.raises(ValueError, match=r"rounds must be even with schedule=fast_and_slow, .* got 3\. Fix: rounds=4"):
+        FastAndSlow().check(3)
 
 
 def test_a_run_does_not_end_on_half_a_step() -> None:

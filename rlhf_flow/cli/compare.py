@@ -198,7 +198,7 @@ def main(arguments: Sequence[str]) -> int:
             tries = [Run(recipe, lr, TUNING_SEED, rounds, folder) for recipe in recipes for lr in grids[recipe]]
             good = execute(tries, overrides, options)
             lrs = tuned(tries, metric, lower=lower)
-            grids = {recipe: widened(grid, lrs[recipe]) if lrs.get(recipe) else grid for recipe, grid in grids.items()}
+            grids = {recipe: widened(grid, lrs.get(recipe) or 0) for recipe, grid in grids.items()}
     runs = [Run(recipe, lr, seed, rounds, folder) for recipe, lr in lrs.items() for seed in options.seeds]
     good &= execute(runs, overrides, options)
     rows = [run.row for run in runs if run.metrics]
@@ -222,7 +222,8 @@ def _self_contained(overrides: Sequence[str], folders: Sequence[str]) -> list[st
         except ValueError as error:
             print(f"left out: {recipe}: {error}", file=sys.stderr)
             continue
-        if "dataset" not in config.sampler.sources.values():
+        continued = any(vars(draw).get("continues") for draw in config.sampler.drawn.values())
+        if not continued and "dataset" not in config.sampler.sources.values():
             found.append(recipe)
     return found
 

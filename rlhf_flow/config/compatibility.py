@@ -213,6 +213,7 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
         "logps": ("the log-probs of a policy", head == 0, 0),
         "number": ("one number per response", head == 1, 1),
         "embedding": ("an even number of outputs per response", head > 0 and head % 2 == 0, 8),
+        "mixture": ("rewards and as many logits of a router", head > 0 and head % 2 == 0, 8),
     }[needs.readout]
     if not fits:
         has = f"a head with {head} outputs" if head else "no head: it reads the log-probs of a policy"

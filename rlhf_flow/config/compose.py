@@ -28,7 +28,7 @@ from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.system import redact
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective")  # slots that may be empty
+OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective", "given.prompts")  # slots that may be empty
 SLOTS = (*GROUPS, *OPTIONAL)  # keys that hold a part; a part may hold another one of its group in its field INNER
 INNER = "base"
 DRAWS = ("sampler", "evaluate.draw")  # where the draws are that `answers` sets

@@ -16,7 +16,9 @@ from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.readout import check_view
 from rlhf_flow.protocols import PromptSource, Sampler
 from rlhf_flow.sampler.source import Source
+from rlhf_flow.scorer.llm.self_judge import SelfJudge
 from rlhf_flow.scorer.models.classifier import Classifier
+from rlhf_flow.scorer.wrappers.hindsight import Hindsight
 from rlhf_flow.specs import Model
 from rlhf_flow.tokenization.chat_template import takes_system
 from rlhf_flow.tokenization.end_tokens import end_tokens
@@ -43,6 +45,25 @@ def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: Pre
                 "evaluate.by=agreement needs one number per answer, and a learner without a head gives the log-probs "
                 "of all its tokens. Fix: reward=pairwise, or evaluate.by=answers."
             )
+
+
+def check_given(config: RunConfig, given: PromptSource | None) -> None:
+    """Raise ValueError if the given pairs have no answers, or are of no use to the objective."""
+    if given is None:
+        return
+    needs, lacking = config.objective.needs, {config.given.chosen, config.given.rejected} - set(given.candidates)
+    if lacking:
+        raise ValueError(
+            f"given.prompts needs the candidates {config.given.chosen} and {config.given.rejected} on every row, and "
+            f"{', '.join(sorted(lacking))} is missing. Fix: given.prompts.columns.candidates={{chosen: <column>, "
+            "rejected: <column>}."
+        )
+    reads = needs.side_value or needs.extra
+    if needs.examples != "pairs" or reads or needs.on_policy or needs.first_is_policy or needs.readout != "logps":
+        raise ValueError(
+            f"given.prompts adds pairs of a data set, and objective={part_name('objective', config.objective)} needs "
+            "more than a label, or the policy's own answers. Fix: an objective such as dpo, or leave given.prompts out."
+        )
 
 
 def check_start(config: RunConfig, model: Model) -> None:
@@ -164,27 +185,35 @@ def longest_sequence(config: RunConfig, model: Model, prompts: PromptSource) -> 
     """Maximum tokens of prompt and answer, plus one that vLLM samples when it computes log-probs."""
     positions = read_sizes(model.path, trust_remote_code=model.trust_remote_code).positions
     longest = prompts.longest + longest_answer(config, prompts) + 1
+    if positions is not None and any(
+        isinstance(each, SelfJudge | Hindsight) for each in (config.scorer, config.evaluate.scorer)
+    ):
+        return positions  # the engine reads questions about answers
     return longest if positions is None else min(longest, positions)
 
 
 def _longest_answer(draw: SamplingParams, candidates: Mapping[str, int]) -> int:
     """The maximum number of tokens of an answer; for a candidate, those of the longest."""
-    name = draw.candidate if isinstance(draw, Source) else None
-    return draw.max_tokens if name is None else candidates.get(name, draw.max_tokens)
+    if not isinstance(draw, Source):
+        return draw.max_tokens
+    if draw.continues is not None:
+        return candidates.get(draw.continues, 0) + draw.max_tokens
+    return draw.max_tokens if draw.candidate is None else candidates.get(draw.candidate, draw.max_tokens)
 
 
 def _check_candidates(drawn: Mapping[str, SamplingParams], candidates: Mapping[str, int]) -> None:
     """Raise ValueError if a draw names a candidate that some prompt lacks, or one longer than its max_tokens."""
     for key, draw in drawn.items():
-        name = draw.candidate if isinstance(draw, Source) else None
+        field = "candidate" if vars(draw).get("candidate") is not None else "continues"
+        name = vars(draw).get(field)
         if name is None:
             continue
         if name not in candidates:
             raise ValueError(
-                f"{key}.candidate must be an answer that every prompt has ({', '.join(candidates) or 'none'}), got "
+                f"{key}.{field} must be an answer that every prompt has ({', '.join(candidates) or 'none'}), got "
                 f"{name!r}. Fix: name its column, 'prompts.columns.candidates={{{name}: column}}'."
             )
-        if candidates[name] > draw.max_tokens:
+        if field == "candidate" and candidates[name] > draw.max_tokens:
             raise ValueError(
                 f"{key}.max_tokens must be >= {candidates[name]}, the tokens of the longest {name!r} among the "
                 f"prompts, got {draw.max_tokens}. Fix: raise it, or remove the prompts with longer ones."

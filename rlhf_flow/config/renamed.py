@@ -45,7 +45,14 @@ KEYS = (  # pattern of an old key, or of its beginning -> new name
     (re.compile(r"^(sampler\.draws\.\d+)\.who$"), r"\1.policy"),
 )
 THREADS = 1  # of a rank
-ADDED = {"selector.missing_eos_penalty": 0.0}  # keys that a run of an earlier version lacks, with what it did
+ADDED: dict[str, object] = {  # keys that a run of an earlier version lacks, with what it did
+    "selector.missing_eos_penalty": 0.0,
+    "prompts.columns.revisions": False,
+    "given.prompts": None,
+    "given.share": 0.5,
+    "given.chosen": "chosen",
+    "given.rejected": "rejected",
+}
 CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
 
 

@@ -89,6 +89,20 @@ class Resampling:
 
 
 @dataclass(frozen=True)
+class Given:
+    """Pairs of a data set that each round trains on besides its own."""
+
+    prompts: Any = None  # with two candidates: prompts@given.prompts=jsonl given.prompts.path=…; null: none
+    share: float = 0.5  # given pairs, relative to the pairs that a round selects
+    chosen: str = "chosen"  # the name of the better candidate
+    rejected: str = "rejected"  # of the other one
+
+    def __post_init__(self) -> None:
+        if not self.share > 0:
+            raise ValueError(f"given.share must be > 0, got {self.share}. Fix: leave given.prompts out, for none.")
+
+
+@dataclass(frozen=True)
 class Refresh:
     """Training of the reward model on new labels during the run."""
 
@@ -152,6 +166,7 @@ class RunConfig:
     off_policy: OffPolicy = field(default_factory=OffPolicy)
     anchors: Anchors = field(default_factory=Anchors)
     resampling: Resampling = field(default_factory=Resampling)
+    given: Given = field(default_factory=Given)
     refresh: Refresh = field(default_factory=Refresh)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     observe: Observe = field(default_factory=Observe)

@@ -17,7 +17,7 @@ from rlhf_flow.engine.decoding import DecodingBatch, log_probs
 from rlhf_flow.engine.loaded_policy import LoadedPolicy, state_shapes
 from rlhf_flow.engine.lora_hooks import LoRAHooks
 from rlhf_flow.engine.mixture import PolicySlots
-from rlhf_flow.engine.requests import Sample, answered, check, first_seed, shorter
+from rlhf_flow.engine.requests import Sample, answered, check, continued, first_seed, shorter
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
@@ -133,11 +133,11 @@ class HuggingFaceEngine:
             for row, prompt in enumerate(prompts)
             for k in range(draw.n)
         ]
-        wanted.sort(key=lambda each: len(each[1].tokens))  # stable: the answers to a prompt stay together
+        wanted.sort(key=lambda each: len(each[1].context))  # stable: the answers to a prompt stay together
         samples: list[list[Sample]] = [[] for _ in prompts]
         for at in range(0, len(wanted), self._batch):
             part = wanted[at : at + self._batch]
-            drawn = self._draw([prompt.tokens for _, prompt, _ in part], [one for _, _, one in part], draw, weight)
+            drawn = self._draw([prompt.context for _, prompt, _ in part], [one for _, _, one in part], draw, weight)
             for (row, _, _), sample in zip(part, drawn, strict=True):
                 samples[row].append(sample)
             if done := [row for row in dict.fromkeys(row for row, _, _ in part) if len(samples[row]) == draw.n]:
@@ -148,9 +148,10 @@ class HuggingFaceEngine:
         """float32 [T] per response, prompts first, under `policy` at T=1."""
         weight = self._slots.hold(policy)
         return [
-            self._measure(weight, [*prompt.tokens, *response.tokens.tolist()], len(prompt.tokens))
+            self._measure(weight, [*context, *response.tokens.tolist()], len(context))
             for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in group
+            for context in [continued(prompt, response)]
         ]
 
     def step_aside(self) -> None:
@@ -179,9 +180,9 @@ class HuggingFaceEngine:
             return log_probs(self._active(weight), weight, tokens, first).cpu().numpy()
 
     def _active(self, weight: float) -> list[PreTrainedModel]:
-        """The networks with a positive weight; `weight` is that of the second."""
+        """The networks that take part; `weight` is that of the second."""
         shares = (1 - weight, weight)
-        return [network for network, share in zip(self._networks, shares, strict=False) if share > 0]
+        return [network for network, share in zip(self._networks, shares, strict=False) if share != 0]
 
     def _draw(
         self, prompts: Sequence[tuple[int, ...]], seeds: Sequence[int], draw: SamplingParams, weight: float

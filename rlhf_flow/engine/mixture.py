@@ -5,6 +5,7 @@ An engine holds one policy, or two that it can mix, in the slots `POLICY` and `R
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -82,8 +83,8 @@ class PolicySlots:
                 f"a mixture of {_name(asked.policy)} and {_name(asked.reference)} was asked of an engine that was "
                 "opened for one policy at a time. Fix: open it with mixes=True."
             )
-        if not 0 <= asked.weight <= 1:
-            raise ValueError(f"the weight of a mixture must be in [0, 1], got {asked.weight}")
+        if not -1 <= asked.weight <= 1:
+            raise ValueError(f"the weight of a mixture must be in [-1, 1], got {asked.weight}")
         if asked.weight == 0 or asked.policy.sha256 == asked.reference.sha256:
             return asked.policy
         return asked.reference if asked.weight == 1 else asked
@@ -102,12 +103,13 @@ def blend(logits: Sequence[Tensor], weight: float) -> Tensor:
     """float32 logits [R, V] of the mixture of policy and reference; a single policy's logits are returned as they are.
 
     Unnormalised logits suffice, because the softmax removes constants. Not `torch.lerp`, which gives NaN if both models
-    exclude a token (-inf).
+    exclude a token (-inf). With a negative weight, a token is excluded if either model excludes it.
     """
     if len(logits) == 1:
         return logits[0]
-    policy, reference = logits
-    return policy.float() * (1 - weight) + reference.float() * weight
+    policy, reference = (each.float() for each in logits)
+    mixed = policy * (1 - weight) + reference * weight
+    return mixed if weight >= 0 else mixed.masked_fill(policy.isneginf() | reference.isneginf(), -math.inf)
 
 
 def _name(policy: Policy) -> str:

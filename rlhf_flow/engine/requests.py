@@ -34,12 +34,17 @@ def check(prompts: Sequence[Prompt], draw: SamplingParams, max_model_len: int) -
     for prompt in prompts:
         if not prompt.tokens:
             raise ValueError(f"prompt {prompt.id!r} has no tokens; a model needs at least one, its BOS")
-        if len(prompt.tokens) + draw.max_tokens > max_model_len:
+        if len(prompt.context) + draw.max_tokens > max_model_len:
             raise ValueError(
-                f"prompt {prompt.id!r} has {len(prompt.tokens)} tokens and draw {draw.name!r} asks for "
+                f"prompt {prompt.id!r} has {len(prompt.context)} tokens and draw {draw.name!r} asks for "
                 f"max_tokens={draw.max_tokens} more, but the engine holds max_model_len={max_model_len}. "
                 "Fix: shorten or drop the prompt, lower max_tokens, or raise engine.max_model_len."
             )
+
+
+def continued(prompt: Prompt, response: Response) -> Sequence[int]:
+    """The tokens that a response continues."""
+    return prompt.tokens if response.context is None else tuple(response.context.tolist())
 
 
 def first_seed(seed: int, round: int, prompt: Prompt, draw: SamplingParams) -> int:
@@ -57,10 +62,17 @@ def answered(
     round: int,
     seed: int,
 ) -> Rollouts:
-    """The samples as responses, with ids, seeds and texts. A text ends before a stop text."""
+    """The samples as responses, with ids, seeds and texts. A text ends before a stop text.
+
+    The text of an answer that was begun is the whole one; its tokens are those that were sampled.
+    """
     texts = iter(
         tokenizer.batch_decode(
-            [sample.tokens.tolist() for group in samples for sample in group],
+            [
+                [*(prompt.begun or ()), *sample.tokens.tolist()]
+                for prompt, group in zip(prompts, samples, strict=True)
+                for sample in group
+            ],
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,  # the text of exactly these tokens
         )
@@ -80,6 +92,7 @@ def answered(
                     seed=start + k,
                     policy=policy.sha256,
                     source="mixture" if isinstance(policy, Mixture) else "policy",
+                    context=None if prompt.begun is None else np.asarray(prompt.context, np.int32),
                 )
                 for k, sample in enumerate(group)
             )

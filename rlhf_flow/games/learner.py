@@ -179,10 +179,14 @@ def _pairs(
 def _groups(
     board: Board, lesson: TrainingRound, groups: Sequence[Pair], weight: Tensor, known: Mapping[str, int]
 ) -> Losses:
+    third = lesson.objective.needs.extra is not None
+    extra = torch.tensor([known[group.extra] for group in groups if third and group.extra is not None])
+    groups = [replace(group, extra=None) for group in groups]
     ids = [id for group in groups for id in named(group)]
     sizes = torch.tensor([len(named(group)) for group in groups])
     place = torch.tensor([known[id] for id in ids])
-    mask = torch.from_numpy(board.paths[2])[place]
+    valid = torch.from_numpy(board.paths[2])
+    mask = valid[place]
     mass = [group.mass or (1.0,) * len(named(group)) for group in groups]
     given = GroupLogps(
         TokenLogps(torch.empty(0), torch.empty(0)),
@@ -195,7 +199,9 @@ def _groups(
     )
 
     def read(values: Tensor) -> Tensor:
-        return lesson.objective.loss(replace(given, current=TokenLogps(values[place], mask))).values
+        thirds = TokenLogps(values[extra], valid[extra]) if third else None
+        current = TokenLogps(values[place], mask)
+        return lesson.objective.loss(replace(given, current=current, extra=thirds)).values
 
     return read
 

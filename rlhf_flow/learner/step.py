@@ -85,20 +85,27 @@ def group_loss(
     """The loss of each group [G], and the groups' weights [G]."""
     packed = pack([row for example in examples for row in example.rows])
     logps = backend.logps(packed)  # [M]
-    device, mask = logps.device, torch.from_numpy(packed.mask).to(logps.device)  # [A, T]
+    device, mask = logps.device, torch.from_numpy(packed.mask).to(logps.device)  # [R, T]
+    sizes = [len(example.rows) for example in examples]
+    # the third response of a group, if the objective reads it, is its last row
+    is_third = torch.zeros(len(mask), dtype=torch.bool, device=device)
+    if objective.needs.extra is not None:
+        is_third[torch.tensor(sizes, device=device).cumsum(0) - 1] = True
+        sizes = [size - 1 for size in sizes]
 
-    def dense(values: Tensor) -> TokenLogps:
-        return TokenLogps(torch.zeros(mask.shape, device=device, dtype=values.dtype).masked_scatter(mask, values), mask)
+    def dense(values: Tensor, wanted: Tensor) -> TokenLogps:
+        whole = torch.zeros(mask.shape, device=device, dtype=values.dtype).masked_scatter(mask, values)
+        return TokenLogps(whole[wanted], mask[wanted])
 
     def column(values: Sequence[Sequence[float]]) -> Tensor:
         return torch.tensor([value for each in values for value in each], device=device)
 
-    sizes = [len(example.rows) for example in examples]
     groups = GroupLogps(
-        current=dense(logps),
+        current=dense(logps, ~is_third),
         anchors={
             name: dense(
-                torch.from_numpy(np.concatenate([one for each in examples for one in each.anchors[name]])).to(device)
+                torch.from_numpy(np.concatenate([one for each in examples for one in each.anchors[name]])).to(device),
+                ~is_third,
             )
             for name in sorted(examples[0].anchors)
         },
@@ -107,6 +114,7 @@ def group_loss(
         weight=torch.tensor([example.weight for example in examples], device=device),
         mass=column([_shares(example, size) for example, size in zip(examples, sizes, strict=True)]),
         enumerated=any(example.mass is not None for example in examples),
+        extra=dense(logps, is_third) if is_third.any() else None,
     )
     return objective.loss(groups), groups.weight
 

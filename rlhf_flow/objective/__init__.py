@@ -5,6 +5,8 @@ from __future__ import annotations
 from rlhf_flow.objective.a_lol import ALoL
 from rlhf_flow.objective.asymre import AsymRE
 from rlhf_flow.objective.bradley_terry import BradleyTerry
+from rlhf_flow.objective.bradley_terry_mixture import BradleyTerryMixture
+from rlhf_flow.objective.chord import CHORD
 from rlhf_flow.objective.chosen_nll import ChosenNLL
 from rlhf_flow.objective.copg import CoPG
 from rlhf_flow.objective.cpo import CPO
@@ -21,6 +23,7 @@ from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.kto import KTO
 from rlhf_flow.objective.mnpo import MNPO
 from rlhf_flow.objective.nash_md import NashMD
+from rlhf_flow.objective.ofs import OFS
 from rlhf_flow.objective.opmd import OPMD
 from rlhf_flow.objective.orpo import ORPO
 from rlhf_flow.objective.pro import PRO
@@ -34,6 +37,7 @@ from rlhf_flow.objective.simpo import SimPO
 from rlhf_flow.objective.slic import SLiC
 from rlhf_flow.objective.sppo import SPPO
 from rlhf_flow.objective.squared_anchor import SquaredAnchor
+from rlhf_flow.objective.srpo import SRPO
 from rlhf_flow.objective.tgdpo import TGDPO
 from rlhf_flow.objective.trpa import TRPA
 from rlhf_flow.objective.xpo import XPO
@@ -74,4 +78,8 @@ PARTS: dict[str, type] = {
     "rating_regression": RatingRegression,
     "rated_preference": RatedPreference,
     "general_preference": GeneralPreference,
+    "chord": CHORD,
+    "ofs": OFS,
+    "srpo": SRPO,
+    "bradley_terry_mixture": BradleyTerryMixture,
 }

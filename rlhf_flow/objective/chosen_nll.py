@@ -1,7 +1,8 @@
-"""The negative log-likelihood of the preferred response, in addition to any pairwise loss.
+"""The negative log-likelihood of the preferred response, or of a third one, in addition to any pairwise loss.
 
 RPO, Liu et al. 2024, arXiv:2405.16436 (a sum over tokens); Iterative RPO, Pang et al. 2024, arXiv:2404.19733 (a mean);
-public trainers average over all tokens of a batch.
+public trainers average over all tokens of a batch. Of a third response: Triple PO, Saeidi et al. 2024,
+arXiv:2405.16681.
 """
 
 from __future__ import annotations
@@ -39,17 +40,22 @@ class ChosenNLL:
     base: Any = None  # any objective of pairs: objective@objective.base=dpo
     weight: float = 1.0  # of the likelihood
     reduction: str = "mean"  # sum | mean | batch: over tokens
+    of: str = "chosen"  # chosen | extra: the preferred response, or a third one of the data set
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise ValueError(f"objective.weight must be >= 0, got {self.weight}. 0 leaves the likelihood out.")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"objective.reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        if self.of not in ("chosen", "extra"):
+            raise ValueError(f"objective.of must be chosen or extra, got {self.of!r}")
+        if self.of == "extra" and self.reduction == "batch":
+            raise ValueError("objective.reduction=batch is of preferred responses. Fix: objective.reduction=mean.")
 
     @property
     def needs(self) -> Needs:
         needs: Needs = self.base.needs
-        return needs
+        return replace(needs, extra="dataset") if self.of == "extra" else needs
 
     def at(self, round: int) -> ChosenNLL:
         """With the base of this round."""
@@ -57,5 +63,14 @@ class ChosenNLL:
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], and the metrics of the base and `nll`."""
-        base, nll = self.base.loss(pairs), chosen_nll(pairs, self.reduction)
+        base = self.base.loss(pairs)
+        nll = chosen_nll(pairs, self.reduction) if self.of == "chosen" else _third_nll(pairs, self.reduction)
         return Loss(base.values + self.weight * nll, {**base.metrics, "nll": nll.detach()})
+
+
+def _third_nll(pairs: PairLogps, reduction: str) -> Tensor:
+    """-log pi(y|x) of the third response [P]: over its tokens a sum or a mean."""
+    extra = pairs.current.extra
+    if extra is None:
+        raise ValueError("objective.of=extra reads a third response of each pair. Fix: selector.extra.")
+    return -(extra.mean if reduction == "mean" else extra.sum)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.log_ratios import Constant, cross_entropy, log_ratios, pair_metrics, soft
+from rlhf_flow.objective.log_ratios import Constant, cross_entropy, log_ratios, pair_metrics, ranking_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
@@ -30,7 +30,8 @@ class DPO(Constant):
         return Needs(anchors=frozenset({"reference"}))
 
     def loss(self, pairs: PairLogps) -> Loss:
-        """The loss of each pair [P], in nats, and the metrics of `pair_metrics` with scale beta."""
+        """The loss of each pair [P], in nats; metrics of `pair_metrics`, with scale beta, and `ranking_metrics`."""
         first, second = log_ratios(pairs, "reference")  # [P]
         values = soft(cross_entropy, self.beta * (first - second), pairs.preference)  # [P]
-        return Loss(values, pair_metrics(first, second, pairs.preference, scale=self.beta))
+        metrics = pair_metrics(first, second, pairs.preference, scale=self.beta)
+        return Loss(values, metrics | ranking_metrics(pairs, "reference", beta=self.beta))

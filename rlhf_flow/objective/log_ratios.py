@@ -104,5 +104,24 @@ def pair_metrics(first: Tensor, second: Tensor, preference: Tensor, *, scale: fl
         }
 
 
+def ranking_metrics(pairs: PairLogps, anchor: str, *, beta: float) -> dict[str, Tensor]:
+    """Whether the policy finds the preferred response likelier [P]. Chen et al. 2024, arXiv:2405.19534.
+
+    `ranking` = 1 if log pi(y_w) > log pi(y_l), 1/2 if equal; `ranking_ideal` = the same of the loss's optimum
+    pi_ref (P / (1 - P))^(1 / beta), which a label of 0 or 1 always ranks right. A tie of the label counts 1/2.
+    """
+    import torch
+
+    with torch.no_grad():
+        sign = torch.sign(pairs.preference - 0.5)
+        known = pairs.anchors[anchor]
+        gap = pairs.current.first.sum - pairs.current.second.sum
+        ideal = known.first.sum - known.second.sum + pairs.preference.logit() / beta
+        return {
+            "ranking": (1 + sign * torch.sign(gap)) / 2,
+            "ranking_ideal": (1 + sign * torch.sign(ideal)) / 2,
+        }
+
+
 def _log_ratio(current: TokenLogps, anchor: TokenLogps, reduction: str) -> Tensor:
     return current.mean - anchor.mean if reduction == "mean" else current.sum - anchor.sum

@@ -45,8 +45,11 @@ class PromptSet:
 
     @property
     def longest(self) -> int:
-        """The number of tokens of the longest prompt, held-out ones included."""
-        return max(len(prompt.tokens) for prompt in (*self.training, *self.kept))
+        """The number of tokens of the longest prompt, or context of a candidate, held-out prompts included."""
+        return max(
+            max(len(prompt.tokens), *(len(each.context or ()) for each in prompt.candidates.values()), 0)
+            for prompt in (*self.training, *self.kept)
+        )
 
     @property
     def candidates(self) -> Mapping[str, int]:
@@ -64,7 +67,7 @@ class PromptSet:
         digest = sha256()
         for side in (self.training, self.kept):
             for prompt in side:
-                digest.update(json.dumps(asdict(prompt), sort_keys=True).encode() + b"\n")
+                digest.update(json.dumps(_identity(prompt), sort_keys=True).encode() + b"\n")
             digest.update(b"\n")
         return digest.hexdigest()
 
@@ -100,3 +103,13 @@ class PromptSet:
                 shuffled = np.concatenate([shuffled[first], shuffled[~first]])
             order = shuffled
         return order
+
+
+def _identity(prompt: Prompt) -> dict[str, object]:
+    """The prompt's fields, without those that version 0.1 had not, if they are null."""
+    held = asdict(prompt)
+    del held["begun"]  # of a draw
+    for candidate in held["candidates"].values():
+        if candidate["context"] is None:
+            del candidate["context"]
+    return held

@@ -24,6 +24,7 @@ class Columns:
     answer: str | None = None  # a gold answer, for rules
     # name -> column: answers that samplers may draw (policy: dataset), each a text, or a chat ending with the assistant
     candidates: dict[str, str] = field(default_factory=dict)  # name -> column, of answers that came with the prompt
+    revisions: bool = False  # add each candidate as a revision of each, "a|b": the prompt shows b and asks for better
     system: str | None = None  # a text, put before the chat; None: a column "system" if prompts.schema=auto finds one
 
     @property

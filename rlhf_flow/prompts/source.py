@@ -125,7 +125,9 @@ class _Reader:
         self.counts = Counter(dict.fromkeys(("too_long_cut", "too_long_dropped", "repeated"), 0))
         self.bad = BadRows({"empty": spec.empty == "drop", "malformed": spec.malformed == "drop"}, self.counts)
         self._special = [token for token in tokenizer.all_special_tokens if token]
-        rendering = Rendering(tokenizer, spec.format, spec.system, spec.max_tokens, spec.too_long)
+        rendering = Rendering(
+            tokenizer, spec.format, spec.system, spec.max_tokens, spec.too_long, spec.columns.revisions
+        )
         self._maker = rendering if spec.compare is None else Comparing(rendering, spec.compare)
         self._left_out: Counter[str] = Counter()  # column -> rows whose value is not JSON
         self._read_as: list[str] = []

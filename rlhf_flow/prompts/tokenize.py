@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOO_LONG = ("refuse", "cut", "drop")
+REVISION = "{question}\n\nHere is an answer:\n\n{answer}\n\nWrite a better answer."
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Rendering:
     system: str | None
     max_tokens: int
     too_long: str
+    revisions: bool = False  # whether each candidate is also there as a revision of each one
 
     def __post_init__(self) -> None:
         assert self.format in FORMATS and self.too_long in TOO_LONG
@@ -48,6 +51,8 @@ class Rendering:
         asked, tokens, cut = rendered
         counts["too_long_cut"] += cut
         candidates = {name: self.candidate(asked.place, text) for name, text in asked.candidates.items()}
+        if self.revisions:
+            candidates |= self._revised(asked, candidates)
         return [Prompt(asked.id, asked.messages, tokens, answer=asked.answer, candidates=candidates, meta=asked.meta)]
 
     def render(self, question: Question) -> tuple[Question, tuple[int, ...], bool] | None:
@@ -83,6 +88,16 @@ class Rendering:
                 "nor the tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
             )
         return Candidate(text, (*encode(self.tokenizer, text), self.end))
+
+    def _revised(self, question: Question, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
+        """Each candidate as a revision of each: "a|b" is a, where the prompt shows b and asks for a better one."""
+        *before, last = question.messages
+        revised = dict[str, Candidate]()
+        for name, shown in candidates.items():
+            text = REVISION.format(question=last.content, answer=shown.text)
+            context = tuple(self._tokens(replace(question, messages=(*before, Message(last.role, text)))))
+            revised |= {f"{one}|{name}": replace(each, context=context) for one, each in candidates.items()}
+        return revised
 
     def with_system(self, question: Question) -> Question:
         """The question with the configured system message, if it has none of its own."""

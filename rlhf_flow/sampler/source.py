@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_flow.protocols import Engine, StreamingEngine
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
+from rlhf_flow.types import Candidate, Mixture, Policy, Prompt, Response, Rollouts, SamplingParams
 
 DATASET = "dataset"
 REFERENCE = "reference"
@@ -25,8 +25,9 @@ class Source(SamplingParams):
     """
 
     policy: str = "policy"  # a role of the schedule (policy, reference, ...), or dataset
-    weight: float | None = None  # of the reference in a mixture, in [0, 1]; null: no mixture
+    weight: float | None = None  # of the reference in a mixture; negative: beyond the policy, away from the reference
     candidate: str | None = None  # with policy=dataset: the name of the prompt's candidate
+    continues: str | None = None  # the name of a candidate: answers continue it from a random place; null: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +39,12 @@ class Source(SamplingParams):
                 "a role (policy, reference, ...) or dataset; a mixture is policy=policy with a weight",
                 self.policy not in ("", MIXTURE),
             ),
-            ("weight", self.weight, "in [0, 1], or null for no mixture", self.weight is None or 0 <= self.weight <= 1),
+            (
+                "weight",
+                self.weight,
+                "in [-1, 1], or null for no mixture",
+                self.weight is None or -1 <= self.weight <= 1,
+            ),
             (
                 "weight",
                 self.weight,
@@ -53,6 +59,7 @@ class Source(SamplingParams):
                 given == (self.policy == DATASET),
             ),
             ("n", self.n, "1 for a candidate", not given or self.n == 1),
+            ("continues", self.continues, "null for a candidate, which is whole", not given or self.continues is None),
             (
                 "decoding",
                 self.overrides,
@@ -91,21 +98,34 @@ class Source(SamplingParams):
         policy: Policy | Mixture = policies[self.policy]
         if self.weight is not None:
             policy = Mixture(policies[self.policy], policies[REFERENCE], self.weight)
-        for piece in streamed(engine, prompts, policy, self.draw, round=round, seed=seed):
-            yield replace(piece, responses=tuple(map(self._named, piece.responses)))
+        asked = [self._begun(prompt, round=round, seed=seed) for prompt in prompts]
+        for piece in streamed(engine, asked, policy, self.draw, round=round, seed=seed):
+            whole = tuple(replace(prompt, begun=None) for prompt in piece.prompts)
+            yield replace(piece, prompts=whole, responses=tuple(map(self._named, piece.responses)))
 
-    def _named(self, group: tuple[Response, ...]) -> tuple[Response, ...]:
-        """The responses with their source."""
-        return tuple(one if one.source == self.source else replace(one, source=self.source) for one in group)
+    def _begun(self, prompt: Prompt, *, round: int, seed: int) -> Prompt:
+        """The prompt with the first tokens of the candidate that answers continue, from none to all but the last."""
+        if self.continues is None:
+            return prompt
+        tokens = self._candidate(prompt, self.continues).tokens
+        cut = np.random.default_rng(derive(seed, round, prompt.id, self.name, "cut")).integers(len(tokens))
+        return replace(prompt, begun=tokens[:cut])
 
-    def _given(self, prompt: Prompt, name: str, *, round: int, seed: int) -> Response:
+    def _candidate(self, prompt: Prompt, name: str) -> Candidate:
         if name not in prompt.candidates:
             raise ValueError(
                 f"prompt {prompt.id!r} has no candidate {name!r} for draw {self.name!r}: it has "
                 f"{', '.join(prompt.candidates) or 'none'}. Name one that every prompt has, or remove the prompts "
                 "without it."
             )
-        given = prompt.candidates[name]
+        return prompt.candidates[name]
+
+    def _named(self, group: tuple[Response, ...]) -> tuple[Response, ...]:
+        """The responses with their source."""
+        return tuple(one if one.source == self.source else replace(one, source=self.source) for one in group)
+
+    def _given(self, prompt: Prompt, name: str, *, round: int, seed: int) -> Response:
+        given = self._candidate(prompt, name)
         if len(given.tokens) > self.max_tokens:  # the model's maximum length was checked against max_tokens
             raise ValueError(
                 f"prompt {prompt.id!r}: its candidate {name!r} has {len(given.tokens)} tokens, and draw "
@@ -121,6 +141,7 @@ class Source(SamplingParams):
             seed=derive(seed, round, prompt.id, self.name),
             policy="",
             source=DATASET,
+            context=None if given.context is None else np.asarray(given.context, np.int32),
         )
 
 

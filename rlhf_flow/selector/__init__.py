@@ -2,6 +2,7 @@
 
 from rlhf_flow.selector.all_pairs import AllPairs
 from rlhf_flow.selector.best_and_worst import BestAndWorst
+from rlhf_flow.selector.couples import Couples
 from rlhf_flow.selector.cross import Cross
 from rlhf_flow.selector.group import Group
 from rlhf_flow.selector.margin import Margin
@@ -18,6 +19,7 @@ PARTS: dict[str, type] = {
     "margin": Margin,
     "all_pairs": AllPairs,
     "cross": Cross,
+    "couples": Couples,
     "group": Group,
     "rejection": Rejection,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_flow.selector.length_penalty import penalised
 from rlhf_flow.selector.pairing import Pairing
@@ -17,10 +17,17 @@ from rlhf_flow.types import Pair, Scored, Selection
 class Group(Pairing):
     """One group per prompt: its responses with a worth, the best first; the first drawn, if several are equal.
 
-    Labels are not read. A prompt with fewer than two such responses has no group (`no_pair`).
+    Labels are not read. The response of the draw `extra` is in no group: it is the third one of each. A prompt with
+    fewer than two responses, or without the third, has no group (`no_pair`).
     """
 
     worth: str = "utility"  # of a response: wins, log_odds, utility, advantage, standardised
+    order: str = "worth"  # worth: the best first; drawn: as the sampler draws them, whatever they are worth
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order not in ("worth", "drawn"):
+            raise ValueError(f"selector.order must be worth or drawn, got {self.order!r}")
 
     @property
     def makes_groups(self) -> bool:
@@ -35,19 +42,25 @@ class Group(Pairing):
         worth = worths(scored, self.worth, self.opponent).tolist()  # [B][N]
         pairs, buckets, counts = list[Pair](), dict[str, str](), Counter[str]()
         for b, responses in enumerate(scored.rollouts.responses):
-            left = []
+            left, thirds = list[int](), list[str]()
             for k, one in enumerate(responses):
                 bucket = scored.excluded.get(one.id) or self._out(one)
-                bucket = bucket or ("abstained" if math.isnan(worth[b][k]) else None)
+                if bucket is None and one.draw.name == self.extra:
+                    thirds.append(one.id)
+                    bucket = "extra"
+                bucket = bucket or ("abstained" if self.order == "worth" and math.isnan(worth[b][k]) else None)
                 if bucket is None and (self.among is None or one.draw.name in self.among):
                     left.append(k)
                 buckets[one.id] = bucket or "not_selected"
-            counts["used" if len(left) > 1 else "no_pair"] += 1
-            for k in left:
-                buckets[responses[k].id] = "used" if len(left) > 1 else "no_pair"
-            if len(left) > 1:
-                order = sorted(left, key=[-each for each in worth[b]].__getitem__)
-                pairs.append(_group(scored, b, order, worth[b]))
+            used = len(left) > 1 and (self.extra is None or bool(thirds))
+            counts["used" if used else "no_pair"] += 1
+            buckets |= dict.fromkeys([responses[k].id for k in left], "used" if used else "no_pair")
+            if used:
+                ranked = sorted(left, key=[-each for each in worth[b]].__getitem__)
+                group = _group(scored, b, ranked if self.order == "worth" else left, worth[b])
+                pairs.append(replace(group, extra=thirds[0] if thirds else None))
+            else:
+                buckets |= dict.fromkeys(thirds, "no_pair")
         return Selection(tuple(pairs), response_buckets=buckets, pair_counts=dict(counts))
 
 

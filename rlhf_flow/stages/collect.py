@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,13 +17,15 @@ import numpy as np
 
 from rlhf_flow.metrics.alarms import check_silence
 from rlhf_flow.metrics.intransitivity import measure
-from rlhf_flow.stages import off_policy, read_scores
+from rlhf_flow.scorer.asks_policy import AsksPolicy
+from rlhf_flow.stages import ask_policy, off_policy, read_scores
 from rlhf_flow.stages.context import RunContext
+from rlhf_flow.stages.given import add_given
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.system.background import in_thread
-from rlhf_flow.types import Prompt, Response, Rollouts, RoundPlan
+from rlhf_flow.types import Policy, Prompt, Response, Rollouts, RoundPlan
 
 
 def collect(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> None:
@@ -35,7 +37,7 @@ def collect(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> N
     useful = 0
     for page in range(context.max_batches):
         prompts, first = context.prompts.batch(plan.round, page), len(sampled)
-        with scoring(context, plan, scored, len(prompts)) as score:
+        with scoring(context, plan, policies, scored, len(prompts)) as score:
             for record in sample(context, plan, policies, prompts, first):
                 sampled.append(record)
                 score(record)
@@ -111,24 +113,28 @@ def _with_staleness(rollouts: Rollouts, plan: RoundPlan) -> Rollouts:
 
 @contextmanager
 def scoring(
-    context: RunContext, plan: RoundPlan, scored: list[StageRecord], prompts: int
+    context: RunContext, plan: RoundPlan, policies: PolicyRegistry, scored: list[StageRecord], prompts: int
 ) -> Iterator[Callable[[StageRecord], None]]:
     """Score the chunks that are passed to the yielded function, in order, and append their records to `scored`.
 
-    While other chunks are sampled, if `context.scores_while_sampling`; else at the end of the block. `prompts`: of all
-    chunks.
+    While other chunks are sampled, if `context.scores_while_sampling` and the scorer does not need the engine; else at
+    the end of the block. `prompts`: of all chunks.
     """
+    asks = isinstance(context.scorer, AsksPolicy)
+    players = {"start": context.start}
+    if asks:
+        players["policy"] = policies.playing(plan, "policy") if "policy" in plan.samplers else policies[plan.init]
     sampled = SimpleQueue[StageRecord | None]()
 
     def work() -> None:
         done = 0
         context.progress(plan.round, "score", done, prompts, "prompts")
         while (record := sampled.get()) is not None:
-            scored.append(_score(context, plan, record, scored))
+            scored.append(_score(context, plan, record, scored, players))
             done = min(prompts, done + context.prompts_per_commit)
             context.progress(plan.round, "score", done, prompts, "prompts")
 
-    if not context.scores_while_sampling:
+    if asks or not context.scores_while_sampling:
         yield sampled.put
         sampled.put(None)
         work()
@@ -145,12 +151,18 @@ def scoring(
             sampled.put(None)
 
 
-def _score(context: RunContext, plan: RoundPlan, sampled: StageRecord, scored: Sequence[StageRecord]) -> StageRecord:
+def _score(
+    context: RunContext,
+    plan: RoundPlan,
+    sampled: StageRecord,
+    scored: Sequence[StageRecord],
+    players: Mapping[str, Policy],
+) -> StageRecord:
     """Score a chunk and commit its scores. `scored`: the records of the chunks before it."""
     table, index = context.ledger.table(plan.round, sampled.name), sampled.name.removeprefix("sample.")
 
     def write(writer: StageWriter) -> StageFacts:
-        result = context.scorer.score(rows.to_rollouts(table.read()))
+        result = ask_policy.score(context, context.scorer, rows.to_rollouts(table.read()), players)
         counts = Counter(result.counts)
         for record in scored:
             counts.update({key: fact for key, fact in record.facts.items() if isinstance(fact, int)})
@@ -163,10 +175,10 @@ def _score(context: RunContext, plan: RoundPlan, sampled: StageRecord, scored: S
 
 
 def select(context: RunContext, plan: RoundPlan) -> StageRecord:
-    """Select the pairs to train on, then those of earlier rounds whose labels arrived in this one."""
+    """Select the pairs to train on, those of earlier rounds whose labels arrived in this one, and given ones."""
 
     def write(writer: StageWriter) -> StageFacts:
-        responses, pairs = Counter[str](), Counter[str]()
+        responses, pairs, number = Counter[str](), Counter[str](), 0
         mismatch = off_policy.known(context, plan.round)
         shards = [
             off_policy.exclude(context, plan.round, shard, mismatch)
@@ -177,6 +189,7 @@ def select(context: RunContext, plan: RoundPlan) -> StageRecord:
             writer.table(f"pairs/{index:05d}", rows.from_selection(selection))
             responses.update(sorted(selection.response_buckets.values()))
             pairs.update(selection.pair_counts)
+            number += len(selection.pairs)
         record = context.ledger.committed(plan.round, "sample")
         total = None if record is None else record.facts["responses/sampled"]
         assert responses.total() == total, f"{responses.total()} responses in buckets, {total} were sampled"
@@ -184,7 +197,8 @@ def select(context: RunContext, plan: RoundPlan) -> StageRecord:
         writer.text("buckets.json", json.dumps(buckets, indent=1))
         counts = {f"{kind}/{name}": number for kind, each in buckets.items() for name, number in each.items()}
         cycles = measure(np.concatenate([shard.wins for shard in shards])) if context.intransitive and shards else {}
-        return {**counts, **cycles, **_select_late(context, plan.round, writer)}
+        late = _select_late(context, plan.round, writer)
+        return {**counts, **cycles, **late, **add_given(context, plan.round, writer, number)}
 
     return context.commit(plan.round, "select", write)
 

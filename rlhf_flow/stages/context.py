@@ -22,7 +22,7 @@ from rlhf_flow.protocols import (
     Selector,
 )
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter, Store
-from rlhf_flow.types import Policy, Rollouts, RoundPlan, SamplingParams
+from rlhf_flow.types import Message, Policy, Rollouts, RoundPlan, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +48,16 @@ class Agreement:
 
     scorer: Scorer
     every: int  # rounds
+
+
+@dataclass(frozen=True)
+class GivenPairs:
+    """Pairs of a data set that each round trains on besides its own."""
+
+    prompts: PromptSource
+    share: float  # of them, relative to the pairs that the round selects
+    chosen: str  # the name of the better candidate
+    rejected: str
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ class RunContext:
     off_policy: OffPolicy = field(default_factory=lambda: OffPolicy(measured=0))
     anchors: Anchors = field(default_factory=lambda: Anchors(by="learner"))
     anchor_policies: Mapping[str, Policy] = field(default_factory=dict)  # those of `anchors.policies`
+    given: GivenPairs | None = None
+    render: Callable[[Sequence[Message]], list[int]] | None = None  # a chat as tokens, for scorers that ask a policy
     model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
 
     def plan(self, round: int) -> RoundPlan:

@@ -19,8 +19,10 @@ from rlhf_flow.metrics.reward_accuracy import Verdicts, measure, reliability
 from rlhf_flow.metrics.stats import mean_with_interval, share_with_interval, with_interval
 from rlhf_flow.metrics.win_rate import gap, length_controlled, length_drift, win_rate
 from rlhf_flow.prompts.pairwise import row_of
-from rlhf_flow.scorer.models.gpm import log_odds
+from rlhf_flow.scorer.models.gpm import LogOdds, log_odds
+from rlhf_flow.scorer.models.reward_mixture import mixture_odds
 from rlhf_flow.seeds import derive
+from rlhf_flow.stages import ask_policy
 from rlhf_flow.stages.context import Agreement, Evaluation, RunContext
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
@@ -53,6 +55,7 @@ def evaluate(context: RunContext, round: int, policies: PolicyRegistry) -> Stage
     topk_entropy, topk_mass                of the likeliest next tokens (`Learner.spread`): mean over the positions of a
                                            response, then over responses
     kl                                     to the start, if responses are sampled on-policy
+    coverage                               likewise: the overlap of both policies, the mean of min(1, pi_0 / pi)
     judge/<count>, proxy_judge/<count>     the counts of both scorers: asked, verdicts, calls, ...
 
     and alarm/<name> = 1 for each alarm that trips (`rlhf_flow.metrics.alarms`). For those of a reward model see
@@ -88,7 +91,8 @@ def _evaluate_policy(
     context.progress(round, "evaluate", 1, STEPS, "steps", "judging")
     shard = writer.table("evaluation/answers", rows.from_rollouts(answers))
     both = _side_by_side(start or answers, answers)
-    scored = evaluation.scorer.score(both)
+    players = {"policy": context.start, "start": context.start}  # of scorers that ask one: the same in every round
+    scored = ask_policy.score(context, evaluation.scorer, both, players)
     check_silence(scored.counts, context.alarms.silent_judge, slot="evaluate.scorer")
     writer.table("evaluation/compared", _compared(scored))
     metrics = {**_score_metrics(scored), **_shape_metrics(both, seed=seed), **_counts("judge", scored)}
@@ -96,7 +100,7 @@ def _evaluate_policy(
     queries = scored.counts.get("judge/queries", 0)
     context.progress(round, "evaluate", 2, STEPS, "steps", "asking the scorer of training")
     if evaluation.scorer is not context.scorer and evaluation.asks_proxy:
-        proxy = context.scorer.score(both)
+        proxy = ask_policy.score(context, context.scorer, both, players)
         metrics |= _proxy_metrics(proxy, scored) | _counts("proxy_judge", proxy)
         queries += proxy.counts.get("judge/queries", 0)
     context.progress(round, "evaluate", 3, STEPS, "steps", "computing log-probs")
@@ -119,7 +123,8 @@ def _evaluate_reward_model(
     shard = writer.table("evaluation/answers", rows.from_rollouts(answers))
     ids = [response.id for group in answers.responses for response in group]
     outputs = rows.views(context.learner.logps([Table((shard,))], ids, policies[round])["logps"])
-    verdicts = _verdicts(labels, np.array(outputs, dtype=np.float64).reshape(*labels.utility.shape, -1))
+    odds = mixture_odds if context.objective.needs.readout == "mixture" else log_odds
+    verdicts = _verdicts(labels, np.array(outputs, dtype=np.float64).reshape(*labels.utility.shape, -1), odds)
     metrics: dict[str, float] = {"eval/queries": labels.counts.get("judge/queries", 0), **_counts("judge", labels)}
     if verdicts.label.size:
         metrics |= {f"eval/{name}": value for name, value in measure(verdicts).items()}
@@ -127,7 +132,7 @@ def _evaluate_reward_model(
     return metrics
 
 
-def _verdicts(labels: Scored, outputs: np.ndarray) -> Verdicts:
+def _verdicts(labels: Scored, outputs: np.ndarray, of_several: LogOdds) -> Verdicts:
     """Predictions from the model's outputs [B, N, D] for all pairs of different responses with a label."""
     groups: dict[tuple[Message, ...], int] = {}
     comparisons: dict[tuple[int, str, int, int], int] = {}  # pairwise prompts put each pair in both orders
@@ -139,7 +144,7 @@ def _verdicts(labels: Scored, outputs: np.ndarray) -> Verdicts:
             if np.isnan(labels.wins[b, i, j]) or one.text == other.text:
                 continue
             first, second = outputs[b, i], outputs[b, j]  # [D]
-            odds.append(float(first[0] - second[0] if len(first) == 1 else log_odds(first, second)))
+            odds.append(float(first[0] - second[0] if len(first) == 1 else of_several(first, second)))
             label.append(float(labels.wins[b, i, j]))
             longer.append(len(one.text) - len(other.text))
             answers.append((one.text, other.text))
@@ -261,7 +266,7 @@ def _compared(scored: Scored) -> pa.Table:
 def _policy_metrics(
     context: RunContext, round: int, policies: PolicyRegistry, answers: Shard, *, on_policy: bool
 ) -> dict[str, float]:
-    """Entropy and mass of the policy's next tokens; if sampled on-policy, the KL to the start.
+    """Entropy and mass of the policy's next tokens; if sampled on-policy, KL to and overlap with the start.
 
     The KL is the mean over the responses of sum_t (log pi - log pi_0). This estimate may be negative.
     """
@@ -274,7 +279,9 @@ def _policy_metrics(
         metrics |= mean_with_interval(f"eval/topk_{name}", means)
     if round > 0 and on_policy:
         start = context.learner.logps([table], ids, policies[0])
-        metrics |= mean_with_interval("eval/kl", _sums(new) - _sums(start))
+        ratios = _sums(new) - _sums(start)
+        metrics |= mean_with_interval("eval/kl", ratios)
+        metrics |= share_with_interval("eval/coverage", np.exp(-np.maximum(ratios, 0)))
     return metrics
 
 

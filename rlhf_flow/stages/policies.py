@@ -24,6 +24,8 @@ from rlhf_flow.weights.fingerprint import LEAF
 from rlhf_flow.weights.publish import HeldByLearner
 from rlhf_flow.weights.source import published
 
+PAIRS, GIVEN = "pairs/", "given/"  # what the stage select writes: pairs, and responses of given ones
+
 
 class PolicyRegistry:
     """The policies of a run, by the round that published them: from memory, from disk, or by training again."""
@@ -192,9 +194,9 @@ def used_from(round: int, ledger: Store, schedule: Schedule) -> tuple[set[int], 
 def training_round(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> TrainingRound:
     """The pairs of the replayed rounds, with the log-probs of the round's anchors."""
     tables, anchors = [], list[Shard]()
-    present = context.ledger.table(plan.round, "select").rows
+    present = context.ledger.table(plan.round, "select", PAIRS).rows
     for past, share in context.replay.rounds(plan.round).items():
-        pairs = context.ledger.table(past, "select")
+        pairs = context.ledger.table(past, "select", PAIRS)
         most = share if math.isinf(share) else share * present  # inf * 0 is NaN
         kept = _subsample(pairs.rows, most, seed=derive(context.seed, "replay", plan.round, past))
         tables.append(RoundTables(past, _responses(context, past), pairs, kept))
@@ -214,10 +216,11 @@ def training_round(context: RunContext, plan: RoundPlan, policies: PolicyRegistr
 
 
 def _responses(context: RunContext, round: int) -> Table:
-    """The responses of a round, and of the earlier rounds whose labels arrived in it."""
+    """The responses of a round, of the earlier rounds whose labels arrived in it, and given ones."""
     late = context.ledger.committed(round, "late")
     rounds = (round, *([] if late is None else origins(late)))
-    return Table(tuple(shard for one in rounds for shard in context.ledger.table(one, "sample").shards))
+    sampled = (shard for one in rounds for shard in context.ledger.table(one, "sample").shards)
+    return Table((*sampled, *context.ledger.table(round, "select", GIVEN).shards))
 
 
 def _subsample(rows: int, most: float, *, seed: int) -> tuple[int, ...] | None:

@@ -27,7 +27,7 @@ RESPONSES = pa.schema(
         ("round", pa.int32()),
         ("prompt", pa.string()),
         ("messages", pa.string()),  # JSON: [{role, content}, ...]
-        ("prompt_tokens", TOKENS),
+        ("prompt_tokens", TOKENS),  # what the response continues: the prompt, or its context
         ("gold_answer", pa.string()),
         ("meta", pa.string()),  # JSON object
         ("response", pa.string()),  # id
@@ -43,6 +43,7 @@ RESPONSES = pa.schema(
         ("mass", pa.float64()),
     ]
 )
+ASKED = pa.field("asked_tokens", TOKENS)  # a further column if responses have contexts: the prompt's own tokens
 PAIRS = pa.schema(
     [
         ("prompt", pa.string()),
@@ -62,7 +63,9 @@ ANCHORS = pa.schema([("response", pa.string()), ("policy", pa.string()), ("logps
 
 def from_rollouts(rollouts: Rollouts) -> pa.Table:
     """One row per response, in order. The columns of a prompt are repeated on each of its rows."""
-    columns: dict[str, list[object]] = {field.name: [] for field in RESPONSES}
+    with_contexts = any(one.context is not None for group in rollouts.responses for one in group)
+    schema = RESPONSES.append(ASKED) if with_contexts else RESPONSES
+    columns: dict[str, list[object]] = {field.name: [] for field in schema}
     draws: dict[SamplingParams, str] = {}
     for prompt, responses in zip(rollouts.prompts, rollouts.responses, strict=True):
         shared = {
@@ -70,6 +73,7 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
             "prompt": prompt.id,
             "messages": json.dumps([asdict(message) for message in prompt.messages], ensure_ascii=False),
             "prompt_tokens": np.asarray(prompt.tokens, np.int32),
+            ASKED.name: np.asarray(prompt.tokens, np.int32),
             "gold_answer": prompt.answer,
             "meta": json.dumps(dict(prompt.meta), ensure_ascii=False),
         }
@@ -78,9 +82,11 @@ def from_rollouts(rollouts: Rollouts) -> pa.Table:
                 given = {key: value for key, value in asdict(response.draw).items() if value is not None}
                 draws[response.draw] = json.dumps(given)
             own = {name: getattr(response, name) for name in OWN}
-            for name, value in (shared | own | {"response": response.id, "draw": draws[response.draw]}).items():
-                columns[name].append(value)
-    return pa.table({field.name: _column(columns[field.name], field.type) for field in RESPONSES}, schema=RESPONSES)
+            own |= {} if response.context is None else {"prompt_tokens": response.context}
+            row = shared | own | {"response": response.id, "draw": draws[response.draw]}
+            for name, values in columns.items():
+                values.append(row[name])
+    return pa.table({field.name: _column(columns[field.name], field.type) for field in schema}, schema=schema)
 
 
 def to_rollouts(table: pa.Table) -> Rollouts:
@@ -92,14 +98,15 @@ def to_rollouts(table: pa.Table) -> Rollouts:
     responses: dict[str, list[Response]] = {}
     draws: dict[str, SamplingParams] = {}
     lists = {name: views(table[name]) for name in ("prompt_tokens", "tokens", "logps")}
+    own_prompts = views(table[ASKED.name]) if ASKED.name in table.column_names else lists["prompt_tokens"]
     measured = table["logps"].is_valid().to_pylist()
-    rows = table.drop_columns(list(lists)).to_pylist()
-    for row, has_logps, context, tokens, logps in zip(rows, measured, *lists.values(), strict=True):
+    rows = table.drop_columns([name for name in table.column_names if name in (*lists, ASKED.name)]).to_pylist()
+    for row, has_logps, asked, context, tokens, logps in zip(rows, measured, own_prompts, *lists.values(), strict=True):
         if row["prompt"] not in prompts:
             prompts[row["prompt"]] = Prompt(
                 id=row["prompt"],
                 messages=tuple(Message(**message) for message in json.loads(row["messages"])),
-                tokens=tuple(context.tolist()),
+                tokens=tuple(asked.tolist()),
                 answer=row["gold_answer"],
                 meta=json.loads(row["meta"]),
             )
@@ -108,6 +115,7 @@ def to_rollouts(table: pa.Table) -> Rollouts:
             draws[row["draw"]] = SamplingParams(**json.loads(row["draw"]))
         own = {name: row[name] for name in OWN if name not in lists}
         own |= {"tokens": tokens, "logps": logps if has_logps else None}
+        own |= {} if np.array_equal(context, asked) else {"context": context}
         responses[row["prompt"]].append(Response(id=row["response"], draw=draws[row["draw"]], **own))
     return Rollouts(
         round=rows[0]["round"] if rows else 0,

@@ -13,7 +13,7 @@ from rlhf_flow.protocols import Objective
 from rlhf_flow.types import PairLogps, Sides, TokenLogps
 
 SIDES = ("first", "second", "extra")
-ANCHORS = ("reference", "previous", "previous_2", "previous_3", "reward_policy")
+ANCHORS = ("reference", "previous", "previous_2", "previous_3", "reward_policy", "sibling")
 
 Gradient: TypeAlias = dict[str, list[float]]  # side -> derivative by each token
 ClosedForm: TypeAlias = Callable[["OnePair"], tuple[float, Gradient]]  # loss and gradient

@@ -219,13 +219,16 @@ def test_a_slot_without_a_part_is_refused_with_the_choices() -> None:
         config.from_yaml(OmegaConf.to_yaml(written))
 
 
+SCHEDULES = "fixed|every_k|half_steps|fast_and_slow|averaged|history|extrapolated|versions"
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [
         ("fixed", "'fixed'. Fix: schedule=fixed, or a file"),
-        ("fix", "'fix'. Fix: schedule=fixed|every_k|half_steps|averaged|history|extrapolated|versions, or a file"),
-        (3, "3. Fix: schedule=fixed|every_k|half_steps|averaged|history|extrapolated|versions, or a file"),
-        ([1], "[1]. Fix: schedule=fixed|every_k|half_steps|averaged|history|extrapolated|versions, or a file"),
+        ("fix", f"'fix'. Fix: schedule={SCHEDULES}, or a file"),
+        (3, f"3. Fix: schedule={SCHEDULES}, or a file"),
+        ([1], f"[1]. Fix: schedule={SCHEDULES}, or a file"),
     ],
 )
 def test_a_slot_that_holds_no_part_is_refused(value: object, told: str) -> None:

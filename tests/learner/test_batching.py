@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.learner.batching import Limits, Row, count, deal, global_batches, pack, read_examples, read_rows
+from rlhf_flow.learner.batching import (
+    Limits,
+    Row,
+    count,
+    deal,
+    global_batches,
+    pack,
+    read_examples,
+    read_pairs,
+    read_rows,
+)
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.protocols import RoundTables, TrainingRound
 from rlhf_flow.storage.tables import Table
@@ -111,6 +121,11 @@ def tables(folder: Path, pairs: list[dict[str, object]]) -> RoundTables:
         write(pa.Table.from_pylist(responses, schema=RESPONSES), folder / "responses"),
         write(pa.Table.from_pylist(pairs, schema=PAIRS), folder / "pairs"),
     )
+
+
+def test_a_replayed_round_of_which_no_pair_is_kept_has_none(tmp_path: Path) -> None:
+    replayed = tables(tmp_path, [{"prompt": "p", "first": "a", "second": "b", "preference": 1.0, "weight": 1.0}])
+    assert [len(read_pairs(replace(replayed, kept=kept))) for kept in (None, (0,), ())] == [1, 1, 0]
 
 
 def lesson(folder: Path, anchors: list[dict[str, object]], *, roles: dict[str, str] | None = None) -> TrainingRound:

@@ -54,7 +54,7 @@ def test_metrics_look_from_the_preferred_side(
     metrics = DPO(0.1).loss(pair(-8.0, -14.0, (-10.0, -10.0), preference=preference)).metrics
     found = {name: value.item() for name, value in metrics.items()}
     expected = {"margin": margin, "accuracy": accuracy, "chosen": chosen, "rejected": rejected}
-    assert found == pytest.approx(expected)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 def test_a_margin_of_thousands_of_nats_stays_finite() -> None:

@@ -43,6 +43,7 @@ VARIANTS: dict[str, list[Objective]] = {  # of each part: as it is by default, a
     "gpo": [PARTS["gpo"](beta=0.5), PARTS["gpo"](beta=0.1, clip=2.0, reduction="mean")],
     "mnpo": [PARTS["mnpo"](), PARTS["mnpo"](eta=0.5, tau=0.1, weights=[0.5, 0.5])],
     "tgdpo": [PARTS["tgdpo"](), PARTS["tgdpo"](beta=0.5, alpha=2.0)],
+    "ofs": [PARTS["ofs"](), PARTS["ofs"](beta=0.5, alpha=0.7), PARTS["ofs"](alpha=0.7, slow=True)],
 }
 GROUPS: dict[str, list[Objective]] = {
     "rloo": [PARTS["rloo"](), PARTS["rloo"](beta=0.0, clip=None)],
@@ -60,6 +61,11 @@ REWARDS: dict[str, list[Objective]] = {  # those that fit judges; each has a tes
     "bt": [PARTS["bt"](), PARTS["bt"](strength="scale", center=0.01)],
     "rating_regression": [PARTS["rating_regression"](), PARTS["rating_regression"](center=0.1)],
     "general_preference": [PARTS["general_preference"]()],
+    "bradley_terry_mixture": [PARTS["bradley_terry_mixture"](), PARTS["bradley_terry_mixture"](balance=0.0)],
+}
+OTHERS: dict[str, list[Objective]] = {  # of groups that hold more than samples; each has a test of its own
+    "chord": [PARTS["chord"](PARTS["grpo"]()), PARTS["chord"](PARTS["rloo"](), mu=0.4, by_token=True)],
+    "srpo": [PARTS["srpo"](), PARTS["srpo"](beta=0.5, alpha=0.2)],
 }
 EVERY = [pytest.param(o, id=f"{name}-{at}") for name, some in VARIANTS.items() for at, o in enumerate(some)]
 PAIRWISE = [param for param in EVERY if not str(param.id).startswith("nash_md")]
@@ -79,7 +85,7 @@ pairwise = pytest.mark.parametrize("objective", PAIRWISE)
 
 
 def test_every_part_is_tried() -> None:
-    tried = VARIANTS | REWARDS | GROUPS
+    tried = VARIANTS | REWARDS | GROUPS | OTHERS
     assert tried.keys() == PARTS.keys()
     assert all(type(o) is PARTS[name] for name, some in tried.items() for o in some)
 
@@ -98,7 +104,8 @@ def test_it_is_satisfied_by_what_it_needs(objective: Objective) -> None:
 
 @pytest.mark.parametrize("objective", FITTING)
 def test_the_metrics_of_a_judge_are_of_its_numbers_and_have_no_gradient(objective: Objective) -> None:
-    outputs = 2 if isinstance(objective, PARTS["general_preference"]) else 1
+    several = {PARTS["general_preference"]: 2, PARTS["bradley_terry_mixture"]: 4}
+    outputs = several.get(type(objective), 1)
     pairs = replace(random_pairs(0, outputs=outputs), worth=torch.rand(5, 2))
     loss = objective.loss(pairs)
     assert loss.values.requires_grad
@@ -276,7 +283,7 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "simpo": {"beta": 2.0, "margin": 0.5},
         "cpo": {"beta": 0.1, "nll": 1.0},
         "orpo": {"weight": 0.1},
-        "chosen_nll": {"base": None, "weight": 1.0, "reduction": "mean"},
+        "chosen_nll": {"base": None, "weight": 1.0, "reduction": "mean", "of": "chosen"},
         "rdpo": {"beta": 0.1, "noise": 0.1, "clip": 100.0},
         "f_dpo": {"beta": 0.1, "divergence": "jensen_shannon", "alpha": 0.5, "clip": 50.0},
         "hypo": {"beta": 0.1, "kl": 1e-4},
@@ -285,6 +292,9 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "gpo": {"beta": 0.001, "clip": None, "reduction": "sum"},
         "mnpo": {"eta": 0.005, "tau": 0.0017, "weights": [0.6, 0.3, 0.1]},
         "tgdpo": {"beta": 0.1, "alpha": 0.5},
+        "ofs": {"beta": 0.1, "alpha": 0.1, "most": 5.0, "slow": False},
+        "chord": {"base": None, "mu": 0.9, "mu_end": 0.05, "anneal": 4, "by_token": False},
+        "srpo": {"beta": 0.1, "alpha": 0.5},
         "rloo": {"beta": 0.05, "clip": 0.2, "returns": "last"},
         "grpo": {"beta": 0.04, "clip": 0.2},
         "opmd": {"tau": 0.1},
@@ -298,4 +308,5 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "rated_preference": {"strength": "scale", "weight": 1.0},
         "rating_regression": {"scale": 1.0, "center": 0.0},
         "general_preference": {},
+        "bradley_terry_mixture": {"balance": 0.01},
     }

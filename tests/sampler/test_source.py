@@ -41,7 +41,7 @@ def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
     [
         ({"policy": ""}, "policy must be a role"),
         ({"policy": "mixture"}, ".* a mixture is policy=policy with a weight"),
-        ({"weight": 1.5}, r"weight must be in \[0, 1\], or null .* got 1\.5"),
+        ({"weight": 1.5}, r"weight must be in \[-1, 1\], or null .* got 1\.5"),
         ({"policy": "reference", "weight": 0.5}, "weight must be null for policy=reference"),
         ({"policy": "dataset"}, "candidate must be the name of one for policy=dataset"),
         ({"candidate": "gold"}, "candidate must be null for policy=policy, as policy=dataset draws it, got 'gold'"),

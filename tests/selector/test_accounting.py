@@ -19,7 +19,7 @@ from rlhf_flow.selector.pairing import BUCKETS, REASONS
 from rlhf_flow.types import Pair, Response, Scored
 from tests.support.worlds import worlds
 
-OF_PAIRS = sorted(PARTS.keys() - {"group", "rejection"})  # the others have tests of their own
+OF_PAIRS = sorted(PARTS.keys() - {"group", "rejection", "couples"})  # the others have tests of their own
 
 DRAWS = st.sampled_from([None, "policy", "reference"])
 ALONE = {"extra", "not_selected", "truncated", "too_long"}  # what only a response can be
@@ -218,7 +218,7 @@ def test_values_and_numbers_of_responses_are_checked(name: str) -> None:
     for margin in (-0.1, 0.5, math.nan):
         with pytest.raises(ValueError, match=r"selector\.preference_margin must be in \[0, 1/2\), .* got"):
             PARTS[name](preference_margin=margin)
-    both = {"policy": 1, "reference": 1}
+    both = {"policy": 2 if name == "couples" else 1, "reference": 1}
     PARTS[name]().check(both)
     PARTS[name](opponent="reference", extra="policy").check(both)
     for key in ("opponent", "extra"):

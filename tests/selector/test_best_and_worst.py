@@ -63,3 +63,15 @@ def test_a_pair_that_the_judge_was_not_asked_about_is_counted_as_such() -> None:
     unasked = np.array([[[False, True], [True, False]]])
     world = replace(one([0.7, 0.3], [[0.5, math.nan], [math.nan, 0.5]]), pair_flags={"unasked": unasked})
     assert BestAndWorst().select(world).pair_counts == {"unasked": 1}
+
+
+def test_the_best_of_one_draw_meets_the_worst_of_another() -> None:
+    draws = ("policy", "policy", "start", "start")
+    world = scored([[response(k, draw=draw) for k, draw in enumerate(draws)]], [[1.0, 3.0, 4.0, 2.0]])
+    assert chosen(world, best_of=["policy"], worst_of=["start"]) == [(1, 3, 1.0)]
+    assert chosen(world, worst_of=["start"]) == [(2, 3, 1.0)]
+    lower = replace(world, utility=np.array([[5.0, 6.0, 4.0, 2.0]]))
+    beaten = BestAndWorst(best_of=["start"], worst_of=["policy"]).select(lower)
+    assert beaten.pairs == () and beaten.pair_counts == {"not_beaten": 1}
+    with pytest.raises(ValueError, match=r"selector\.best_of"):
+        BestAndWorst(best_of=["teacher"]).check({"policy": 2})

@@ -35,6 +35,28 @@ def test_a_group_has_all_answers_the_best_first() -> None:
     assert other.preference == 0.5 and other.mass is None
 
 
+def test_a_third_answer_is_in_no_group_and_each_group_has_it() -> None:
+    given = scored([1.0, 3.0, math.nan])
+    answers = zip(given.rollouts.responses[0], "aab", strict=True)
+    drawn = [replace(one, draw=replace(one.draw, name=name)) for one, name in answers]
+    given = replace(given, rollouts=replace(given.rollouts, responses=(tuple(drawn),)))
+    selection = Group(extra="b").select(given)
+    (group,) = selection.pairs
+    assert (group.first, group.second, group.others, group.extra) == (drawn[1].id, drawn[0].id, (), drawn[2].id)
+    assert selection.response_buckets[drawn[2].id] == "extra"
+    without = Group(extra="c").select(given)
+    assert without.pairs == () and without.pair_counts == {"no_pair": 1}
+
+
+def test_a_group_may_keep_the_order_of_the_draws() -> None:
+    given = scored([1.0, math.nan, 3.0])
+    ids = [answer.id for answer in given.rollouts.responses[0]]
+    (group,) = Group(order="drawn").select(given).pairs
+    assert (group.first, group.second, *group.others) == tuple(ids)
+    with pytest.raises(ValueError, match=r"selector\.order must be worth or drawn, got 'random'"):
+        Group(order="random")
+
+
 def test_answers_without_a_worth_or_cut_are_left_out_and_counted() -> None:
     given = scored([1.0, math.nan, 2.0], [1.0, math.nan, math.nan])
     (group, alone) = given.rollouts.responses

@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_flow.engine.feed import Take
 from rlhf_flow.engine.loaded_policy import LoadedPolicy
 from rlhf_flow.engine.mixture import POLICY, PolicySlots
-from rlhf_flow.engine.requests import answered, check, first_seed
+from rlhf_flow.engine.requests import answered, check, continued, first_seed
 from rlhf_flow.engine.vllm.adapters import Adapters
 from rlhf_flow.engine.vllm.sampling import flat, sample, sampling
 from rlhf_flow.engine.vllm.weights import Weights
@@ -120,7 +120,7 @@ class VLLMEngine:
             asked.extend(prompts)
             first = (first_seed(seed, round, prompt, draw) for prompt in prompts)
             return [
-                Request(prompt.tokens, sampling(draw, seed=own, ends=self._ends))
+                Request(prompt.context, sampling(draw, seed=own, ends=self._ends))
                 for prompt, own in zip(prompts, first, strict=True)
             ]
 
@@ -134,7 +134,7 @@ class VLLMEngine:
         """float32 [T] per response, prompt by prompt, under `policy` at T=1. Each must leave one position free."""
         weight = self._hold(policy)
         pairs = [
-            (prompt.tokens, response.tokens.tolist())
+            (continued(prompt, response), response.tokens.tolist())
             for prompt, group in zip(rollouts.prompts, rollouts.responses, strict=True)
             for response in group
         ]

@@ -78,7 +78,7 @@ class TwoModels(nn.Module):
 
     def _active(self) -> list[Any]:
         shares = ((self.policy, 1 - self.weight), (self.reference, self.weight))
-        return [network for network, share in shares if share > 0]
+        return [network for network, share in shares if share != 0]
 
 
 ARCHITECTURE = TwoModels.__name__

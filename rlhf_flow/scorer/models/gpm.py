@@ -6,9 +6,9 @@ of one forward pass per answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+LogOdds: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
 @dataclass(frozen=True)
 class GPM(Classifier):
     """A general preference model, such as `rlhf-flow train-reward reward=gpm` trains, in its own chat template.
@@ -36,12 +39,17 @@ class GPM(Classifier):
     intransitive: ClassVar[bool] = True
     cache_format: ClassVar[str] = "pairs"
 
+    @property
+    def odds(self) -> LogOdds:
+        """How two embeddings are compared."""
+        return log_odds
+
     def open(self, place: Place) -> GPMJudge:
         """Load the model onto `place.device`. Raises ValueError if it is no GPM."""
         model, reader = self._loaded(place)
         if "score" not in dict(model.named_children()):
             raise ValueError(f"scorer.path must be a decoder with a layer `score`, and {self.path!r} has none.")
-        return GPMJudge(model, reader, batch_tokens=self.batch_tokens)
+        return GPMJudge(model, reader, self.odds, batch_tokens=self.batch_tokens)
 
     def _config(self) -> PretrainedConfig:
         config = self._source.config()
@@ -58,8 +66,9 @@ class GPM(Classifier):
 class GPMJudge(LoadedModel):
     """A loaded general preference model."""
 
-    def __init__(self, model: PreTrainedModel, reader: Reader, *, batch_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, reader: Reader, odds: LogOdds, *, batch_tokens: int) -> None:
         super().__init__(model)
+        self._odds = odds
         self._reader = reader
         self._batch_tokens = batch_tokens
 
@@ -76,7 +85,7 @@ class GPMJudge(LoadedModel):
         for id, vector in embedded.items():
             if not np.isfinite(vector).all():
                 raise FloatingPointError(f"the GPM embedded response {id!r} as {vector}")
-        odds = [log_odds(embedded[match.first.id], embedded[match.second.id]) for match in asked]
+        odds = [self._odds(embedded[match.first.id], embedded[match.second.id]) for match in asked]
         utility, wins = both_views(rollouts, [float(sigmoid(nats)) for nats in odds])
         return Scored(rollouts, utility=utility, wins=wins, counts=counts)
 

@@ -1,0 +1,54 @@
+"""Pairs of a data set that are added to those of each round."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlhf_flow.stages.context import RunContext
+from rlhf_flow.storage import parquet as rows
+from rlhf_flow.storage.store import StageFacts, StageWriter
+from rlhf_flow.types import Pair, Prompt, Response, Rollouts, SamplingParams, Selection
+
+DRAW = "given"  # of the responses' ids
+
+
+def add_given(context: RunContext, round: int, writer: StageWriter, selected: int) -> StageFacts:
+    """Write `share` times as many given pairs as were selected, or as many as the round's data has.
+
+    The prompts are those of the round in the data set's own epochs. Facts: given/used, given/identical.
+    """
+    if context.given is None:
+        return {}
+    wanted, page = int(np.ceil(context.given.share * selected)), 0
+    prompts, groups, pairs, identical = list[Prompt](), list[tuple[Response, ...]](), list[Pair](), 0
+    while len(pairs) < wanted and (batch := context.given.prompts.batch(round, page)):
+        for prompt in batch[: wanted - len(pairs)]:
+            chosen, rejected = (
+                _response(prompt, name, round) for name in (context.given.chosen, context.given.rejected)
+            )
+            if chosen.text == rejected.text:
+                identical += 1
+                continue
+            prompts.append(prompt)
+            groups.append((chosen, rejected))
+            pairs.append(Pair(prompt.id, first=chosen.id, second=rejected.id, preference=1.0))
+        page += 1
+    if pairs:
+        writer.table("given/responses", rows.from_rollouts(Rollouts(round, tuple(prompts), tuple(groups))))
+        writer.table("pairs/given", rows.from_selection(Selection(tuple(pairs), {}, {})))
+    return {"given/used": len(pairs), "given/identical": identical}
+
+
+def _response(prompt: Prompt, name: str, round: int) -> Response:
+    given = prompt.candidates[name]
+    return Response(
+        id=f"{round}/{DRAW}-{name}/0/{prompt.id}",
+        tokens=np.asarray(given.tokens, np.int32),
+        text=given.text,
+        logps=None,
+        truncated=False,
+        draw=SamplingParams(f"{DRAW}-{name}", n=1, max_tokens=len(given.tokens)),
+        seed=0,
+        policy="",
+        source="dataset",
+    )
