@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -28,6 +29,7 @@ from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.metrics.alarms import raise_if_stopped
 from rlhf_flow.observe.events import Events
 from rlhf_flow.observe.settings import Observer
+from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.runner.manifest import manifest
 from rlhf_flow.runner.model_card import model_card
@@ -42,6 +44,9 @@ from rlhf_flow.tokenization.chat_template import chat_tokens, dated, today
 from rlhf_flow.types import Policy, RoundRecord
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.source import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RefusedError(Exception):
@@ -188,7 +193,7 @@ def prepare(config: RunConfig) -> Prepared:
     config = threaded(rated(with_precision(config), parameters_of(weights)), machine.cores())
     tokenizer = model.tokenizer()
     prompts = config.prompts.open(tokenizer, seed=config.seed)
-    given = None if config.given.prompts is None else config.given.prompts.open(tokenizer, seed=config.seed)
+    given = _given_pairs(config, tokenizer)
     data_checks.check(config, model, prompts, tokenizer)
     data_checks.check_given(config, given)
     keys = {
@@ -238,3 +243,11 @@ def _first_day(run_dir: Path) -> str:
     written = run_dir / "config.yaml"
     about = yaml.safe_load(written.read_text()) if written.is_file() else {}
     return about.get("model", {}).get("chat_template", {}).get("date") or today()
+
+
+def _given_pairs(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PromptSet | None:
+    """All rows of `given.prompts`, of which each round takes as many as it needs."""
+    if config.given.prompts is None:
+        return None
+    rows: PromptSet = replace(config.given.prompts, batch=1, held_out=0).open(tokenizer, seed=config.seed)
+    return replace(rows, size=len(rows.training))

@@ -15,24 +15,22 @@ DRAW = "given"  # of the responses' ids
 def add_given(context: RunContext, round: int, writer: StageWriter, selected: int) -> StageFacts:
     """Write `share` times as many given pairs as were selected, or as many as the round's data has.
 
-    The prompts are those of the round in the data set's own epochs. Facts: given/used, given/identical.
+    Each round shuffles the data anew. Facts: given/used, given/identical.
     """
     if context.given is None:
         return {}
-    wanted, page = int(np.ceil(context.given.share * selected)), 0
+    wanted = int(np.ceil(context.given.share * selected))
     prompts, groups, pairs, identical = list[Prompt](), list[tuple[Response, ...]](), list[Pair](), 0
-    while len(pairs) < wanted and (batch := context.given.prompts.batch(round, page)):
-        for prompt in batch[: wanted - len(pairs)]:
-            chosen, rejected = (
-                _response(prompt, name, round) for name in (context.given.chosen, context.given.rejected)
-            )
-            if chosen.text == rejected.text:
-                identical += 1
-                continue
-            prompts.append(prompt)
-            groups.append((chosen, rejected))
-            pairs.append(Pair(prompt.id, first=chosen.id, second=rejected.id, preference=1.0))
-        page += 1
+    for prompt in context.given.prompts.batch(round):
+        if len(pairs) == wanted:
+            break
+        chosen, rejected = (_response(prompt, name, round) for name in (context.given.chosen, context.given.rejected))
+        if chosen.text == rejected.text:
+            identical += 1
+            continue
+        prompts.append(prompt)
+        groups.append((chosen, rejected))
+        pairs.append(Pair(prompt.id, first=chosen.id, second=rejected.id, preference=1.0))
     if pairs:
         writer.table("given/responses", rows.from_rollouts(Rollouts(round, tuple(prompts), tuple(groups))))
         writer.table("pairs/given", rows.from_selection(Selection(tuple(pairs), {}, {})))

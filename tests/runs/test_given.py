@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow.cli.main import main
@@ -57,6 +58,50 @@ def test_the_pairs_of_a_data_set_are_learned(recipe: str, model: Path, data_set:
     _, first, last = metrics(tmp_path / "run")
     assert last["train/accuracy"] > first["train/accuracy"] - 1e-9 and last["train/margin"] > first["train/margin"]
     assert ("train/kl" in last) == (recipe == "hypo")
+
+
+GIVEN = {"triple_po": "gold", "chord": "expert", "dr_po": "chosen"}  # recipe -> the candidate that it reads
+
+
+@pytest.mark.parametrize("recipe", sorted(GIVEN))
+def test_answers_of_a_data_set_help_the_policy_to_its_own(
+    recipe: str, model: Path, data_set: Path, tmp_path: Path
+) -> None:
+    keys = overrides(recipe, model, data_set, tmp_path / "run")
+    assert main(["run", *keys, f"prompts.columns.candidates.{GIVEN[recipe]}=chosen"]) == 0
+    first, *_, last = metrics(tmp_path / "run")[1:]
+    assert first["train/loss"] != last["train/loss"]
+    if recipe != "dr_po":
+        nll = "train/expert_nll" if recipe == "chord" else "train/nll"
+        assert last[nll] < first[nll]
+        return
+    begun = {row["asked_tokens"] != row["prompt_tokens"] for row in answers(tmp_path / "run", 2)}
+    assert True in begun, "answers continue the candidate"
+
+
+def answers(run: Path, round: int) -> list[dict[str, object]]:
+    paths = sorted((run / f"rounds/{round:05}/responses").glob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+def test_a_policy_learns_to_improve_its_answers(model: Path, data_set: Path, tmp_path: Path) -> None:
+    keys = overrides("srpo", model, data_set, tmp_path / "run", scorer="recorded", **{"prompts.max_tokens": 160})
+    keys = [key for key in keys if not key.startswith("scorer")]
+    assert main(["run", *keys, *CANDIDATES, *RECORDED, *JUDGE, "evaluate.proxy=false"]) == 0
+    _, first, last = metrics(tmp_path / "run")
+    assert last["train/loss"] < first["train/loss"]
+    assert last["train/improvement"] > 0 and last["train/margin"] > 0
+
+
+def test_pairs_of_a_data_set_join_those_of_each_round(model: Path, data_set: Path, tmp_path: Path) -> None:
+    given = ["prompts@given.prompts=jsonl", f"given.prompts.path={data_set}", "given.share=1.0"]
+    columns = [f"given.prompts.columns.candidates.{name}={name}" for name in ("chosen", "rejected")]
+    keys = overrides("online_dpo", model, data_set, tmp_path / "run")
+    assert main(["run", *keys, *given, *columns]) == 0
+    for round in metrics(tmp_path / "run")[1:]:
+        assert round["given/used"] == round["pairs/used"] > 0
+        assert round["train/pairs"] == 2 * round["pairs/used"]
+    assert main(["run", *overrides("online_dpo", model, data_set, tmp_path / "other"), *given]) == 2
 
 
 def test_another_policy_guides_the_tokens(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
