@@ -36,6 +36,35 @@ def cpo(beta: float, nll: float) -> ClosedForm:
     return of
 
 
+def gold(beta: float, weight: float) -> ClosedForm:
+    """CPO's loss without its likelihood, and that of a third answer, per token. Saeidi et al. 2024, eq. 5."""
+
+    def of(pair: OnePair) -> tuple[float, Gradient]:
+        loss, slopes = cpo(beta, 0.0)(pair)
+        share = weight / pair.length("extra")
+        return loss - weight * _mean(pair, "extra"), {**slopes, "extra": [-share] * pair.length("extra")}
+
+    return of
+
+
+def rivals(beta: float, alpha: float, most: float, slow: bool) -> ClosedForm:
+    """DPO, and the margin over the other policy as the fast or the slow one counts it. Qi et al. 2024, eq. 3 to 6."""
+
+    def of(pair: OnePair) -> tuple[float, Gradient]:
+        z, m = beta * pair.gap("reference"), beta * pair.gap("sibling")
+        loss = pair.p * _softplus(-z) + (1 - pair.p) * _softplus(z)
+        slope = _sigma(z) - pair.p
+        if slow:
+            loss -= alpha * (pair.p * _softplus(min(m, most)) + (1 - pair.p) * _softplus(min(-m, most)))
+            slope -= alpha * (pair.p * _sigma(m) * (m < most) - (1 - pair.p) * _sigma(-m) * (-m < most))
+        else:
+            loss += alpha * (pair.p * _softplus(-m) + (1 - pair.p) * _softplus(m))
+            slope += alpha * (_sigma(m) - pair.p)
+        return loss, pair.slopes(beta * slope, -beta * slope)
+
+    return of
+
+
 def orpo(weight: float) -> ClosedForm:
     """-log p(y_w) - lambda log sigma(log odds(y_w) / odds(y_l)). Hong et al. 2024, eq. 6."""
 

@@ -129,4 +129,7 @@ def play(
     finally:
         store.close()
     published = learner.published
-    return Played(board, [published[round] if round in published else published[0] for round in range(rounds + 1)])
+    for round in range(1, rounds + 1):  # a round without pairs publishes what it started from
+        if round not in published:
+            published[round] = published[context.schedule.at(round, store.records).init]
+    return Played(board, [published[round] for round in range(rounds + 1)])

@@ -11,7 +11,9 @@ from rlhf_flow.verify.claims import (
     exploration,
     family_groups,
     family_losses,
+    family_optima,
     family_pairs,
+    family_sources,
     inpo,
     losses,
     nash_md,
@@ -37,4 +39,6 @@ CLAIMS: tuple[Claim, ...] = (
     *family_pairs.CLAIMS,
     *data_sets.CLAIMS,
     *family_groups.CLAIMS,
+    *family_sources.CLAIMS,
+    *family_optima.CLAIMS,
 )

@@ -17,6 +17,7 @@ from rlhf_flow.objective.grpo import GRPO
 from rlhf_flow.objective.hypo import HyPO
 from rlhf_flow.objective.kto import KTO
 from rlhf_flow.objective.mnpo import MNPO
+from rlhf_flow.objective.ofs import OFS
 from rlhf_flow.objective.opmd import OPMD
 from rlhf_flow.objective.orpo import ORPO
 from rlhf_flow.objective.pro import PRO
@@ -185,5 +186,21 @@ CLAIMS = (
         "Su et al. 2025",
         *((TRPA(*some), by_group.rule_levels(*some)) for some in ((0.1, 2.5, 1.0, 0.001), (1.0, 1.5, 0.5, 0.5))),
         levels=True,
+    ),
+    _pairs(
+        "L31",
+        "OFS-DPO",
+        "Qi et al. 2024, eq. 3 to 6",
+        *((OFS(*some), by_pair.rivals(*some)) for some in ((0.1, 0.1, 5.0, False), (0.8, 0.5, 0.5, True))),
+    ),
+    _pairs(
+        "L32",
+        "Triple PO",
+        "Saeidi et al. 2024, eq. 5",
+        *(
+            (ChosenNLL(CPO(beta, 0.0), weight, of="extra"), by_pair.gold(beta, weight))
+            for beta, weight in ((0.1, 1.0), (0.7, 0.3))
+        ),
+        surrogate=True,
     ),
 )

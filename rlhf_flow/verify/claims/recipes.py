@@ -66,10 +66,10 @@ RECIPES = (
 )
 
 
-def shipped(name: str) -> RunConfig:
+def shipped(name: str, *overrides: str) -> RunConfig:
     """The recipe's configuration, with a judge of pairs and paths that nothing reads."""
     paths = ("model.path=.", "prompts.path=.", "scorer=preference_model", "scorer.path=.")
-    return compose(f"algorithm={name}", *paths, "engine=huggingface", "rounds=2")
+    return compose(f"algorithm={name}", *paths, "engine=huggingface", "rounds=2", *overrides)
 
 
 def expectation(selector: Selector) -> Selector:
