@@ -84,7 +84,10 @@ def steps_of(config: RunConfig, work: Work) -> tuple[int, int]:
 
 def _max_tokens(draw: SamplingParams, prompts: PromptSource) -> int:
     candidate = _candidate(draw)
-    return draw.max_tokens if candidate is None else prompts.candidates.get(candidate, draw.max_tokens)
+    if candidate is not None:
+        return prompts.candidates.get(candidate, draw.max_tokens)
+    begun = draw.continues if isinstance(draw, Source) else None
+    return draw.max_tokens + (0 if begun is None else prompts.candidates.get(begun, 0))
 
 
 def _candidate(draw: SamplingParams) -> str | None:
