@@ -37,12 +37,13 @@ def cpo(beta: float, nll: float) -> ClosedForm:
 
 
 def gold(beta: float, weight: float) -> ClosedForm:
-    """CPO's loss without its likelihood, and that of a third answer, per token. Saeidi et al. 2024, eq. 5."""
+    """-log sigma(beta log pi(y_w) / pi(y_l)) - log pi(y) / |y| of a third answer y. Saeidi et al. 2024, eq. 5."""
 
     def of(pair: OnePair) -> tuple[float, Gradient]:
-        loss, slopes = cpo(beta, 0.0)(pair)
-        share = weight / pair.length("extra")
-        return loss - weight * _mean(pair, "extra"), {**slopes, "extra": [-share] * pair.length("extra")}
+        z = beta * (pair.sum("current", "first") - pair.sum("current", "second"))
+        loss = pair.p * _softplus(-z) + (1 - pair.p) * _softplus(z) - weight * _mean(pair, "extra")
+        slope = beta * (_sigma(z) - pair.p)
+        return loss, pair.slopes(slope, -slope, extra=-weight / pair.length("extra"))
 
     return of
 

@@ -14,7 +14,7 @@ from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.specs import Place
 from rlhf_flow.types import Message, Response, Rollouts, SamplingParams, Scored
 
-REQUEST = "Suppose that I act on your answer. Describe in a few sentences what happens next, and whether it helps me."
+REQUEST = "I act on your answer. What happens next, and does it help me?"
 ADDED = "{answer}\n\n(What happened next: {outcome})"
 
 
