@@ -7,6 +7,7 @@ and resumes it.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 from rlhf_flow.stages.anchors import anchor
 from rlhf_flow.stages.close_round import close_round, prune_checkpoints, save_last_policy
@@ -19,12 +20,19 @@ from rlhf_flow.stages.off_policy import measure_mismatch
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.stages.prefetch import prefetch
 from rlhf_flow.stages.update_reward import update_reward
+from rlhf_flow.types import RoundRecord
 
 
 def run(context: RunContext) -> None:
-    """Run rounds 1..`context.rounds` that have no record yet, fewer if an alarm stops the run.
+    """Run all `rounds`."""
+    for _ in rounds(context):
+        pass
 
-    Round 0 evaluates the start.
+
+def rounds(context: RunContext) -> Iterator[RoundRecord]:
+    """Run rounds 1..`context.rounds` that have no record yet, fewer if an alarm stops the run; yield their records.
+
+    Round 0 evaluates the start. A caller that stops iterating stops the run between two rounds.
     """
     prune_checkpoints(context.ledger, context.schedule, context.checkpoints, rounds=context.rounds)
     policies = PolicyRegistry(context)
@@ -44,6 +52,7 @@ def run(context: RunContext) -> None:
         evaluate(context, r, policies)
         update_reward(context, r)
         close_round(context, r, policies, began=began)
+        yield context.ledger.records[r]
         if context.alarms.stops(context.ledger.records[r]):
             break
     save_last_policy(context, policies)

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     path
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    if "_build" not in path.parts and "keys" not in path.parts and path.name != "python.md"  # generated
+    if "_build" not in path.parts
+    and "keys" not in path.parts
+    and path != ROOT / "docs/reference/python.md"  # generated
 )
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASKS = ("--help", "--help=all")
@@ -53,6 +55,8 @@ REASONS = {  # first words of a command -> why no test runs it
     "rlhf-flow serve": "serves until it is interrupted; its keys are composed by tests/serve",
     "rlhf-flow sandbox": "takes two minutes; tests/sandbox builds a small world",
     "rlhf-flow label": "serves until it is interrupted; tests/label runs it",
+    "rlhf-flow resume": "needs a run; tests/cli/test_resume.py resumes one",
+    "rlhf-flow new": "writes a folder; tests/cli/test_ls_and_new.py runs it",
     "rlhf-flow report": "needs a run; tests/report writes reports",
     "rlhf-flow judgements": "reads the user's cache; tests/cli/test_judgements.py runs it",
     "rlhf-flow compare": "takes an hour; tests/cli/test_compare.py runs it",

@@ -13,7 +13,7 @@ RESULTS = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
 
 def test_the_loop_is_the_loop() -> None:
     source = (ROOT / "rlhf_flow/loop.py").read_text(encoding="utf-8")
-    assert source[source.index("def run(") :].rstrip() in README
+    assert source[source.index("def rounds(") :].rstrip() in README
 
 
 def test_the_hash_of_the_frozen_world_is_the_one_that_is_quoted() -> None:

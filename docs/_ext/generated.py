@@ -17,6 +17,7 @@ from rlhf_flow.config.compose import CONFIGS
 from rlhf_flow.config.schema import GROUPS, RunConfig, parts
 from rlhf_flow.scorer import shipped
 from rlhf_flow.specs import Model
+from rlhf_flow.verify import objective_check
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 EXTENSION = ("Objective", "Sampler", "Selector", "Schedule", "Engine", "Learner", "Scorer", "PromptSource", "Observer")
@@ -119,7 +120,13 @@ def _inner(part: type) -> Mapping[str, type]:
 def python_page() -> str:
     """The names that users import."""
     lines = ["# Python names", "", "Names that stay: everything else may move between minor versions.", ""]
-    lines += ["## `rlhf_flow`", "", *_documented("run", rlhf_flow.run)]
+    lines += ["## `rlhf_flow`", "", "[How to use it](../how-to/python.md).", ""]
+    lines += [
+        *_documented("run", rlhf_flow.run),
+        *_documented("resume", rlhf_flow.resume),
+        *_class("Run", rlhf_flow.Run),
+    ]
+    lines += _documented("verify", objective_check.verify)
     lines += ["## `rlhf_flow.scorer.shipped`", "", "Functions for `scorer=rule` and `scorer=rules`.", ""]
     for name, one in sorted(vars(shipped).items()):
         if inspect.isfunction(one) and not name.startswith("_"):
@@ -142,6 +149,19 @@ def python_page() -> str:
 def _documented(name: str, function: object) -> list[str]:
     assert callable(function)
     return [f"### `{name}`", "", "```python", f"{name}{inspect.signature(function)}", "```", "", *_text(function), ""]
+
+
+def _class(name: str, one: type) -> list[str]:
+    """The docstring of a class, and of its public methods and properties."""
+    lines = [f"### `{name}`", "", *_text(one), ""]
+    for member, value in vars(one).items():
+        if not member.startswith("_") and inspect.getdoc(value):
+            lines += [f"#### `{name}.{member}{_signature(value)}`", "", *_text(value), ""]
+    return lines
+
+
+def _signature(value: object) -> str:
+    return str(inspect.signature(value)).replace("self, ", "").replace("self", "") if callable(value) else ""
 
 
 def _protocol(one: type) -> list[str]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import pairwise
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -38,7 +39,7 @@ MOST = 3  # suggested keys
 
 def no_option(arguments: Sequence[str]) -> str | None:
     """A message for the first argument with dashes that is not an option; None if there is none."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         name, equals, value = argument.partition("=")
         if not name.startswith("-") or any(option.startswith(name) for option in OPTIONS):
             continue

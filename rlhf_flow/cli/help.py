@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from textwrap import wrap
 
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> str:
     Pages exist for a part (`scorer=rule`), a group (`scorer`, `algorithm`) and a section of keys (`learner.training`).
     They include files in a `--config-dir` among the arguments.
     """
-    folders = [CONFIGS, *_config_dirs(arguments)]
+    folders = [CONFIGS, *config_dirs(arguments)]
     if "--help=all" in arguments:
         return "\n".join(_everything(folders))
     named = [page for argument in arguments if (page := _page_of(argument, folders))]
@@ -96,7 +97,7 @@ def _page_of(argument: str, folders: Sequence[Path]) -> str:
     if group in GROUPS and not name:
         lines = [f"{group}=  {GROUPS[group]}"]
         for choice, part in parts(group).items():
-            lines += _entry(choice, _summary(part))
+            lines += _entry(choice, summary(part))
         return "\n".join([*lines, *_files(folders, group)])
     if group in (*GROUPS, *FILES) and (file := _file(folders, group, name)) is not None:
         return f"{argument}:\n{file.read_text().rstrip()}"
@@ -140,7 +141,7 @@ def serve() -> str:
 
 
 def _choice(group: str, name: str, part: type) -> Iterator[str]:
-    yield from _entry(name, _summary(part), indent=4)
+    yield from _entry(name, summary(part), indent=4)
     yield from _keys(group, part)
 
 
@@ -149,7 +150,7 @@ def _keys(group: str, part: type) -> Iterator[str]:
     about = meanings(part)
     for field in fields(part):
         inner = _inside(field)
-        meaning = about.get(field.name, "") or (_summary(inner) if inner else "")
+        meaning = about.get(field.name, "") or (summary(inner) if inner else "")
         yield from _entry(_key(f"{group}.", field), meaning, indent=6)
 
 
@@ -163,7 +164,8 @@ def _entry(name: str, meaning: str, *, indent: int = 2) -> Iterator[str]:
     yield from (f"{'':{NAME}}{line}" for line in lines)
 
 
-def _summary(part: type) -> str:
+def summary(part: type) -> str:
+    """The first paragraph of the docstring of a part."""
     return " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
 
 
@@ -211,26 +213,32 @@ def _key(prefix: str, field: Field[object]) -> str:
 
 def _files(folders: Sequence[Path], group: str) -> Iterator[str]:
     """The choices that are files, with their comments."""
-    for file in _found_files(folders, group):
-        comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
-        about = [comment for comment in comments if not comment.startswith("@package")]
-        yield from _entry(file.stem, " ".join(about), indent=4)
+    for file in found_files(folders, group):
+        yield from _entry(file.stem, about(file), indent=4)
 
 
-def _found_files(folders: Sequence[Path], group: str) -> list[Path]:
+def about(file: Path) -> str:
+    """The comments of a file at the beginning of a line."""
+    comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
+    return " ".join(comment for comment in comments if not comment.startswith("@package"))
+
+
+def found_files(folders: Sequence[Path], group: str) -> list[Path]:
+    """The choices of a group that are files."""
     return sorted(file for folder in folders for file in (folder / group).glob("*.yaml"))
 
 
 def _named(folders: Sequence[Path], group: str) -> list[str]:
-    return [file.stem for file in _found_files(folders, group)]
+    return [file.stem for file in found_files(folders, group)]
 
 
 def _file(folders: Sequence[Path], group: str, name: str) -> Path | None:
-    return next((file for file in _found_files(folders, group) if file.stem == name), None)
+    return next((file for file in found_files(folders, group) if file.stem == name), None)
 
 
-def _config_dirs(arguments: Sequence[str]) -> Iterator[Path]:
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+def config_dirs(arguments: Sequence[str]) -> Iterator[Path]:
+    """The folders of --config-dir."""
+    for flag, value in pairwise([*arguments, ""]):
         if flag in ("--config-dir", "-cd"):
             yield Path(value)
         elif flag.startswith("--config-dir="):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -34,6 +35,16 @@ FUNCTION = """\
 # scorer: rule
 # scorer.function: my_lab.rewards.short_and_polite
 """
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the named file. Raises ValueError if it exists, cannot be written, or several are named."""
+    if len(arguments) > 1:
+        raise ValueError("init writes one file. Fix: rlhf-flow init mine.yaml.")
+    path = Path(arguments[0] if arguments else "mine.yaml")
+    write(path)
+    print(f"{path}: set your model, prompts and scorer in it, then: rlhf-flow run {path}")
+    return 0
 
 
 def write(path: Path) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -19,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__
 from rlhf_flow.cli import pages
+from rlhf_flow.cli.start import DONE, INTERRUPTED, MISTAKEN, failed, mistaken, program, started
 from rlhf_flow.system.redact import check_typed, redacted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from rlhf_flow.cluster.ray_persistent import OpenClusters
-
-DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
+    from rlhf_flow.config.schema import RunConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +52,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     if name in ("-sc", "--shell-completion"):  # the script in Hydra's manual asks in this way
         return completion(["words", os.environ.get("COMP_LINE", ""), ""])
     if name not in commands:
-        return _mistaken(f"there is no command {name!r}. Try {', '.join(commands)}, or --help.")
+        return mistaken(f"there is no command {name!r}. Try {', '.join(commands)}, or --help.")
     if name in pages.OF and ({"-h", "--help"} & set(rest) or (name in pages.NEED_ARGUMENTS and not rest)):
         print(pages.OF[name])
         return DONE if rest else MISTAKEN
@@ -65,13 +64,16 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _commands() -> dict[str, Callable[[list[str]], int]]:
     return {
         "run": run,
+        "resume": _main_of("resume"),
         "compare": _main_of("compare"),
         "convert": _main_of("convert"),
         "doctor": _composing("doctor"),
         "plan": _composing("plan"),
-        "init": init,
+        "init": _main_of("init"),
         "judgements": _main_of("judgements"),
         "label": _main_of("label"),
+        "ls": _main_of("ls"),
+        "new": _main_of("new"),
         "report": _main_of("report"),
         "sandbox": sandbox,
         "serve": serve,
@@ -101,11 +103,11 @@ def _composing(command: str) -> Callable[[list[str]], int]:
         from rlhf_flow.config.overrides import expanded
 
         if wrong := no_option(arguments):
-            return _mistaken(wrong)
+            return mistaken(wrong)
         try:
             overrides = expanded(arguments)
         except ValueError as error:
-            return _mistaken(str(error))
+            return mistaken(str(error))
         return _main_of(command)(overrides)
 
     return run
@@ -117,7 +119,7 @@ def _unless_mistake(error: Exception) -> int:
 
     if not isinstance(error, errors.Mistake):
         raise error
-    return _mistaken(errors.mistake(error))
+    return mistaken(errors.mistake(error))
 
 
 def run(arguments: list[str], clusters: OpenClusters | None = None) -> int:
@@ -136,18 +138,17 @@ def run(arguments: list[str], clusters: OpenClusters | None = None) -> int:
 def _run(name: str, given: list[str], clusters: OpenClusters | None = None) -> int:
     if {"-sc", "--shell-completion"} & set(given):
         return completion(["bash"])
-    command = "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
-    again = f"{command} {name} {redacted(shlex.join(given))}"
     from rlhf_flow.config.overrides import expanded
 
     try:
         arguments = expanded(given)
     except ValueError as error:
-        return _mistaken(str(error))
+        return mistaken(str(error))
     from rlhf_flow.cluster.ray_persistent import OpenClusters
 
+    start = partial(started, program=program(), arguments=f"{name} {redacted(shlex.join(given))}")
     with contextlib.closing(OpenClusters()) as own:
-        jobs = partial(_job, arguments=arguments, again=again, clusters=clusters or own)
+        jobs = partial(_job, arguments=arguments, start=partial(start, clusters=clusters or own))
         return _composed(name, arguments, jobs)
 
 
@@ -156,7 +157,7 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
     from rlhf_flow.cli import errors, hydra_jobs
 
     if wrong := errors.no_option(arguments):
-        return _mistaken(wrong)
+        return mistaken(wrong)
     try:
         check_typed(arguments)
         if hydra_jobs.shows(arguments):
@@ -164,46 +165,17 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
             return DONE
         return max([DONE, *hydra_jobs.each(name, arguments, job)])
     except errors.Mistake as error:
-        return _mistaken(errors.mistake(error))
+        return mistaken(errors.mistake(error))
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _job(composed: DictConfig, arguments: list[str], *, again: str, clusters: OpenClusters) -> int:
-    """One run, from its composed configuration to its end. `again`: the command that resumes it."""
-    from rlhf_flow.cli import errors, hydra_jobs
+def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[], RunConfig]], int]) -> int:
+    """Start the run of a composed configuration."""
+    from rlhf_flow.cli import hydra_jobs
     from rlhf_flow.config import compose
-    from rlhf_flow.metrics.alarms import AlarmError
-    from rlhf_flow.metrics.off_policy import GateError
-    from rlhf_flow.runner import prepare
 
-    try:
-        try:
-            config = compose.build(hydra_jobs.in_its_own_folder(composed, arguments), hydra_jobs.overrides())
-            prepared = prepare.prepare(config)
-        except errors.Mistake as error:
-            return _mistaken(errors.mistake(error))
-        prepared.run(clusters)
-    except KeyboardInterrupt:
-        print(f"\nrlhf-flow: stopped. Committed work is kept. To resume, repeat the command: {again}", file=sys.stderr)
-        raise
-    except prepare.RefusedError as refusal:
-        return _mistaken(" ".join(str(refusal).split()))
-    except (AlarmError, GateError) as stop:  # its message has the remedy
-        print(f"rlhf-flow: {stop}", file=sys.stderr)
-        return FAILED
-    except Exception as error:
-        resume = f"Committed work is kept. Once the cause is removed, repeat the command to resume: {again}"
-        return _failed("the run", error, resume)
-    return DONE
-
-
-def _failed(what: str, error: Exception, *more: str) -> int:
-    """Print the traceback and the cause of a failure."""
-    print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-    cause = redacted(str(error)) or type(error).__name__
-    print("\n".join([f"rlhf-flow: {what} failed: {cause}", *more]), file=sys.stderr)
-    return FAILED
+    return start(lambda: compose.build(hydra_jobs.in_its_own_folder(composed, arguments), hydra_jobs.overrides()))
 
 
 def sandbox(arguments: list[str]) -> int:
@@ -236,24 +208,9 @@ def _serve(composed: DictConfig) -> int:
     try:
         serve(config.build(composed))
     except errors.Mistake as error:
-        return _mistaken(errors.mistake(error))
+        return mistaken(errors.mistake(error))
     except Exception as error:
-        return _failed("the server", error)
-    return DONE
-
-
-def init(arguments: list[str]) -> int:
-    """`rlhf-flow init [FILE]`: write a commented file with the keys of a first run."""
-    if len(arguments) > 1:
-        return _mistaken("init writes one file. Fix: rlhf-flow init mine.yaml.")
-    from rlhf_flow.cli.init import write
-
-    path = Path(arguments[0] if arguments else "mine.yaml")
-    try:
-        write(path)
-    except ValueError as error:
-        return _mistaken(str(error))
-    print(f"{path}: set your model, prompts and scorer in it, then: rlhf-flow run {path}")
+        return failed("the server", error)
     return DONE
 
 
@@ -266,11 +223,6 @@ def completion(arguments: list[str]) -> int:
 
     print(BASH.rstrip() if arguments == ["bash"] else "\n".join(words(arguments[1], arguments[2], [*_commands()])))
     return DONE
-
-
-def _mistaken(message: str) -> int:
-    print(f"rlhf-flow: {redacted(message)}", file=sys.stderr)
-    return MISTAKEN
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow run experiment=sandbox      run on it; nothing is downloaded
   rlhf-flow init [FILE]                 write a commented FILE with the keys of a first run: mine.yaml
   rlhf-flow run [FILE] [key=value ...]  run on your own model, prompts and scorer
+  rlhf-flow resume RUN [key=value ...]  go on with the run in the folder RUN where it stopped
+  rlhf-flow ls [KIND ...]               list algorithms, scorers, experiments, ... each with one line
+  rlhf-flow new NAME                    write a package of your own: a reward function, an experiment, a test
   rlhf-flow doctor [key=value ...]      find what would stop that run, before it takes a GPU
   rlhf-flow plan [key=value ...]        estimate memory, steps, API calls, disk and time of that run
   rlhf-flow compare [key=value ...]     run several algorithms with the same number of judge queries
@@ -121,6 +124,28 @@ rlhf-flow init [FILE]
 Writes FILE (default mine.yaml) with the keys of a first run and their meanings; `rlhf-flow run FILE` runs it. Keys on
 the command line override it. An existing file is not changed."""
 
+RESUME = """\
+rlhf-flow resume RUN [key=value ...]
+
+Goes on with the run in the folder RUN (its run_dir), as it was last started and from the folder in which it was
+started. Committed work is not repeated. Keys that do not determine the result may change: rounds=12, cluster.engines=2.
+
+Exit status: as of `rlhf-flow run`."""
+
+LS = """\
+rlhf-flow ls [KIND ...] [--config-dir DIR]
+
+Lists what a key may choose, each with one line: `rlhf-flow ls algorithms scorers`. Without KIND it lists the kinds:
+algorithm, experiment, stack, reward, and each group of parts. `rlhf-flow run KIND=NAME --help` describes one.
+
+  --config-dir DIR  also list the files in DIR"""
+
+NEW = """\
+rlhf-flow new NAME
+
+Writes the Python package NAME (a folder): a reward function, prompts, an experiment that runs on the sandbox policy,
+and a test that passes. It prints the commands that test and run it. An existing folder is not changed."""
+
 COMPLETION = """\
 rlhf-flow completion bash
 
@@ -217,7 +242,8 @@ Takes some minutes on two cores. Exit status 1 if a claim fails.
 RUN = """\
 rlhf-flow run [FILE.yaml] [key=value ...] [--multirun] [--cfg job] [--config-dir DIR] [--help[=all]]
 
-Runs rounds of preference optimisation. The same command resumes an interrupted run; committed work is not repeated.
+Runs rounds of preference optimisation. The same command, or `rlhf-flow resume RUN`, resumes an interrupted run;
+committed work is not repeated.
 
 Examples
   rlhf-flow run experiment=sandbox                            the sandbox world; nothing is downloaded
@@ -244,10 +270,13 @@ OF = {  # the pages of commands that are a plain text
     "init": INIT,
     "judgements": JUDGEMENTS,
     "label": LABEL,
+    "ls": LS,
+    "new": NEW,
     "plan": PLAN,
     "report": REPORT,
+    "resume": RESUME,
     "sandbox": SANDBOX,
     "train-reward": TRAIN_REWARD,
     "verify": VERIFY,
 }
-NEED_ARGUMENTS = ("label", "report")
+NEED_ARGUMENTS = ("label", "new", "report", "resume")

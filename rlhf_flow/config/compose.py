@@ -131,9 +131,11 @@ def as_yaml(config: RunConfig) -> str:
 
 
 def from_yaml(text: str) -> RunConfig:
+    return from_plain(renamed.configuration(yaml.safe_load(text)))
+
+
+def from_plain(written: object) -> RunConfig:
     register()
-    written = renamed.configuration(yaml.safe_load(text))
-    assert isinstance(written, dict)
     return _with_parts(_merged(_writable(RunConfig), OmegaConf.create(written)))
 
 

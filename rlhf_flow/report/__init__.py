@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+PAGE = "report.html"
+
 
 def write(run_dir: Path) -> Path:
     """Write `report.html` into the run's folder and return its path. The same folder gives the same bytes."""
     from rlhf_flow.report.page import render
     from rlhf_flow.report.run_folder import read
 
-    return _put(run_dir / "report.html", render(read(run_dir)))
+    return _put(run_dir / PAGE, render(read(run_dir)))
 
 
 def write_comparison(run_dirs: Sequence[Path]) -> Path:

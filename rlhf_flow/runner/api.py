@@ -1,47 +1,161 @@
-"""`rlhf_flow.run`: a run from Python, as the command line runs it."""
+"""Runs from Python, as the command line runs them: `rlhf_flow.run` and `rlhf_flow.resume` return a `Run`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_flow.config.compose import compose
 from rlhf_flow.config.overrides import expanded, from_mapping
-from rlhf_flow.runner import prepare
+from rlhf_flow.config.resumed import resumed
+from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.metrics.alarms import raise_if_stopped
+from rlhf_flow.runner import given_prompts, prepare, results
+from rlhf_flow.scorer.functions.defined import Functions, install, named
 from rlhf_flow.types import RoundRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Reward: TypeAlias = Callable[..., Any]  # (prompt, answer, meta) -> float, as of scorer=rule
+Keys: TypeAlias = Mapping[str, object] | Sequence[str]
+
+
+class Run:
+    """A run and its folder. Making one computes nothing: iterating runs the rounds.
+
+        for record in run:
+            print(record.round, record.metrics)
+
+    Each iteration runs one round and yields its record once it is committed; round 0 evaluates the start. Rounds that
+    have a record are not run again, so a loop that was left goes on where it stopped. Raises ValueError for a mistake
+    in keys, model or data, before any worker starts, and AlarmError if an alarm stopped the run.
+    """
+
+    def __init__(self, config: RunConfig, functions: Functions | None = None) -> None:
+        self.config = config
+        self._functions = functions or {}
+        self.folder = Path(config.run_dir).resolve()
+        self._active: Callable[[], Generator[RoundRecord] | None] = lambda: None
+
+    def __iter__(self) -> Iterator[RoundRecord]:
+        rounds = self._rounds()
+        self._active = weakref.ref(rounds)  # a loop that is left drops the rounds, which ends their workers
+        return rounds
+
+    def _rounds(self) -> Generator[RoundRecord]:
+        prepared = self.prepare()
+        yield from prepared.rounds()
+        raise_if_stopped(prepared.ledger.records[-1], self.config.alarms)
+
+    def finish(self) -> Run:
+        """Run all rounds that are left, and print what the command line prints. Raises as iterating does."""
+        self.prepare().run()
+        return self
+
+    def stop(self) -> None:
+        """End the loop over this run after the present round: its workers end, and its folder is unlocked."""
+        if (rounds := self._active()) is not None:
+            rounds.close()
+
+    def prepare(self) -> prepare.Prepared:
+        """Check everything, and lock the folder. Raises ValueError for any mistake."""
+        install(self._functions)
+        return prepare.prepare(self.config)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """The metrics of all finished rounds, one row a round; NaN if a round did not measure one."""
+        return results.metrics(self.folder)
+
+    def pairs(self, round: int) -> pd.DataFrame:
+        """The pairs that a round trained on: prompt, chosen, rejected, preference, weight, and the ids.
+
+        `chosen` is the side that the scorer prefers, `preference` its probability. Raises ValueError if the round has
+        no pairs.
+        """
+        return results.pairs(self.folder, round)
+
+    @property
+    def policy(self) -> Path:
+        """The folder of the newest policy on disk, a Hugging Face checkpoint; the start before round 1 is finished."""
+        return results.policy(self.folder, start=self.config.model.path)
+
+    def __repr__(self) -> str:
+        done = max(results.done(self.folder), 0)
+        return f"Run({str(self.folder)!r}, {done} of {self.config.rounds} rounds)"
 
 
 def run(
-    keys: Sequence[str] | Mapping[str, object] = (), *, reward: Callable[..., Any] | None = None
-) -> list[RoundRecord]:
-    """Run all rounds that have no record yet; return the records of all rounds, including round 0.
+    algorithm: str | None = None,
+    *,
+    model: str | Path | None = None,
+    prompts: str | Path | Iterable[object] | None = None,
+    reward: str | Path | Reward | None = None,
+    rounds: int | None = None,
+    run_dir: str | Path | None = None,
+    stack: str | None = "local",
+    keys: Keys = (),
+    config_dir: str | Path | None = None,
+) -> Run:
+    """A run that is configured and checked, as `rlhf-flow run` configures it; iterate it to run its rounds.
 
-    `keys`: arguments of the command line, ["model.path=my/model", "stack=local", "my.yaml"], or a mapping,
-    {"model.path": "my/model"}. `reward`: a function (prompt, answer, meta) -> float that becomes the scorer. If it is
-    defined in a notebook or script, it needs stack=local, since other processes cannot import it.
+    `algorithm`: a name, as of algorithm=; None: online_dpo, or that of an experiment in `keys`.
+    `model`: model.path. `prompts`: a file (prompts.path), or rows: texts, mappings with a column `prompt`, a Dataset of
+    Hugging Face or a DataFrame. Rows are written into the run's folder. With fewer than 128 of them, prompts.held_out
+    is a quarter of them by default, and prompts.batch the others, at most 64.
+    `reward`: a function (prompt, answer, meta) -> float, which may be a lambda; or the path of a reward model.
+    `stack`: local, cpu or gpu; None: the parts that `keys` names. `keys`: any other keys of the command line, as a
+    mapping, {"answers.n": 4}, or as arguments, ["answers.n=4", "mine.yaml"]; they have precedence. Values of a mapping
+    may be functions: {"scorer@evaluate.scorer": "rule", "evaluate.scorer.function": worth}.
+    `config_dir`: as --config-dir.
 
-    Raises ValueError, or an error of Hydra or OmegaConf, for a mistake in the keys, and AlarmError if an alarm stopped
-    the run. The same call resumes a run.
+    Raises ValueError, or an error of Hydra or OmegaConf, for a mistake in the keys. The same call resumes a run.
     """
-    overrides = from_mapping(keys) if isinstance(keys, Mapping) else expanded(keys)
-    if reward is not None:
-        overrides += ["scorer=rule", f"scorer.function={_name(reward)}"]
-    config = compose(*overrides)
-    if reward is not None and reward.__module__ == "__main__" and not config.cluster.in_process:
-        raise ValueError(
-            f"reward={reward.__name__}: it is defined in the notebook or script that runs, and the processes of this "
-            "cluster cannot import it. Fix: stack=local, or put it into a module."
-        )
-    return prepare.prepare(config).run()
+    if not isinstance(algorithm, str | None):
+        raise ValueError(f"algorithm={algorithm!r}: expected a name. Fix: rlhf_flow.run(keys={algorithm!r}).")
+    functions: Functions = {}
+    own: dict[str, object] = {"stack": stack, "algorithm": algorithm, "model.path": model, "rounds": rounds}
+    own |= {"run_dir": run_dir, **_scorer(reward, functions)}
+    rows = None if prompts is None or isinstance(prompts, str | Path) else given_prompts.rows(prompts)
+    own |= {"prompts.path": prompts} if rows is None else given_prompts.keys(rows)
+    others = _overrides(keys, functions)
+    typed = {override.partition("=")[0] for override in others}
+    chosen = {key: value for key, value in own.items() if value is not None and key not in typed}
+    install(functions)
+    config = compose(*from_mapping(chosen), *others, folders=[] if config_dir is None else [str(config_dir)])
+    return Run(config if rows is None else given_prompts.written(config, rows), functions)
 
 
-def _name(function: Callable[..., Any]) -> str:
-    """module.function, as the scorer imports it. Raises ValueError if the function cannot be imported."""
-    name = function.__qualname__
-    if vars(sys.modules[function.__module__]).get(name) is not function:
-        raise ValueError(
-            f"reward={name}: it cannot be imported by this name. Fix: define it with `def` at the top level of a "
-            "module, script or notebook cell."
-        )
-    return f"{function.__module__}.{name}"
+def resume(folder: str | Path, *, reward: Reward | None = None, rounds: int | None = None, keys: Keys = ()) -> Run:
+    """The run in a folder, to read its results or, by iterating it, to go on where it stopped.
+
+    `reward`: the function, if it was one of a notebook. `rounds`: a larger number than before adds rounds. `keys`: as
+    of `run`; keys that determine the result cannot change. Relative paths are those of the folder in which the run was
+    started.
+
+    Raises ValueError if the folder holds no run or a key cannot be changed.
+    """
+    functions: Functions = {}
+    own = [] if reward is None else [f"scorer.function={named(reward, functions)}"]
+    own += [] if rounds is None else [f"rounds={rounds}"]
+    overrides = [*own, *_overrides(keys, functions)]
+    install(functions)
+    return Run(resumed(Path(folder), overrides), functions)
+
+
+def _scorer(reward: str | Path | Reward | None, functions: Functions) -> dict[str, object]:
+    if reward is None:
+        return {}
+    if isinstance(reward, str | Path):
+        return {"scorer": "reward_model", "scorer.path": reward}
+    return {"scorer": "rule", "scorer.function": named(reward, functions)}
+
+
+def _overrides(keys: Keys, functions: Functions) -> list[str]:
+    if not isinstance(keys, Mapping):
+        return expanded(keys)
+    values = {key: named(value, functions) if callable(value) else value for key, value in keys.items()}
+    return expanded(from_mapping(values))

@@ -45,6 +45,7 @@ def manifest(config: RunConfig, model: Model, prompts: PromptSource, keys: Mappi
             versions[name] = metadata.version(name)
     return {
         "command": [redacted(word) for word in sys.argv],
+        "folder": str(Path.cwd()),  # of relative paths, and of modules of the user
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": platform.platform(),

@@ -7,7 +7,7 @@ loop.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,19 @@ class Prepared:
 
         Raises AlarmError after that if an alarm stopped the run.
         """
+        for _ in self.rounds(clusters):
+            pass
+        print(report.table(self.ledger.root))
+        print(report.samples(self.ledger.root))
+        print(f"report: {self.ledger.root / report.PAGE}")
+        raise_if_stopped(self.ledger.records[-1], self.config.alarms)
+        return list(self.ledger.records)
+
+    def rounds(self, clusters: OpenClusters | None = None) -> Iterator[RoundRecord]:
+        """Run every round that has no record yet, yield each record once it is committed, and write the report last.
+
+        Closing the iterator stops the run: its workers end, and its folder is unlocked. `clusters`: as for `run`.
+        """
         rounds = self.config.rounds
         try:
             done = len(self.ledger.records) - 1
@@ -79,21 +92,16 @@ class Prepared:
                     contextlib.closing(OpenClusters()) as own,
                     (clusters or own).cluster(sized(self.config, Path(self.model.path))) as cluster,
                 ):
-                    self._run(cluster)
+                    yield from self._rounds(cluster)
             else:
                 if done > rounds:
                     print(f"{self.ledger.root} has {done} rounds, and rounds={rounds} adds none", flush=True)
                 prune_checkpoints(self.ledger, self.config.timeline, self._checkpoints(), rounds=rounds)
-            path = report.write(self.ledger.root)
+            report.write(self.ledger.root)
         finally:
             self.ledger.close()
-        print(report.table(self.ledger.root))
-        print(report.samples(self.ledger.root))
-        print(f"report: {path}")
-        raise_if_stopped(self.ledger.records[-1], self.config.alarms)
-        return list(self.ledger.records)
 
-    def _run(self, cluster: Cluster) -> None:
+    def _rounds(self, cluster: Cluster) -> Iterator[RoundRecord]:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
         for line in [*compatibility.warnings(config), *data_checks.warnings(self.prompts, self.model.tokenizer())]:
@@ -103,7 +111,7 @@ class Prepared:
             Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
         ]
         try:
-            loop.run(self._context(cluster, observers))
+            yield from loop.rounds(self._context(cluster, observers))
         finally:
             for observer in observers:
                 observer.close()

@@ -31,7 +31,7 @@ def agreement(
             value = max(value, difference(measured, loss))
             slope = max(slope, *(_largest(gradient[side], expected[side]) for side in gradient))
         if not surrogate:
-            numeric = max(numeric, _from_differences(objective, pairs, values, found))
+            numeric = max(numeric, from_differences(objective, pairs, values, found))
         if not surrogate and objective.needs.anchors:
             there = [at_the_anchors(pair, p=1.0, worth=(0.9, 0.2)) for pair in pairs]
             margins = objective.loss(tensors(there, objective)).metrics["margin"]
@@ -52,7 +52,7 @@ def _largest(measured: Sequence[float], expected: Sequence[float]) -> float:
     return max(difference(here, there) for here, there in zip(measured, expected, strict=True))
 
 
-def _from_differences(
+def from_differences(
     objective: Objective, pairs: Sequence[OnePair], values: Sequence[float], found: Sequence[Gradient]
 ) -> float:
     """The largest difference to the best of the one-sided and central differences: a kink may be within a step."""

@@ -103,26 +103,36 @@ def agreement_of_groups(
     groups = draw_groups(seed, levels=levels)
     value = slope = numeric = 0.0
     for objective, formula in variants:
-        given = tensors(groups, objective)
-        values = objective.loss(given).values
-        (found,) = torch.autograd.grad(values.sum(), given.current.values)
-        lines = [row[mask].tolist() for row, mask in zip(found, given.current.mask, strict=True)]
+        values, lines = gradients(objective, groups)
         expected: Slopes = []
-        for group, measured in zip(groups, values.tolist(), strict=True):
+        for group, measured in zip(groups, values, strict=True):
             loss, slopes = formula(group)
             value = max(value, difference(measured, loss))
             expected += slopes
         pairs = [pair for line, there in zip(lines, expected, strict=True) for pair in zip(line, there, strict=True)]
         slope = max(slope, *(difference(*pair) for pair in pairs))
         if not surrogate:
-            numeric = max(numeric, *_from_differences(objective, groups, lines))
+            numeric = max(numeric, from_differences(objective, groups, lines))
     yield below("the loss against its formula, largest difference", value, EXACT)
     yield below("its gradient by every token against the formula's", slope, EXACT)
     if not surrogate:
         yield below("its gradient against finite differences", numeric, NUMERIC)
 
 
-def _from_differences(objective: Objective, groups: Sequence[OneGroup], lines: Slopes) -> Iterator[float]:
+def gradients(objective: Objective, groups: Sequence[OneGroup]) -> tuple[list[float], Slopes]:
+    """The loss of each group, and the gradient of each answer by its tokens."""
+    given = tensors(groups, objective)
+    values = objective.loss(given).values
+    (found,) = torch.autograd.grad(values.sum(), given.current.values)
+    return values.tolist(), [row[mask].tolist() for row, mask in zip(found, given.current.mask, strict=True)]
+
+
+def from_differences(objective: Objective, groups: Sequence[OneGroup], lines: Slopes) -> float:
+    """The largest difference of a token's derivative to the central difference."""
+    return max(_differences(objective, groups, lines))
+
+
+def _differences(objective: Objective, groups: Sequence[OneGroup], lines: Slopes) -> Iterator[float]:
     """The difference of each token's derivative to the central difference."""
     row = 0
     for group in groups:

@@ -116,7 +116,7 @@ def test_a_failure_promises_no_more_than_is_known(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = ended(error, monkeypatch, capsys)
-    assert "Once the cause is removed, repeat the command to resume: " in told
+    assert "Once the cause is removed, resume: " in told
 
 
 def test_a_bound_that_stops_every_start_is_not_to_be_started_again_as_it_is(

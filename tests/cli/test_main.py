@@ -65,7 +65,19 @@ def failing(error: BaseException) -> Callable[[RunConfig], Prepared]:
         ["--help"],
         *(
             [name, "--help"]
-            for name in ("run", "init", "report", "sandbox", "serve", "train-reward", "verify", "completion")
+            for name in (
+                "run",
+                "resume",
+                "ls",
+                "new",
+                "init",
+                "report",
+                "sandbox",
+                "serve",
+                "train-reward",
+                "verify",
+                "completion",
+            )
         ),
     ],
 )
@@ -124,8 +136,8 @@ def test_a_look_imports_nothing_heavy(arguments: list[str]) -> None:
 def test_the_module_is_the_program() -> None:
     done = subprocess.run([sys.executable, "-m", "rlhf_flow", "runn"], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
-    known = "run, compare, convert, doctor, plan, init, judgements, label, report, sandbox, serve, train-reward"
-    known += ", verify, completion"
+    known = "run, resume, compare, convert, doctor, plan, init, judgements, label, ls, new, report, sandbox, serve"
+    known += ", train-reward, verify, completion"
     assert done.stderr == f"rlhf-flow: there is no command 'runn'. Try {known}, or --help.\n"
 
 
@@ -268,7 +280,18 @@ def test_a_failure_has_status_1_its_cause_and_the_way_on(
     assert main(["run", *LOCAL, "run_dir=runs/a b"]) == 1
     *_, cause, again = capsys.readouterr().err.splitlines()
     assert cause == "rlhf-flow: the run failed: learner rank 1 died: out of memory"
-    assert again.endswith("prompts.path=prompts.jsonl 'run_dir=runs/a b'")
+    assert again.endswith(" resume 'runs/a b'")
+
+
+def test_a_failure_before_there_is_a_folder_names_the_command_to_repeat(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(config: RunConfig) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(build, "prepare", full)
+    assert main(["run", *LOCAL, "run_dir=runs/a b"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("prompts.path=prompts.jsonl 'run_dir=runs/a b'")
 
 
 def test_a_failing_job_does_not_stop_the_others(
@@ -295,5 +318,5 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert main(["run", *LOCAL, "rounds=3"]) == 130
     told = capsys.readouterr().err
     assert "stopped" in told
-    assert told.rstrip().endswith("rounds=3")
+    assert told.rstrip().endswith(" resume runs/default")
     assert "Traceback" not in told

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
+import datasets
+import pandas as pd
 import pytest
 
 import rlhf_flow
@@ -15,6 +17,7 @@ from rlhf_flow.config import compose as config
 from rlhf_flow.config.overrides import from_mapping
 from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.runner import prepare as build
+from rlhf_flow.specs import Place
 from rlhf_flow.system import optional_deps as needs
 from tests.cli.test_main import LOCAL, Prepared
 from tests.support import tiny
@@ -34,53 +37,101 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 
 # -- Python -----------------------------------------------------------------------------------------------------------
 
-
-def test_keys_are_given_as_typed_or_as_a_mapping(runs: list[RunConfig]) -> None:
-    rlhf_flow.run([*LOCAL, "rounds=2"])
-    rlhf_flow.run({**dict(key.split("=") for key in LOCAL), "rounds": 2})
-    assert runs[0] == runs[1]
-    assert runs[0].rounds == 2
+KEYS: dict[str, object] = {"model.path": "some/model", "prompts.path": "prompts.jsonl"}
 
 
-def test_a_function_is_the_scorer(runs: list[RunConfig]) -> None:
-    rlhf_flow.run({"stack": "local", "model.path": "m", "prompts.path": "p"}, reward=tiny.shorter)
-    assert (part_name("scorer", runs[0].scorer), runs[0].scorer.function) == ("rule", "tests.support.tiny.shorter")
+def loud(prompt: object, answer: str, meta: object) -> float:
+    return float(answer.isupper())
 
 
-def test_a_function_without_a_name_is_refused() -> None:
+def test_a_run_is_configured_as_the_command_line_does_and_starts_nothing(runs: list[RunConfig]) -> None:
+    typed = [*LOCAL, "algorithm=xpo", "rounds=2"]
+    assert main(["run", *typed]) == 0
+    mapping = dict(key.split("=") for key in typed)
+    for one in (rlhf_flow.run(keys=typed), rlhf_flow.run(keys={**mapping, "rounds": 2})):
+        assert one.config == runs[0]
+    named = rlhf_flow.run("xpo", model="some/model", prompts="prompts.jsonl", reward="my/reward_model", rounds=2)
+    assert (named.config.objective, named.config.rounds) == (runs[0].objective, 2)
+    assert (part_name("scorer", named.config.scorer), named.config.scorer.path) == ("reward_model", "my/reward_model")
+    assert len(runs) == 1
+
+
+def test_keys_have_precedence(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("stack: cpu\nrounds: 7\n")
+    made = rlhf_flow.run(rounds=2, keys=[*BARE, str(tmp_path / "mine.yaml")]).config
+    assert (part_name("cluster", made.cluster), made.rounds) == ("ray", 7)
+
+
+def test_a_function_is_the_scorer_by_its_name_if_a_module_has_it() -> None:
+    made = rlhf_flow.run(reward=tiny.shorter, keys=KEYS).config
+    assert (part_name("scorer", made.scorer), made.scorer.function) == ("rule", "tests.support.tiny.shorter")
+
+
+def test_a_function_of_a_notebook_a_lambda_and_a_key_are_functions_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def inner(prompt: object, answer: str, meta: object) -> float:
         return 0.0
 
-    for nameless in (inner, lambda prompt, answer, meta: 0.0):
-        with pytest.raises(ValueError, match=r"cannot be imported by this name\. Fix: define it with `def` at the top"):
-            rlhf_flow.run(LOCAL, reward=nameless)
+    monkeypatch.setattr(loud, "__module__", "__main__")
+    for given, name in ((inner, "inner"), (lambda prompt, answer, meta: 0.0, "function"), (loud, "loud")):
+        scorer = rlhf_flow.run(reward=given, keys=KEYS).config.scorer
+        assert (scorer.function, scorer.open(Place()).judgement.function) == (f"notebook.{name}", given)
+    judged = {"scorer@evaluate.scorer": "rule", "evaluate.scorer.function": lambda prompt, answer, meta: 1.0}
+    both = rlhf_flow.run(reward=lambda prompt, answer, meta: 0.0, keys=KEYS | judged).config
+    assert (both.scorer.function, both.evaluate.scorer.function) == ("notebook.function", "notebook.function2")
+    with pytest.raises(ValueError, match=r"expected a Python function. Fix: lambda"):
+        rlhf_flow.run(reward=partial(inner, None), keys=KEYS)
 
 
-def test_a_function_of_a_notebook_needs_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "mine", tiny.shorter, raising=False)
-    monkeypatch.setattr(tiny.shorter, "__module__", "__main__")
-    monkeypatch.setattr(tiny.shorter, "__qualname__", "mine")
-    with pytest.raises(ValueError, match=r"Fix: stack=local"):
-        rlhf_flow.run(BARE[:2], reward=tiny.shorter)
+def test_the_identity_of_a_lambda_is_its_code() -> None:
+    def identity(function: Callable[..., float]) -> str:
+        return rlhf_flow.run(reward=function, keys=KEYS).config.scorer.fingerprint()
+
+    first = identity(lambda prompt, answer, meta: float(answer in {"a", "b"}))
+    # elsewhere in the file, with a comment
+    assert identity(lambda prompt, answer, meta: float(answer in {"a", "b"})) == first
+    assert identity(lambda prompt, answer, meta: float(answer in {"a", "c"})) != first
 
 
-@pytest.mark.slow
-def test_a_script_runs_with_a_function_of_its_own_and_has_the_records(tmp_path: Path) -> None:
-    keys = dict(one.split("=", 1) for one in tiny.overrides(tmp_path / "model", tmp_path / "prompts", tmp_path / "run"))
-    del keys["scorer"], keys["scorer.function"]
-    tiny.policy(tmp_path / "model")
-    tiny.prompts(tmp_path / "prompts")
-    script = tmp_path / "notebook.py"
-    script.write_text(
-        "import json, rlhf_flow\n"
-        "def mine(prompt, answer, meta):\n    return -len(answer)\n"
-        f"records = rlhf_flow.run({keys!r}, reward=mine)\n"
-        "print(json.dumps([record.metrics['eval/win_rate'] for record in records]))\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    rates = json.loads(done.stdout.splitlines()[-1])
-    assert len(rates) == 2 and rates[0] == 0.5
+def test_a_function_of_another_process_is_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"notebook.gone was defined in a notebook.*Fix: define it again"):
+        config.compose(*BARE[:2], "stack=local", "scorer=rule", "scorer.function=notebook.gone").scorer.check()
+
+
+@pytest.mark.parametrize("kind", ["texts", "mappings", "data set", "data frame"])
+def test_prompts_are_rows_in_the_folder_of_the_run(kind: str, tmp_path: Path) -> None:
+    texts = [f"What is {number}?" for number in range(8)]
+    columns = {"prompt": texts, "answer": [str(number) for number in range(8)]}
+    mappings = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    given = {
+        "texts": texts,
+        "mappings": iter(mappings),
+        "data set": datasets.Dataset.from_dict(columns),
+        "data frame": pd.DataFrame(columns),
+    }[kind]
+    made = rlhf_flow.run(model="m", prompts=given, reward=tiny.shorter, run_dir=tmp_path / "run").config.prompts
+    rows = [json.loads(line) for line in Path(made.path).read_text().splitlines()]
+    assert rows == ([{"prompt": text} for text in texts] if kind == "texts" else mappings)
+    assert Path(made.path).is_relative_to(tmp_path / "run")
+    assert (made.held_out, made.batch) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"train": ["a"]}, r"got a mapping of train. Fix: one of its values"),
+        ([3], r"row 1 is 3. Fix: a text, or a mapping"),
+        ([], r"there are no rows"),
+        ([{"prompt": "a", "when": object()}], r"not JSON serializable. Fix: rows of texts"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(given: Iterable[object], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=told):
+        rlhf_flow.run(model="m", prompts=given, reward=tiny.shorter, run_dir=tmp_path)
+
+
+def test_a_mapping_in_place_of_an_algorithm_is_answered_with_the_call() -> None:
+    with pytest.raises(ValueError, match=r"Fix: rlhf_flow.run\(keys=\['rounds=2'\]\)"):
+        rlhf_flow.run(["rounds=2"])  # type: ignore[arg-type]
 
 
 # -- a file -----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_flow.scorer.functions.defined import code_hash, defined, is_defined
 from rlhf_flow.types import Prompt
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -24,6 +25,8 @@ def check_name(key: str, name: str) -> None:
 
 def imported(key: str, name: str) -> Callable[..., Any]:
     """Raises ValueError if the module cannot be imported, or has no such function."""
+    if (function := defined(name)) is not None:
+        return function
     module_name, _, function_name = name.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -42,16 +45,22 @@ def imported(key: str, name: str) -> Callable[..., Any]:
 
 
 def source_hash(*functions: Callable[..., Any]) -> str:
-    """Hash of the source files of the functions, each file once; empty if there are none."""
-    files = {inspect.getsourcefile(function): function for function in reversed(functions)}
-    sources = [_source(file, function) for file, function in reversed(files.items()) if file is not None]
+    """Hash of the source files of the functions, each file once, and of the code of functions of a notebook.
+
+    Empty if there are none.
+    """
+    homes = {_home(function): function for function in reversed(functions)}
+    sources = [
+        Path(home).read_bytes() if isinstance(home, str) else code_hash(function).encode()
+        for home, function in reversed(homes.items())
+        if home is not None
+    ]
     return hashlib.sha256(b"".join(sources)).hexdigest() if sources else ""
 
 
-def _source(file: str, function: Callable[..., Any]) -> bytes:
-    """The file's bytes; in a notebook, which has no file, the function's source."""
-    path = Path(file)
-    return path.read_bytes() if path.is_file() else inspect.getsource(function).encode()
+def _home(function: Callable[..., Any]) -> object:
+    """The source file of a function; the function itself if it is one of a notebook."""
+    return function if is_defined(function) else inspect.getsourcefile(function)
 
 
 def meta_of(prompt: Prompt) -> Mapping[str, object]:

@@ -1,0 +1,29 @@
+"""`rlhf-flow resume RUN`: go on with a run, as it was last started."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_flow.cli import errors
+from rlhf_flow.cli.start import INTERRUPTED, program, started
+from rlhf_flow.config.resumed import resumed, start_folder
+from rlhf_flow.system.redact import check_typed, redacted
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status, as of `rlhf-flow run`. Raises an error of `errors.Mistake` for a mistake in the arguments."""
+    if wrong := errors.no_option(arguments):
+        raise ValueError(wrong)
+    folder, keys = Path(arguments[0]).resolve(), list(arguments[1:])
+    check_typed(keys)
+    with contextlib.chdir(start_folder(folder) or Path.cwd()):  # relative paths, and modules of the user, are there
+        sys.path.append(str(Path.cwd()))
+        try:
+            typed = f"resume {redacted(shlex.join(arguments))}"
+            return started(lambda: resumed(folder, keys), program=program(), arguments=typed)
+        except KeyboardInterrupt:
+            return INTERRUPTED

@@ -1,0 +1,77 @@
+"""What a run has written to its folder so far, for `Run`: metrics, pairs and the newest policy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_flow.stages.read_scores import origins
+from rlhf_flow.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def done(folder: Path) -> int:
+    """The last finished round; -1 if there is none."""
+    return max((int(path.parent.name) for path in folder.glob("rounds/[0-9]*/record.json")), default=-1)
+
+
+def metrics(folder: Path) -> pd.DataFrame:
+    """One row a round, by its number."""
+    import pandas as pd
+
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return pd.DataFrame([json.loads(line) for line in lines], columns=None if lines else ["round"]).set_index("round")
+
+
+def policy(folder: Path, *, start: str) -> Path:
+    """The folder of the newest policy on disk; the start's if there is none."""
+    found = [path.parent for path in folder.glob("rounds/[0-9]*/policy/config.json") if _closed(path.parents[1])]
+    found += [
+        path.parent for path in folder.glob("rounds/[0-9]*/policy/adapter_config.json") if _closed(path.parents[1])
+    ]
+    return max(found, default=Path(start), key=lambda path: path.parent.name)
+
+
+def _closed(round: Path) -> bool:
+    return (round / "record.json").is_file()
+
+
+def pairs(folder: Path, round: int) -> pd.DataFrame:
+    """The pairs of a round; each group as the pair of its first two. Raises ValueError if it has none."""
+    import pandas as pd
+
+    ledger = Ledger(folder)
+    if round < 1 or ledger.committed(round, "select") is None:
+        raise ValueError(f"round={round}: {folder} has no pairs of it. Fix: a round from 1 to {done(folder)}.")
+    late = ledger.committed(round, "late")
+    sampled = [ledger.table(each, "sample") for each in (round, *([] if late is None else origins(late)))]
+    columns = ["response", "messages", "text"]
+    answers = {
+        row["response"]: row for table in sampled for shard in table.read_shards(columns) for row in shard.to_pylist()
+    }
+    rows = [row for shard in ledger.table(round, "select").read_shards() for row in shard.to_pylist()]
+    return pd.DataFrame([_pair(row, answers) for row in rows], columns=COLUMNS)
+
+
+COLUMNS = ["prompt", "chosen", "rejected", "preference", "weight", "prompt_id", "chosen_id", "rejected_id"]
+
+
+def _pair(row: dict[str, Any], answers: dict[str, dict[str, Any]]) -> dict[str, object]:
+    """A row of `pairs`, the preferred side first."""
+    first, second, preference = row["first"], row["second"], row["preference"]
+    if preference < 0.5:
+        first, second, preference = second, first, 1 - preference
+    return {
+        "prompt": json.loads(answers[first]["messages"]),
+        "chosen": answers[first]["text"],
+        "rejected": answers[second]["text"],
+        "preference": preference,
+        "weight": row["weight"],
+        "prompt_id": row["prompt"],
+        "chosen_id": first,
+        "rejected_id": second,
+    }
