@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_flow.cli.help import FILES
+from rlhf_flow.cli.ls import KINDS
 from rlhf_flow.config.compose import CONFIGS, parts, register
 from rlhf_flow.config.schema import GROUPS
 
@@ -37,6 +38,8 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
     if not before:
         yield from (f"{command} " for command in commands)
         return
+    if before[0] == "ls":
+        yield from (f"{kind} " for kind in KINDS)
     if before[0] not in COMPOSING:
         return
     key, equals, _ = word.partition("=")

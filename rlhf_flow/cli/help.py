@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import wrap
 
 from rlhf_flow.cli.meanings import meanings
-from rlhf_flow.cli.pages import RUN, SERVE
+from rlhf_flow.cli.pages import RUN, RUN_EXAMPLES, SERVE
 from rlhf_flow.config.compose import CONFIGS, parts
 from rlhf_flow.config.schema import GROUPS, RunConfig
 from rlhf_flow.specs import Model
@@ -55,19 +55,18 @@ def _short_page(folders: Sequence[Path]) -> Iterator[str]:
     yield "Keys that matter first"
     for key in MATTERS:
         yield from _entry(_key(key.rpartition(".")[0] + "." if "." in key else "", _found(key)[1]), meaning_of(key))
-    yield ""
-    yield "Parts: rlhf-flow run GROUP --help describes each, rlhf-flow run GROUP=NAME --help lists the keys of one"
-    for group, sentence in FILES.items():
-        yield from _entry(f"{group}=", f"{sentence}: {', '.join(_named(folders, group))}")
-    for group, sentence in GROUPS.items():
-        yield from _entry(f"{group}=", f"{sentence}: {', '.join([*parts(group), *_named(folders, group)])}")
+    yield RUN_EXAMPLES
+    yield "Choices, and how many: rlhf-flow ls GROUP lists them, rlhf-flow run GROUP=NAME --help describes one with its keys"
+    for group, sentence in (FILES | GROUPS).items():
+        names = len(_named(folders, group)) + len(parts(group) if group in GROUPS else ())
+        yield from _entry(f"{group}=", f"{sentence}: {names}")
     yield ""
     yield "Other keys: rlhf-flow run NAME --help, with NAME one of"
     yield f"  {', '.join(name for name in _sections('', RunConfig) if '.' not in name)}"
 
 
 def _everything(folders: Sequence[Path]) -> Iterator[str]:
-    yield RUN
+    yield RUN + RUN_EXAMPLES
     for group, sentence in FILES.items():
         yield from (f"  {group}=  {sentence}", *_files(folders, group))
     yield "\nParts, and their keys with the defaults"

@@ -244,6 +244,9 @@ rlhf-flow run [FILE.yaml] [key=value ...] [--multirun] [--cfg job] [--config-dir
 
 Runs rounds of preference optimisation. The same command, or `rlhf-flow resume RUN`, resumes an interrupted run;
 committed work is not repeated.
+"""
+
+RUN_EXAMPLES = """\
 
 Examples
   rlhf-flow run experiment=sandbox                            the sandbox world; nothing is downloaded

@@ -12,7 +12,7 @@ from rlhf_flow.config.overrides import expanded, from_mapping
 from rlhf_flow.config.resumed import resumed
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.metrics.alarms import raise_if_stopped
-from rlhf_flow.runner import given_prompts, prepare, results
+from rlhf_flow.runner import prepare, prompt_rows, results
 from rlhf_flow.scorer.functions.defined import Functions, install, named
 from rlhf_flow.types import RoundRecord
 
@@ -119,14 +119,14 @@ def run(
     functions: Functions = {}
     own: dict[str, object] = {"stack": stack, "algorithm": algorithm, "model.path": model, "rounds": rounds}
     own |= {"run_dir": run_dir, **_scorer(reward, functions)}
-    rows = None if prompts is None or isinstance(prompts, str | Path) else given_prompts.rows(prompts)
-    own |= {"prompts.path": prompts} if rows is None else given_prompts.keys(rows)
+    rows = None if prompts is None or isinstance(prompts, str | Path) else prompt_rows.rows(prompts)
+    own |= {"prompts.path": prompts} if rows is None else prompt_rows.keys(rows)
     others = _overrides(keys, functions)
     typed = {override.partition("=")[0] for override in others}
     chosen = {key: value for key, value in own.items() if value is not None and key not in typed}
     install(functions)
     config = compose(*from_mapping(chosen), *others, folders=[] if config_dir is None else [str(config_dir)])
-    return Run(config if rows is None else given_prompts.written(config, rows), functions)
+    return Run(config if rows is None else prompt_rows.written(config, rows), functions)
 
 
 def resume(folder: str | Path, *, reward: Reward | None = None, rounds: int | None = None, keys: Keys = ()) -> Run:

@@ -29,6 +29,7 @@ COMMANDS = ("run", "report", "doctor")
         ("rlhf-flow doctor observe.console=", ["false ", "true "]),
         ("rlhf-flow run ans", ["answers."]),
         ("rlhf-flow run prompts.path=prompts.j", []),  # bash completes files
+        ("rlhf-flow ls sche", ["schedule "]),
         ("rlhf-flow report ", []),
     ],
 )

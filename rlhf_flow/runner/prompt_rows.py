@@ -11,7 +11,7 @@ from pathlib import Path
 from rlhf_flow.config.schema import RunConfig
 
 Rows = Sequence[Mapping[str, object]]
-PLACE = "given"  # prompts.path until the run's folder is known
+PLACE = "rows"  # prompts.path until the run's folder is known
 FEW = 128  # rows, below which a share of 5 % holds too few prompts out, and the default batch may not be filled
 MOST = 64  # prompts a round, as of prompts.batch
 
