@@ -56,7 +56,7 @@ def _short_page(folders: Sequence[Path]) -> Iterator[str]:
     for key in MATTERS:
         yield from _entry(_key(key.rpartition(".")[0] + "." if "." in key else "", _found(key)[1]), meaning_of(key))
     yield RUN_EXAMPLES
-    yield "Choices, and how many: rlhf-flow ls GROUP lists them, rlhf-flow run GROUP=NAME --help describes one with its keys"
+    yield "Choices, and how many: rlhf-flow ls GROUP lists them, rlhf-flow run GROUP=NAME --help has the keys of one"
     for group, sentence in (FILES | GROUPS).items():
         names = len(_named(folders, group)) + len(parts(group) if group in GROUPS else ())
         yield from _entry(f"{group}=", f"{sentence}: {names}")
