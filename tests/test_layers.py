@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"capacity", "label", "report", "serve"}),
     frozenset({"runner"}),
-    frozenset({"doctor", "sandbox", "verify"}),
+    frozenset({"chat", "doctor", "export", "sandbox", "verify"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rlhf_flow.cli import pages_export
+
 PROGRAM = """\
 rlhf-flow: online, iterative preference optimisation of language models.
 In each round the current policy generates answers, a scorer rates or compares them, and the learner trains the policy
@@ -18,6 +20,9 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow plan [key=value ...]        estimate memory, steps, API calls, disk and time of that run
   rlhf-flow compare [key=value ...]     run several algorithms with the same number of judge queries
   rlhf-flow convert FROM TO             convert .bin, LoRA adapters and fp8 to a checkpoint that a run can start from
+  rlhf-flow export WHAT RUN             export pairs, sft, labels or the model of a run, for TRL, vLLM and the Hub
+  rlhf-flow merge TO ADAPTER=WEIGHT ... merge LoRA adapters exactly, with weights
+  rlhf-flow chat MODEL [MODEL]          chat with a policy, or with two side by side, and label the better answer
   rlhf-flow judgements                  list, prune or export cached judgements, which are paid for once
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN [RUN ...]        write the HTML report of a run, or of several side by side
@@ -281,5 +286,6 @@ OF = {  # the pages of commands that are a plain text
     "sandbox": SANDBOX,
     "train-reward": TRAIN_REWARD,
     "verify": VERIFY,
+    **pages_export.OF,
 }
-NEED_ARGUMENTS = ("label", "new", "report", "resume")
+NEED_ARGUMENTS = ("label", "new", "report", "resume", *pages_export.OF)

@@ -56,6 +56,7 @@ ADDED: dict[str, object] = {  # keys that a run of an earlier version lacks, wit
 CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
 
 
+VALUES = {("gradient_checkpointing", "False"): "off", ("gradient_checkpointing", "True"): "full"}  # of a last name
 SECTIONS = {"gate": "off_policy", "paging": "resampling", "cluster.patience": "cluster.fault_tolerance"}  # without keys
 
 
@@ -90,12 +91,14 @@ def configuration(written: object, at: str = "") -> object:
     if isinstance(written, list):
         return [configuration(value, f"{at}.{number}") for number, value in enumerate(written)]
     if not isinstance(written, Mapping):
-        return target(written) if at.endswith("._target_") and isinstance(written, str) else written
+        if at.endswith("._target_") and isinstance(written, str):
+            return target(written)
+        return VALUES.get((at.rpartition(".")[2], str(written)), written)
     renamed = {}
     for name, value in written.items():
         old = f"{at}.{name}" if at else str(name)
         new = SECTIONS.get(old, key(old))
-        renamed[new.rpartition(".")[2]] = configuration(value, new)
+        renamed[new.rpartition(".")[2]] = configuration(value, old)
     return renamed
 
 

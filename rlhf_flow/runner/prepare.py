@@ -188,7 +188,7 @@ def prepare(config: RunConfig) -> Prepared:
     }
     scorers = {slot: spec for slot, spec in slots.items() if spec is not None}
     check_all(*(spec.check for spec in (config.engine, config.learner, *scorers.values())))
-    model = _on_disk(config.model)
+    model = on_disk(config.model)
     weights = Path(model.path)
     data_checks.check_start(config, model)
     anchor_policies(config)  # raises ValueError if one is missing
@@ -224,7 +224,7 @@ def prepare(config: RunConfig) -> Prepared:
     return Prepared(config=config, model=model, start=start, prompts=prompts, given=given, ledger=ledger)
 
 
-def _on_disk(model: Model) -> Model:
+def on_disk(model: Model) -> Model:
     """The model as a local folder. A hub name is downloaded, at its revision, before any worker starts."""
     folder = Path(model.path)
     if not folder.is_dir():

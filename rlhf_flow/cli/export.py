@@ -1,0 +1,63 @@
+"""`rlhf-flow export`: the data and the policies of a run in the formats of other programs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rlhf_flow.export import hub
+from rlhf_flow.export.card import data_card
+from rlhf_flow.export.dataset import KINDS, write_dataset
+from rlhf_flow.export.model import DTYPES, write_model
+
+
+class _Arguments(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. Try rlhf-flow export --help.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write what is asked for and print where it is. Raises ValueError for a mistake in the arguments or the run."""
+    options = _parser().parse_args(arguments)
+    if options.push is not None:
+        hub.check_repo(options.push)
+    elif options.dry_run or options.private:
+        raise ValueError("--dry-run and --private are about --push. Fix: --push OWNER/NAME.")
+    files = _model(options) if options.what == "model" else _data(options)
+    if options.push is not None:
+        kind = "model" if options.what == "model" else "dataset"
+        print(hub.push(files, options.push, kind=kind, private=options.private, dry_run=options.dry_run))
+    return 0
+
+
+def _model(options: Namespace) -> hub.Files:
+    folder, said = write_model(options.run, out=options.out, dtype=options.dtype)
+    print(f"{folder}: {said}")
+    return hub.files_of(folder)
+
+
+def _data(options: Namespace) -> hub.Files:
+    run = Path(options.run)
+    path, said = write_dataset(options.what, run, rounds=options.rounds, out=options.out)
+    print(f"{path}: {said}")
+    name = f"data/{path.name}"
+    return {name: path, "README.md": data_card(options.what, run, name).encode()}
+
+
+def _parser() -> ArgumentParser:
+    parser = _Arguments(prog="rlhf-flow export", allow_abbrev=False, add_help=False)
+    parts = parser.add_subparsers(dest="what", required=True)
+    for kind in (*KINDS, "model"):
+        part = parts.add_parser(kind, allow_abbrev=False, add_help=False)
+        part.add_argument("run", metavar="RUN")
+        part.add_argument("--out", type=Path)
+        part.add_argument("--push", metavar="OWNER/NAME")
+        part.add_argument("--private", action="store_true")
+        part.add_argument("--dry-run", action="store_true")
+        if kind == "model":
+            part.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+        else:
+            part.add_argument("--rounds")
+    return parser

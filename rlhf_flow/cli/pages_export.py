@@ -1,0 +1,58 @@
+"""The help pages of the commands that use the data and policies of a run: export, merge and chat."""
+
+from __future__ import annotations
+
+EXPORT = """\
+rlhf-flow export pairs|sft|labels RUN [--rounds 1-3,5] [--out FILE] [--push OWNER/NAME [--private] [--dry-run]]
+rlhf-flow export model RUN[@ROUND] [--dtype TYPE] [--out FOLDER] [--push OWNER/NAME [--private] [--dry-run]]
+
+Writes the data of a run in the formats of TRL, or one of its policies. RUN is the run's folder, finished or not.
+
+  pairs   what the rounds trained on: prompt, chosen, rejected (conversations), for DPOTrainer and RewardTrainer
+  sft     the best complete answer to each prompt: prompt, completion, for SFTTrainer
+  labels  every answer, with label: whether it wins against the average answer to its prompt; for KTOTrainer
+  model   weights in safetensors, adapters merged, tokenizer, chat template and a model card; prints the command with
+          which vLLM serves it
+
+Rows end with columns of provenance: run, round, algorithm, judge, scores, sources, and the hashes of policies. Held-out
+prompts are not exported.
+
+  RUN@ROUND     the policy of this round; RUN@last, RUN@average; RUN alone: of the best evaluated round
+  --rounds      rounds and ranges; default: all
+  --out         default: RUN/export/pairs.parquet and its like, RUN/export/model; .jsonl writes JSON lines
+  --dtype TYPE  bfloat16 (default), float16 or float32
+  --push        upload to this repository of the Hugging Face Hub, which is created if it is absent
+  --private     create a private one
+  --dry-run     write the files, print what would be uploaded, and send nothing"""
+
+MERGE = """\
+rlhf-flow merge TO ADAPTER[=WEIGHT] ADAPTER[=WEIGHT] ...
+
+Writes to TO the LoRA adapter whose update of the base is the sum of the adapters' updates times their weights, exactly:
+ranks are concatenated. The adapters have one base; RUN and RUN@ROUND name those of runs. The weight is 1 unless given.
+
+Example
+  rlhf-flow merge runs/both runs/code=0.5 runs/prose=0.5
+  rlhf-flow convert runs/both runs/whole           merges the result into its base"""
+
+CHAT = """\
+rlhf-flow chat MODEL [MODEL] [--labels FILE] [--system TEXT] [--max-tokens N] [--temperature T] [--seed N]
+
+Chats in the terminal. MODEL is the folder of a checkpoint or adapter, a name on the Hugging Face Hub that is cached
+here, or a run: RUN (its best policy), RUN@ROUND, RUN@last. Two models answer side by side; a key labels the better
+answer, which the conversation goes on with:
+
+  1  the left one    2  the right one    =  a tie    Enter  no label
+
+A label is a row of prompt, chosen, rejected and annotator; a tie is two rows, one in each order. `rlhf-flow
+train-reward` reads the file, and so does the next run with the keys that are printed at the end.
+
+  --labels FILE    where labels are appended; default: RUN/chat.jsonl of the first run, else chat.jsonl
+  --system TEXT    a system message
+  --max-tokens N   of an answer; default: 512
+  --temperature T  default: 1, as in a run; 0: the likeliest token
+  --seed N         default: 0
+
+/new begins a new conversation, /quit or the end of the input ends the chat."""
+
+OF = {"export": EXPORT, "merge": MERGE, "chat": CHAT}

@@ -1,0 +1,1 @@
+"""What comes after the loop: its data, policies and merges in the formats of other programs."""
