@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"capacity", "label", "report", "serve"}),
     frozenset({"runner"}),
-    frozenset({"chat", "doctor", "export", "sandbox", "verify"}),
+    frozenset({"chat", "doctor", "evaluation", "export", "sandbox", "verify"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
@@ -39,6 +39,7 @@ AT_THE_ROOT = 10  # files
 HOMES = {
     "ray": ("cluster/",),
     "vllm": ("engine/vllm",),
+    "lm_eval": ("evaluation/harness",),
     "deepspeed": ("learner/backend_deepspeed", "learner/deepspeed"),
 }
 AT_TOP = ("torch", "transformers", "datasets", "ray", "vllm", "deepspeed", "wandb", "tensorboard")

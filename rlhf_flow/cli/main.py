@@ -69,6 +69,7 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
         "convert": _main_of("convert"),
         "export": _main_of("export"),
         "doctor": _composing("doctor"),
+        "eval": _main_of("eval"),
         "plan": _composing("plan"),
         "init": _main_of("init"),
         "judgements": _main_of("judgements"),

@@ -23,6 +23,7 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow export WHAT RUN             export pairs, sft, labels or the model of a run, for TRL, vLLM and the Hub
   rlhf-flow merge TO ADAPTER=WEIGHT ... merge LoRA adapters exactly, with weights
   rlhf-flow chat MODEL [MODEL]          chat with a policy, or with two side by side, and label the better answer
+  rlhf-flow eval RUN@all                win rates and ratings of policies; public benchmarks; accuracy of scorers
   rlhf-flow judgements                  list, prune or export cached judgements, which are paid for once
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN [RUN ...]        write the HTML report of a run, or of several side by side
@@ -78,6 +79,38 @@ and chat templates and special tokens of policy and scorers. Prints a line for e
   --gpus N       number of GPUs; default: this machine
   --json         print the findings as JSON
 Exit status: 0 no problem, 1 a problem, 2 a mistake in the arguments."""
+
+EVAL = """\
+rlhf-flow eval POLICY POLICY ... [key=value ...] [--prompts FILE]
+rlhf-flow eval POLICY ... --export FORMAT [--prompts QUESTIONS] [key=value ...]
+rlhf-flow eval --import FORMAT FILE ...
+rlhf-flow eval POLICY ... --tasks NAME[,NAME] [--shots N] [--limit N] [--chat] [--tasks-dir DIR]
+rlhf-flow eval [RUN] --pairs FILE [key=value ...]
+rlhf-flow eval RUN --curve
+
+A POLICY is RUN (its best policy), RUN@3 (round 3; 0 is the start), RUN@all (every round), the folder of a checkpoint,
+or a model on the hub. The policies answer the same prompts with the same decoding, by default the held-out prompts of
+the first run, whose recorded answers are used again. The first form prints the win rate of every policy against every
+other one, and Bradley-Terry ratings, with intervals of 95 %.
+
+Keys: scorer=, engine=, cluster=, stack=, prompts.*, evaluate.*, answers.* and seed, as for `rlhf-flow run`. Without
+them, those of the first run: its evaluation scorer judges.
+
+Example
+  rlhf-flow eval runs/mine@0 runs/mine scorer=judge scorer.endpoint.model=my-judge
+
+  --prompts FILE    prompts to answer, instead of the held-out ones
+  --export FORMAT   write the answers for alpaca_eval, mt_bench or arena_hard; --prompts takes their files of questions
+  --import FORMAT FILE ...
+                    read the judgements that these benchmarks wrote, and print the same tables
+  --tasks NAME,...  tasks of lm-evaluation-harness (pip install 'rlhf-flow[lm-eval]'), with these of its options:
+  --shots N         examples before each question; default: those of the task
+  --limit N         rows of each task; default: all
+  --chat            write the questions in the chat template
+  --tasks-dir DIR   a folder with task files of yours
+  --pairs FILE      accuracy of the scorer by subset, with columns prompt, chosen, rejected and subset, as RewardBench
+  --curve           win rate and reward of each round against sqrt(KL), by the evaluation scorer and that of training
+  --out DIR         where eval.json, eval.parquet, answers and judgements are kept; default: RUN/eval, or runs/eval"""
 
 PLAN = """\
 rlhf-flow plan [key=value ...] [--config-dir DIR] [--memory SIZE] [--gpus N] [--like RUN] [--json]
@@ -275,6 +308,7 @@ OF = {  # the pages of commands that are a plain text
     "compare": COMPARE,
     "convert": CONVERT,
     "doctor": DOCTOR,
+    "eval": EVAL,
     "init": INIT,
     "judgements": JUDGEMENTS,
     "label": LABEL,
@@ -288,4 +322,4 @@ OF = {  # the pages of commands that are a plain text
     "verify": VERIFY,
     **pages_export.OF,
 }
-NEED_ARGUMENTS = ("label", "new", "report", "resume", *pages_export.OF)
+NEED_ARGUMENTS = ("eval", "label", "new", "report", "resume", *pages_export.OF)
