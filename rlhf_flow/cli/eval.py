@@ -16,7 +16,6 @@ from rlhf_flow.evaluation.judgements import READERS, read_judgements
 from rlhf_flow.evaluation.matrix import Matrix, matrix
 from rlhf_flow.evaluation.questions import dialogues
 from rlhf_flow.evaluation.settings import settings
-from rlhf_flow.specs import Model
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -32,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     run = next((found for word in words if (found := run_of(word))), None)
     if options.out is None:
         options.out = Path("runs/eval") if run is None else run / "eval"
+    if keys and (options.judgements or options.curve):
+        raise ValueError(f"{keys[0]}: --import and --curve read files and use no keys. Fix: leave it out.")
     if options.judgements:
         _import(options)
     elif options.pairs:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     elif options.curve:
         _curve(run, options)
     elif options.tasks:
-        _tasks(words, options)
+        _tasks(words, keys, run, options)
     else:
         _answer(words, keys, run, options)
     return 0
@@ -79,6 +80,11 @@ def _show(compared: Matrix, out: Path) -> None:
 
 def _judge_pairs(keys: Sequence[str], run: Path | None, options: argparse.Namespace) -> None:
     config = settings(run, keys, out=options.out, prompts=options.pairs)
+    if config.evaluate.by == "agreement" and not any(key.startswith("scorer=") for key in keys):
+        raise ValueError(
+            f"{run}: the scorer of this run holds the labels of its answers. Fix: name what it trained, as in "
+            f"scorer=reward_model scorer.path={run}/rounds/00001/policy."
+        )
     found = preferences.accuracies(options.pairs, config, out=options.out)
     path = record.keep(options.out, "preferences", f"{name_of(config)} on {options.pairs}", found)
     rows = [[name, tables.with_ends(row, "accuracy"), f"{row['rows']:.0f}"] for name, row in found.items()]
@@ -86,13 +92,14 @@ def _judge_pairs(keys: Sequence[str], run: Path | None, options: argparse.Namesp
     print(path)
 
 
-def _tasks(words: Sequence[str], options: argparse.Namespace) -> None:
+def _tasks(words: Sequence[str], keys: Sequence[str], run: Path | None, options: argparse.Namespace) -> None:
     harness.check()
+    model = settings(run, keys, out=options.out).model
     tasks = harness.Tasks(
         tuple(options.tasks.split(",")), options.tasks_dir, options.shots, options.limit, options.chat
     )
     results = {}
-    for one in contestants(words, Model("")):
+    for one in contestants(words, model):
         results[one.name] = harness.run(one, tasks)
         path = record.keep(options.out, "tasks", one.name, results[one.name])
     measured = dict.fromkeys((task, key) for found in results.values() for task, row in found.items() for key in row)

@@ -39,6 +39,7 @@ def run(one: Contestant, tasks: Tasks) -> dict[str, dict[str, float]]:
     known.
     """
     import lm_eval
+    import torch
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=None if tasks.folder is None else str(tasks.folder))
@@ -52,6 +53,7 @@ def run(one: Contestant, tasks: Tasks) -> dict[str, dict[str, float]]:
         num_fewshot=tasks.shots,
         limit=tasks.limit,
         batch_size=tasks.batch_size,
+        device="cuda" if torch.cuda.is_available() else "cpu",  # the library's default needs a GPU
         apply_chat_template=tasks.chat,
         task_manager=manager,
         log_samples=False,

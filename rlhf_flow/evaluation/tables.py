@@ -8,7 +8,7 @@ from rlhf_flow.evaluation.matrix import Interval, Matrix
 from rlhf_flow.evaluation.record import rated
 from rlhf_flow.report.format import ABSENT, number
 
-FORMS = {"elo": ".0f", "tokens": ".1f"}  # of the columns that do not have three digits
+FORMS = {"elo": ".0f", "samples": ".0f", "tokens": ".1f"}  # of the columns that do not have three digits
 
 
 def comparison(matrix: Matrix) -> str:

@@ -130,6 +130,7 @@ def test_the_curve_has_a_row_for_each_round(finished: Path, tmp_path: Path) -> N
         (["{model}", "{model}"], "--prompts is missing"),
         (["--import", "alpaca", "x"], "expected a format"),
         (["--curve", "{model}"], "--curve reads"),
+        (["{run}", "--curve", "seed=1"], "use no keys"),
     ],
 )
 def test_mistakes(

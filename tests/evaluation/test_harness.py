@@ -51,6 +51,7 @@ def test_metrics_have_the_interval_of_their_standard_error(asked: dict[str, Any]
     metrics = {"acc": 0.5, "acc_low": 0.304, "acc_high": 0.696, "em_strict": 0.25, "samples": 30}
     assert found["arc"] == pytest.approx(metrics, abs=1e-3)
     assert asked["model_args"] == {"pretrained": "a", "dtype": "bfloat16", "trust_remote_code": False}
+    assert asked["device"] in ("cpu", "cuda")
     assert (asked["num_fewshot"], asked["limit"], asked["apply_chat_template"]) == (5, 30, True)
 
 
