@@ -46,3 +46,13 @@ def test_missing_verdicts_count_nothing_and_weights_count_more() -> None:
     assert ratings(wins, weights)[0].strength == pytest.approx(np.log(3) / 2, abs=0.02)
     wins[0] = np.nan
     assert ratings(wins)[0].strength < -1
+
+
+def test_verdicts_that_all_agree_have_an_interval_of_some_width() -> None:
+    wins = np.full((4, 2, 2), 0.5)
+    wins[:, 0, 1], wins[:, 1, 0] = 1.0, 0.0
+    first, second = ratings(wins)
+    assert first.high - first.low > 0.5
+    assert first.low > 0 > second.high
+    assert first.low <= first.strength <= first.high
+    assert (first.low, first.high) == pytest.approx((-second.high, -second.low))
