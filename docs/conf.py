@@ -14,7 +14,7 @@ author = "the rlhf_flow authors"
 copyright = "the rlhf_flow authors, Apache-2.0"
 version = release = __version__
 
-extensions = ["myst_parser", "mathml", "generated", "curves"]
+extensions = ["myst_parser", "mathml", "generated", "presets", "curves"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_ext"]
 myst_enable_extensions = ["dollarmath"]

@@ -26,12 +26,11 @@ from rlhf_flow.config.schema import GROUPS, RunConfig, parts
 from rlhf_flow.specs import Model
 
 ROOT = Path(__file__).parents[1]
+GENERATED = [ROOT / "docs/reference" / name for name in ("python.md", "presets.md")]
 PAGES = sorted(
     path
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
-    if "_build" not in path.parts
-    and "keys" not in path.parts
-    and path != ROOT / "docs/reference/python.md"  # generated
+    if "_build" not in path.parts and "keys" not in path.parts and path not in GENERATED
 )
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ASKS = ("--help", "--help=all")

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_flow.cli.help import FILES
+from rlhf_flow.cli.help import FILES, found_files
 from rlhf_flow.cli.ls import KINDS
 from rlhf_flow.config.compose import CONFIGS, parts, register
 from rlhf_flow.config.schema import GROUPS
@@ -61,7 +61,7 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
 def _choices(key: str, before: Sequence[str]) -> list[str]:
     group = key.partition("@")[0]
     if group in (*GROUPS, *FILES):
-        return [*(parts(group) if group in GROUPS else ()), *(file.stem for file in (CONFIGS / group).glob("*.yaml"))]
+        return [*(parts(group) if group in GROUPS else ()), *found_files([CONFIGS], group)]
     value = OmegaConf.select(_composed(before), key, throw_on_resolution_failure=False)
     return ["true", "false"] if isinstance(value, bool) else []
 

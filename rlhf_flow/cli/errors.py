@@ -22,8 +22,9 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from rlhf_flow.cli.help import found_files
 from rlhf_flow.config.answers import Answers
-from rlhf_flow.config.compose import group_of, is_slot
+from rlhf_flow.config.compose import CONFIGS, group_of, is_slot
 
 Mistake = (ValueError, HydraException, OmegaConfBaseException)  # raised while a configuration is composed and checked
 OPTIONS = (  # of Hydra, and of the commands that compose a configuration
@@ -93,9 +94,10 @@ def _in_quotes(override: str) -> str:
 
 
 def _no_such_choice(wanted: str, options: list[str]) -> str:
-    group, _, name = wanted.rpartition("/")
-    if not group:
-        return f"there is no configuration {name!r}. Fix: --config-name with one of {', '.join(options) or 'yours'}."
+    group, _, name = wanted.partition("/")
+    if not name:
+        return f"there is no configuration {group!r}. Fix: --config-name with one of {', '.join(options) or 'yours'}."
+    options = list(dict.fromkeys([*options, *found_files([CONFIGS], group)]))  # Hydra lists no folders
     near = get_close_matches(name, options, n=1, cutoff=0.5)
     try_this = f"Did you mean {group}={near[0]}? " if near else ""
     return f"{group}={name} is not a known {group}. {try_this}Try one of {', '.join(options)}."

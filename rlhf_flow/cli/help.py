@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from textwrap import wrap
 
@@ -19,7 +19,7 @@ WIDTH = 118
 NAME = 36  # characters before a meaning
 FILES = {  # groups whose choices are files only
     "algorithm": "the recipe of a paper (sampler, selector, objective, schedule)",
-    "experiment": "a complete run on the sandbox world",
+    "experiment": "a complete run: in the sandbox world, or of a published recipe",
     "stack": "engine, learner and cluster for this kind of machine",
 }
 
@@ -58,7 +58,7 @@ def _short_page(folders: Sequence[Path]) -> Iterator[str]:
     yield RUN_EXAMPLES
     yield "Choices, and how many: rlhf-flow ls GROUP lists them, rlhf-flow run GROUP=NAME --help has the keys of one"
     for group, sentence in (FILES | GROUPS).items():
-        names = len(_named(folders, group)) + len(parts(group) if group in GROUPS else ())
+        names = len(found_files(folders, group)) + len(parts(group) if group in GROUPS else ())
         yield from _entry(f"{group}=", f"{sentence}: {names}")
     yield ""
     yield "Other keys: rlhf-flow run NAME --help, with NAME one of"
@@ -98,7 +98,7 @@ def _page_of(argument: str, folders: Sequence[Path]) -> str:
         for choice, part in parts(group).items():
             lines += _entry(choice, summary(part))
         return "\n".join([*lines, *_files(folders, group)])
-    if group in (*GROUPS, *FILES) and (file := _file(folders, group, name)) is not None:
+    if group in (*GROUPS, *FILES) and (file := found_files(folders, group).get(name)) is not None:
         return f"{argument}:\n{file.read_text().rstrip()}"
     if group in FILES and not name:
         return "\n".join([f"{group}=  {FILES[group]}", *_files(folders, group)])
@@ -212,27 +212,22 @@ def _key(prefix: str, field: Field[object]) -> str:
 
 def _files(folders: Sequence[Path], group: str) -> Iterator[str]:
     """The choices that are files, with their comments."""
-    for file in found_files(folders, group):
-        yield from _entry(file.stem, about(file), indent=4)
+    for name, file in found_files(folders, group).items():
+        yield from _entry(name, about(file), indent=4)
 
 
 def about(file: Path) -> str:
-    """The comments of a file at the beginning of a line."""
+    """The comments of a file at the beginning of a line, up to its sources."""
     comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
-    return " ".join(comment for comment in comments if not comment.startswith("@package"))
+    told = takewhile(lambda comment: not comment.startswith("source:"), comments)
+    return " ".join(comment for comment in told if not comment.startswith("@package"))
 
 
-def found_files(folders: Sequence[Path], group: str) -> list[Path]:
-    """The choices of a group that are files."""
-    return sorted(file for folder in folders for file in (folder / group).glob("*.yaml"))
-
-
-def _named(folders: Sequence[Path], group: str) -> list[str]:
-    return [file.stem for file in found_files(folders, group)]
-
-
-def _file(folders: Sequence[Path], group: str, name: str) -> Path | None:
-    return next((file for file in found_files(folders, group) if file.stem == name), None)
+def found_files(folders: Sequence[Path], group: str) -> dict[str, Path]:
+    """The files of a group by name: `sandbox`, and `xpo/llama3_8b` of one in a folder."""
+    homes = [folder / group for folder in folders]
+    files = {file.relative_to(home).with_suffix("").as_posix(): file for home in homes for file in home.rglob("*.yaml")}
+    return {name: files[name] for name in sorted(files, key=lambda name: (name.count("/"), name))}
 
 
 def config_dirs(arguments: Sequence[str]) -> Iterator[Path]:

@@ -48,8 +48,8 @@ def _kind(word: str) -> str:
 def _listed(kind: str, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
     for name, part in (parts(kind) if kind in GROUPS else {}).items():
         yield name, pages.summary(part)
-    for file in pages.found_files(folders, kind):
-        yield file.stem, pages.about(file)
+    for name, file in pages.found_files(folders, kind).items():
+        yield name, pages.about(file)
 
 
 def _line(name: str, about: str) -> str:

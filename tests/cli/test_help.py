@@ -65,6 +65,8 @@ def test_no_page_is_cut_or_wide(asked: list[str]) -> None:
         ("answers", ["answers.stop=null", "texts that end an answer"]),
         ("evaluate", ["evaluate.every=1", "evaluate.draw.max_tokens"]),
         ("scorer", ["reward_model", "judge"]),
+        ("experiment", ["sandbox", "selm/zephyr_7b", "Zhang et al. 2024."]),
+        ("experiment=selm/zephyr_7b", ["# source: https://arxiv.org/abs/2405.19332", "beta: 0.01"]),
         ("algorithm", ["online_dpo", "Guo et al. 2024"]),
         ("algorithm=dno_prct", ["temperature: 0.7"]),
         ("stack", ["local", "gpu"]),

@@ -207,8 +207,9 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["expriment=sandbox"], "Did you mean experiment?"),
         (
             ["objective=dop"],
-            "objective=dop is not a known objective. Did you mean objective=dpo? Try one of a_lol, asymre, bradley_terry_mixture, bt,",
+            "objective=dop is not a known objective. Did you mean objective=dpo? Try one of a_lol, asymre, brad",
         ),
+        (["experiment=qwen3/8"], "experiment=qwen3/8 is not a known experiment. Did you mean experiment=qwen3/8b?"),
         (["schedule.k=3"], "schedule has no 'k'. This schedule has no keys; choose another."),
         (["objective.beta=strong"], "objective.beta: Value 'strong' of type 'str' could not be converted to Float."),
         (["rounds=1.5"], "rounds: Value '1.5' of type 'float' could not be converted to Integer."),

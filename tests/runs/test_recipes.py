@@ -22,12 +22,13 @@ from tests.support import tiny
 pytestmark = pytest.mark.slow
 CLUSTERS = OpenClusters()
 
-GIVEN = {"hypo", "offline_dpo", "tgdpo", "triple_po", "chord", "dr_po", "srpo"}  # need answers of a data set, or another policy: they have tests of their own
+# These need answers of a data set, or another policy: they have tests of their own.
+GIVEN = {"hypo", "offline_dpo", "tgdpo", "triple_po", "chord", "dr_po", "srpo"}
 RECIPES = sorted({path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")} - GIVEN)
 WHOLE = ("nash_md", "online_dpo")
 ALONE = ("nash_ema",)
 SHORT_RUNS = ("dno", "egpo", "nash_ema", "nash_md", "online_ipo", "xpo")
-HALF_STEPS = ("egpo", "temporal")  # the second round starts from the policy before the half step whose answers it learns from
+HALF_STEPS = ("egpo", "temporal")  # the second round starts from the policy before the half step
 SHORT = {  # one step in each of two rounds
     "rounds": 2,
     "evaluate.every": 2,
