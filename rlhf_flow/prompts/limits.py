@@ -1,23 +1,51 @@
-"""Limits on the size of a data set, checked while it is read: a file of kilobytes can decompress to gigabytes."""
+"""Limits of a data set: on its size, checked while it is read, and on repeated and evaluated prompts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MIB = 2**20
+ACTIONS = ("refuse", "drop", "count")
+NAMED = ["prompt", "instruction", "question", "problem", "turns", "messages", "text", "input"]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Evaluation sets that training prompts must not occur in.
+
+    A prompt occurs in a set if a user message shares `words` words in a row with one of its texts, or equals one of
+    them. Case, spacing and Unicode variants do not count; punctuation counts only if whole texts are compared.
+    """
+
+    files: dict[str, str] = field(default_factory=dict)  # name of an evaluation set -> its file, as prompts.path
+    columns: list[str] = field(default_factory=lambda: list(NAMED))  # of its files, that hold texts or chats
+    words: int = 13  # in a row; a shorter message must equal a whole text
+    action: str = "refuse"  # refuse | drop | count: what happens to training prompts that occur in a set
+
+    def __post_init__(self) -> None:
+        key = "prompts.limits.overlap"
+        if self.action not in ACTIONS:
+            raise ValueError(
+                f"{key}.action={self.action}: must be one of {', '.join(ACTIONS)}. Fix: {key}.action=drop."
+            )
+        if self.words < 1:
+            raise ValueError(f"{key}.words={self.words}: must be >= 1. Fix: leave it out for 13.")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A data set beyond one of these limits is refused."""
+    """A data set beyond a limit of size is refused: a file of kilobytes can decompress to gigabytes."""
 
     rows: int = 10_000_000  # of the data set; blank lines count
     row_mib: float = 16.0  # of a row, decompressed
     total_mib: float = 4096.0  # of the data set, decompressed
+    repeats: int | None = None  # times that a prompt may occur; later rows are dropped and counted; null: any number
+    overlap: Overlap = field(default_factory=Overlap)
 
     def __post_init__(self) -> None:
-        for key, value in vars(self).items():
-            if value <= 0:
+        for key in ("rows", "row_mib", "total_mib", "repeats"):
+            value = vars(self)[key]
+            if value is not None and value <= 0:
                 raise ValueError(f"prompts.limits.{key}={value}: must be > 0. Fix: leave it out for the default.")
 
     @property

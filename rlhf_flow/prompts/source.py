@@ -13,6 +13,7 @@ from rlhf_flow.prompts.bad_rows import ACTIONS, BadRowError, BadRows
 from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.layout import AUTO, CHOICES, lay_out
 from rlhf_flow.prompts.limits import Limits
+from rlhf_flow.prompts.overlap import screened
 from rlhf_flow.prompts.pairwise import Compare, Comparing, row_of
 from rlhf_flow.prompts.parse import Columns, Question, Row, Rows, question
 from rlhf_flow.prompts.tokenize import TOO_LONG, Rendering
@@ -84,6 +85,7 @@ class PromptSpec:
             present = _present(self.columns, held_out_rows, self.schema)
             held_out = reader.prompts(held_out_rows, present, prefix="held-out-row")
         reader.bad.check()
+        training = screened(training, self.limits, reader.counts)
         if held_out_rows is None:
             training, held_out = self._split(training)
         else:

@@ -21,7 +21,7 @@ COMMANDS = ("run", "report", "doctor")
     [
         ("rlhf-flow r", ["report ", "run "]),
         ("rlhf-flow run algorithm=online_", ["online_dpo ", "online_ipo ", "online_slic "]),
-        ("rlhf-flow run stack=", ["cpu ", "gpu ", "local "]),
+        ("rlhf-flow run stack=lo", ["local "]),
         ("rlhf-flow run scorer@evaluate.scorer=gol", ["gold "]),
         ("rlhf-flow run experiment=xpo", ["xpo/llama3_8b "]),
         ("rlhf-flow run learner.training.optimizer.l", ["learner.training.optimizer.lr="]),
