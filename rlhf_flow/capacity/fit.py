@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from rlhf_flow.capacity.cluster_needs import gpus
 from rlhf_flow.capacity.learner_memory import learner_memory
@@ -18,6 +19,9 @@ from rlhf_flow.engine.vllm.cache import too_small
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.learner.deepspeed import DeepSpeed
 from rlhf_flow.system.errors import ConfigError
+
+Remedy: TypeAlias = tuple[str, tuple[str, ...]]  # words, and overrides that carry them out, if there are any
+ADAPTER = 16  # rank of the LoRA adapter that is offered if all weights do not fit
 
 
 @dataclass(frozen=True)
@@ -69,50 +73,64 @@ def misfits(
                 ConfigError(
                     f"{memory.role} needs {size_text(needed)} of a GPU ({memory.peak.name}), and "
                     f"{size_text(available)} are available",
-                    _gpu_remedy(config, shape, work, memory, available - CUDA_CONTEXT),
+                    *_gpu_remedy(config, shape, work, memory, available - CUDA_CONTEXT),
                 )
             )
     if not room.gpus and isinstance(config.engine, VLLM):
         longest = config.engine.max_model_len or work.positions
         token = (2 if config.sampler.needs_mixture else 1) * cache_of_a_token(config, shape)
-        found += [ValueError(text) for text in too_small(config.engine.kv_cache_mib, token=token, longest=longest)]
+        found += too_small(config.engine.kv_cache_mib, token=token, longest=longest)
     nodes = config.cluster.nodes
     if host > nodes * room.host:
         which = "the host, which has" if nodes == 1 else f"{nodes} hosts, which have"
         found.append(
             ConfigError(
                 f"all processes together need {size_text(host)} of {which} {size_text(nodes * room.host)}",
-                _host_remedy(config, shape, work, memories, host - nodes * room.host),
+                *_host_remedy(config, shape, work, memories, host - nodes * room.host),
             )
         )
     return found
 
 
-def _gpu_remedy(config: RunConfig, shape: Shape, work: Work, memory: Memory, available: float) -> str:
+def _gpu_remedy(config: RunConfig, shape: Shape, work: Work, memory: Memory, available: float) -> Remedy:
     if memory.role == "engine":
         if config.model.dtype == "float32":
-            return "model.dtype=bfloat16, which halves weights and cache"
-        return "engine.tensor_parallel=2" if isinstance(config.engine, VLLM) else "a smaller engine.batch"
+            return "model.dtype=bfloat16, which halves weights and cache", ("model.dtype=bfloat16",)
+        if isinstance(config.engine, VLLM):
+            more = f"engine.tensor_parallel={2 * config.engine.tensor_parallel}"
+            return more, (more,)
+        return "a smaller engine.batch", ()
     if memory.role != "learner rank":
-        return f"{memory.role}.dtype=bfloat16, or a smaller {memory.role}.batch_tokens"
-    for words, changed in changes(config, on_gpu=True):
+        return f"{memory.role}.dtype=bfloat16, or a smaller {memory.role}.batch_tokens", ()
+    for words, changed in [*changes(config, on_gpu=True), *_adapters(config)]:
         peak = learner_memory(changed, shape, work, on_gpu=True).bytes
         if peak <= available:
-            return f"{words}, which needs {size_text(peak + CUDA_CONTEXT)}"
-    return "learner=deepspeed with more ranks or with offload in learner.config, or a smaller model"
+            return f"{words}, which needs {size_text(peak + CUDA_CONTEXT)}", tuple(words.split())
+    return "learner=deepspeed with more ranks or with offload in learner.config, or a smaller model", ()
 
 
-def _host_remedy(config: RunConfig, shape: Shape, work: Work, memories: list[Memory], missing: float) -> str:
+def _adapters(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
+    """LoRA instead of all weights, which changes the result, and then the changes that keep it."""
+    lora = vars(config.learner).get("lora")
+    if lora is None or lora.rank or config.learner.head.outputs:
+        return
+    adapted = replace(config, learner=replace(config.learner, lora=replace(lora, rank=ADAPTER)))
+    yield f"learner.lora.rank={ADAPTER}", adapted
+    for words, changed in changes(adapted, on_gpu=True):
+        yield f"learner.lora.rank={ADAPTER} {words}", changed
+
+
+def _host_remedy(config: RunConfig, shape: Shape, work: Work, memories: list[Memory], missing: float) -> Remedy:
     """`missing` in bytes."""
     learner = [memory for memory in memories if memory.role == "learner rank" and memory.where == "host"]
     if not learner or any(memory.where == "GPU" for memory in memories):
-        return "a machine with more memory, or fewer cluster.engines and cluster.scorers"
+        return "a machine with more memory, or fewer cluster.engines and cluster.scorers", ()
     now = learner[0].bytes * learner[0].processes
     for words, changed in changes(config, on_gpu=False):
         memory = learner_memory(changed, shape, work, on_gpu=False)
         if now - memory.bytes * memory.processes >= missing:
-            return words
-    return "a smaller model, or a machine with more memory"
+            return words, tuple(words.split())
+    return "a smaller model, or a machine with more memory", ()
 
 
 def changes(config: RunConfig, *, on_gpu: bool) -> Iterator[tuple[str, RunConfig]]:

@@ -25,6 +25,9 @@ from omegaconf.errors import (
 from rlhf_flow.cli.help import found_files
 from rlhf_flow.config.answers import Answers
 from rlhf_flow.config.compose import CONFIGS, group_of, is_slot
+from rlhf_flow.config.overrides import with_keys
+from rlhf_flow.system.errors import ConfigError
+from rlhf_flow.system.redact import redacted
 
 Mistake = (ValueError, HydraException, OmegaConfBaseException)  # raised while a configuration is composed and checked
 OPTIONS = (  # of Hydra, and of the commands that compose a configuration
@@ -76,6 +79,13 @@ def mistake(error: BaseException) -> str:
         value = message.rpartition(" ")[2]
         return f"a part is chosen by its name, and {value} is not one. Fix: group=name, or ~group for no part."
     return _paragraph(message)
+
+
+def retry(error: BaseException, command: str, given: Sequence[str]) -> str:
+    """The line with the command that mends the mistake; empty if no keys alone mend it."""
+    if not isinstance(error, ConfigError) or not error.keys:
+        return ""
+    return f"Try: {command} {redacted(shlex.join(with_keys(given, error.keys)))}"
 
 
 def _in_quotes(override: str) -> str:

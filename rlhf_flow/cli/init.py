@@ -27,6 +27,7 @@ KEYS: tuple[tuple[str, object, str], ...] = (  # key, value, and a comment in pl
     ("answers.n", 8, ""),
     ("answers.max_tokens", 512, ""),
     ("answers.stop", None, ""),
+    ("learner.training.batch", 16, "pairs per optimizer step: four steps a round for 64 prompts"),
     ("learner.training.optimizer.lr", None, ""),
     ("learner.training.tokens_per_batch", None, ""),
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from rlhf_flow import __version__
 from rlhf_flow.cli import pages
 from rlhf_flow.cli.start import DONE, INTERRUPTED, MISTAKEN, failed, mistaken, program, started
-from rlhf_flow.system.redact import check_typed, redacted
+from rlhf_flow.system.redact import check_typed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -150,7 +149,7 @@ def _run(name: str, given: list[str], clusters: OpenClusters | None = None) -> i
         return mistaken(str(error))
     from rlhf_flow.cluster.ray_persistent import OpenClusters
 
-    start = partial(started, program=program(), arguments=f"{name} {redacted(shlex.join(given))}")
+    start = partial(started, program=program(), given=[name, *given])
     with contextlib.closing(OpenClusters()) as own:
         jobs = partial(_job, arguments=arguments, start=partial(start, clusters=clusters or own))
         return _composed(name, arguments, jobs)

@@ -13,6 +13,7 @@ from rlhf_flow.capacity.fit import Room, room
 from rlhf_flow.capacity.flops import Compute
 from rlhf_flow.capacity.process_memory import Memory, size_of, size_text
 from rlhf_flow.config import compose
+from rlhf_flow.config.overrides import with_keys
 from rlhf_flow.config.schema import RunConfig
 
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         problems = [str(problem) for problem in planned.problems]
         print(json.dumps(asdict(planned) | {"problems": problems, "fits": not problems}, indent=1))
     else:
-        print("\n".join(page(planned)))
+        print("\n".join([*page(planned), *_fitting(options, planned)]))
     return 1 if planned.problems else 0
 
 
@@ -40,6 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--config-name", "-cn", default="run")
     parser.add_argument("overrides", nargs="*")
     return parser
+
+
+def _fitting(options: argparse.Namespace, planned: Planned) -> Iterator[str]:
+    """The keys with which everything fits, if the problems name some and an estimate with them has no problem."""
+    keys = [key for problem in planned.problems for key in vars(problem).get("keys", ())]
+    if keys:
+        changed = argparse.Namespace(**vars(options) | {"overrides": with_keys(options.overrides, keys)})
+        config = composed(changed)
+        if not plan(config, room_of(changed, config)).problems:
+            yield f"It fits with: {' '.join(dict.fromkeys(keys))}"
 
 
 def composed(options: argparse.Namespace) -> RunConfig:

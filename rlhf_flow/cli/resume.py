@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from rlhf_flow.cli import errors
 from rlhf_flow.cli.start import INTERRUPTED, program, started
 from rlhf_flow.config.resumed import resumed, start_folder
-from rlhf_flow.system.redact import check_typed, redacted
+from rlhf_flow.system.redact import check_typed
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +22,6 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.chdir(start_folder(folder) or Path.cwd()):  # relative paths, and modules of the user, are there
         sys.path.append(str(Path.cwd()))
         try:
-            typed = f"resume {redacted(shlex.join(arguments))}"
-            return started(lambda: resumed(folder, keys), program=program(), arguments=typed)
+            return started(lambda: resumed(folder, keys), program=program(), given=["resume", *arguments])
         except KeyboardInterrupt:
             return INTERRUPTED

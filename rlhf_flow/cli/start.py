@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,22 +19,22 @@ DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
 
 
 def started(
-    configured: Callable[[], RunConfig], *, program: str, arguments: str, clusters: OpenClusters | None = None
+    configured: Callable[[], RunConfig], *, program: str, given: Sequence[str], clusters: OpenClusters | None = None
 ) -> int:
-    """Run a configuration to its end. `program` and `arguments` are the command, as the user typed it."""
+    """Run a configuration to its end. `program` and `given` are the command, as the user typed it."""
     from rlhf_flow.cli import errors
     from rlhf_flow.metrics.alarms import AlarmError
     from rlhf_flow.metrics.off_policy import GateError
     from rlhf_flow.runner import prepare
     from rlhf_flow.runner.api import Run
 
-    again = f"{program} {arguments}"
+    again = f"{program} {redacted(shlex.join(given))}"
     try:
         try:
             run = Run(configured())
             prepared = run.prepare()
         except errors.Mistake as error:
-            return mistaken(errors.mistake(error))
+            return mistaken(errors.mistake(error), errors.retry(error, program, given))
         again = f"{program} resume {shlex.quote(run.config.run_dir)}"
         prepared.run(clusters)
     except KeyboardInterrupt:
@@ -64,7 +64,7 @@ def program() -> str:
     return "rlhf-flow" if Path(sys.argv[0]).name == "rlhf-flow" else f"{shlex.quote(sys.executable)} -m rlhf_flow"
 
 
-def mistaken(message: str) -> int:
-    """Print a mistake in what was asked."""
-    print(f"rlhf-flow: {redacted(message)}", file=sys.stderr)
+def mistaken(message: str, more: str = "") -> int:
+    """Print a mistake in what was asked, and a line more if there is one."""
+    print("\n".join([f"rlhf-flow: {redacted(message)}", *filter(None, [more])]), file=sys.stderr)
     return MISTAKEN

@@ -20,6 +20,7 @@ from rlhf_flow.scorer.llm.self_judge import SelfJudge
 from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.scorer.wrappers.hindsight import Hindsight
 from rlhf_flow.specs import Model
+from rlhf_flow.system.errors import ConfigError
 from rlhf_flow.tokenization.chat_template import takes_system
 from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import SamplingParams
@@ -161,15 +162,17 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
         room = config.engine.max_model_len or longest + answer
         token = (2 if config.sampler.needs_mixture else 1) * sizes.cache(model.dtype)
         for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
-            raise ValueError(refusal)
+            raise refusal
     if positions is not None and longest + answer > positions:
         if answer < positions:
-            remedy = f"prompts.max_tokens={positions - answer} prompts.too_long=cut, or shorter draws"
+            keys: tuple[str, ...] = (f"prompts.max_tokens={positions - answer}", "prompts.too_long=cut")
         else:
-            remedy = f"answers.max_tokens={max(positions - longest, positions // 2)}"
-        raise ValueError(
+            keys = (f"answers.max_tokens={max(positions - longest, positions // 2)}",)
+        raise ConfigError(
             f"the longest prompt has {longest} tokens and an answer may have {answer}, but the model reads at most "
-            f"{positions} tokens. Fix: {remedy}."
+            f"{positions} tokens",
+            " ".join(keys) + (", or shorter draws" if answer < positions else ""),
+            keys,
         )
 
 

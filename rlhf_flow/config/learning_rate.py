@@ -16,9 +16,12 @@ ADAPTER = 10  # times the rate of full training
 LEAST = 2  # steps at the default rate; with fewer, the policy hardly moves
 
 
-def rate_for(parameters: int, *, adapter: bool = False) -> float:
-    """5e-7 * (7e9 / parameters)^(2/3), ten times that for an adapter; rounded to one significant digit."""
-    rate = RATE * (LARGE / parameters) ** POWER * (ADAPTER if adapter else 1)
+def rate_for(parameters: int, *, adapter: bool = False, usual: float = 1.0) -> float:
+    """5e-7 * (7e9 / parameters)^(2/3), ten times that for an adapter; rounded to one significant digit.
+
+    `usual`: the factor of the objective, by which its paper's rate differs from that of DPO.
+    """
+    rate = RATE * usual * (LARGE / parameters) ** POWER * (ADAPTER if adapter else 1)
     digits = -math.floor(math.log10(rate))
     return round(rate, digits)
 
@@ -28,7 +31,7 @@ def rated(config: RunConfig, parameters: int) -> RunConfig:
     learner = config.learner
     if not trains(config) or learner.training.optimizer.lr is not None:
         return config
-    optimizer = replace(learner.training.optimizer, lr=rate_for(parameters, adapter=adapts(config)))
+    optimizer = replace(learner.training.optimizer, lr=_usual(config, parameters))
     return replace(config, learner=replace(learner, training=replace(learner.training, optimizer=optimizer)))
 
 
@@ -36,7 +39,7 @@ def stands_still(config: RunConfig, parameters: int, steps: int) -> str | None:
     """A warning if the `steps` of all rounds together are too few or too small to move the policy."""
     if not trains(config) or config.learner.training.optimizer.name != "adamw" or not steps:
         return None
-    rate, usual = config.learner.training.optimizer.rate, rate_for(parameters, adapter=adapts(config))
+    rate, usual = config.learner.training.optimizer.rate, _usual(config, parameters)
     if rate >= usual or steps * rate >= LEAST * usual:
         return None
     return (
@@ -44,6 +47,11 @@ def stands_still(config: RunConfig, parameters: int, steps: int) -> str | None:
         f"weight by more than about {steps * rate:.1g}. Fix: learner.training.optimizer.lr={usual:g}, which is usual "
         f"for {parameters / 1e6:,.0f} M weights, or more prompts, epochs or rounds."
     )
+
+
+def _usual(config: RunConfig, parameters: int) -> float:
+    factor = vars(type(config.objective)).get("usual_rate", 1.0)
+    return rate_for(parameters, adapter=adapts(config), usual=factor)
 
 
 def trains(config: RunConfig) -> bool:

@@ -51,6 +51,12 @@ def from_mapping(keys: Mapping[str, object]) -> list[str]:
     ]
 
 
+def with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """The arguments with these overrides, in place of those that set the same keys."""
+    names = {key.partition("=")[0] for key in keys}
+    return [*(one for one in arguments if one.partition("=")[0] not in names), *keys]
+
+
 def given_keys(overrides: Sequence[str]) -> Iterator[str]:
     """The keys that overrides set, including those inside of a list or a mapping."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):

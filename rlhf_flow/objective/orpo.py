@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.objective.chosen_nll import chosen_nll
 from rlhf_flow.objective.log_ratios import Constant, cross_entropy, pair_metrics, soft
@@ -22,6 +22,7 @@ class ORPO(Constant):
     p is the geometric mean of a response's token probabilities, and odds = p / (1 - p).
     """
 
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 to 8e-6 for 7 B, since it learns the preferred response, too
     weight: float = 0.1  # of the odds ratio: lambda of the paper
 
     def __post_init__(self) -> None:

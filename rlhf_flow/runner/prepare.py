@@ -17,12 +17,13 @@ import yaml
 
 from rlhf_flow import loop, report
 from rlhf_flow.capacity.cluster_needs import sized
+from rlhf_flow.capacity.workload import steps_of, work_of
 from rlhf_flow.cluster.ray_persistent import OpenClusters
 from rlhf_flow.config import compatibility, data_checks, renamed
 from rlhf_flow.config.compose import as_yaml, flat
 from rlhf_flow.config.first_start import with_precision
 from rlhf_flow.config.identity import asking, identity
-from rlhf_flow.config.learning_rate import parameters_of, rated
+from rlhf_flow.config.learning_rate import parameters_of, rated, stands_still, trains
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.config.threads import overlap, threaded
 from rlhf_flow.engine.none import NoEngine
@@ -104,7 +105,8 @@ class Prepared:
     def _rounds(self, cluster: Cluster) -> Iterator[RoundRecord]:
         config = self.config
         print(f"prompts: {self.prompts.summary}", flush=True)
-        for line in [*compatibility.warnings(config), *data_checks.warnings(self.prompts, self.model.tokenizer())]:
+        data = data_checks.warnings(self.prompts, self.model.tokenizer())
+        for line in [*compatibility.warnings(config), *data, *self._warnings()]:
             print(f"warning: {line}", flush=True)
         observers = [
             *config.observe.open(self.ledger.root, self.ledger.records, flat(config)),
@@ -115,6 +117,14 @@ class Prepared:
         finally:
             for observer in observers:
                 observer.close()
+
+    def _warnings(self) -> list[str]:
+        """A warning if all steps together can hardly move the policy."""
+        if not trains(self.config):
+            return []
+        steps, _ = steps_of(self.config, work_of(self.config, self.prompts))
+        still = stands_still(self.config, parameters_of(Path(self.model.path)), steps * self.config.rounds)
+        return [] if still is None else [still]
 
     def _context(self, cluster: Cluster, observers: Sequence[Observer]) -> RunContext:
         """Opens the workers. Raises RefusedError if one rejects its configuration."""

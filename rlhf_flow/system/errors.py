@@ -6,10 +6,12 @@ from __future__ import annotations
 class ConfigError(ValueError):
     """A mistake in the configuration. `str(error)` is "<problem>. Fix: <remedy>."."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str, remedy: str, keys: tuple[str, ...] = ()) -> None:
+        """`keys`: overrides that carry out the remedy, if it is one of keys alone."""
         self.problem = problem.rstrip(".")
         self.remedy = remedy.rstrip(".")
-        super().__init__(self.problem, self.remedy)  # the arguments that pickle calls __init__ with
+        self.keys = keys
+        super().__init__(self.problem, self.remedy, keys)  # the arguments that pickle calls __init__ with
 
     def __str__(self) -> str:
         return f"{self.problem}. Fix: {self.remedy}."

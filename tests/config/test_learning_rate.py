@@ -25,12 +25,28 @@ def test_a_smaller_model_takes_larger_steps(parameters: int, rate: float) -> Non
     assert rate_for(parameters, adapter=True) == pytest.approx(10 * rate, rel=0.2)
 
 
+def test_a_method_whose_paper_has_another_rate_takes_it() -> None:
+    rates = {
+        name: rated(configured(algorithm=name), 7_000_000_000).learner.training.optimizer.lr
+        for name in ("online_dpo", "orpo")
+    }
+    assert rates == {"online_dpo": 5e-7, "orpo": 5e-6}
+
+
 @pytest.mark.slow
 def test_a_rate_that_is_given_stays() -> None:
     given = configured(**{"learner.training.optimizer.lr": 3e-5})
     assert rated(given, 1_000) is given
     assert rated(configured(), 7_000_000_000).learner.training.optimizer.lr == 5e-7
     assert rated(configured(learner="lora"), 7_000_000_000).learner.training.optimizer.lr == 5e-6
+
+
+@pytest.mark.slow
+def test_a_run_that_can_hardly_move_says_so_as_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
+    slow = {"learner.training.optimizer.lr": 1e-9}
+    build.prepare(config.compose(*tiny.overrides(model, asked, tmp_path / "run", **slow))).run()
+    assert "warning: learner.training.optimizer.lr=1e-09: the run can hardly move" in capsys.readouterr().out
 
 
 def test_a_run_that_can_hardly_move_is_told_a_rate_that_moves_it() -> None:

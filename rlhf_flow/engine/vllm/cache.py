@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from rlhf_flow.system.errors import ConfigError
+
 BLOCK = 32  # tokens
 LEAST = 64 << 20  # bytes
 SEQUENCES = 16  # of maximum length that fit, unless they take more than an eighth of the host
@@ -21,11 +23,12 @@ def cache_bytes(asked_mib: int | None, *, token: int, longest: int) -> int:
     return max(LEAST, one, min(SEQUENCES * one, host // 8))
 
 
-def too_small(asked_mib: int | None, *, token: int, longest: int) -> Iterator[str]:
+def too_small(asked_mib: int | None, *, token: int, longest: int) -> Iterator[ConfigError]:
     """The problem with engine.kv_cache_mib, if any: vLLM does not open without room for one sequence."""
     if asked_mib is not None and longest * token > asked_mib << 20:
         holds, wants = (asked_mib << 20) // token, (longest * token >> 20) + 1
-        yield (
-            f"engine.kv_cache_mib={asked_mib} holds {holds} tokens, and vLLM wants room for one sequence of {longest}. "
-            f"Try engine.kv_cache_mib={wants}, or leave it out."
+        yield ConfigError(
+            f"engine.kv_cache_mib={asked_mib}: holds {holds} tokens, and vLLM needs room for one sequence of {longest}",
+            f"engine.kv_cache_mib={wants}, or leave it out",
+            (f"engine.kv_cache_mib={wants}",),
         )
