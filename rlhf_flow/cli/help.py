@@ -17,6 +17,7 @@ from rlhf_flow.specs import Model
 
 WIDTH = 118
 NAME = 36  # characters before a meaning
+LONG = 60  # characters of a default that is not shown
 FILES = {  # groups whose choices are files only
     "algorithm": "the recipe of a paper (sampler, selector, objective, schedule)",
     "experiment": "a complete run: in the sandbox world, or of a published recipe",
@@ -201,7 +202,7 @@ def _made(field: Field[object]) -> object:
 
 
 def _key(prefix: str, field: Field[object]) -> str:
-    if isinstance(field.default, str) and "\n" in field.default:  # too long for a line
+    if isinstance(field.default, str) and ("\n" in field.default or len(field.default) > LONG):
         return f"{prefix}{field.name}"
     if field.default is not MISSING:
         return f"{prefix}{field.name}={'null' if field.default is None else field.default}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlhf_flow.objective.groups import advantage, spread
 from rlhf_flow.objective.log_ratios import Constant
@@ -20,6 +21,7 @@ class GRPO(Constant):
     pi_ref / pi - log(pi_ref / pi) - 1 of each token. A group without spread has no gradient but the KL's.
     """
 
+    usual_rate: ClassVar[float] = 2.0  # 1e-6 for 7 B
     beta: float = 0.04  # weight of the KL
     clip: float | None = 0.2  # of a token's ratio to [1 - clip, 1 + clip]; null: none
 

@@ -28,9 +28,9 @@ def test_a_smaller_model_takes_larger_steps(parameters: int, rate: float) -> Non
 def test_a_method_whose_paper_has_another_rate_takes_it() -> None:
     rates = {
         name: rated(configured(algorithm=name), 7_000_000_000).learner.training.optimizer.lr
-        for name in ("online_dpo", "orpo")
+        for name in ("online_dpo", "grpo", "orpo")
     }
-    assert rates == {"online_dpo": 5e-7, "orpo": 5e-6}
+    assert rates == {"online_dpo": 5e-7, "grpo": 1e-6, "orpo": 5e-6}
 
 
 @pytest.mark.slow
