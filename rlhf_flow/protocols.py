@@ -136,10 +136,7 @@ class Selector(Protocol):
 
 
 class Objective(Protocol):
-    """The loss: a pure function of log-probs, independent of device and configuration.
-
-    `usual_rate`, a class variable that may be missing, is its usual learning rate relative to that of DPO.
-    """
+    """The loss: a pure function of log-probs, independent of device and configuration."""
 
     @property
     def needs(self) -> Needs: ...
