@@ -134,7 +134,7 @@ def from_yaml(text: str) -> RunConfig:
     return from_plain(renamed.configuration(yaml.safe_load(text)))
 
 
-def from_plain(written: object) -> RunConfig:
+def from_plain(written: Any) -> RunConfig:
     register()
     return _with_parts(_merged(_writable(RunConfig), OmegaConf.create(written)))
 

@@ -32,8 +32,8 @@ def resumed(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not path.is_file():
         raise ValueError(f"{folder} holds no run: it has no config.yaml. Fix: name the folder of a run, its run_dir.")
     written = _with_references(renamed.configuration(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    assert isinstance(written, dict)
     node = OmegaConf.create(written)
-    assert isinstance(node, DictConfig)
     node.run_dir = str(folder.resolve())
     given = [_parsed(override) for override in overrides]
     for one in sorted(given, key=lambda one: one.key_or_group not in GROUPS):  # a part before its keys
@@ -72,7 +72,7 @@ def _apply(node: DictConfig, override: Override) -> None:
     key, value = override.key_or_group, override.value()
     if key in GROUPS:
         slot = override.package or key
-        if value not in parts(key):
+        if not isinstance(value, str) or value not in parts(key):
             raise ValueError(f"{slot}={value}: resume knows these parts: {', '.join(parts(key))}. Fix: one of them.")
         part = parts(key)[value]
         chosen = {"_target_": f"{part.__module__}.{part.__qualname__}"}
