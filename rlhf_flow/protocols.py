@@ -254,7 +254,7 @@ class Learner(Protocol):
         """As `logps`, with the entropy and mass of the ten likeliest tokens at each position.
 
         Further columns, list<float32>: mass, their total probability; entropy (nats), of their renormalised
-        distribution.
+        distribution; likeliest, 1 if no other token is likelier, else 0.
         """
         ...
 

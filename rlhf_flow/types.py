@@ -154,11 +154,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, or a group of more. `preference` = P(first beats second)."""
+    """Two responses to one prompt, a group of more, or a single one. `preference` = P(first beats second)."""
 
     prompt: str
     first: str  # response id
-    second: str
+    second: str | None  # None: `first` alone is the training example
     preference: float
     weight: float = 1.0
     worth: tuple[float, ...] | None = None  # of first, second and others: win rate, utility, ...
@@ -209,7 +209,7 @@ class Needs:
     draws: frozenset[str] = frozenset()  # values of `Response.source` that must be sampled, besides the policy
     extra: str | None = None  # the source of the third response of each pair
     extra_anchor: str | None = None  # the anchor whose policy must have sampled the third response
-    examples: str = "pairs"  # what a training example is: "pairs", or "groups" of all responses to a prompt
+    examples: str = "pairs"  # what a training example is: "pairs", or "groups" of one or more responses to a prompt
     side_value: str | None = None  # of each response: "win_rate", "utility", "log_odds", or "any" number
     readout: str = "logps"  # per response: "logps" of a policy; "number", "embedding" or "mixture" of a reward head
     on_policy: bool = False  # requires samples of this round's policy: T=1, top_p=1, no top_k, no replay
@@ -243,6 +243,7 @@ class GroupLogps:
     mass: Tensor  # [A]: the response's share of its group; 1 / k of k samples
     enumerated: bool = False  # whether groups hold all responses with their probabilities, instead of samples
     extra: TokenLogps | None = None  # [G, T]: the third response of each group, which is not one of the A
+    tokens: float = 1.0  # the mean number of response tokens of a group of the global batch
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over each group [G] of values [A]."""

@@ -124,7 +124,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_is_tested_or_is_an_exception() -> None:
     """Prints the exceptions: `pytest -rP`."""
-    tested = {command.text for command in (*of("run", "train-reward", "init", "completion"), *helps())}
+    tested = {command.text for command in (*of("run", "sft", "train-reward", "init", "completion"), *helps())}
     exceptions = [command for command in COMMANDS if command.text not in tested]
     why = {command: reason(command) for command in exceptions}
     assert not [str(command) for command, cause in why.items() if cause is None]
@@ -148,7 +148,7 @@ def test_its_help_exists(command: Command, capsys: pytest.CaptureFixture[str]) -
     assert len(capsys.readouterr().out) > len(pages.RUN) // 2
 
 
-COMPOSED = [command for command in of("run", "train-reward", "doctor", "plan") if command not in helps()]
+COMPOSED = [command for command in of("run", "sft", "train-reward", "doctor", "plan") if command not in helps()]
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_it_composes(command: Command, folder: Path, monkeypatch: pytest.MonkeyP
 def composed(name: str, keys: list[str]) -> None:
     register()
     with initialize_config_dir(config_dir=str(CONFIGS.resolve()), version_base="1.3"):
-        compose("train-reward" if name == "train-reward" else "run", overrides=keys)
+        compose(name if name in ("sft", "train-reward") else "run", overrides=keys)
 
 
 def test_every_target_of_make_exists() -> None:

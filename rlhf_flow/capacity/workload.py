@@ -51,7 +51,7 @@ class Work:
 def work_of(config: RunConfig, prompts: PromptSource) -> Work:
     draws = list(config.sampler.drawn.values())
     lengths = [_max_tokens(draw, prompts) for draw in draws]
-    if config.evaluate.by == "answers":
+    if config.held_out_samples:
         lengths.append(config.evaluate.draw.max_tokens)
     return Work(
         rounds=config.rounds,

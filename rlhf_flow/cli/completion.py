@@ -22,7 +22,14 @@ _rlhf_flow() {
 }
 complete -o nospace -o default -F _rlhf_flow rlhf-flow
 """
-COMPOSING = {"run": "run", "doctor": "run", "plan": "run", "compare": "run", "train-reward": "train-reward"}
+COMPOSING = {
+    "run": "run",
+    "doctor": "run",
+    "plan": "run",
+    "compare": "run",
+    "sft": "sft",
+    "train-reward": "train-reward",
+}
 
 
 def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:

@@ -80,6 +80,7 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
         "report": _main_of("report"),
         "sandbox": sandbox,
         "serve": serve,
+        "sft": lambda arguments: _run("sft", arguments),
         "train-reward": lambda arguments: _run("train-reward", arguments),
         "verify": _main_of("verify"),
         "completion": completion,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_flow.cli import pages_export
+from rlhf_flow.cli import pages_export, pages_training
 
 PROGRAM = """\
 rlhf-flow: online, iterative preference optimisation of language models.
@@ -28,6 +28,7 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow label RUN                   label answers in the browser, for a run with scorer=human
   rlhf-flow report RUN [RUN ...]        write the HTML report of a run, or of several side by side
   rlhf-flow serve [key=value ...]       serve a scorer over HTTP, for runs with scorer=remote
+  rlhf-flow sft [key=value ...]         fine-tune a model on conversations, before a run
   rlhf-flow train-reward [key=value ..] train a reward or preference model on recorded preferences
   rlhf-flow verify                      check each algorithm against its paper, on games with exact solutions
 
@@ -236,34 +237,6 @@ POST /score takes and returns the JSON of rlhf_flow/scorer/remote/schema.py. GET
 
 Scorers, and their keys with the defaults"""
 
-TRAIN_REWARD = """\
-rlhf-flow train-reward [key=value ...] [--multirun] [--cfg job] [--config-dir DIR]
-
-Trains a scorer on recorded preferences: the loop of `rlhf-flow run` with a learner that trains a reward head, or the
-letter that names the better answer. RUN/rounds/<last>/policy is a checkpoint for scorer=reward_model, scorer=gpm (of
-reward=gpm) or scorer=preference_model (of reward=pairwise). It starts from a language model or from such a checkpoint;
-the same command resumes it.
-
-Examples
-  rlhf-flow train-reward model.path=my/model prompts.path=preferences.jsonl
-                                                              rows with the columns prompt, chosen and rejected
-  rlhf-flow train-reward model.path=my/model prompts.path=preferences.jsonl scorer.preference=p
-                                                              p: the probability that the first wins; null: unknown
-  rlhf-flow train-reward reward=gpm learner.head.outputs=4 model.path=my/model prompts.path=preferences.jsonl
-  rlhf-flow run experiment=sandbox scorer=reward_model scorer.path=runs/reward/rounds/00004/policy
-
-Keys
-  reward=bradley_terry|gpm|pairwise        the model to train on preferences
-  reward=rating|rated_preference           train on the columns in scorer.ratings; the second also on scorer.strength
-  prompts.columns.candidates={first: chosen, second: rejected}   the columns with the answers
-  prompts.schema=auto                      the layout of rows is detected: UltraFeedback, HH, HelpSteer, ...
-  prompts.batch=512   rounds=4             rows per round, and rounds: together, the rows that are trained on
-  prompts.held_out=0.05                    the share of the rows for evaluation: eval/accuracy, eval/ece, ...
-  prompts.held_out_path=FILE               or a file for evaluation, with the same columns
-  stack=local                              one process, without Ray and DeepSpeed
-
-All other keys are those of `rlhf-flow run --help`."""
-
 VERIFY = """\
 rlhf-flow verify [--only CLAIM ...] [--seed N] [--jobs N] [--json FILE] [--markdown]
 
@@ -318,7 +291,8 @@ OF = {  # the pages of commands that are a plain text
     "report": REPORT,
     "resume": RESUME,
     "sandbox": SANDBOX,
-    "train-reward": TRAIN_REWARD,
+    "sft": pages_training.SFT,
+    "train-reward": pages_training.TRAIN_REWARD,
     "verify": VERIFY,
     **pages_export.OF,
 }

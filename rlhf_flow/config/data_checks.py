@@ -14,7 +14,7 @@ from rlhf_flow.engine.vllm.cache import too_small
 from rlhf_flow.engine.vllm.spec import VLLM
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.readout import check_view
-from rlhf_flow.protocols import PromptSource, Sampler
+from rlhf_flow.protocols import PromptSource
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.scorer.llm.self_judge import SelfJudge
 from rlhf_flow.scorer.models.classifier import Classifier
@@ -34,11 +34,17 @@ if TYPE_CHECKING:
 def check(config: RunConfig, model: Model, prompts: PromptSource, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError, with a remedy, for mistakes that the configuration alone does not show."""
     _check_candidates(config.sampler.drawn, prompts.candidates)
-    if config.sampler.roles or config.evaluate.by == "answers":
+    if config.sampler.roles or config.held_out_samples:
         end_tokens(model.path, tokenizer)  # raises if there is none
     _fits(config, model, prompts, vocabulary=len(tokenizer))
+    if config.evaluate.by != "answers":
+        _check_given(config, prompts)
+    if config.evaluate.by == "likelihood" and outputs(config):
+        raise ValueError(
+            "evaluate.by=likelihood reads the log-probs of a policy, and the learner has a head. "
+            "Fix: evaluate.by=agreement."
+        )
     if config.evaluate.by == "agreement":
-        _check_labelled(config.sampler, prompts)
         if outputs(config):
             check_view(tokenizer, prompts)
         elif max(prompts.candidates.values()) > 1:  # in pairwise prompts, an answer is a letter
@@ -164,8 +170,13 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
         for refusal in too_small(config.engine.kv_cache_mib, token=token, longest=room):
             raise refusal
     if positions is not None and longest + answer > positions:
-        if answer < positions:
-            keys: tuple[str, ...] = (f"prompts.max_tokens={positions - answer}", "prompts.too_long=cut")
+        if answer > positions // 2 and not config.sampler.roles:
+            half = positions // 2
+            keys: tuple[str, ...] = (
+                *(f"prompts.max_tokens={half}", f"prompts.columns.answer_tokens={half}", "prompts.too_long=drop"),
+            )
+        elif answer < positions:
+            keys = (f"prompts.max_tokens={positions - answer}", "prompts.too_long=cut")
         else:
             keys = (f"answers.max_tokens={max(positions - longest, positions // 2)}",)
         raise ConfigError(
@@ -179,7 +190,7 @@ def _fits(config: RunConfig, model: Model, prompts: PromptSource, *, vocabulary:
 def longest_answer(config: RunConfig, prompts: PromptSource) -> int:
     """The maximum number of tokens of an answer, of all draws and of evaluation."""
     drawn = list(config.sampler.drawn.values())
-    if config.evaluate.by == "answers":
+    if config.held_out_samples:
         drawn.append(config.evaluate.draw)
     return max(_longest_answer(draw, prompts.candidates) for draw in drawn)
 
@@ -223,17 +234,18 @@ def _check_candidates(drawn: Mapping[str, SamplingParams], candidates: Mapping[s
             )
 
 
-def _check_labelled(sampler: Sampler, prompts: PromptSource) -> None:
-    """Raise ValueError if agreement is to be measured on answers without labels."""
+def _check_given(config: RunConfig, prompts: PromptSource) -> None:
+    """Raise ValueError if evaluation is to use answers of the data set, and these are sampled or missing."""
+    sampler, by = config.sampler, f"evaluate.by={config.evaluate.by}"
     if sampler.roles:
         raise ValueError(
-            f"evaluate.by=agreement uses answers that come with the prompts, and the sampler samples from "
+            f"{by} uses answers that come with the prompts, and the sampler samples from "
             f"{', '.join(sorted(sampler.roles))}. Fix: policy=dataset for every draw, or evaluate.by=answers."
         )
     drawn = {draw.candidate for draw in sampler.drawn.values() if isinstance(draw, Source)}
     lacking = [prompt.id for prompt in prompts.held_out() if not drawn <= set(prompt.candidates)]
     if lacking:
         raise ValueError(
-            f"evaluate.by=agreement uses answers that come with the held-out prompts, and {len(lacking)} of them, "
+            f"{by} uses answers that come with the held-out prompts, and {len(lacking)} of them, "
             f"such as {lacking[0]!r}, lack some. Fix: add their columns, or leave prompts.held_out_path out."
         )

@@ -28,7 +28,14 @@ FREE = (  # keys, and parents of keys, that may change
     *("engine.batch", "engine.kv_cache_mib", "engine.gpu_memory_utilization", "engine.max_num_seqs"),
     *("engine.tensor_parallel", "engine.threads", "anchors.by", "anchors.max_mismatch"),
     # The files may move: their contents are hashed, and so are the prompts as tokens.
-    *("model.path", "model.chat_template.date", "prompts.path", "prompts.held_out_path", "prompts.schema"),
+    *(
+        "model.path",
+        "model.chat_template.date",
+        "model.chat_template.file",
+        "prompts.path",
+        "prompts.held_out_path",
+        "prompts.schema",
+    ),
     *("prompts.columns.system", "prompts.empty", "prompts.malformed", "prompts.limits", "prompts.first"),
     "prompts.streaming",
     *(f"{slot}.{key}" for slot in SCORERS for key in WHERE),
@@ -55,5 +62,5 @@ def asking(identity: Mapping[str, object]) -> Callable[[str], bool]:
 
 
 def _free(key: str) -> bool:
-    key = re.sub(rf"\.({INNER}|members\.\d+)\.", ".", key)  # also in parts inside of parts
+    key = re.sub(rf"\.({INNER}|members\.\d+|sources\.\d+)\.", ".", key)  # also in parts inside of parts
     return any(key == free or key.startswith(f"{free}.") for free in FREE) or "timeout" in key.rpartition(".")[2]

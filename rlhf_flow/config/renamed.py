@@ -48,6 +48,8 @@ THREADS = 1  # of a rank
 ADDED: dict[str, object] = {  # keys that a run of an earlier version lacks, with what it did
     "selector.missing_eos_penalty": 0.0,
     "prompts.columns.revisions": False,
+    "prompts.columns.every_turn": False,
+    "evaluate.samples": 8,
     "given.prompts": None,
     "given.share": 0.5,
     "given.chosen": "chosen",

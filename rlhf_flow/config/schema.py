@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from rlhf_flow.config.answers import Answers
+from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.training import Training
 from rlhf_flow.metrics.alarms import Alarms
@@ -53,21 +54,25 @@ def part_name(group: str, part: object) -> str:
 class Evaluate:
     """Evaluation of a policy on held-out prompts, or of a reward model on the labelled answers that come with them."""
 
-    by: str = "answers"  # answers: a policy's answers against the start's; agreement: a reward model against labels
+    by: str = "answers"  # a policy's answers against the start's; likelihood: its loss; agreement: of a reward model
     every: int = 1  # rounds; the last round is always evaluated
     scorer: Any = None  # any scorer; null: the scorer of training
     proxy: bool = True  # whether the scorer of training, if another, also scores the held-out answers
     draw: SamplingParams = field(default_factory=lambda: SamplingParams(name="held-out", n=1))
+    samples: int = 8  # by=likelihood: held-out prompts that the policy answers, for the report; none with engine=none
 
     def __post_init__(self) -> None:
-        if self.by not in ("answers", "agreement"):
+        if self.by not in ("answers", "likelihood", "agreement"):
             raise ValueError(
-                f"evaluate.by must be answers or agreement, got {self.by!r}. Fix: use rlhf-flow train-reward."
+                f"evaluate.by must be answers, likelihood (of rlhf-flow sft) or agreement (of rlhf-flow train-reward), "
+                f"got {self.by!r}. Fix: evaluate.by=answers."
             )
         if self.every < 1:
             raise ValueError(
                 f"evaluate.every must be >= 1, got {self.every}. Fix: a number above `rounds` evaluates the last only."
             )
+        if self.samples < 0:
+            raise ValueError(f"evaluate.samples must be >= 0, got {self.samples}. Fix: evaluate.samples=8.")
         if self.draw.n != 1:
             raise ValueError(
                 f"evaluate.draw.n must be 1, got {self.draw.n}: every held-out prompt is answered once. "
@@ -175,6 +180,12 @@ class RunConfig:
     def timeline(self) -> Lagged:
         """The schedule, shifted by the lag."""
         return Lagged(self.schedule, self.lag)
+
+    @property
+    def held_out_samples(self) -> bool:
+        """Whether the policy answers held-out prompts."""
+        by = self.evaluate.by
+        return by == "answers" or (by == "likelihood" and self.evaluate.samples > 0 and self.engine != NoEngine())
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

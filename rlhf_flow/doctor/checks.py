@@ -25,7 +25,6 @@ from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.scorer.models.preference_model import PreferenceModel
 from rlhf_flow.scorer.models.vllm_pooling import Pooled
 from rlhf_flow.scorer.remote.remote import Remote
-from rlhf_flow.types import SamplingParams
 
 FROM_CHECKPOINT = Classifier | Pooled | PreferenceModel  # scorers whose files `checkpoints` checks
 
@@ -155,11 +154,9 @@ def _plan(config: RunConfig, policy: tokenizers.Tokens, room: Room) -> Iterator[
     if errors:
         yield from errors
         return
-    draws: list[SamplingParams] = [*config.sampler.drawn.values(), config.evaluate.draw]
     limit = config.engine.max_sequence(policy.longest)
-    yield from tokenizers.room(
-        policy, prompt=source.longest, answer=max(draw.max_tokens for draw in draws), limit=limit
-    )
+    longest = data_checks.longest_answer(config, source)
+    yield from tokenizers.room(policy, prompt=source.longest, answer=longest, limit=limit)
     yield ok("prompts", source.summary)
     if not (plans_learner(config) and worker_memory.plans(config)):
         yield ok("plan", "engine or learner have no model: there is no memory to plan")

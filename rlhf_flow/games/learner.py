@@ -52,8 +52,8 @@ class TabularLearner:
     def spread(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
         logits = policy.weights.load()[LOGITS]
         rows, tokens, _ = (torch.from_numpy(part) for part in self.board.paths)  # [A, T]
-        read = spread(logits[rows].flatten(0, 1), tokens.flatten()).unflatten(0, rows.shape)  # [A, T, 3]
-        columns = zip(("logps", "entropy", "mass"), read.unbind(-1), strict=True)
+        read = spread(logits[rows].flatten(0, 1), tokens.flatten()).unflatten(0, rows.shape)  # [A, T, 4]
+        columns = zip(("logps", "entropy", "mass", "likeliest"), read.unbind(-1), strict=True)
         return self._table(responses, wanted, policy, dict(columns))
 
     def _table(

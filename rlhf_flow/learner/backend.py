@@ -74,7 +74,7 @@ class Backend(Protocol):
         ...
 
     def spread(self, packed: Packed) -> Tensor:
-        """[M, 3] per response token of a policy: log-prob, entropy and mass of the most likely tokens."""
+        """[M, 4] per response token of a policy: `rlhf_flow.learner.logits.spread`."""
         ...
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

@@ -233,7 +233,7 @@ def _tuple(values: Sequence[object] | None) -> tuple[object, ...] | None:
 
 def named(pair: Pair) -> tuple[str, ...]:
     """The ids of its responses: first, second, the others of a group, and the third if it has one."""
-    return (pair.first, pair.second, *(pair.others or ()), *(() if pair.extra is None else (pair.extra,)))
+    return tuple(id for id in (pair.first, pair.second, *(pair.others or ()), pair.extra) if id is not None)
 
 
 def read_anchors(lesson: TrainingRound, ids: set[str]) -> dict[tuple[str, str], np.ndarray]:

@@ -51,13 +51,21 @@ def write_settings(folder: Path, model: Model, lm: PreTrainedModel, dtype: str) 
     config.get_text_config().pad_token_id = lm.config.get_text_config().pad_token_id
     vars(config).pop("quantization_config", None)  # published weights are not quantised
     config.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(model.path, **source).save_pretrained(folder)
+    save_tokenizer(folder, model)
     _copy_code(model, folder)
     if not lm.can_generate():
         return
     inherited = lm.generation_config
     special = {key: inherited.to_dict().get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**special).save_pretrained(folder)
+
+
+def save_tokenizer(folder: Path, model: Model) -> None:
+    """The tokenizer of `model.path`, with the chat template of `model.chat_template.file` if that is set."""
+    source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(model.path, **source)
+    model.chat_template.put_into(tokenizer)
+    tokenizer.save_pretrained(folder)
 
 
 def _copy_code(model: Model, folder: Path) -> None:

@@ -28,7 +28,7 @@ def log_sum(logits: Tensor) -> Tensor:
 
 
 def spread(logits: Tensor, targets: Tensor) -> Tensor:
-    """[M, 3]: the target's log-prob, and entropy and mass of the TOP most likely tokens (of all, if there are fewer).
+    """[M, 4]: log-prob of the target, entropy and mass of the TOP most likely tokens (or all), whether it is the first.
 
     With their probabilities p_1..p_k: the mass is M = sum p_i, in (0, 1]; the entropy is -sum q_i log q_i with
     q = p / M, in nats, in [0, log k]. Normalising by M makes the entropy independent of the mass.
@@ -36,4 +36,5 @@ def spread(logits: Tensor, targets: Tensor) -> Tensor:
     top = logits.log_softmax(-1).topk(min(TOP, logits.shape[-1]), dim=-1).values  # [M, k]
     mass = top.logsumexp(-1, keepdim=True)  # [M, 1], its log
     entropy = torch.special.entr((top - mass).exp()).sum(-1)  # [M]
-    return torch.stack([token_logps(logits, targets), entropy, mass[:, 0].exp()], dim=-1)
+    first = logits.gather(1, targets[:, None])[:, 0] >= logits.amax(-1)  # [M]
+    return torch.stack([token_logps(logits, targets), entropy, mass[:, 0].exp(), first.to(entropy.dtype)], dim=-1)

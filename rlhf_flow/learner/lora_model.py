@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf_flow.learner.backend import Part
+from rlhf_flow.learner.hf_checkpoint import save_tokenizer
 from rlhf_flow.learner.lora import LoRA
 from rlhf_flow.learner.meta_init import with_stand_ins
 from rlhf_flow.specs import Model
@@ -108,8 +109,7 @@ class LoRAModel:
         adapter = {name: tensor.to("cpu", copy=True) for name, tensor in tensors}
         if rank == 0:
             write_adapter(folder, self.weights(InMemoryWeights(adapter)))
-            source = {"revision": self.model.revision, "trust_remote_code": self.model.trust_remote_code}
-            AutoTokenizer.from_pretrained(self.model.path, **source).save_pretrained(folder)
+            save_tokenizer(folder, self.model)
         return {}
 
     def _is_base(self, policy: Policy) -> bool:

@@ -150,7 +150,7 @@ class PreferenceLearner:
 
     def spread(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
         assert self.reading.generates, "a reward model has no distribution of the next token"
-        return self._table(responses, wanted, policy, self.backend.spread, "logps", "entropy", "mass")
+        return self._table(responses, wanted, policy, self.backend.spread, "logps", "entropy", "mass", "likeliest")
 
     def _table(
         self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy, forward: Forward, *columns: str

@@ -43,7 +43,10 @@ def take_step(
     weights, if a loss or the gradient norm is not finite.
     """
     weight = sum(example.weight for example in batch)
-    read = group_loss if objective.needs.examples == "groups" else partial(pair_loss, chosen_tokens=_chosen(batch))
+    if objective.needs.examples == "groups":
+        read = partial(group_loss, tokens=_tokens(batch))
+    else:
+        read = partial(pair_loss, chosen_tokens=_chosen(batch))
     waves = deal([example.rows for example in batch], limits, ranks=backend.replicas)
     sums: dict[str, float] = {}
     broken = torch.zeros(len(batch), dtype=torch.float64)  # 1: the pair's loss is not finite
@@ -79,8 +82,14 @@ def _chosen(batch: Sequence[Example]) -> float:
     return float(np.mean([len(one.rows[one.preference < 0.5].tokens) for one in batch]))
 
 
+def _tokens(batch: Sequence[Example]) -> float:
+    """The mean number of response tokens of a group, by the groups' weights."""
+    counts = [sum(len(row.tokens) for row in one.rows) for one in batch]
+    return float(np.average(counts, weights=[one.weight for one in batch]))
+
+
 def group_loss(
-    backend: Backend, objective: Objective, examples: Sequence[Example], *, pack: Pack = pack
+    backend: Backend, objective: Objective, examples: Sequence[Example], *, pack: Pack = pack, tokens: float = 1.0
 ) -> tuple[Loss, Tensor]:
     """The loss of each group [G], and the groups' weights [G]."""
     packed = pack([row for example in examples for row in example.rows])
@@ -115,6 +124,7 @@ def group_loss(
         mass=column([_shares(example, size) for example, size in zip(examples, sizes, strict=True)]),
         enumerated=any(example.mass is not None for example in examples),
         extra=dense(logps, is_third) if is_third.any() else None,
+        tokens=tokens,
     )
     return objective.loss(groups), groups.weight
 
@@ -185,6 +195,6 @@ def _places(examples: Sequence[Example]) -> Places:
 
 
 def _names(examples: Sequence[Example]) -> str:
-    named = "; ".join(f"{example.ids[0]} against {example.ids[1]}" for example in examples[:8])
+    named = "; ".join(" against ".join(example.ids[:2]) for example in examples[:8])
     more = f"; and {len(examples) - 8} more" if len(examples) > 8 else ""
     return f"{len(examples)} pair{'s' * (len(examples) != 1)}: {named}{more}"

@@ -77,6 +77,20 @@ def mean_with_interval(name: str, values: np.ndarray) -> dict[str, float]:
     return with_interval(name, mean, mean - half, mean + half)
 
 
+def ratio_with_interval(name: str, sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    """sums.sum() / counts.sum() of unbounded sums [B], with its interval of 95 %; empty without counts.
+
+    The interval is by the normal distribution, with the variance of the ratio estimator over the B units.
+    """
+    total = counts.sum()
+    if not total:
+        return {}
+    ratio = float(sums.sum() / total)
+    errors = (sums - ratio * counts) * sums.size / total
+    _, low, high = mean_with_interval(name, errors).values()  # around 0
+    return with_interval(name, ratio, ratio + low, ratio + high)
+
+
 def sigmoid(odds: np.ndarray | float) -> np.ndarray:
     """1 / (1 + exp(-odds)), elementwise, without overflow, exactly 1/2 at 0; NaN stays NaN."""
     small = np.exp(-np.abs(odds))

@@ -23,6 +23,7 @@ from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.kto import KTO
 from rlhf_flow.objective.mnpo import MNPO
 from rlhf_flow.objective.nash_md import NashMD
+from rlhf_flow.objective.negative_log_likelihood import NegativeLogLikelihood
 from rlhf_flow.objective.ofs import OFS
 from rlhf_flow.objective.opmd import OPMD
 from rlhf_flow.objective.orpo import ORPO
@@ -73,6 +74,7 @@ PARTS: dict[str, type] = {
     "a_lol": ALoL,
     "pro": PRO,
     "trpa": TRPA,
+    "negative_log_likelihood": NegativeLogLikelihood,
     "generative_preference": GenerativePreference,  # from here: losses of judges
     "bt": BradleyTerry,
     "rating_regression": RatingRegression,

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 from rlhf_flow.metrics.bucket_counts import pairs, reasons
 
-RATES = (("eval/win_rate", "win rate"), ("eval/accuracy", "held-out accuracy"))  # with their intervals
+RATES = (  # with their intervals
+    ("eval/win_rate", "win rate"),
+    ("eval/accuracy", "held-out accuracy"),
+    ("eval/loss", "held-out loss"),
+)
 PARTS = (
     ("eval/reward", "judge {:.3f}"),
     ("eval/proxy", "proxy {:.3f}"),  # the training scorer, if it is not the evaluation scorer

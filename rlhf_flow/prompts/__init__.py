@@ -2,6 +2,7 @@
 
 from rlhf_flow.prompts.huggingface import HuggingFace
 from rlhf_flow.prompts.jsonl import Jsonl
+from rlhf_flow.prompts.mixture import Mixture
 from rlhf_flow.prompts.parquet import Parquet
 
-PARTS: dict[str, type] = {"jsonl": Jsonl, "parquet": Parquet, "huggingface": HuggingFace}
+PARTS: dict[str, type] = {"jsonl": Jsonl, "parquet": Parquet, "huggingface": HuggingFace, "mixture": Mixture}

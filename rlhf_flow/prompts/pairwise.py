@@ -5,16 +5,19 @@ SLiC-HF, Zhao et al. 2023, arXiv:2305.10425; RLHF Workflow, Dong et al. 2024, ar
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
 from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.prompts.parse import Question as Asked
 from rlhf_flow.prompts.tokenize import Rendering
+from rlhf_flow.prompts.turns import TURN as TURN_OF_ROW
 from rlhf_flow.tokenization.pairwise_prompt import TEMPLATE, TURN, Question, answer_token, check_words
 from rlhf_flow.types import Candidate, Prompt
 
 FORTH, BACK = " forth", " back"  # suffixes of the row's id
+SUFFIX = re.compile(rf"(?:{FORTH}|{BACK}|{TURN_OF_ROW}\d+)$")
 
 
 @dataclass(frozen=True)
@@ -92,5 +95,5 @@ class Comparing:
 
 
 def row_of(prompt: str) -> str:
-    """The id of the row that a prompt, by its id, was made of: both orders of a comparison have the same."""
-    return prompt.removesuffix(FORTH).removesuffix(BACK)
+    """The id of the row that a prompt, by its id, was made of: orders of a comparison and turns have the same."""
+    return SUFFIX.sub("", prompt)

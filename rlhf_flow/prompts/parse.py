@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf_flow.prompts.bad_rows import BadRowError
 from rlhf_flow.types import Message
@@ -26,6 +26,20 @@ class Columns:
     candidates: dict[str, str] = field(default_factory=dict)  # name -> column, of answers that came with the prompt
     revisions: bool = False  # add each candidate as a revision of each, "a|b": the prompt shows b and asks for better
     system: str | None = None  # a text, put before the chat; None: a column "system" if prompts.schema=auto finds one
+    template: str | None = None  # a text with {prompt}, which takes the place of every user message
+    every_turn: bool = False  # a prompt for each assistant turn of a conversation, instead of for the last one
+    answer_tokens: int | None = None  # of a candidate; a longer one is dropped, or refused with prompts.too_long=refuse
+
+    def __post_init__(self) -> None:
+        if self.template is not None and "{prompt}" not in self.template:
+            raise ValueError(
+                f"prompts.columns.template={self.template!r}: it must hold {{prompt}}. "
+                "Fix: write {prompt} where the user's text goes."
+            )
+        if self.answer_tokens is not None and self.answer_tokens < 1:
+            raise ValueError(
+                f"prompts.columns.answer_tokens must be >= 1, got {self.answer_tokens}. Fix: leave it out for no limit."
+            )
 
     @property
     def named(self) -> Mapping[str, str]:
@@ -77,7 +91,7 @@ def question(row: Row, columns: Columns, *, prefix: str = "row") -> Question:
     return Question(
         place=row.place,
         id=f"{prefix}-{row.number}" if columns.id is None else _id(row, columns.id),
-        messages=messages,
+        messages=messages if columns.template is None else _templated(columns.template, messages),
         answer=None if columns.answer is None else _answer(row, columns.answer),
         candidates={name: _candidate(row, column, messages) for name, column in columns.candidates.items()},
         meta=meta,
@@ -162,6 +176,13 @@ def _with_system(row: Row, column: str, messages: tuple[Message, ...]) -> tuple[
             "remove one of them, or use prompts.schema=columns to leave the column in meta",
         )
     return messages
+
+
+def _templated(template: str, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    return tuple(
+        replace(one, content=template.replace("{prompt}", one.content)) if one.role == "user" else one
+        for one in messages
+    )
 
 
 def _candidate(row: Row, column: str, prompt: tuple[Message, ...]) -> str:

@@ -51,6 +51,11 @@ def _alpaca(values: Values) -> Values:
     return {"prompt": "\n\n".join(parts), "chosen": values["output"]}
 
 
+def _completion(values: Values) -> Values:
+    """A completion that is marked as undesirable is no answer to learn."""
+    return {} if values.get("label") is False else {"chosen": values["completion"]}
+
+
 def _turns_in(column: str) -> Callable[[Values], Values]:
     """A reader of a column of {role, content}."""
     return lambda values: _demonstration(_chat(values[column], column))
@@ -270,5 +275,6 @@ SCHEMAS: dict[str, Schema] = {  # the first that fits is taken
     "sharegpt": Schema(("conversations",), _sharegpt, "conversations → prompt, the last answer → chosen"),
     "messages": Schema(("messages",), _turns_in("messages"), "messages → prompt, the last answer → chosen"),
     "lmsys": Schema(("conversation",), _turns_in("conversation"), "conversation → prompt, the last answer → chosen"),
+    "completion": Schema(("prompt", "completion"), _completion, "completion → chosen"),
     "alpaca": Schema(("instruction", "output"), _alpaca, "instruction and input → prompt, output → chosen"),
 }  # fmt: skip

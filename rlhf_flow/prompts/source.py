@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from rlhf_flow.prompts.overlap import screened
 from rlhf_flow.prompts.pairwise import Compare, Comparing, row_of
 from rlhf_flow.prompts.parse import Columns, Question, Row, Rows, question
 from rlhf_flow.prompts.tokenize import TOO_LONG, Rendering
+from rlhf_flow.prompts.turns import each_turn
 from rlhf_flow.seeds import derive
 from rlhf_flow.storage.data_origin import origin
 from rlhf_flow.tokenization.chat_template import FORMATS
@@ -77,20 +78,9 @@ class PromptSpec:
         Raises ValueError, with place, problem and fix, if the data cannot be read, or if a row cannot be a prompt and
         is not to be dropped.
         """
-        rows, held_out_rows = self.rows(), self.held_out_rows()
-        reader = _Reader(self, tokenizer)
-        training = reader.prompts(rows, self.columns)
-        held_out: list[Prompt] = []
-        if held_out_rows is not None:
-            present = _present(self.columns, held_out_rows, self.schema)
-            held_out = reader.prompts(held_out_rows, present, prefix="held-out-row")
-        reader.bad.check()
-        training = screened(training, self.limits, reader.counts)
-        if held_out_rows is None:
-            training, held_out = self._split(training)
-        else:
-            _refuse_overlap(training, held_out)
-        counts = reader.counts
+        read = self.read(tokenizer)
+        counts = read.counts
+        training, held_out = self.separated(screened(read.training, self.limits, counts), read.held_out)
         counts.update(training=len(training), held_out=len(held_out))
         if self.batch > len(training):
             raise ValueError(
@@ -98,14 +88,30 @@ class PromptSpec:
                 f"({', '.join(f'{name} {count}' for name, count in counts.items())}), got {self.batch}. "
                 "Fix: lower prompts.batch or prompts.held_out, or use more prompts."
             )
-        summary = reader.summary() + ("" if held_out else ", nothing held out, so no round is evaluated")
         return PromptSet(
-            tuple(training), tuple(held_out), size=self.batch, seed=seed, counts=dict(counts), summary=summary,
-            origin=origin(self.files()),
+            tuple(training), tuple(held_out), size=self.batch, seed=seed, counts=dict(counts),
+            summary=summary(read.read_as, counts, read.left_out), origin=origin(self.files()),
         )  # fmt: skip
 
-    def _split(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-        """Training and held out. Raises ValueError if a number is to be held out and none can be."""
+    def read(self, tokenizer: PreTrainedTokenizerBase) -> ReadRows:
+        """All rows as prompts, before a share of them is held out. Raises ValueError as `open`."""
+        rows, held_out_rows = self.rows(), self.held_out_rows()
+        reader = _Reader(self, tokenizer)
+        training = reader.prompts(rows, self.columns)
+        held_out = None
+        if held_out_rows is not None:
+            present = _present(self.columns, held_out_rows, self.schema)
+            held_out = reader.prompts(held_out_rows, present, prefix="held-out-row")
+        reader.bad.check()
+        return ReadRows(training, held_out, reader.counts, reader.read_as, list(reader.left_out))
+
+    def separated(
+        self, prompts: Sequence[Prompt], held_out: Sequence[Prompt] | None
+    ) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+        """Training and held out. Raises ValueError if they overlap, or if none of a number can be held out."""
+        if held_out is not None:
+            _refuse_overlap(prompts, held_out)
+            return prompts, held_out
         kept = _held_out_ids(prompts, self.held_out)
         if not kept and self.held_out >= 1 and prompts:
             least = min(Counter(prompt.messages for prompt in prompts).values())
@@ -119,6 +125,25 @@ class PromptSpec:
         return training, [one for one in prompts if row_of(one.id) in kept]
 
 
+@dataclass(frozen=True)
+class ReadRows:
+    """The rows of a data set as prompts."""
+
+    training: list[Prompt]  # and those of which a share is to be held out, if `held_out` is None
+    held_out: list[Prompt] | None
+    counts: Counter[str]
+    read_as: list[str]  # how the columns were read
+    left_out: list[str]  # columns with values that are not JSON
+
+
+def summary(read_as: Sequence[str], counts: Mapping[str, int], left_out: Sequence[str]) -> str:
+    """One line for the console: `read as orca (question → prompt); 23 training, 1 held out`."""
+    counted = [f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number]
+    counted = [f"{text} ({', '.join(left_out)})" if text.endswith(" meta left out") else text for text in counted]
+    nothing = [] if counts["held_out"] else ["nothing held out, so no round is evaluated"]
+    return "; ".join([*read_as, ", ".join([*counted, *nothing])])
+
+
 class _Reader:
     """Turns rows into prompts, and counts the rows by outcome."""
 
@@ -128,19 +153,20 @@ class _Reader:
         self.bad = BadRows({"empty": spec.empty == "drop", "malformed": spec.malformed == "drop"}, self.counts)
         self._special = [token for token in tokenizer.all_special_tokens if token]
         rendering = Rendering(
-            tokenizer, spec.format, spec.system, spec.max_tokens, spec.too_long, spec.columns.revisions
-        )
+            tokenizer, spec.format, spec.system, spec.max_tokens, spec.too_long,
+            revisions=spec.columns.revisions, answer_tokens=spec.columns.answer_tokens,
+        )  # fmt: skip
         self._maker = rendering if spec.compare is None else Comparing(rendering, spec.compare)
-        self._left_out: Counter[str] = Counter()  # column -> rows whose value is not JSON
-        self._read_as: list[str] = []
+        self.left_out: Counter[str] = Counter()  # column -> rows whose value is not JSON
+        self.read_as: list[str] = []
 
     def prompts(self, rows: Rows, columns: Columns, *, prefix: str = "row") -> list[Prompt]:
         laid_out = lay_out(rows, self._spec.schema, columns, system=self._spec.format == "chat")
         self.counts["rows"] += len(laid_out.rows) + laid_out.undecided
         if laid_out.undecided:
             self.counts["undecided_dropped"] += laid_out.undecided
-        if laid_out.summary and laid_out.summary not in self._read_as:
-            self._read_as.append(laid_out.summary)
+        if laid_out.summary and laid_out.summary not in self.read_as:
+            self.read_as.append(laid_out.summary)
         seen: set[tuple[Message, ...]] = set()
         ids: dict[str, str] = {}
         prompts: list[Prompt] = []
@@ -150,12 +176,13 @@ class _Reader:
                     raise row
                 one = question(row, laid_out.columns, prefix=prefix)
                 _take_id(one, ids)
-                made = self._maker.prompts(one, self.counts)
+                turns = each_turn(one) if columns.every_turn and one.candidates else [one]
+                made = [prompt for turn in turns for prompt in self._maker.prompts(turn, self.counts)]
             except BadRowError as fault:
                 self.bad.add(fault)
                 continue
             self.bad.good()
-            self._left_out.update(one.left_out)
+            self.left_out.update(one.left_out)
             self.counts["meta_left_out"] += len(one.left_out)
             if made:
                 self._count_messages(made[0].messages, seen)
@@ -167,13 +194,6 @@ class _Reader:
         special = any(token in message.content for message in messages for token in self._special)
         self.counts["special_tokens_in_text"] += special
         seen.add(messages)
-
-    def summary(self) -> str:
-        """One line for the console: `read as orca (question → prompt); 23 training, 1 held out`."""
-        counts = [f"{number} {name.replace('_', ' ')}" for name, number in self.counts.items() if number]
-        left_out = f" ({', '.join(self._left_out)})"
-        counts = [text + left_out if text.endswith(" meta left out") else text for text in counts]
-        return "; ".join([*self._read_as, ", ".join(counts)])
 
 
 def _take_id(one: Question, ids: dict[str, str]) -> None:
@@ -199,11 +219,15 @@ def _present(columns: Columns, rows: Rows, schema: str) -> Columns:
 def _held_out_ids(prompts: Sequence[Prompt], wanted: float) -> set[str]:
     """The ids of the rows that are held out: a function of the ids, not of the seed or the order of the file.
 
-    `wanted`: a share below 1, or a number. Prompts with equal messages stay on one side, decided by their least id.
+    `wanted`: a share below 1, or a number. Prompts with equal messages stay on one side, decided by their least id. So
+    do conversations of which any turns have equal messages: these begin with the same first turn.
     """
-    groups: dict[tuple[Message, ...], set[str]] = {}
+    first: dict[str, tuple[Message, ...]] = {}  # row -> messages of its first prompt
     for prompt in prompts:
-        groups.setdefault(prompt.messages, set()).add(row_of(prompt.id))
+        first.setdefault(row_of(prompt.id), prompt.messages)
+    groups: dict[tuple[Message, ...], set[str]] = {}
+    for row, messages in first.items():
+        groups.setdefault(messages, set()).add(row)
     by_hash = sorted((derive("held out", min(ids)), sorted(ids)) for ids in groups.values())
     if wanted < 1:
         return {id for place, ids in by_hash if place < wanted * 2**62 for id in ids}

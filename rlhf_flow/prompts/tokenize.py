@@ -31,6 +31,7 @@ class Rendering:
     max_tokens: int
     too_long: str
     revisions: bool = False  # whether each candidate is also there as a revision of each one
+    answer_tokens: int | None = None  # of a candidate
 
     def __post_init__(self) -> None:
         assert self.format in FORMATS and self.too_long in TOO_LONG
@@ -45,12 +46,12 @@ class Rendering:
     def prompts(self, question: Question, counts: Counter[str]) -> list[Prompt]:
         """The prompt of a row; empty if the row is dropped. Adds to `counts` if it is cut or dropped."""
         rendered = self.render(question)
-        if rendered is None:
+        candidates = {name: self.candidate(question.place, text) for name, text in question.candidates.items()}
+        if rendered is None or self._too_long(question.place, candidates):
             counts["too_long_dropped"] += 1
             return []
         asked, tokens, cut = rendered
         counts["too_long_cut"] += cut
-        candidates = {name: self.candidate(asked.place, text) for name, text in asked.candidates.items()}
         if self.revisions:
             candidates |= self._revised(asked, candidates)
         return [Prompt(asked.id, asked.messages, tokens, answer=asked.answer, candidates=candidates, meta=asked.meta)]
@@ -88,6 +89,20 @@ class Rendering:
                 "nor the tokenizer names an end token. Fix: set eos_token in tokenizer_config.json."
             )
         return Candidate(text, (*encode(self.tokenizer, text), self.end))
+
+    def _too_long(self, place: str, candidates: Mapping[str, Candidate]) -> bool:
+        """Whether an answer is too long. Raises BadRowError if it is to be refused."""
+        longest = max((len(one.tokens) for one in candidates.values()), default=0)
+        if self.answer_tokens is None or longest <= self.answer_tokens:
+            return False
+        if self.too_long == "refuse":
+            raise BadRowError(
+                place,
+                f"an answer may have prompts.columns.answer_tokens={self.answer_tokens} tokens, found {longest}",
+                "raise prompts.columns.answer_tokens, or prompts.too_long=drop",
+                kind="too_long",
+            )
+        return True
 
     def _revised(self, question: Question, candidates: Mapping[str, Candidate]) -> dict[str, Candidate]:
         """Each candidate as a revision of each: "a|b" is a, where the prompt shows b and asks for a better one."""

@@ -6,11 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import TypeVar
 
+from rlhf_flow.metrics.spacing import spread
 from rlhf_flow.report.run_folder import Answer, Run
-
-Item = TypeVar("Item")
 
 CHANGED = 6  # answers of the last round that changed most
 SHOWN = 8  # answers of the last round, evenly spaced; of earlier rounds half of that
@@ -56,13 +54,6 @@ def changed(answers: Sequence[Answer], wanted: int) -> list[Answer]:
     """The `wanted` answers that changed most: by utility, then by win probability, then by their text."""
     order = sorted(range(len(answers)), key=lambda at: (*(-size for size in _change(answers[at])), at))
     return [answers[at] for at in order[:wanted]]
-
-
-def spread(items: Sequence[Item], wanted: int) -> list[Item]:
-    """`wanted` of the items, evenly spaced, the first and the last among them."""
-    if len(items) <= wanted:
-        return list(items)
-    return [items[at * (len(items) - 1) // max(wanted - 1, 1)] for at in range(wanted)]
 
 
 def _change(answer: Answer) -> tuple[float, float, float]:

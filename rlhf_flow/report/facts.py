@@ -32,7 +32,7 @@ def judges(run: Run) -> Judges:
     if training is None and own is None:
         return Judges(None, None, shared=False)
     if not own or (training is not None and _identity(own) == _identity(training)):
-        labels = isinstance(evaluate, Mapping) and evaluate.get("by") == "agreement"
+        labels = isinstance(evaluate, Mapping) and evaluate.get("by") in ("agreement", "likelihood")
         return Judges(optimised, None, shared=not labels)
     return Judges(_judge(run, own), optimised, shared=False)
 

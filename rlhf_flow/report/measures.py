@@ -72,6 +72,10 @@ RESULTS = (
     Measure(
         "eval/log_loss", "Held-out log loss", "of the reward model's probabilities against the labels, nats", EVAL, LOSS
     ),
+    Measure("eval/loss", "Held-out loss", "of a token of the held-out answers in the data set, nats", EVAL, LOSS),
+    Measure(
+        "eval/token_accuracy", "Token accuracy", "share of these tokens that the policy finds the likeliest", EVAL, RATE
+    ),
     Measure("eval/reward", "Evaluation scorer", "mean over held-out answers", EVAL, WORTH),
     Measure("eval/proxy", "Training scorer (proxy)", "the same answers", TRAIN, WORTH),
     Measure(

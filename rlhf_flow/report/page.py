@@ -18,11 +18,17 @@ from rlhf_flow.report.measures import COLOURS, MEASURES, undecided
 from rlhf_flow.report.run_folder import Run, leaves
 
 CLIP = 4000  # characters of a text
-TILES = ("eval/win_rate_length_controlled", "eval/proxy_win_rate", "eval/reward", "eval/proxy", "eval/kl",
-         "eval/length", "eval/truncated", "eval/distinct", "eval/repetition")  # fmt: skip
+HEADLINES = {  # the first that a run has measured
+    "eval/accuracy": "Held-out accuracy",
+    "eval/loss": "Held-out loss",
+    "eval/win_rate": "Win rate against the start",
+}
+TILES = ("eval/token_accuracy", "eval/win_rate_length_controlled", "eval/proxy_win_rate", "eval/reward", "eval/proxy",
+         "eval/kl", "eval/length", "eval/truncated", "eval/distinct", "eval/repetition")  # fmt: skip
 UNITS = {"eval/kl": "nats", "eval/length": "tokens"}
 COLUMNS = {  # of the table of rounds
-    "eval/reward": "judge", "eval/proxy": "proxy", "eval/win_rate_length_controlled": "equal length",
+    "eval/token_accuracy": "token accuracy", "eval/reward": "judge", "eval/proxy": "proxy",
+    "eval/win_rate_length_controlled": "equal length",
     "eval/proxy_gap": "proxy gap", "eval/gap": "gap", "eval/kl": "KL", "eval/length": "length", "eval/truncated": "cut",
     "eval/distinct": "distinct", "train/loss": "loss", "train/accuracy": "accuracy",
 }  # fmt: skip
@@ -47,6 +53,7 @@ def render(run: Run) -> str:
             events=[(round, "; ".join(reasons)) for round, reasons in broken(run).items()],
             sections=sections(run),
             columns=columns(run),
+            sources=sources(run),
             everything=_everything(run),
             groups=list(groups(run)),
             colours=COLOURS,
@@ -78,19 +85,20 @@ def _status(run: Run) -> str:
 
 
 def _headline(run: Run) -> tuple[str, str, str]:
-    """Label, last value and interval of a policy's win rate or a reward model's accuracy.
+    """Label, last value and interval of a policy's win rate or loss, or a reward model's accuracy.
 
     Round 0 compares the start with itself and is not shown.
     """
-    rewards = bool(run.series("eval/accuracy"))
-    label, key = ("Held-out accuracy", "eval/accuracy") if rewards else ("Win rate against the start", "eval/win_rate")
+    key = next((key for key in HEADLINES if run.series(key)), "eval/win_rate")
+    label, base = HEADLINES[key], MEASURES[key].base
     measured = {round: value for round, value in run.series(key).items() if round > 0}
     if not measured:
         return label, ABSENT, "not measured in this run" if run.finished else "not measured yet"
     last = max(measured)
     low, high = (run.metrics[last].get(f"{key}_{end}") for end in ("low", "high"))
     interval = "" if low is None or high is None else f"95 % interval {number(low)} to {number(high)}, "
-    noise = "; not significant: the interval covers 0.5" if undecided("", 0.5, low, high) else ""
+    unclear = base is not None and undecided("", base, low, high)
+    noise = "; not significant: the interval covers 0.5" if unclear else ""
     return label, number(measured[last]), f"{interval}after round {last}{noise}"
 
 
@@ -139,6 +147,7 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     table = [("round", [str(round) for round in rounds])]
     table += _rate(run, "win rate", "eval/win_rate")
     table += _rate(run, "held-out accuracy", "eval/accuracy")
+    table += _rate(run, "held-out loss", "eval/loss")
     for key, label in COLUMNS.items():
         if series := run.series(key):
             table.append((label, [number(series.get(round), MEASURES[key].form) for round in rounds]))
@@ -147,6 +156,19 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
         table.append(("time", [duration(series[round]) if round in series else ABSENT for round in rounds]))
     alarms = [", ".join(visible(alarm.name) for alarm in raised(metrics)) for metrics in run.metrics.values()]
     return [*table, ("alarms", alarms)] if any(alarms) else table
+
+
+def sources(run: Run) -> list[list[str]]:
+    """A header and a line for each source of prompts=mixture: prompts and pairs of all rounds, the last values."""
+    metrics = {"source/{}/reward": "reward", "eval/win_rate/{}": "win rate", "eval/loss/{}": "held-out loss"}
+    names = [name.removesuffix("/prompts") for name in run.names("source/") if name.endswith("/prompts")]
+    given = {form: label for form, label in metrics.items() if any(run.series(form.format(name)) for name in names)}
+    table = [["source", "prompts", "pairs", *given.values()]] if names else []
+    for name in names:
+        totals = [sum(run.series(f"source/{name}/{what}").values()) for what in ("prompts", "pairs")]
+        last = [[None, *run.series(form.format(name)).values()][-1] for form in given]
+        table.append([visible(name), *(number(total, ",.0f") for total in totals), *map(number, last)])
+    return table
 
 
 def _rate(run: Run, label: str, key: str) -> Iterator[tuple[str, list[str]]]:

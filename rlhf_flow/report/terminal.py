@@ -6,15 +6,16 @@ import textwrap
 
 from rlhf_flow.report.answers import changed
 from rlhf_flow.report.format import clipped, number, visible
-from rlhf_flow.report.page import by_training, columns
+from rlhf_flow.report.page import by_training, columns, sources
 from rlhf_flow.report.run_folder import Answer, Run
 
 WIDTH = 100  # characters of a line of answers
+WITHOUT_ANSWERS = (("eval/accuracy", "accuracy on held-out labels"), ("eval/loss", "loss of a held-out token, nats"))
 CLIP = 600  # characters of an answer
 
 
 def table(run: Run) -> str:
-    """One line a round, then the aspects, if any, and a caution if training uses the evaluation scorer."""
+    """One line a round, then the aspects and sources, if any, and a caution if training uses the evaluation scorer."""
     if not run.metrics:
         return f"{visible(run.name)}: no round is finished yet"
     blocks = [_aligned(columns(run))]
@@ -24,18 +25,21 @@ def table(run: Run) -> str:
         measured = [(visible(name), run.series(f"eval/aspect/{name}")) for name in aspects]
         table = [(name, [number(series.get(round)) for round in rounds]) for name, series in measured]
         blocks.append(_aligned([("round", [str(round) for round in rounds]), *table]))
+    if lines := sources(run):
+        blocks.append(_aligned([(name, list(values)) for name, *values in zip(*lines, strict=True)]))
     return "\n\n".join([*blocks, *(textwrap.fill(line, WIDTH) for line in by_training(run))])
 
 
 def samples(run: Run, n: int) -> str:
     """The `n` held-out prompts whose answer changed most, with the answers of the start and of the last policy."""
     if not run.answered:
-        accuracy = run.series("eval/accuracy")
-        if not accuracy:
+        measured = [(what, series) for key, what in WITHOUT_ANSWERS if (series := run.series(key))]
+        if not measured:
             return "no answers to compare: no round after the start was evaluated"
-        first, last = min(accuracy), max(accuracy)
-        before = f", {number(accuracy[first])} in round {first}" if first != last else ""
-        return f"accuracy on held-out labels: {number(accuracy[last])} in round {last}{before}"
+        what, values = measured[0]
+        first, last = min(values), max(values)
+        before = f", {number(values[first])} in round {first}" if first != last else ""
+        return f"{what}: {number(values[last])} in round {last}{before}"
     last = run.answered[-1]
     answers = run.answers(last)
     shown = changed(answers, n)

@@ -37,7 +37,7 @@ from rlhf_flow.runner.model_card import model_card
 from rlhf_flow.runner.workers import Workers, anchor_policies, with_probe
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.stages.close_round import prune_checkpoints
-from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, GivenPairs, RunContext
+from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, GivenPairs, Likelihood, RunContext
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
 from rlhf_flow.system.optional_deps import check_all
@@ -171,10 +171,13 @@ class Prepared:
             model_card=partial(model_card, config) if trains_policy else None,
         )
 
-    def _evaluation(self, scorer: Scorer) -> Evaluation | Agreement:
+    def _evaluation(self, scorer: Scorer) -> Evaluation | Agreement | Likelihood:
         evaluate = self.config.evaluate
         if evaluate.by == "agreement":
             return Agreement(scorer, every=evaluate.every)
+        if evaluate.by == "likelihood":
+            samples = evaluate.samples if self.config.held_out_samples else 0
+            return Likelihood(draw=evaluate.draw, every=evaluate.every, samples=samples)
         return Evaluation(scorer, draw=evaluate.draw, every=evaluate.every, asks_proxy=evaluate.proxy)
 
     def _given(self) -> GivenPairs | None:

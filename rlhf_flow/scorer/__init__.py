@@ -13,6 +13,7 @@ from rlhf_flow.scorer.models.preference_model import PreferenceModel
 from rlhf_flow.scorer.models.reward_mixture import RewardMixture
 from rlhf_flow.scorer.models.reward_model import RewardModel
 from rlhf_flow.scorer.models.vllm_pooling import Pooled
+from rlhf_flow.scorer.none import NoScorer
 from rlhf_flow.scorer.recorded import Recorded
 from rlhf_flow.scorer.remote.remote import Remote
 from rlhf_flow.scorer.wrappers.cached import REGISTERED, Cached
@@ -38,5 +39,6 @@ PARTS: dict[str, type] = {
     "human": Human,
     "remote": Remote,
     "recorded": Recorded,
+    "none": NoScorer,
 }
 REGISTERED.update({part: name for name, part in PARTS.items()})

@@ -9,6 +9,7 @@ from rlhf_flow.selector.margin import Margin
 from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.selector.random import Random
 from rlhf_flow.selector.rejection import Rejection
+from rlhf_flow.selector.single import Single
 from rlhf_flow.selector.tournament import Tournament
 
 PARTS: dict[str, type] = {
@@ -21,5 +22,6 @@ PARTS: dict[str, type] = {
     "cross": Cross,
     "couples": Couples,
     "group": Group,
+    "single": Single,
     "rejection": Rejection,
 }

@@ -109,15 +109,19 @@ class Pairing:
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError if these numbers of responses per prompt, by draw, cannot give a pair."""
-        check_named("opponent", [self.opponent], counts)
-        check_named("extra", [self.extra], counts)
-        check_named("among", self.among or [], counts)
+        self.check_draws(counts)
         total = self.paired(counts)
         if total < 2:
             of = f" in {', '.join(self.among)}" if self.among is not None else ""
             raise ValueError(
                 f"a pair needs at least 2 responses per prompt, and the sampler draws {total}{of}. Fix: raise its n."
             )
+
+    def check_draws(self, counts: Mapping[str, int]) -> None:
+        """Raise ValueError if a key names a draw that the sampler lacks."""
+        check_named("opponent", [self.opponent], counts)
+        check_named("extra", [self.extra], counts)
+        check_named("among", self.among or [], counts)
 
     def paired(self, counts: Mapping[str, int]) -> int:
         """The number of responses per prompt that may be paired."""

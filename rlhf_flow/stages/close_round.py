@@ -120,11 +120,16 @@ def _write_pointers(ledger: Store, *, rounds: int) -> int:
     return best.round
 
 
-MERITS = {"eval/gap": -1, "eval/win_rate": 1, "eval/accuracy": 1}  # of a policy, or a reward model -> its sign
+MERITS = {  # of a policy, or a reward model -> its sign
+    "eval/gap": -1,
+    "eval/win_rate": 1,
+    "eval/accuracy": 1,
+    "eval/loss": -1,
+}
 
 
 def _merit(records: Sequence[RoundRecord]) -> Callable[[RoundRecord], float]:
-    """What a policy is judged by: the duality gap if it is measured, else the win rate; -inf without either."""
+    """What a policy is judged by: the first of `MERITS` that is measured; -inf without any."""
     measured = [key for key in MERITS if any(key in record.metrics for record in records)]
 
     def merit(record: RoundRecord) -> float:

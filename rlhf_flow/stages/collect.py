@@ -18,14 +18,14 @@ import numpy as np
 from rlhf_flow.metrics.alarms import check_silence
 from rlhf_flow.metrics.intransitivity import measure
 from rlhf_flow.scorer.asks_policy import AsksPolicy
-from rlhf_flow.stages import ask_policy, off_policy, read_scores
+from rlhf_flow.stages import ask_policy, by_source, off_policy, read_scores
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.stages.given import add_given
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
 from rlhf_flow.system.background import in_thread
-from rlhf_flow.types import Policy, Prompt, Response, Rollouts, RoundPlan
+from rlhf_flow.types import Policy, Prompt, Response, Rollouts, RoundPlan, Selection
 
 
 def collect(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> None:
@@ -178,7 +178,7 @@ def select(context: RunContext, plan: RoundPlan) -> StageRecord:
     """Select the pairs to train on, those of earlier rounds whose labels arrived in this one, and given ones."""
 
     def write(writer: StageWriter) -> StageFacts:
-        responses, pairs, number = Counter[str](), Counter[str](), 0
+        responses, pairs, selections = Counter[str](), Counter[str](), list[Selection]()
         mismatch = off_policy.known(context, plan.round)
         shards = [
             off_policy.exclude(context, plan.round, shard, mismatch)
@@ -189,16 +189,20 @@ def select(context: RunContext, plan: RoundPlan) -> StageRecord:
             writer.table(f"pairs/{index:05d}", rows.from_selection(selection))
             responses.update(sorted(selection.response_buckets.values()))
             pairs.update(selection.pair_counts)
-            number += len(selection.pairs)
+            selections.append(selection)
         record = context.ledger.committed(plan.round, "sample")
         total = None if record is None else record.facts["responses/sampled"]
         assert responses.total() == total, f"{responses.total()} responses in buckets, {total} were sampled"
         buckets = {"responses": responses, "pairs": pairs}
         writer.text("buckets.json", json.dumps(buckets, indent=1))
-        counts = {f"{kind}/{name}": number for kind, each in buckets.items() for name, number in each.items()}
+        counts: dict[str, float] = {
+            f"{kind}/{name}": number for kind, each in buckets.items() for name, number in each.items()
+        }
         cycles = measure(np.concatenate([shard.wins for shard in shards])) if context.intransitive and shards else {}
+        counts |= by_source.counts(shards, selections)
         late = _select_late(context, plan.round, writer)
-        return {**counts, **cycles, **late, **add_given(context, plan.round, writer, number)}
+        given = add_given(context, plan.round, writer, sum(len(each.pairs) for each in selections))
+        return {**counts, **cycles, **late, **given}
 
     return context.commit(plan.round, "select", write)
 

@@ -61,6 +61,15 @@ class GivenPairs:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """How a policy is evaluated without a scorer: by its loss on the held-out answers of the data set."""
+
+    draw: SamplingParams
+    every: int  # rounds
+    samples: int  # held-out prompts that the policy answers; no metric reads them
+
+
+@dataclass(frozen=True)
 class RewardUpdates:
     """How the scorer is trained during the run."""
 
@@ -100,7 +109,7 @@ class RunContext:
     replay: Memory
     schedule: Schedule
     learner: Learner
-    evaluation: Evaluation | Agreement
+    evaluation: Evaluation | Agreement | Likelihood
     checkpoints: CheckpointPolicy
     ledger: Store
     observers: Sequence[Observer]

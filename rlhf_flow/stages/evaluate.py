@@ -23,7 +23,9 @@ from rlhf_flow.scorer.models.gpm import LogOdds, log_odds
 from rlhf_flow.scorer.models.reward_mixture import mixture_odds
 from rlhf_flow.seeds import derive
 from rlhf_flow.stages import ask_policy
-from rlhf_flow.stages.context import Agreement, Evaluation, RunContext
+from rlhf_flow.stages.by_source import win_rates
+from rlhf_flow.stages.context import Agreement, Evaluation, Likelihood, RunContext
+from rlhf_flow.stages.held_out_loss import evaluate_likelihood
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
 from rlhf_flow.storage.store import StageFacts, StageRecord, StageWriter
@@ -59,7 +61,7 @@ def evaluate(context: RunContext, round: int, policies: PolicyRegistry) -> Stage
     judge/<count>, proxy_judge/<count>     the counts of both scorers: asked, verdicts, calls, ...
 
     and alarm/<name> = 1 for each alarm that trips (`rlhf_flow.metrics.alarms`). For those of a reward model see
-    `rlhf_flow.metrics.reward_accuracy.measure`.
+    `rlhf_flow.metrics.reward_accuracy.measure`, for those of evaluate.by=likelihood `rlhf_flow.stages.held_out_loss`.
     """
     due = round % context.evaluation.every == 0 or round == context.rounds
     if round > 0 and not context.plan(round).evaluated:
@@ -70,6 +72,8 @@ def evaluate(context: RunContext, round: int, policies: PolicyRegistry) -> Stage
     def write(writer: StageWriter) -> StageFacts:
         if isinstance(context.evaluation, Agreement):
             return _evaluate_reward_model(context, context.evaluation, round, policies, writer)
+        if isinstance(context.evaluation, Likelihood):
+            return evaluate_likelihood(context, context.evaluation, round, policies, writer)
         return _evaluate_policy(context, context.evaluation, round, policies, writer)
 
     context.progress(round, "evaluate", 0, STEPS, "steps")
@@ -170,7 +174,7 @@ def _score_metrics(scored: Scored) -> dict[str, float]:
     for name, values in scored.aspects.items():
         metrics |= _mean(f"eval/aspect/{name}", values[:, 1])
     wins, (start, new) = scored.wins[:, 1, 0], _lengths(scored.rollouts)  # [B] each
-    metrics |= win_rate("eval/win_rate", wins)
+    metrics |= win_rate("eval/win_rate", wins) | win_rates(scored.rollouts.prompts, wins)
     if all(one is other for one, other in scored.rollouts.responses):  # the start's weights, so nothing was sampled
         metrics |= with_interval("eval/win_rate", 0.5, 0.5, 0.5)
     return metrics | length_controlled("eval/win_rate_length_controlled", wins, new - start)

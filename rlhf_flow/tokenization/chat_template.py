@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_flow.types import Message
@@ -29,6 +30,7 @@ class ChatTemplate:
 
     name: str | None = None  # if the tokenizer has several; null: its only one, or the one called default
     kwargs: dict[str, Any] = field(default_factory=dict)  # arguments of the template, such as enable_thinking
+    file: str | None = None  # a Jinja file, in place of the tokenizer's templates; it is saved with what is trained
     date: str | None = None  # YYYY-MM-DD, for templates that write the date; null: the day of the run's first start
 
     def __post_init__(self) -> None:
@@ -39,6 +41,19 @@ class ChatTemplate:
                 raise ValueError(
                     f"chat_template.date={self.date}: not a date. Fix: write it as 2026-01-31, or leave it out."
                 ) from None
+        if self.file is not None and self.name is not None:
+            raise ValueError("chat_template.name and chat_template.file are alternatives. Fix: leave one out.")
+
+    def put_into(self, tokenizer: PreTrainedTokenizerBase, *, key: str = "chat_template") -> None:
+        """Replace the tokenizer's templates by the file, if one is named. Raises ValueError if it cannot be read."""
+        if self.file is None:
+            return
+        try:
+            tokenizer.chat_template = Path(self.file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{key}.file={self.file}: {error}. Fix: name a text file with a Jinja template."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,9 @@ def load_tokenizer(
             f"{key}={path}: its tokenizer does not load ({message}). Fix: fetch the checkpoint again, or save the "
             "tokenizer that the model was trained with into the same folder."
         ) from error
-    return fixed(tokenizer, template, key=f"{key.removesuffix('path')}chat_template")
+    key = f"{key.removesuffix('path')}chat_template"
+    template.put_into(tokenizer, key=key)
+    return fixed(tokenizer, template, key=key)
 
 
 def fixed(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, *, key: str) -> PreTrainedTokenizerBase:
@@ -130,9 +147,10 @@ def fixed(tokenizer: PreTrainedTokenizerBase, template: ChatTemplate, *, key: st
 def require_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
     """Raise ValueError if the tokenizer has no chat template. `key`: configuration key of the format."""
     if tokenizer.chat_template is None:
+        slot = key.removesuffix(".format").replace("prompts", "model")
         raise ValueError(
             f"{key}=chat needs a tokenizer with a chat template, and that of {tokenizer.name_or_path!r} has none. "
-            f"Fix: {key}=plain, or save a chat template with the tokenizer."
+            f"Fix: {slot}.chat_template.file=FILE with a Jinja template, or {key}=plain."
         )
 
 

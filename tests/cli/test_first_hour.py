@@ -51,7 +51,7 @@ def test_a_key_without_its_part_is_answered_with_the_whole_key(
     assert "alarms" not in told
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "doctor", "train-reward"])
+@pytest.mark.parametrize("command", ["run", "plan", "doctor", "sft", "train-reward"])
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

@@ -74,6 +74,7 @@ def failing(error: BaseException) -> Callable[[RunConfig], Prepared]:
                 "report",
                 "sandbox",
                 "serve",
+                "sft",
                 "train-reward",
                 "verify",
                 "completion",
@@ -139,7 +140,7 @@ def test_the_module_is_the_program() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     known = "run, resume, compare, convert, export, doctor, plan, init, judgements, label, ls, new, merge, chat"
     known += ", report, sandbox, serve"
-    known += ", train-reward, verify, completion"
+    known += ", sft, train-reward, verify, completion"
     assert done.stderr == f"rlhf-flow: there is no command 'runn'. Try {known}, or --help.\n"
 
 

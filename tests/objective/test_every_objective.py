@@ -54,6 +54,7 @@ GROUPS: dict[str, list[Objective]] = {
     "a_lol": [PARTS["a_lol"](), PARTS["a_lol"](clip=0.2)],
     "pro": [PARTS["pro"](), PARTS["pro"](nll=0.0)],
     "trpa": [PARTS["trpa"](), PARTS["trpa"](beta=1.0, best=1.5)],
+    "negative_log_likelihood": [PARTS["negative_log_likelihood"]()],
 }
 REWARDS: dict[str, list[Objective]] = {  # those that fit judges; each has a test of its own
     "generative_preference": [PARTS["generative_preference"]()],
@@ -303,6 +304,7 @@ def test_the_defaults_are_those_of_the_papers() -> None:
         "a_lol": {"clip": 0.9},
         "pro": {"nll": 0.05},
         "trpa": {"beta": 0.1, "best": 2.5, "highest": 1.0, "kl": 0.001},
+        "negative_log_likelihood": {},
         "generative_preference": {},
         "bt": {"strength": "label", "center": 0.0},
         "rated_preference": {"strength": "scale", "weight": 1.0},

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_flow.prompts import PARTS
 from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.jsonl import Jsonl
+from rlhf_flow.prompts.mixture import MixedSource, Mixture
 from rlhf_flow.prompts.parse import Columns
 from tests.prompts.conftest import Write, numbered
 
@@ -31,7 +32,7 @@ NAMED = Columns(id="id")
 )
 def test_values_are_checked(part: type, key: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"prompts\.{key} must be .*, got '?{value}"):
-        part(path="x", **{key: value})
+        part(**({"sources": [MixedSource("one", "x")]} if part is Mixture else {"path": "x"}), **{key: value})
 
 
 def test_a_plain_prompt_has_no_system_message() -> None:

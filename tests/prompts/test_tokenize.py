@@ -55,7 +55,7 @@ def test_plain_refuses_a_chat() -> None:
 
 
 def test_a_tokenizer_without_template_is_refused_with_the_way_out(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"Fix: prompts.format=plain"):
+    with pytest.raises(ValueError, match=r"Fix: model.chat_template.file=FILE .*, or prompts.format=plain"):
         Jsonl(path=write([{"prompt": "a"}])).open(make_tokenizer(template=None), 0)
 
 

@@ -59,7 +59,10 @@ def rejected(seed: int) -> Iterator[Finding]:
     drawn = rng.choice(3, size=(prompts, answers), p=REFERENCE)
     selector = Rejection(beta=beta, accept=8, label="soft", identical="keep")
     chosen = [
-        int(id.split("/")[1]) for pair in selector.select(_scored(drawn)).pairs for id in (pair.first, pair.second)
+        int(id.split("/")[1])
+        for pair in selector.select(_scored(drawn)).pairs
+        for id in (pair.first, pair.second)
+        if id is not None
     ]
     share = np.bincount(chosen, minlength=3) / len(chosen)
     yield below(
