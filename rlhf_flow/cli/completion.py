@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_flow.cli import pages
 from rlhf_flow.cli.help import FILES, found_files
 from rlhf_flow.cli.ls import KINDS
 from rlhf_flow.config.compose import CONFIGS, parts, register
@@ -22,6 +24,27 @@ _rlhf_flow() {
 }
 complete -o nospace -o default -F _rlhf_flow rlhf-flow
 """
+ZSH = """\
+#compdef rlhf-flow
+_rlhf_flow() {
+    local -a found
+    found=("${(@f)$(rlhf-flow completion words "${(j: :)words[1,CURRENT]}" "" 2>/dev/null)}")
+    if [[ -n "$found[1]" ]]; then
+        compadd -Q -S '' -- "${found[@]}"
+    else
+        _files
+    fi
+}
+compdef _rlhf_flow rlhf-flow
+"""
+FISH = """\
+function __rlhf_flow_words
+    rlhf-flow completion words (commandline -cp | string collect) "" 2>/dev/null | string trim -r
+end
+complete -c rlhf-flow -a "(__rlhf_flow_words)"
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMPOSING = {
     "run": "run",
     "doctor": "run",
@@ -33,7 +56,10 @@ COMPOSING = {
 
 
 def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:
-    """Completions of the last word of `line`, from its last break on, as bash expects them."""
+    """Completions of the last word of `line`, from its last break on, as bash expects them.
+
+    `breaks`: the characters at which the shell splits words; empty for zsh and fish, which take whole words.
+    """
     _, *before, word = line.split(" ") if " " in line else ["", line]
     before = [one for one in before if one]
     found = [one for one in _candidates(before, word, commands) if one.startswith(word)]
@@ -44,6 +70,9 @@ def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:
 def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> Iterator[str]:
     if not before:
         yield from (f"{command} " for command in commands)
+        return
+    if word.startswith("-"):
+        yield from (f"{option} " for option in _options(before[0]))
         return
     if before[0] == "ls":
         yield from (f"{kind} " for kind in KINDS)
@@ -63,6 +92,12 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
     for name in names:
         child = node._get_node(name)
         yield f"{prefix}{name}{'.' if isinstance(child, DictConfig | ListConfig) else '='}"
+
+
+def _options(command: str) -> list[str]:
+    """The options on the help page of a command."""
+    text = {"run": pages.RUN, "serve": pages.SERVE, **pages.OF}.get(command, "")
+    return [*dict.fromkeys([*OPTION.findall(text), "--help"])]
 
 
 def _choices(key: str, before: Sequence[str]) -> list[str]:

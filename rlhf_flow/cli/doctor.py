@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
 def page(diagnosis: Diagnosis) -> Iterator[str]:
     """The lines of the report."""
     for finding in diagnosis.findings:
-        fix = f". Fix: {finding.remedy}" if finding.remedy else ""
-        yield f"{LEVELS[finding.level]}{finding.subject:10} {finding.message}{fix}"
+        message, remedy = finding.message.rstrip("."), finding.remedy.removeprefix("Fix: ").rstrip(".")
+        yield f"{LEVELS[finding.level]}{finding.subject:10} {message}{f'. Fix: {remedy}' if remedy else ''}"
     if diagnosis.tokens:
         yield ""
         yield from tokenizers.table(diagnosis.tokens)

@@ -17,21 +17,32 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_flow.cli.shown import named
+from rlhf_flow.cli.start import Ended
 from rlhf_flow.config import compose as config
 from rlhf_flow.system.redact import redacted
 
 
-def each(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> list[int]:
+class JobFailedError(RuntimeError):
+    """A job that a launcher ran in another process failed."""
+
+
+def each(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) -> list[int]:
     """The exit status of the job for each configuration that Hydra composes; empty if Hydra only prints one.
 
-    Raises errors of Hydra and of the job.
+    Raises errors of Hydra and of the job. A launcher may run jobs in other processes; it then lists no status, and
+    raises JobFailedError if one fails.
     """
     statuses: list[int] = []
+    process = os.getpid()
 
-    def hydra_job(composed: DictConfig) -> None:
+    def hydra_job(composed: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN and not statuses:
             _without_secrets(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
-        statuses.append(job(composed))
+        ended = job(composed)
+        statuses.append(ended.status)
+        if ended.status and os.getpid() != process:
+            raise JobFailedError(f"{HydraConfig.get().job.override_dirname}: exit status {ended.status}")
+        return ended.score
 
     with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
         config.register()
@@ -47,13 +58,17 @@ def overrides() -> list[str]:
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:
-    """With --multirun, the swept values of the job are added to the run's folder: `runs/sandbox-seed=1`."""
+    """With --multirun, the swept values of the job are added to the run's folder: `runs/sandbox-seed=1`.
+
+    Observers group the runs of the sweep under the name without them.
+    """
     job = HydraConfig.get()
     if job.mode != RunMode.MULTIRUN:
         return composed
     swept = [override for override in overrides() if override not in typed]
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(swept) or f"job={job.job.num}")
-    own = OmegaConf.merge(composed, {"run_dir": f"{composed.run_dir}-{name}"})
+    group = composed.observe.group or Path(str(composed.run_dir)).name
+    own = OmegaConf.merge(composed, {"run_dir": f"{composed.run_dir}-{name}", "observe": {"group": group}})
     assert isinstance(own, DictConfig)
     return own
 
@@ -76,7 +91,7 @@ def page(name: str, arguments: list[str]) -> str:
 def _printed(name: str, arguments: list[str]) -> str:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        each(name, arguments, lambda composed: 0)
+        each(name, arguments, lambda composed: Ended(0))
     return text.getvalue()
 
 

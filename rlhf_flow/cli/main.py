@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__
 from rlhf_flow.cli import pages
-from rlhf_flow.cli.start import DONE, INTERRUPTED, MISTAKEN, failed, mistaken, program, started
+from rlhf_flow.cli.start import CONSOLES, DONE, FAILED, INTERRUPTED, MISTAKEN, Ended, failed, mistaken, program, started
 from rlhf_flow.system.redact import check_typed
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _run(name: str, given: list[str], clusters: OpenClusters | None = None) -> i
     from rlhf_flow.config.overrides import expanded
 
     try:
-        arguments = expanded(given)
+        arguments = expanded([CONSOLES.get(argument, argument) for argument in given])
     except ValueError as error:
         return mistaken(str(error))
     from rlhf_flow.cluster.ray_persistent import OpenClusters
@@ -156,7 +156,7 @@ def _run(name: str, given: list[str], clusters: OpenClusters | None = None) -> i
         return _composed(name, arguments, jobs)
 
 
-def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int]) -> int:
+def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) -> int:
     """Call `job` with each configuration that Hydra composes; return the highest exit status."""
     from rlhf_flow.cli import errors, hydra_jobs
 
@@ -170,11 +170,14 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], int])
         return max([DONE, *hydra_jobs.each(name, arguments, job)])
     except errors.Mistake as error:
         return mistaken(errors.mistake(error))
+    except hydra_jobs.JobFailedError as error:
+        print(f"rlhf-flow: a run of the sweep failed: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[], RunConfig]], int]) -> int:
+def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[], RunConfig]], Ended]) -> Ended:
     """Start the run of a composed configuration."""
     from rlhf_flow.cli import hydra_jobs
     from rlhf_flow.config import compose
@@ -204,7 +207,7 @@ def serve(arguments: list[str]) -> int:
     return _composed("serve", arguments, _serve)
 
 
-def _serve(composed: DictConfig) -> int:
+def _serve(composed: DictConfig) -> Ended:
     from rlhf_flow.cli import errors
     from rlhf_flow.cli.serve import serve
     from rlhf_flow.serve import config
@@ -212,20 +215,24 @@ def _serve(composed: DictConfig) -> int:
     try:
         serve(config.build(composed))
     except errors.Mistake as error:
-        return mistaken(errors.mistake(error))
+        return Ended(mistaken(errors.mistake(error)))
     except Exception as error:
-        return failed("the server", error)
-    return DONE
+        return Ended(failed("the server", error))
+    return Ended(DONE)
 
 
 def completion(arguments: list[str]) -> int:
-    """`rlhf-flow completion bash`: the script for a shell, which calls `rlhf-flow completion words LINE BREAKS`."""
-    if arguments != ["bash"] and not (len(arguments) == 3 and arguments[0] == "words"):
-        print(pages.COMPLETION)
-        return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
-    from rlhf_flow.cli.completion import BASH, words
+    """`rlhf-flow completion SHELL`: the script for a shell, which calls `rlhf-flow completion words LINE BREAKS`."""
+    from rlhf_flow.cli.completion import SCRIPTS, words
 
-    print(BASH.rstrip() if arguments == ["bash"] else "\n".join(words(arguments[1], arguments[2], [*_commands()])))
+    match arguments:
+        case [shell] if shell in SCRIPTS:
+            print(SCRIPTS[shell].rstrip())
+        case ["words", line, breaks]:
+            print("\n".join(words(line, breaks, [*_commands()])))
+        case _:
+            print(pages.COMPLETION)
+            return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
     return DONE
 
 

@@ -32,7 +32,7 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow train-reward [key=value ..] train a reward or preference model on recorded preferences
   rlhf-flow verify                      check each algorithm against its paper, on games with exact solutions
 
-  rlhf-flow completion bash             completion of commands, keys and choices: eval "$(rlhf-flow completion bash)"
+  rlhf-flow completion bash|zsh|fish    completion of commands, options, keys and choices
 
   rlhf-flow COMMAND --help              the arguments of a command
   rlhf-flow --version
@@ -186,11 +186,13 @@ Writes the Python package NAME (a folder): a reward function, prompts, an experi
 and a test that passes. It prints the commands that test and run it. An existing folder is not changed."""
 
 COMPLETION = """\
-rlhf-flow completion bash
+rlhf-flow completion bash|zsh|fish
 
-Prints the bash script that completes commands, keys and choices. Put this into ~/.bashrc:
-  eval "$(rlhf-flow completion bash)"
-zsh needs this first: autoload -U bashcompinit && bashcompinit"""
+Prints the script with which a shell completes commands, options, groups, keys and choices.
+
+  bash  in ~/.bashrc:                  eval "$(rlhf-flow completion bash)"
+  zsh   in ~/.zshrc, after compinit:   eval "$(rlhf-flow completion zsh)"
+  fish  in ~/.config/fish/config.fish: rlhf-flow completion fish | source"""
 
 JUDGEMENTS = """\
 rlhf-flow judgements [list | prune | export] [--cache FILE] [--older-than DAYS] [--source TEXT]
@@ -270,6 +272,8 @@ Examples
 
 Options
   --help=all       every part and every key
+  --quiet, -q      print warnings and errors only
+  --json           print one JSON object a line: start, stage, round, warning, message, end
   --cfg job        print the composed configuration and exit; with --resolve, resolve its references too
   --multirun, -m   run every combination of comma-separated values
   --config-dir D   also search D for files: D/objective/mine.yaml with `_target_: my_lab.Mine` and its fields is

@@ -12,7 +12,7 @@ from rlhf_flow import report
 
 class _Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow report --help.")
+        raise ValueError(f"{message}. Fix: see rlhf-flow report --help.")
 
 
 def main(arguments: Sequence[str]) -> int:

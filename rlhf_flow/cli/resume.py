@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_flow.cli import errors
-from rlhf_flow.cli.start import INTERRUPTED, program, started
+from rlhf_flow.cli.start import CONSOLES, INTERRUPTED, program, started
 from rlhf_flow.config.resumed import resumed, start_folder
 from rlhf_flow.system.redact import check_typed
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status, as of `rlhf-flow run`. Raises an error of `errors.Mistake` for a mistake in the arguments."""
-    if wrong := errors.no_option(arguments):
+    folder, keys = Path(arguments[0]).resolve(), [CONSOLES.get(argument, argument) for argument in arguments[1:]]
+    if wrong := errors.no_option([arguments[0], *keys]):
         raise ValueError(wrong)
-    folder, keys = Path(arguments[0]).resolve(), list(arguments[1:])
     check_typed(keys)
     with contextlib.chdir(start_folder(folder) or Path.cwd()):  # relative paths, and modules of the user, are there
         sys.path.append(str(Path.cwd()))
         try:
-            return started(lambda: resumed(folder, keys), program=program(), given=["resume", *arguments])
+            return started(lambda: resumed(folder, keys), program=program(), given=["resume", *arguments]).status
         except KeyboardInterrupt:
             return INTERRUPTED

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rlhf_flow.cluster.heartbeat import BEAT_SECONDS, Progress
 from rlhf_flow.cluster.supervisor import DeadWorkerError, Supervisor, WorkerError
 from rlhf_flow.cluster.worker_group import WorkerGroup, progress, silence
+from rlhf_flow.system.output import tell
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -106,16 +107,15 @@ class _Console:
     def report(self, waiting: Sequence[_Opening]) -> None:
         seconds = time.monotonic() - self.began
         if not waiting and self.printed:
-            print(f"all workers are up after {seconds:.0f} s", flush=True)
+            tell(f"all workers are up after {seconds:.0f} s")
         elif waiting and seconds > (self.printed + 1) * REPORT_SECONDS:
             self.printed += 1
             made = progress(waiting[0].group.monitor)  # all groups share the monitor
             states = [state for each in waiting for state in each.states(made)]
             more = f" and {len(states) - NAMED} more" if len(states) > NAMED else ""
-            print(
+            tell(
                 f"waiting for {len(states)} of {self.workers} workers for {seconds:.0f} s: "
-                f"{', '.join(states[:NAMED])}{more}",
-                flush=True,
+                f"{', '.join(states[:NAMED])}{more}"
             )
 
 

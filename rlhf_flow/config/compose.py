@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import yaml
 from hydra import compose as hydra_compose
@@ -134,9 +134,9 @@ def from_yaml(text: str) -> RunConfig:
     return from_plain(renamed.configuration(yaml.safe_load(text)))
 
 
-def from_plain(written: Any) -> RunConfig:
+def from_plain(written: object) -> RunConfig:
     register()
-    return _with_parts(_merged(_writable(RunConfig), OmegaConf.create(written)))
+    return _with_parts(_merged(_writable(RunConfig), OmegaConf.create(cast("dict[str, object]", written))))
 
 
 # -- keys and slots ---------------------------------------------------------------------------------------------------

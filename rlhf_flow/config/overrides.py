@@ -25,7 +25,15 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     overrides = [override for file in files for override in from_file(Path(file))] + typed
     for override in overrides:
         renamed.refuse(override)
-    return overrides
+    return [_observed(override) for override in overrides]
+
+
+def _observed(override: str) -> str:
+    """`observe=my_lab.Mine` adds an observer; `observe` has no group of files that the name could choose from."""
+    key, _, value = override.partition("=")
+    if key != "observe" or value.startswith("{"):
+        return override
+    return f"observe.classes={value if value.startswith('[') else f'[{value}]'}"
 
 
 def from_file(path: Path) -> list[str]:

@@ -32,7 +32,7 @@ class LoRA:
         if self.quantize and not self.rank:
             raise ValueError(f"{key}.quantize={self.quantize} needs an adapter to train. Fix: {key}.rank=16")
         if self.seed < 0:
-            raise ValueError(f"{key}.seed must be >= 0, got {self.seed}. Try {key}.seed=0")
+            raise ValueError(f"{key}.seed must be >= 0, got {self.seed}. Fix: {key}.seed=0")
 
     def check(self, head: Head) -> None:
         """Raise ValueError for a reward model, which cannot be trained with an adapter."""

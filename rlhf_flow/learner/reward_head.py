@@ -23,4 +23,4 @@ class Head:
                 "even number an embedding."
             )
         if self.seed < 0:
-            raise ValueError(f"learner.head.seed must be >= 0, got {self.seed}. Try learner.head.seed=0.")
+            raise ValueError(f"learner.head.seed must be >= 0, got {self.seed}. Fix: learner.head.seed=0.")

@@ -18,6 +18,7 @@ NO_PAIRS = f"{PREFIX}no_pairs"
 OF_SCORERS = ("silent_judge", "inconsistent_judge")  # from the counts of scorers, in every round
 FEW, MANY = 8, 16  # questions to a scorer
 MOST_TRUNCATED = 0.8  # trips `truncated_rise` regardless of the start, which may have no room to rise
+SATURATED_KL = 0.2  # nats per token
 SHORT = 20.0  # tokens: in a short response, one choice among eight words (2 nats) is a high KL per token
 
 
@@ -60,6 +61,7 @@ class Alarms:
     silent_judge: float | None = 0.1  # share of a scorer's questions with a verdict; below it, the run stops at once
     inconsistent_judge: float | None = 0.5  # share of verdicts that flip with the order of the responses
     repetition_rise: float | None = 0.2  # rise of the share of repeated 4-grams over the start's
+    saturated: float | None = 0.98  # win rate, at an eval/kl of more than 0.2 nats per token: over-optimisation
     kl: float | None = 0.5  # eval/kl, nats per token; responses of fewer than 20 tokens count as 20
 
     def __post_init__(self) -> None:
@@ -137,6 +139,15 @@ SIGNS: Mapping[str, Sign] = {
         lambda earlier, now, limit: _get(now, "repetition_low") - _first(earlier, "repetition") > limit,
         "{:.1%} of an answer's 4-grams repeat earlier ones",
         "repetition",
+    ),
+    "saturated": Sign(
+        lambda earlier, now, limit: (
+            _get(now, "win_rate_low") > limit
+            and _get(now, "kl") > SATURATED_KL * max(now.get("eval/length", 0.0), SHORT)
+        ),
+        "the win rate is {:.3f} far from the start (eval/kl): the policy may exploit the scorer. Read answers, and see "
+        "objective.beta, the learning rate or evaluate.scorer",
+        "win_rate",
     ),
     "kl": Sign(
         lambda earlier, now, limit: _get(now, "kl_low") > limit * max(now.get("eval/length", 0.0), SHORT),

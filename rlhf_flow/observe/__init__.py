@@ -1,37 +1,144 @@
-"""Observers of a run: the terminal, TensorBoard, Weights & Biases. None of them affects what a run computes."""
+"""Observers of a run: the terminal, TensorBoard, Weights & Biases, MLflow, trackio, and classes of the user's.
+
+None of them affects what a run computes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TextIO, cast
 
-from rlhf_flow.observe.settings import Observer, WandbSettings
+from rlhf_flow.observe.console import JsonEvents, Lines, Warnings, write_event
+from rlhf_flow.observe.samples import Samples
+from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSettings, WandbSettings
+from rlhf_flow.observe.settings import Observer as Observer
 from rlhf_flow.types import RoundRecord
+
+CONSOLES = ("auto", "screen", "lines", "quiet", "json", "none")
+OLD = {"true": "auto", "false": "none"}  # the values of `console` in version 0.1
 
 
 @dataclass(frozen=True)
 class Observe:
     """Which observers a run has. They are not part of its identity: a resumed run may have others."""
 
-    console: bool = True  # one line a round, and progress bars on a terminal
+    console: str = "auto"  # screen, lines, quiet (warnings only), json (events), none; auto: screen on a terminal
+    log: bool = True  # the output of libraries goes to run_dir/log.txt, and its end is shown if the run fails
+    samples: int = 3  # held-out answers a round that the screen shows and observers log; 0: none
+    group: str | None = None  # of runs in W&B, MLflow and trackio; null: the sweep, with --multirun
     tensorboard: bool = False  # event files under run_dir/tensorboard
     wandb: WandbSettings = field(default_factory=WandbSettings)
+    mlflow: MlflowSettings = field(default_factory=MlflowSettings)
+    trackio: TrackioSettings = field(default_factory=TrackioSettings)
+    classes: list[str] = field(default_factory=list)  # module.Class of your own: Class(run) is an observer
 
-    def open(self, run_dir: Path, records: Sequence[RoundRecord], config: Mapping[str, object]) -> list[Observer]:
+    def __post_init__(self) -> None:
+        if self.shown not in CONSOLES:
+            raise ValueError(
+                f"observe.console must be one of {', '.join(CONSOLES)}, got {self.console!r}. "
+                "Fix: observe.console=auto."
+            )
+        if self.samples < 0:
+            raise ValueError(f"observe.samples must be >= 0, got {self.samples}. Fix: observe.samples=3.")
+        for name in self.classes:
+            if "." not in name or not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(
+                    f"observe.classes={name}: it must be written module.Class. Fix: observe=my_lab.MyObserver."
+                )
+
+    @property
+    def shown(self) -> str:
+        """One of `CONSOLES`."""
+        return OLD.get(self.console.lower(), self.console)
+
+    def has_screen(self, out: TextIO) -> bool:
+        return self.shown == "screen" or (self.shown == "auto" and out.isatty())
+
+    def open(
+        self,
+        run_dir: Path,
+        records: Sequence[RoundRecord],
+        config: Mapping[str, object],
+        out: TextIO | None = None,
+    ) -> list[Observer]:
         """The observers of this start of the run. `records`: the rounds that earlier starts committed.
 
-        Raises ValueError, naming the package to install, if an observer's package is missing.
+        `out`: of the console; by default stdout. Raises ValueError, naming the package to install, if an observer's
+        package is missing.
         """
-        from rlhf_flow.observe.console import Console
-        from rlhf_flow.observe.tensorboard import TensorBoard
-        from rlhf_flow.observe.wandb import Wandb
-
-        observers: list[Observer] = []
-        if self.tensorboard:
-            observers.append(TensorBoard.open(run_dir, records))
-        if self.wandb.mode != "disabled":
-            observers.append(Wandb.open(run_dir, records, config, self.wandb))
-        if self.console:  # last: if another observer fails to open, no live view is left running
-            observers.append(Console.open(run_dir, records, config))
+        run = ObservedRun(
+            run_dir, records, config, self.group, Samples(run_dir, self.samples) if self.samples else None
+        )
+        with contextlib.ExitStack() as opened:
+            observers: list[Observer] = []
+            for opener in self._openers():
+                observers.append(opener(run))
+                opened.callback(observers[-1].close)
+            if (console := self._console(run, out or sys.stdout)) is not None:
+                observers.append(console)
+            opened.pop_all()  # the caller closes them
         return observers
+
+    def conclude(self, report: Path, *, table: Callable[[], str], samples: Callable[[], str], on_screen: bool) -> None:
+        """Print how a run ended. `on_screen`: this start ran rounds, so that a screen already shows the table."""
+        if self.shown == "json":
+            write_event(sys.stdout, "end", report=str(report))
+        elif self.shown != "quiet":
+            if not (on_screen and self.has_screen(sys.stdout)):
+                print(table())
+                print(samples())
+            print(f"report: {report}")
+
+    def _openers(self) -> Iterator[Callable[[ObservedRun], Observer]]:
+        if self.tensorboard:
+            from rlhf_flow.observe.tensorboard import TensorBoard
+
+            yield TensorBoard.open
+        if self.wandb.mode != "disabled":
+            from rlhf_flow.observe.wandb import Wandb
+
+            yield partial(Wandb.open, settings=self.wandb)
+        if self.mlflow.uri is not None:
+            from rlhf_flow.observe.mlflow import Mlflow
+
+            yield partial(Mlflow.open, settings=self.mlflow)
+        if self.trackio.project is not None:
+            from rlhf_flow.observe.trackio import Trackio
+
+            yield partial(Trackio.open, settings=self.trackio)
+        yield from map(_imported, self.classes)
+
+    def _console(self, run: ObservedRun, out: TextIO) -> Observer | None:
+        from rlhf_flow.observe.screen import Screen
+
+        if self.has_screen(out):
+            return Screen.open(run, out)
+        match self.shown:
+            case "json":
+                return JsonEvents(run, out)
+            case "quiet":
+                return Warnings(run, out)
+            case "none":
+                return None
+        return Lines(run, out)
+
+
+def _imported(name: str) -> Callable[[ObservedRun], Observer]:
+    """The user's class. Raises ValueError if it cannot be imported."""
+    module, _, wanted = name.rpartition(".")
+    try:
+        found = vars(import_module(module))[wanted]
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise ValueError(
+            f"observe.classes={name}: importing it failed with {type(error).__name__}: {error}. "
+            "Fix: put its folder on PYTHONPATH, or correct the name."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"observe.classes={name}: it is not callable. Fix: name a class.")
+    return cast("Callable[[ObservedRun], Observer]", found)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from rlhf_flow.metrics.alarms import raised
 from rlhf_flow.metrics.bucket_counts import pairs, reasons
+from rlhf_flow.metrics.digits import with_interval
 
 RATES = (  # with their intervals
     ("eval/win_rate", "win rate"),
@@ -26,18 +29,16 @@ CAUSES = ("cut", "empty", "unclear", "failed", "capped", "inconsistent")  # of m
 
 
 def line(round: int, rounds: int | None, metrics: Mapping[str, float], *, limit: int | None = None) -> str:
-    """`round 2/4 · win rate 0.712 [0.660, 0.764] · judge 0.512 · ...`; metrics that were not measured are omitted.
+    """`round 2/4 · win rate 0.712 ± 0.052 · judge 0.512 · ...`; metrics that were not measured are omitted.
 
     `limit`: the tokens at which an answer is truncated, if it is the same for all draws.
     """
-    parts = [f"round {round}" if rounds is None else f"round {round}/{rounds}"]
+    parts = [round_of(round, rounds)]
     if round == 0:
         parts.append("the start")
     for key, name in RATES:
         if key in metrics:
-            ends = [metrics[end] for end in (f"{key}_low", f"{key}_high") if end in metrics]
-            interval = f" [{ends[0]:.3f}, {ends[1]:.3f}]" if len(ends) == 2 else ""
-            parts.append(f"{name} {metrics[key]:.3f}{interval}")
+            parts.append(f"{name} {rate(metrics, key)}{doubt(metrics, key)}")
     parts += [form.format(metrics[key]) for key, form in PARTS if key in metrics]
     if (counted := pairs(metrics)) is not None:
         used, considered = counted
@@ -47,6 +48,39 @@ def line(round: int, rounds: int | None, metrics: Mapping[str, float], *, limit:
     if "seconds/round" in metrics:
         parts.append(duration(metrics["seconds/round"]))
     return " · ".join(parts)
+
+
+def round_of(round: int, rounds: int | None) -> str:
+    return f"round {round}" if rounds is None else f"round {round}/{rounds}"
+
+
+def warnings(round: int, metrics: Mapping[str, float], *, limit: int | None = None) -> list[str]:
+    """The alarms of a round, and a warning if most of its answers were truncated; each one line."""
+    lines = [f"alarm {alarm.name} in round {round}: {alarm.reason}" for alarm in raised(metrics)]
+    cut, sampled = metrics.get("responses/truncated", 0), metrics.get("responses/sampled", 0)
+    if sampled and cut > sampled / 2:
+        at = "the token limit" if limit is None else f"{limit} tokens"
+        lines.append(
+            f"warning: {cut:.0f} of {sampled:.0f} answers of round {round} are cut at {at}, and no pair uses them. "
+            "Fix: a higher answers.max_tokens in a new run_dir."
+        )
+    return lines
+
+
+def rate(metrics: Mapping[str, float], key: str) -> str:
+    """A rate in the digits that its interval supports: `0.712 ± 0.052`."""
+    return with_interval(metrics[key], metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
+
+
+def doubt(metrics: Mapping[str, float], key: str) -> str:
+    """` (cannot be told from 1/2 or the last round)`: what the intervals do not exclude; empty if they exclude both."""
+    same = [
+        what
+        for what, name, value in (("1/2", key, 0.5), ("the last round", f"{key}_change", 0.0))
+        if metrics.get(f"{name}_low", math.inf) <= value <= metrics.get(f"{name}_high", -math.inf)
+        and metrics[f"{name}_low"] < metrics[f"{name}_high"]  # else nothing was measured: the weights are the start's
+    ]
+    return f" (cannot be told from {' or '.join(same)})" if same else ""
 
 
 def judged(metrics: Mapping[str, float]) -> list[str]:

@@ -46,7 +46,7 @@ def table(run_dir: Path) -> str:
 
 
 def samples(run_dir: Path, n: int = 3) -> str:
-    """The `n` held-out answers that changed most, before and after."""
+    """The `n` held-out answers that changed most in the last evaluated round, before and after."""
     from rlhf_flow.report.run_folder import read
     from rlhf_flow.report.terminal import samples
 

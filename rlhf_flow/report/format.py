@@ -1,4 +1,4 @@
-"""Formats numbers and untrusted text for reading. A missing value is a dash, never zero."""
+"""Formats numbers for reading. A missing value is a dash, never zero."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import math
 import re
 
 ABSENT = "—"
-HIDDEN = re.compile(  # control characters, lone surrogates, and characters that reorder or hide text
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -41,23 +38,6 @@ def compact(value: float) -> str:
         if max(1e4, factor) <= abs(value) < 1e15:
             return f"{short(value / factor)}{unit}"
     return short(value)
-
-
-def visible(text: str) -> str:
-    """Untrusted text with control and direction characters spelt out."""
-    return HIDDEN.sub(_spelt, text.replace("\r\n", "\n"))
-
-
-def _spelt(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if code < 0x20:
-        return chr(0x2400 + code)  # the symbol for it, such as ␛
-    return "�" if 0xD800 <= code <= 0xDFFF else f"⟨U+{code:04X}⟩"
-
-
-def clipped(text: str, limit: int) -> str:
-    """At most `limit` characters, and the number of omitted ones."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit:,} more characters)"
 
 
 def slug(title: str) -> str:

@@ -9,13 +9,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf_flow.metrics.alarms import raised
+from rlhf_flow.metrics.digits import places
 from rlhf_flow.observe.summary_line import duration
 from rlhf_flow.report.answers import groups
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figures import sections
-from rlhf_flow.report.format import ABSENT, clipped, number, short, visible
+from rlhf_flow.report.format import ABSENT, number, short
 from rlhf_flow.report.measures import COLOURS, MEASURES, undecided
 from rlhf_flow.report.run_folder import Run, leaves
+from rlhf_flow.system.visible_text import clipped, visible
 
 CLIP = 4000  # characters of a text
 HEADLINES = {  # the first that a run has measured
@@ -96,10 +98,11 @@ def _headline(run: Run) -> tuple[str, str, str]:
         return label, ABSENT, "not measured in this run" if run.finished else "not measured yet"
     last = max(measured)
     low, high = (run.metrics[last].get(f"{key}_{end}") for end in ("low", "high"))
-    interval = "" if low is None or high is None else f"95 % interval {number(low)} to {number(high)}, "
+    form = f".{places(low, high)}f"
+    interval = "" if low is None or high is None else f"95 % interval {number(low, form)} to {number(high, form)}, "
     unclear = base is not None and undecided("", base, low, high)
     noise = "; not significant: the interval covers 0.5" if unclear else ""
-    return label, number(measured[last]), f"{interval}after round {last}{noise}"
+    return label, number(measured[last], form), f"{interval}after round {last}{noise}"
 
 
 def _tiles(run: Run) -> Iterator[tuple[str, str, str, str]]:
@@ -173,10 +176,11 @@ def sources(run: Run) -> list[list[str]]:
 
 def _rate(run: Run, label: str, key: str) -> Iterator[tuple[str, list[str]]]:
     rate, low, high = (run.series(f"{key}{end}") for end in ("", "_low", "_high"))
+    forms = {round: f".{places(low.get(round), high.get(round))}f" for round in run.metrics}
     if rate:
-        yield label, [number(rate.get(round)) for round in run.metrics]
+        yield label, [number(rate.get(round), form) for round, form in forms.items()]
     if low or high:
-        ends = [(number(low.get(round)), number(high.get(round))) for round in run.metrics]
+        ends = [(number(low.get(round), form), number(high.get(round), form)) for round, form in forms.items()]
         yield "95 % interval", [ABSENT if pair == (ABSENT, ABSENT) else f"{pair[0]}–{pair[1]}" for pair in ends]
 
 

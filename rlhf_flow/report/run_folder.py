@@ -7,31 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from rlhf_flow.config import renamed
+from rlhf_flow.observe.samples import Answer, answers, compared_file
 from rlhf_flow.report.private import Private
 
-COLUMNS = ("prompt_id", "prompt", "start", "answer", "win", "utility", "start_utility", "length", "truncated")
-
 Document = Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answers of the start and of a later policy to one held-out prompt. None: not recorded by the run."""
-
-    prompt_id: str = ""
-    prompt: str = ""
-    start: str = ""
-    answer: str = ""
-    win: float | None = None  # P(the answer beats the start's)
-    utility: float | None = None
-    start_utility: float | None = None
-    length: int | None = None  # tokens
-    truncated: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -77,14 +59,7 @@ class Run:
 
     def answers(self, round: int) -> list[Answer]:
         """In the order of the file. Raises ValueError, naming the file, if it cannot be read."""
-        path = _compared(self.folder, round)
-        try:
-            held = [name for name in COLUMNS if name in pq.read_schema(path).names]  # older runs recorded fewer
-            return [Answer(**row) for row in pq.read_table(path, columns=held).to_pylist()]
-        except (pa.ArrowException, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{path} is no table of answers ({error}). Fix: restore it, or delete it to omit these answers."
-            ) from error
+        return answers(self.folder, round)
 
 
 def read(folder: Path) -> Run:
@@ -104,13 +79,9 @@ def read(folder: Path) -> Run:
         config=config,
         starts=starts,
         deaths=_deaths(folder / "events.jsonl"),
-        answered=tuple(round for round in sorted(metrics) if round > 0 and _compared(folder, round).exists()),
+        answered=tuple(round for round in sorted(metrics) if round > 0 and compared_file(folder, round).exists()),
         private=Private.of(config, starts, str(folder.resolve())),
     )
-
-
-def _compared(folder: Path, round: int) -> Path:
-    return folder / "rounds" / f"{round:05d}" / "evaluation" / "compared.parquet"
 
 
 def _text(path: Path) -> str:

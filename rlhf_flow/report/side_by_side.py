@@ -11,11 +11,12 @@ from rlhf_flow.metrics.win_rate import gap
 from rlhf_flow.report import measures
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figure import Figure, Section, curve, lined
-from rlhf_flow.report.format import ABSENT, number, visible
+from rlhf_flow.report.format import ABSENT, number
 from rlhf_flow.report.judge import AGREEMENT
 from rlhf_flow.report.measures import Measure
 from rlhf_flow.report.page import environment
 from rlhf_flow.report.run_folder import Answer, Run, leaves
+from rlhf_flow.system.visible_text import visible
 
 MOST = 4  # runs on a page, each with its own colour and dash
 TABLE = ("eval/win_rate", "eval/accuracy", "eval/win_rate_length_controlled", "eval/reward", "eval/proxy_win_rate",

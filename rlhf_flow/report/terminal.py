@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
-from rlhf_flow.report.answers import changed
-from rlhf_flow.report.format import clipped, number, visible
+from rlhf_flow.observe.samples import Change, Samples
+from rlhf_flow.report.format import number
 from rlhf_flow.report.page import by_training, columns, sources
-from rlhf_flow.report.run_folder import Answer, Run
+from rlhf_flow.report.run_folder import Run
+from rlhf_flow.system.visible_text import clipped, visible
 
 WIDTH = 100  # characters of a line of answers
 WITHOUT_ANSWERS = (("eval/accuracy", "accuracy on held-out labels"), ("eval/loss", "loss of a held-out token, nats"))
@@ -31,8 +32,9 @@ def table(run: Run) -> str:
 
 
 def samples(run: Run, n: int) -> str:
-    """The `n` held-out prompts whose answer changed most, with the answers of the start and of the last policy."""
-    if not run.answered:
+    """The `n` held-out prompts whose answer changed most in the last evaluated round, with both answers."""
+    since = Samples(run.folder, n).at(run.answered[-1]) if run.answered else None
+    if since is None:
         measured = [(what, series) for key, what in WITHOUT_ANSWERS if (series := run.series(key))]
         if not measured:
             return "no answers to compare: no round after the start was evaluated"
@@ -40,11 +42,12 @@ def samples(run: Run, n: int) -> str:
         first, last = min(values), max(values)
         before = f", {number(values[first])} in round {first}" if first != last else ""
         return f"{what}: {number(values[last])} in round {last}{before}"
-    last = run.answered[-1]
-    answers = run.answers(last)
-    shown = changed(answers, n)
-    head = f"Held-out answers before and after round {last}: the {len(shown)} of {len(answers)} that changed most"
-    return "\n\n".join([head, *(_side_by_side(answer) for answer in shown)])
+    then = "the start" if since.round == 0 else f"round {since.round}"
+    head = (
+        f"Held-out answers of {then} and of round {run.answered[-1]}: {len(since.changes)} of {since.of}, "
+        f"those that changed most{' and were not among them last time' if since.round else ''}"
+    )
+    return "\n\n".join([head, *(_side_by_side(change) for change in since.changes)])
 
 
 def _aligned(table: list[tuple[str, list[str]]]) -> str:
@@ -54,13 +57,13 @@ def _aligned(table: list[tuple[str, list[str]]]) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _side_by_side(answer: Answer) -> str:
-    after = f"after {number(answer.utility)}"
+def _side_by_side(change: Change) -> str:
+    before, after = f"before {number(change.before_utility)}", f"after {number(change.after_utility)}"
     return "\n".join(
         [
-            *_wrapped("", answer.prompt),
-            *_wrapped(f"  before {number(answer.start_utility)}  ", answer.start),
-            *_wrapped(f"  {after:<{len('before ') + len(number(answer.start_utility))}}  ", answer.answer),
+            *_wrapped("", change.prompt),
+            *_wrapped(f"  {before}  ", change.before),
+            *_wrapped(f"  {after:<{len(before)}}  ", change.after),
         ]
     )
 

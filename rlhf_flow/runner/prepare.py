@@ -7,11 +7,12 @@ loop.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import yaml
 
@@ -41,6 +42,7 @@ from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, Gi
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
 from rlhf_flow.system.optional_deps import check_all
+from rlhf_flow.system.output import kept_in, tell
 from rlhf_flow.tokenization.chat_template import chat_tokens, dated, today
 from rlhf_flow.types import Policy, RoundRecord
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
@@ -72,18 +74,23 @@ class Prepared:
 
         Raises AlarmError after that if an alarm stopped the run.
         """
-        for _ in self.rounds(clusters):
-            pass
-        print(report.table(self.ledger.root))
-        print(report.samples(self.ledger.root))
-        print(f"report: {self.ledger.root / report.PAGE}")
+        with self._user_output() as out:
+            ran = [record.round for record in self.rounds(clusters, out)]
+        self.config.observe.conclude(
+            self.ledger.root / report.PAGE,
+            table=lambda: report.table(self.ledger.root),
+            samples=lambda: report.samples(self.ledger.root, self.config.observe.samples),
+            on_screen=bool(ran),
+        )
         raise_if_stopped(self.ledger.records[-1], self.config.alarms)
         return list(self.ledger.records)
 
-    def rounds(self, clusters: OpenClusters | None = None) -> Iterator[RoundRecord]:
+    def rounds(self, clusters: OpenClusters | None = None, out: TextIO | None = None) -> Iterator[RoundRecord]:
         """Run every round that has no record yet, yield each record once it is committed, and write the report last.
 
-        Closing the iterator stops the run: its workers end, and its folder is unlocked. `clusters`: as for `run`.
+        Closing the iterator stops the run: its workers end, and its folder is unlocked.
+
+        `clusters`: as for `run`. `out`: of the console; by default stdout.
         """
         rounds = self.config.rounds
         try:
@@ -93,30 +100,37 @@ class Prepared:
                     contextlib.closing(OpenClusters()) as own,
                     (clusters or own).cluster(sized(self.config, Path(self.model.path))) as cluster,
                 ):
-                    yield from self._rounds(cluster)
+                    yield from self._rounds(cluster, out)
             else:
                 if done > rounds:
-                    print(f"{self.ledger.root} has {done} rounds, and rounds={rounds} adds none", flush=True)
+                    tell(f"{self.ledger.root} has {done} rounds, and rounds={rounds} adds none")
                 prune_checkpoints(self.ledger, self.config.timeline, self._checkpoints(), rounds=rounds)
             report.write(self.ledger.root)
         finally:
             self.ledger.close()
 
-    def _rounds(self, cluster: Cluster) -> Iterator[RoundRecord]:
+    @property
+    def log(self) -> Path:
+        """The output of libraries, and the traceback of a failure."""
+        return self.ledger.root / "log.txt"
+
+    def _user_output(self) -> contextlib.AbstractContextManager[TextIO]:
+        """The stream of the console; all other output goes to the log, if there is one."""
+        return kept_in(self.log) if self.config.observe.log else contextlib.nullcontext(sys.stdout)
+
+    def _rounds(self, cluster: Cluster, out: TextIO | None) -> Iterator[RoundRecord]:
         config = self.config
-        print(f"prompts: {self.prompts.summary}", flush=True)
-        data = data_checks.warnings(self.prompts, self.model.tokenizer())
-        for line in [*compatibility.warnings(config), *data, *self._warnings()]:
-            print(f"warning: {line}", flush=True)
-        observers = [
-            *config.observe.open(self.ledger.root, self.ledger.records, flat(config)),
-            Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths),
-        ]
-        try:
-            yield from loop.rounds(self._context(cluster, observers))
-        finally:
+        with contextlib.ExitStack() as opened:
+            observers = config.observe.open(self.ledger.root, self.ledger.records, flat(config), out)
+            observers.append(Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths))
             for observer in observers:
-                observer.close()
+                opened.callback(observer.close)
+            if config.observe.shown != "quiet":
+                tell(f"prompts: {self.prompts.summary}")
+            data = data_checks.warnings(self.prompts, self.model.tokenizer())
+            for line in [*compatibility.warnings(config), *data, *self._warnings()]:
+                tell(f"warning: {line}")
+            yield from loop.rounds(self._context(cluster, observers))
 
     def _warnings(self) -> list[str]:
         """A warning if all steps together can hardly move the policy."""

@@ -25,6 +25,7 @@ from rlhf_flow.seeds import derive
 from rlhf_flow.stages import ask_policy
 from rlhf_flow.stages.by_source import win_rates
 from rlhf_flow.stages.context import Agreement, Evaluation, Likelihood, RunContext
+from rlhf_flow.stages.earlier_rounds import change, drop
 from rlhf_flow.stages.held_out_loss import evaluate_likelihood
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
@@ -46,6 +47,7 @@ def evaluate(context: RunContext, round: int, policies: PolicyRegistry) -> Stage
     win_rate, win_rate_length_controlled   by the evaluation scorer, against the start (`rlhf_flow.metrics.win_rate`)
     win_rate_drop                          the best earlier win rate minus this one, paired by prompt; with an interval
                                            that covers all comparisons of a run's rounds at 95 %
+    win_rate_change                        this win rate minus that of the last evaluated round, paired by prompt
     reward, aspect/<name>                  by the evaluation scorer; and its own `batch_metrics`
     proxy, proxy_win_rate                  reward and win rate by the scorer of training, if it is another
     proxy_gap                              proxy_win_rate - win_rate
@@ -100,7 +102,7 @@ def _evaluate_policy(
     check_silence(scored.counts, context.alarms.silent_judge, slot="evaluate.scorer")
     writer.table("evaluation/compared", _compared(scored))
     metrics = {**_score_metrics(scored), **_shape_metrics(both, seed=seed), **_counts("judge", scored)}
-    metrics |= _drop(context, scored.wins[:, 1, 0])
+    metrics |= drop(context, scored.wins[:, 1, 0]) | change(context, scored.wins[:, 1, 0])
     queries = scored.counts.get("judge/queries", 0)
     context.progress(round, "evaluate", 2, STEPS, "steps", "asking the scorer of training")
     if evaluation.scorer is not context.scorer and evaluation.asks_proxy:
@@ -178,18 +180,6 @@ def _score_metrics(scored: Scored) -> dict[str, float]:
     if all(one is other for one, other in scored.rollouts.responses):  # the start's weights, so nothing was sampled
         metrics |= with_interval("eval/win_rate", 0.5, 0.5, 0.5)
     return metrics | length_controlled("eval/win_rate_length_controlled", wins, new - start)
-
-
-def _drop(context: RunContext, wins: np.ndarray) -> dict[str, float]:
-    """How far this round's win rate is below the best of the earlier ones; empty if it is the first."""
-    earlier = {record.round: record.metrics.get("eval/win_rate") for record in context.ledger.records}
-    rates = {round: rate for round, rate in earlier.items() if rate is not None}
-    if not rates:
-        return {}
-    best = max(rates, key=lambda each: rates[each])
-    before = context.ledger.table(best, "evaluate", "evaluation/compared").read(["win"])["win"].to_numpy()
-    rounds = 1 + -(-context.rounds // context.evaluation.every)  # with the start
-    return gap("eval/win_rate_drop", before, wins, confidence=1 - 0.05 / max(1, rounds * (rounds - 1) / 2))
 
 
 def _counts(name: str, scored: Scored) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -27,15 +28,30 @@ COMMANDS = ("run", "report", "doctor")
         ("rlhf-flow run learner.training.optimizer.l", ["learner.training.optimizer.lr="]),
         ("rlhf-flow run scorer=rule scorer.f", ["scorer.function="]),
         ("rlhf-flow run objective=nothing roun", ["rounds="]),
-        ("rlhf-flow doctor observe.console=", ["false ", "true "]),
+        ("rlhf-flow doctor observe.tensorboard=", ["false ", "true "]),
         ("rlhf-flow run ans", ["answers."]),
         ("rlhf-flow run prompts.path=prompts.j", []),  # bash completes files
         ("rlhf-flow ls sche", ["schedule "]),
         ("rlhf-flow report ", []),
+        ("rlhf-flow run --q", ["--quiet "]),
+        ("rlhf-flow report --", ["--csv ", "--help "]),
     ],
 )
 def test_what_may_follow(line: str, told: list[str]) -> None:
     assert words(line, " \t\n\"'><=;|&(:@", COMMANDS) == told
+
+
+def test_a_shell_that_takes_whole_words_gets_them() -> None:
+    assert words("rlhf-flow run stack=", "", COMMANDS) == ["stack=cpu ", "stack=gpu ", "stack=local "]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_script_that_it_can_read(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "completion words" in script
+    if shutil.which(shell) is not None:
+        subprocess.run([shell, "-n"], input=script, text=True, check=True, timeout=60)
 
 
 def test_bash_completes() -> None:

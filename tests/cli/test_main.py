@@ -15,6 +15,7 @@ from rlhf_flow import __version__
 from rlhf_flow.cli.main import main
 from rlhf_flow.config.schema import GROUPS, RunConfig
 from rlhf_flow.runner import prepare as build
+from rlhf_flow.types import RoundRecord
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +38,9 @@ class Prepared:
     config: RunConfig
     then: Callable[[RunConfig], None]
 
-    def run(self, clusters: object = None) -> None:
+    def run(self, clusters: object = None) -> list[RoundRecord]:
         self.then(self.config)
+        return []
 
 
 @pytest.fixture

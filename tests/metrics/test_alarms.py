@@ -53,6 +53,10 @@ TELLING = {  # of each alarm, what does not trip it yet and what does
     "truncated_rise": ({"eval/truncated": 0.29}, {"eval/truncated": 0.31}),
     "distinct_fall": ({"eval/distinct": 0.5}, {"eval/distinct": 0.49}),
     "repetition_rise": ({"eval/repetition": 0.24}, {"eval/repetition": 0.26}),
+    "saturated": (
+        {"eval/win_rate": 0.99, "eval/win_rate_low": 0.97, "eval/kl": 9.0},
+        {"eval/win_rate": 1.0, "eval/win_rate_low": 1.0, "eval/kl": 9.0},
+    ),
     "kl": ({"eval/kl": 15.0}, {"eval/kl": 15.1}),
 }
 measures = st.dictionaries(st.sampled_from(sorted(START)), st.floats(0, 3) | st.just(math.nan))

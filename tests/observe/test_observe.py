@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_flow.observe import Observe
-from rlhf_flow.observe.settings import WandbSettings
+from rlhf_flow.config.compose import compose
+from rlhf_flow.config.overrides import expanded
+from rlhf_flow.observe import Observe, Observer
+from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSettings, WandbSettings
+from rlhf_flow.types import RoundRecord
 
 
 def test_settings_compose() -> None:
@@ -32,23 +38,96 @@ def test_a_wrong_setting_is_named(settings: dict[str, str], message: str) -> Non
 
 
 def test_nobody_watches(tmp_path: Path) -> None:
-    assert Observe(console=False).open(tmp_path, [], {}) == []
+    assert Observe(console="none").open(tmp_path, [], {}) == []
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("observe", "package"),
     [
-        (Observe(console=False, wandb=WandbSettings(mode="offline")), "wandb"),
-        (Observe(console=False, tensorboard=True), "torch.utils.tensorboard"),
+        (Observe(console="none", wandb=WandbSettings(mode="offline")), "wandb"),
+        (Observe(console="none", tensorboard=True), "torch.utils.tensorboard"),
+        (Observe(console="none", mlflow=MlflowSettings(uri="sqlite:///x.db")), "mlflow"),
+        (Observe(console="none", trackio=TrackioSettings(project="mine")), "trackio"),
     ],
 )
 def test_a_missing_package_is_named_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observe: Observe, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"Run `pip install {package.split('.')[-1]}`, or set observe"):
+    with pytest.raises(ValueError, match=f"Fix: pip install {package.split('.')[-1]}, or observe"):
         observe.open(tmp_path, [], {})
+
+
+class Counting(Observer):
+    """Needs one method of three."""
+
+    opened: ClassVar[list[ObservedRun]] = []
+    rounds: ClassVar[list[int]] = []
+
+    def __init__(self, run: ObservedRun) -> None:
+        self.opened.append(run)
+
+    def round(self, record: RoundRecord) -> None:
+        self.rounds.append(record.round)
+
+
+def test_a_class_of_the_user_observes(tmp_path: Path, record: Callable[[int], RoundRecord]) -> None:
+    config = compose("experiment=sandbox", *expanded([f"observe={__name__}.Counting"]))
+    (observer,) = replace(config.observe, console="none").open(tmp_path, [record(0)], {"seed": 7})
+    observer.stage(1, "sample", 0, 1, "prompts")
+    observer.round(record(1))
+    observer.close()
+    assert [run.config for run in Counting.opened] == [{"seed": 7}]
+    assert Counting.rounds == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": ["nowhere.Mine"]}, "observe.classes=nowhere.Mine: importing it failed.*Fix: "),
+        ({"classes": [f"{__name__}.pytestmark_"]}, "importing it failed with KeyError"),
+    ],
+)
+def test_a_class_that_is_not_there_is_named(tmp_path: Path, settings: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Observe(console="none", **settings).open(tmp_path, [], {})
+
+
+def test_an_observer_that_fails_to_open_closes_the_others(tmp_path: Path) -> None:
+    class Closed(Counting):
+        closed: ClassVar[list[bool]] = []
+
+        def close(self) -> None:
+            self.closed.append(True)
+
+    globals()["Closed"] = Closed
+    with pytest.raises(ValueError, match="nowhere"):
+        Observe(console="none", classes=[f"{__name__}.Closed", "nowhere.Mine"]).open(tmp_path, [], {})
+    assert Closed.closed == [True]
+
+
+@pytest.mark.parametrize(("given", "shown"), [("true", "auto"), ("False", "none"), ("json", "json")])
+def test_values_of_an_earlier_version_are_known(given: str, shown: str) -> None:
+    assert Observe(console=given).shown == shown
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"console": "loud"}, "observe.console must be one of auto, screen"),
+        ({"samples": -1}, "observe.samples must be >= 0"),
+        ({"classes": ["Mine"]}, "must be written module.Class"),
+    ],
+)
+def test_a_wrong_key_of_observers_is_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Observe(**wrong)
+
+
+def test_an_unknown_artifact_is_named() -> None:
+    with pytest.raises(ValueError, match=r"observe\.mlflow\.artifacts: 'weights' is no kind of artifact"):
+        MlflowSettings(artifacts=["weights"])
 
 
 def test_a_configuration_needs_none_of_the_packages() -> None:

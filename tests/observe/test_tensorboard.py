@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_flow.observe.settings import ObservedRun
 from rlhf_flow.observe.tensorboard import TensorBoard
 from rlhf_flow.types import RoundRecord
 
@@ -22,12 +23,12 @@ def logged(run_dir: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def test_each_round_is_logged_once_over_many_starts(tmp_path: Path, record: Callable[[int], RoundRecord]) -> None:
-    first = TensorBoard.open(tmp_path, [])
+    first = TensorBoard.open(ObservedRun(tmp_path, [], {}))
     for round in (0, 1, 2):  # killed before round 2 was committed: nothing is closed
         first.round(record(round))
-    second = TensorBoard.open(tmp_path, [record(0), record(1)])
+    second = TensorBoard.open(ObservedRun(tmp_path, [record(0), record(1)], {}))
     second.round(record(2))  # killed after the commit of round 3, before it was logged
-    third = TensorBoard.open(tmp_path, [record(round) for round in range(4)])
+    third = TensorBoard.open(ObservedRun(tmp_path, [record(round) for round in range(4)], {}))
     third.stage(4, "sample", 1, 10, "tokens")
     third.round(record(4))
     third.close()

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_flow.observe.settings import WandbSettings
+from rlhf_flow.observe.settings import ObservedRun, WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
 
@@ -27,7 +27,7 @@ def start(run_dir: Path, committed: int, then: int, *, killed: bool) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from rlhf_flow.observe.settings import WandbSettings
+from rlhf_flow.observe.settings import ObservedRun, WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
 
@@ -35,7 +35,7 @@ def record(round):
     return RoundRecord(round, "", {{}}, {{"eval/kl": float(round)}}, {{"learn": 3.0}}, {{}})
 
 records = [record(round) for round in range({committed})]
-wandb = Wandb.open(Path({str(run_dir)!r}), records, {{"seed": 7}}, WandbSettings(mode="offline"))
+wandb = Wandb.open(ObservedRun(Path({str(run_dir)!r}), records, {{"seed": 7}}), WandbSettings(mode="offline"))
 for round in range({committed}, {then}):
     wandb.round(record(round))
 os.kill(os.getpid(), signal.SIGKILL) if {killed} else wandb.close()
@@ -117,13 +117,16 @@ def test_online_the_run_goes_on_at_the_step_the_server_says(
 ) -> None:
     server = Server(starting_step=2)
     server.install(monkeypatch)
-    observer = Wandb.open(tmp_path, [record(at) for at in range(4)], {"seed": 7}, WandbSettings(mode="online"))
+    observer = Wandb.open(
+        ObservedRun(tmp_path, [record(at) for at in range(4)], {"seed": 7}, group="sweep"), WandbSettings(mode="online")
+    )
     observer.stage(4, "sample", 1, 10, "tokens")
     observer.round(record(4))
     observer.close()
     assert server.logged == [2, 3, 4, None]
     assert server.asked["mode"] == "online"
     assert server.asked["resume"] == "allow"
+    assert server.asked["group"] == "sweep"
     assert server.asked["config"] == {"seed": 7}
     assert server.asked["name"] == tmp_path.name
 
@@ -135,7 +138,7 @@ def test_a_run_keeps_its_id_and_a_new_one_in_the_same_place_gets_another(
     server.install(monkeypatch)
 
     def id_of(folder: Path) -> object:
-        Wandb.open(folder, [], {}, WandbSettings(mode="online"))
+        Wandb.open(ObservedRun(folder, [], {}), WandbSettings(mode="online"))
         return server.asked["id"]
 
     first = id_of(tmp_path / "a run, first")
@@ -148,4 +151,4 @@ def test_a_run_keeps_its_id_and_a_new_one_in_the_same_place_gets_another(
 def test_no_account_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     Server(refuses=True).install(monkeypatch)
     with pytest.raises(ValueError, match=r"no API key configured.*wandb login.*observe\.wandb\.mode=offline"):
-        Wandb.open(tmp_path, [], {}, WandbSettings(mode="online"))
+        Wandb.open(ObservedRun(tmp_path, [], {}), WandbSettings(mode="online"))

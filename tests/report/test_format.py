@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.report.format import clipped, compact, number, short, visible
+from rlhf_flow.report.format import compact, number, short
+from rlhf_flow.system.visible_text import clipped, visible
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from rlhf_flow import report
 from rlhf_flow.metrics.intransitivity import advice
-from rlhf_flow.report.format import visible
+from rlhf_flow.system.visible_text import visible
 
 MakeRun = Callable[..., Path]
 Line = dict[str, float]
@@ -322,7 +322,7 @@ def test_samples_are_those_that_changed_most(make_run: MakeRun) -> None:
     rows[2] |= {"utility": 99.0, "start": "same", "answer": "same"}
     text = report.samples(make_run([{}, {}], {1: rows}), n=3)
     assert re.findall(r"prompt \d\d", text) == ["prompt 04", "prompt 17", "prompt 09"]
-    assert "the 3 of 21 that changed most" in text
+    assert "of the start and of round 1: 3 of 21, those that changed most" in text
 
 
 @pytest.mark.parametrize(

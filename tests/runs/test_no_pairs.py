@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from rlhf_flow.metrics.alarms import AlarmError, Alarms, raise_if_stopped, raised
 from rlhf_flow.metrics.bucket_counts import pairs, reasons
-from rlhf_flow.observe.console import Console
+from rlhf_flow.observe.console import Lines
+from rlhf_flow.observe.settings import ObservedRun
 from rlhf_flow.observe.summary_line import line
 from rlhf_flow.selector.only_pair import OnlyPair
 from rlhf_flow.types import RoundRecord, Scored, Selection
@@ -50,13 +52,12 @@ def test_late_pairs_count_where_they_are_learned_from() -> None:
     assert reasons({"pairs/my_bucket": 2}) == "2 pairs my bucket"
 
 
-def test_the_console_knows_at_how_many_tokens_answers_are_cut(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_console_knows_at_how_many_tokens_answers_are_cut(tmp_path: Path) -> None:
     config = {"rounds": 4, "sampler.draws.0.max_tokens": 48, "sampler.draws.1.max_tokens": 48, "scorer.max_tokens": 9}
-    console = Console.open(tmp_path, [], config)
+    out = StringIO()
+    console = Lines(ObservedRun(tmp_path, [], config), out)
     console.round(RoundRecord(1, "", {}, CUT, {}, {}))
-    assert "pairs 0 of 8 (63 answers cut at 48 tokens)" in capsys.readouterr().out
+    assert "pairs 0 of 8 (63 answers cut at 48 tokens)" in out.getvalue()
 
 
 # -- what a run does --------------------------------------------------------------------------------------------------

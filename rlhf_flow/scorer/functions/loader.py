@@ -35,12 +35,14 @@ def imported(key: str, name: str) -> Callable[..., Any]:
             f"{key}={name}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
             "Fix: put its folder on PYTHONPATH, or correct the name."
         ) from error
-    functions = {key: value for key, value in vars(module).items() if callable(value)}
+    functions = {key: value for key, value in vars(module).items() if callable(value) and not inspect.isclass(value)}
     if function_name not in functions:
-        found = "is not callable" if function_name in vars(module) else "is not there"
+        found = "is no function" if function_name in vars(module) else "is not there"
         own = [key for key, value in functions.items() if inspect.isfunction(value) and value.__module__ == module_name]
         names = ", ".join(sorted(key for key in own if not key.startswith("_"))) or "none"
-        raise ValueError(f"{key}={name}: {function_name!r} {found}; the functions of {module_name!r} are: {names}.")
+        raise ValueError(
+            f"{key}={name}: {function_name!r} {found}. Fix: one of the functions of {module_name!r}: {names}."
+        )
     return functions[function_name]
 
 

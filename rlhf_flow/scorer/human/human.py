@@ -19,6 +19,7 @@ from rlhf_flow.scorer.human.annotations import Annotations, Question, Standing
 from rlhf_flow.scorer.pairwise import Match, both_views, matches
 from rlhf_flow.specs import Place
 from rlhf_flow.system.cancellation import check_cancelled
+from rlhf_flow.system.output import tell
 from rlhf_flow.types import Rollouts, Scored
 
 Pair: TypeAlias = tuple[str, str]  # the ids of two responses
@@ -159,9 +160,7 @@ class Panel:
                 folder = Path(self.spec.folder)
                 run = folder.parent if folder.name == "labels" else folder
                 command = f"rlhf-flow label {shlex.quote(str(run))}"
-                print(
-                    f"waiting for people: {waiting} of {len(standings)} pairs are open. To label: {command}", flush=True
-                )
+                tell(f"waiting for people: {waiting} of {len(standings)} pairs are open. To label: {command}")
             check_cancelled()
             time.sleep(self.spec.poll)
 

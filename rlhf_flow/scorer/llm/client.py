@@ -16,6 +16,7 @@ from rlhf_flow.scorer.llm.endpoint import SHOWN, Connection, Endpoint, RequestFa
 from rlhf_flow.scorer.llm.parse_reply import Reply
 from rlhf_flow.scorer.llm.reply_text import visible
 from rlhf_flow.scorer.llm.request import Chat, digest
+from rlhf_flow.system.output import tell
 
 AT_CAP = ("stop", "abstain")
 FIRST_WAIT_SECONDS = 1.0  # before the first retry; it doubles with each further one
@@ -111,10 +112,9 @@ class ChatClient:
         self._at_cap = at_cap
         self._warned: set[str] = set()  # causes of abstentions
         if unsettled := self.ledger.spent.unsettled:
-            print(
+            tell(
                 f"warning: {unsettled} calls of account {budget.account!r} were sent and their answers never kept; "
-                "they count as spent",
-                flush=True,
+                "they count as spent"
             )
 
     def ask(self, questions: Mapping[str, str]) -> Replies:
@@ -126,10 +126,9 @@ class ChatClient:
         keys = {question: digest([self.endpoint.known_as, self.chat.public(question)]) for question in questions}
         old_keys = {key: digest(self.chat.body(questions[question])) for question, key in keys.items()}
         if adopted := self.ledger.adopt(old_keys):
-            print(
+            tell(
                 f"note: {adopted} judgements were kept by an earlier version without the endpoint's name; they are "
-                f"taken as those of {self.endpoint.known_as}",
-                flush=True,
+                f"taken as those of {self.endpoint.known_as}"
             )
         replies = Replies(self.kept(keys))
         missing = {question: key for question, key in keys.items() if question not in replies.known}
@@ -159,7 +158,7 @@ class ChatClient:
             problem = CAUSES[cause].format(
                 limit=self.chat.reply_tokens, max_tokens=self.chat.max_tokens, reply=reply.text[:SHOWN]
             )
-            print(f"warning: a reply of the judge {problem}. Such replies count as abstentions.", flush=True)
+            tell(f"warning: a reply of the judge {problem}. Such replies count as abstentions.")
 
 
 class _Batch:

@@ -111,7 +111,7 @@ def test_an_error_inside_a_measure_says_whose_it_is() -> None:
     [
         ({"function": "longer"}, "scorer.function must be written module.function"),
         ({"function": f"{HERE}.longer", "measure": "count"}, "scorer.measure must be written module.function"),
-        ({"function": f"{HERE}.loger"}, "scorer.function=.*'loger' is not there; .*longer"),
+        ({"function": f"{HERE}.loger"}, r"scorer.function=.*'loger' is not there\. Fix: .*longer"),
         (
             {"function": f"{HERE}.longer", "measure": f"{HERE}.cuont"},
             "scorer.measure=.*'cuont' is not there",

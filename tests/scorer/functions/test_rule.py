@@ -78,8 +78,8 @@ def test_an_error_inside_a_rule_names_the_response() -> None:
         ("tests.scorer.", "must be written module.function"),
         ("no_such_module.f", "importing 'no_such_module' failed with ModuleNotFoundError.*PYTHONPATH"),
         ("tests.support.broken_rules.f", "RuntimeError: half written"),
-        (f"{HERE}.lenght", "'lenght' is not there; .*length"),
-        (f"{HERE}.not_a_function", "'not_a_function' is not callable"),
+        (f"{HERE}.lenght", r"'lenght' is not there\. Fix: .*length"),
+        (f"{HERE}.not_a_function", "'not_a_function' is no function"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_before_any_worker_starts(function: str, said: str) -> None:
