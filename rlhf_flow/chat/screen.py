@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from rlhf_flow.report.format import visible
+from rlhf_flow.system.visible_text import visible
 
 QUESTION = "[bold]Which is better?[/] 1 left · 2 right · = tie · Enter no label "
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_flow.cli import pages_export, pages_training
+from rlhf_flow.cli import pages_results, pages_training
 
 PROGRAM = """\
 rlhf-flow: online, iterative preference optimisation of language models.
@@ -81,38 +81,6 @@ and chat templates and special tokens of policy and scorers. Prints a line for e
   --json         print the findings as JSON
 Exit status: 0 no problem, 1 a problem, 2 a mistake in the arguments."""
 
-EVAL = """\
-rlhf-flow eval POLICY POLICY ... [key=value ...] [--prompts FILE]
-rlhf-flow eval POLICY ... --export FORMAT [--prompts QUESTIONS] [key=value ...]
-rlhf-flow eval --import FORMAT FILE ...
-rlhf-flow eval POLICY ... --tasks NAME[,NAME] [--shots N] [--limit N] [--chat] [--tasks-dir DIR]
-rlhf-flow eval [RUN] --pairs FILE [key=value ...]
-rlhf-flow eval RUN --curve
-
-A POLICY is RUN (its best policy), RUN@3 (round 3; 0 is the start), RUN@all (every round), the folder of a checkpoint,
-or a model on the hub. The policies answer the same prompts with the same decoding, by default the held-out prompts of
-the first run, whose recorded answers are used again. The first form prints the win rate of every policy against every
-other one, and Bradley-Terry ratings, with intervals of 95 %.
-
-Keys: scorer=, engine=, cluster=, stack=, prompts.*, evaluate.*, answers.* and seed, as for `rlhf-flow run`. Without
-them, those of the first run: its evaluation scorer judges.
-
-Example
-  rlhf-flow eval runs/mine@0 runs/mine scorer=judge scorer.endpoint.model=my-judge
-
-  --prompts FILE    prompts to answer, instead of the held-out ones
-  --export FORMAT   write the answers for alpaca_eval, mt_bench or arena_hard; --prompts takes their files of questions
-  --import FORMAT FILE ...
-                    read the judgements that these benchmarks wrote, and print the same tables
-  --tasks NAME,...  tasks of lm-evaluation-harness (pip install 'rlhf-flow[lm-eval]'), with these of its options:
-  --shots N         examples before each question; default: those of the task
-  --limit N         rows of each task; default: all
-  --chat            write the questions in the chat template
-  --tasks-dir DIR   a folder with task files of yours
-  --pairs FILE      accuracy of the scorer by subset, with columns prompt, chosen, rejected and subset, as RewardBench
-  --curve           win rate and reward of each round against sqrt(KL), by the evaluation scorer and that of training
-  --out DIR         where eval.json, eval.parquet, answers and judgements are kept; default: RUN/eval, or runs/eval"""
-
 PLAN = """\
 rlhf-flow plan [key=value ...] [--config-dir DIR] [--memory SIZE] [--gpus N] [--like RUN] [--json]
 
@@ -125,15 +93,6 @@ cluster.nodes=4 cluster.address=auto also prints the share of each of four nodes
   --like RUN     estimate the time from a finished run
   --json         print the estimate as JSON
 Exit status: 0 it fits, 1 something does not fit, 2 a mistake in the arguments."""
-
-REPORT = """\
-rlhf-flow report RUN [RUN ...] [--csv FOLDER]
-
-Reads the folder of a run, finished or not, and writes RUN/report.html: one file that needs no network. For two to four
-runs it writes compared.html to the first folder: their curves side by side, the last rounds with confidence intervals,
-paired over shared held-out prompts, and the keys in which their configurations differ.
-
-  --csv FOLDER      also write the numbers of each chart to FOLDER, one CSV file per chart (one run only)"""
 
 LABEL = """\
 rlhf-flow label RUN [--host HOST] [--port N] [--token-env NAME] [--name NAME ...] [--release ANNOTATOR ...]
@@ -285,19 +244,17 @@ OF = {  # the pages of commands that are a plain text
     "compare": COMPARE,
     "convert": CONVERT,
     "doctor": DOCTOR,
-    "eval": EVAL,
     "init": INIT,
     "judgements": JUDGEMENTS,
     "label": LABEL,
     "ls": LS,
     "new": NEW,
     "plan": PLAN,
-    "report": REPORT,
     "resume": RESUME,
     "sandbox": SANDBOX,
     "sft": pages_training.SFT,
     "train-reward": pages_training.TRAIN_REWARD,
     "verify": VERIFY,
-    **pages_export.OF,
+    **pages_results.OF,
 }
-NEED_ARGUMENTS = ("eval", "label", "new", "report", "resume", *pages_export.OF)
+NEED_ARGUMENTS = ("label", "new", "resume", *pages_results.OF)

@@ -173,7 +173,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_the_same_command_goes_on(
         assert main(["run", *made]) == 1
     told = capsys.readouterr().err
     assert "No space left on device" in told
-    assert "repeat the command to resume" in told
+    assert "Once the cause is removed, resume:" in told
     assert main(["run", *made]) == 0
     assert main(["run", *tiny.overrides(model, asked, tmp_path / "whole")]) == 0
     finals = [json.loads((tmp_path / name / "final.json").read_text())["sha256"] for name in ("run", "whole")]

@@ -1,6 +1,47 @@
-"""The help pages of the commands that use the data and policies of a run: export, merge and chat."""
+"""The help pages of the commands that read a run: eval, report, export, merge and chat."""
 
 from __future__ import annotations
+
+EVAL = """\
+rlhf-flow eval POLICY POLICY ... [key=value ...] [--prompts FILE]
+rlhf-flow eval POLICY ... --export FORMAT [--prompts QUESTIONS] [key=value ...]
+rlhf-flow eval --import FORMAT FILE ...
+rlhf-flow eval POLICY ... --tasks NAME[,NAME] [--shots N] [--limit N] [--chat] [--tasks-dir DIR]
+rlhf-flow eval [RUN] --pairs FILE [key=value ...]
+rlhf-flow eval RUN --curve
+
+A POLICY is RUN (its best policy), RUN@3 (round 3; 0 is the start), RUN@all (every round), the folder of a checkpoint,
+or a model on the hub. The policies answer the same prompts with the same decoding, by default the held-out prompts of
+the first run, whose recorded answers are used again. The first form prints the win rate of every policy against every
+other one, and Bradley-Terry ratings, with intervals of 95 %.
+
+Keys: scorer=, engine=, cluster=, stack=, prompts.*, evaluate.*, answers.* and seed, as for `rlhf-flow run`. Without
+them, those of the first run: its evaluation scorer judges.
+
+Example
+  rlhf-flow eval runs/mine@0 runs/mine scorer=judge scorer.endpoint.model=my-judge
+
+  --prompts FILE    prompts to answer, instead of the held-out ones
+  --export FORMAT   write the answers for alpaca_eval, mt_bench or arena_hard; --prompts takes their files of questions
+  --import FORMAT FILE ...
+                    read the judgements that these benchmarks wrote, and print the same tables
+  --tasks NAME,...  tasks of lm-evaluation-harness (pip install 'rlhf-flow[lm-eval]'), with these of its options:
+  --shots N         examples before each question; default: those of the task
+  --limit N         rows of each task; default: all
+  --chat            write the questions in the chat template
+  --tasks-dir DIR   a folder with task files of yours
+  --pairs FILE      accuracy of the scorer by subset, with columns prompt, chosen, rejected and subset, as RewardBench
+  --curve           win rate and reward of each round against sqrt(KL), by the evaluation scorer and that of training
+  --out DIR         where eval.json, eval.parquet, answers and judgements are kept; default: RUN/eval, or runs/eval"""
+
+REPORT = """\
+rlhf-flow report RUN [RUN ...] [--csv FOLDER]
+
+Reads the folder of a run, finished or not, and writes RUN/report.html: one file that needs no network. For two to four
+runs it writes compared.html to the first folder: their curves side by side, the last rounds with confidence intervals,
+paired over shared held-out prompts, and the keys in which their configurations differ.
+
+  --csv FOLDER      also write the numbers of each chart to FOLDER, one CSV file per chart (one run only)"""
 
 EXPORT = """\
 rlhf-flow export pairs|sft|labels RUN [--rounds 1-3,5] [--out FILE] [--push OWNER/NAME [--private] [--dry-run]]
@@ -55,4 +96,4 @@ train-reward` reads the file, and so does the next run with the keys that are pr
 
 /new begins a new conversation, /quit or the end of the input ends the chat."""
 
-OF = {"export": EXPORT, "merge": MERGE, "chat": CHAT}
+OF = {"eval": EVAL, "report": REPORT, "export": EXPORT, "merge": MERGE, "chat": CHAT}
