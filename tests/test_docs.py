@@ -159,7 +159,8 @@ def test_it_composes(command: Command, folder: Path, monkeypatch: pytest.MonkeyP
     swept = "--multirun" in command.words
     keys = [key for key in command.keys if not re.fullmatch(r"\d+|\d+GiB|conf|job", key)]
     first = [re.sub(r"^([^=\[{]+=[^,\[{]+),.*", r"\1", key) if swept else key for key in keys]
-    composed(command.words[1], expanded(first))
+    own = [word.partition("=")[2] for word in command.words if word.startswith("--config-dir=")]
+    composed(command.words[1], [*expanded(first), *(f"hydra.searchpath=[file://{ROOT / each}]" for each in own)])
 
 
 def composed(name: str, keys: list[str]) -> None:

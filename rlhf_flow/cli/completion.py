@@ -96,7 +96,7 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
 
 def _options(command: str) -> list[str]:
     """The options on the help page of a command."""
-    text = {"run": pages.RUN, "serve": pages.SERVE, **pages.OF}.get(command, "")
+    text = {"run": pages.RUN + pages.RUN_EXAMPLES, "serve": pages.SERVE, **pages.OF}.get(command, "")
     return [*dict.fromkeys([*OPTION.findall(text), "--help"])]
 
 

@@ -104,7 +104,7 @@ class MlflowSettings:
     """MLflow: a local folder or database, or a tracking server."""
 
     uri: str | None = None  # sqlite:///mlflow.db, or a server's address; null: do not log
-    experiment: str = "rlhf-flow"
+    experiment: str = "rlhf-flow"  # its name
     artifacts: list[str] = field(default_factory=list)  # of the last round: policy, pairs, samples
 
     def __post_init__(self) -> None:
