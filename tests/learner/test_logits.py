@@ -22,10 +22,11 @@ from rlhf_flow.weights.source import InMemoryWeights
 from tests.support.classroom import write
 
 
-def by_hand(logits: np.ndarray, target: int) -> tuple[float, float, float]:
+def by_hand(logits: np.ndarray, target: int) -> tuple[float, float, float, float]:
     p = np.exp(logits) / np.exp(logits).sum()
     top = sorted(p, reverse=True)[:TOP]
-    return math.log(p[target]), -sum(q / sum(top) * math.log(q / sum(top)) for q in top), sum(top)
+    entropy = -sum(q / sum(top) * math.log(q / sum(top)) for q in top)
+    return math.log(p[target]), entropy, sum(top), float(np.float32(logits[target]) == np.float32(logits.max()))
 
 
 def read(rows: list[list[float]], targets: list[int]) -> Tensor:
@@ -45,9 +46,10 @@ def test_they_are_the_definitions(position: tuple[list[float], int]) -> None:
 
 def test_the_ends_of_the_scale() -> None:
     alike, sure = [0.0] * 40, [100.0] + [0.0] * 39
-    (_, entropy, mass), (_, none, whole) = read([alike, sure], [0, 0]).tolist()
+    (_, entropy, mass, first), (_, none, whole, other) = read([alike, sure], [0, 1]).tolist()
     assert (entropy, mass) == pytest.approx((math.log(TOP), TOP / 40))
     assert (none, whole) == pytest.approx((0, 1))
+    assert (first, other) == (1, 0)
 
 
 def test_mass_that_leaves_the_likeliest_changes_their_mass_alone() -> None:
@@ -59,11 +61,11 @@ def test_mass_that_leaves_the_likeliest_changes_their_mass_alone() -> None:
 
 def test_where_tokens_are_impossible_the_others_are_all() -> None:
     (found,) = read([[0.0, 0.0, -torch.inf]], [1]).tolist()
-    assert found == pytest.approx([math.log(0.5), math.log(2), 1])
+    assert found == pytest.approx([math.log(0.5), math.log(2), 1, 1])
 
 
 def test_of_no_position_there_is_nothing() -> None:
-    assert spread(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64)).shape == (0, 3)
+    assert spread(torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64)).shape == (0, 4)
 
 
 def test_a_table_of_logits_tells_its_spread_too(tmp_path: Path) -> None:
