@@ -30,7 +30,7 @@ LOCK := pip compile --quiet --python-version 3.11 --generate-hashes --no-annotat
 # starts dozens of processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos preferences repeat compare curves bench docs picture format lock wheel clean
+.PHONY: help install run world check types unit test test-changed soak drill mutants alarms matrix nodes chaos whole-way preferences repeat compare curves bench docs picture format lock wheel clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -76,6 +76,9 @@ alarms: $(INSTALLED) ## alarms with a scorer that rewards length and one that do
 
 chaos: world ## half an hour of killed, stopped and disconnected processes; ARGS="--minutes 5"
 	.venv/bin/python scripts/proofs/chaos.py $(ARGS)
+
+whole-way: world ## sft, train-reward, run, eval and export, and the result in other programs; ARGS="--kill --vllm"
+	PYTHONPATH=. .venv/bin/python scripts/proofs/whole_way.py $(ARGS)
 
 preferences: $(INSTALLED) ## train reward models on real preferences, about five minutes on one core; DATA=file.jsonl.gz
 	.venv/bin/python scripts/proofs/preferences.py --data "$(DATA)" --folder runs/preferences $(ARGS)

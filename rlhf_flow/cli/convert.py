@@ -1,4 +1,4 @@
-"""Write a checkpoint that a run can start from: `rlhf-flow convert FROM TO`.
+"""Write a checkpoint that a run can start from: `rlhf-flow convert FROM TO`. FROM may be a run.
 
 Weights in .bin become safetensors, an adapter is merged into its base, and weights quantised to fp8 or mxfp4 become
 bfloat16. What is written is what transformers loads, so nothing is lost but the quantisation's file size.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rlhf_flow.storage.run_policies import named_policy
+from rlhf_flow.system.files import new_folder
 from rlhf_flow.weights.whole_checkpoint import load_whole
 
 
 def convert(source: str, target: str, *, trust_remote_code: bool = False) -> str:
     """What was done, in a sentence. Raises ValueError if there is nothing that can be converted."""
-    start, written = Path(source), Path(target)
+    policy = named_policy(source)
+    start = Path(source) if policy is None else policy.folder
     if not start.is_dir():
         raise ValueError(f"{source} is not a folder. Fix: give the folder of a checkpoint, or hf download it first.")
-    if written.exists() and any(written.iterdir()):
-        raise ValueError(f"{target} is not empty. Fix: name a folder that does not exist yet.")
-    model, tokenizer, done = load_whole(start, trust_remote_code=trust_remote_code)
-    model.save_pretrained(written)
-    tokenizer.save_pretrained(written)
+    with new_folder(Path(target)) as written:
+        model, tokenizer, done = load_whole(start, trust_remote_code=trust_remote_code)
+        model.save_pretrained(written)
+        tokenizer.save_pretrained(written)
     return f"{target}: {done}"
 
 

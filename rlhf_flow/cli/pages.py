@@ -66,7 +66,8 @@ CONVERT = """\
 rlhf-flow convert FROM TO [--trust-remote-code]
 
 Reads the checkpoint in the folder FROM and writes one to TO that a run can start from: weights in .bin become
-safetensors, a LoRA adapter (peft) is merged into its base, and fp8 or mxfp4 weights become bfloat16."""
+safetensors, a LoRA adapter (peft) is merged into its base, and fp8 or mxfp4 weights become bfloat16. FROM may be a run:
+RUN is its best policy, RUN@3 that of round 3."""
 
 DOCTOR = """\
 rlhf-flow doctor [key=value ...] [--load] [--config-dir DIR] [--memory SIZE] [--gpus N] [--json]

@@ -56,6 +56,7 @@ Keys
   prompts.batch=512   rounds=4             rows per round, and rounds: together, the rows that are trained on
   prompts.held_out=0.05                    the share of the rows for evaluation: eval/accuracy, eval/ece, ...
   prompts.held_out_path=FILE               or a file for evaluation, with the same columns
+  learner.training.optimizer.lr=...        unless given, 5e-6 for 7 B weights and more for fewer; times 10 for LoRA
   stack=local                              one process, without Ray and DeepSpeed
 
 All other keys are those of `rlhf-flow run --help`."""

@@ -74,10 +74,10 @@ def _named(word: str, model: Model) -> Iterator[Contestant]:
         yield _checkpoint(word, model)
         return
     config = from_yaml((run / "config.yaml").read_text(encoding="utf-8"))
-    if config.evaluate.by != "answers":
+    if config.evaluate.by == "agreement":
         raise ValueError(f"{word}: this run trains a scorer, which has no answers. Fix: rlhf-flow eval --pairs FILE.")
     config = replace(config, model=on_disk(config.model))
-    known = [round for round in closed_rounds(run) if round == 0 or _policy(run, round) or _answers(run, round)]
+    known = [round for round in closed_rounds(run) if round == 0 or _policy(run, round) or _answers(run, round, config)]
     found = None if is_run(Path(word)) else ROUND.fullmatch(word)
     chosen = [_best(run, known)] if found is None else known if found[2] == "all" else [int(found[2])]
     for round in chosen:
@@ -105,7 +105,7 @@ def _of_run(run: Path, round: int, config: RunConfig) -> Contestant:
     if round > 0 and (folder := _policy(run, round)) is not None:
         sha256 = str(read_json(folder.parent / "record.json")["policy"])
         policy = Policy("policy", round, sha256, published(folder, start, trust_remote_code=trusts))
-    answers = _answers(run, round)
+    answers = _answers(run, round, config)
     recorded = None if answers is None else Recorded(answers, config)
     return Contestant(f"{str(run).rstrip('/')}@{round}", config.model, policy, recorded)
 
@@ -120,15 +120,16 @@ def _policy(run: Path, round: int) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _answers(run: Path, round: int) -> Path | None:
+def _answers(run: Path, round: int, config: RunConfig) -> Path | None:
+    """The answers of the policy. A run of `rlhf-flow sft` has answers of the data set there."""
     path = run / "rounds" / f"{round:05d}" / "evaluation" / "answers.parquet"
-    return path if path.is_file() else None
+    return path if config.evaluate.by == "answers" and path.is_file() else None
 
 
 def _best(run: Path, known: Sequence[int]) -> int:
-    """The round of the best policy, as the run measured it; the last one if it measured none."""
+    """The round of the best policy, as the run measured it; the last one if it measured none better than the start."""
     if (run / "best.json").is_file():
         best = read_json(run / "best.json")
-        if MERITS.keys() & best["metrics"].keys() and best["round"] in known:
+        if best["policy"] and MERITS.keys() & best["metrics"].keys() and best["round"] in known:
             return int(best["round"])
     return known[-1]

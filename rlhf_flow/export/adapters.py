@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlhf_flow.system.files import new_folder
 from rlhf_flow.weights.source import SETTINGS, TENSORS
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ def merge_adapters(terms: Sequence[tuple[Path, float]], out: Path) -> str:
     Its rank is the sum of their ranks, its tensors are float32. A layer that an adapter lacks counts as no update.
     Raises ValueError if a folder holds no plain LoRA adapter, if the bases differ, or if `out` has files.
     """
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty. Fix: name a folder that does not exist yet.")
     loaded = [_load(folder) for folder, _ in terms]
     first = loaded[0].settings
     for one in loaded[1:]:
@@ -73,10 +72,10 @@ def merge_adapters(terms: Sequence[tuple[Path, float]], out: Path) -> str:
         merged[layer + B] = torch.cat(columns, dim=1).contiguous()
     targets = sorted({target for one in loaded for target in one.settings["target_modules"]})
     settings = {**first, "r": rank, "lora_alpha": rank, "use_rslora": False, "target_modules": targets}
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(merged, out / TENSORS, metadata={"format": "pt"})
-    (out / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    _copy_tokenizer(loaded[0].folder, out)
+    with new_folder(out) as new:
+        save_file(merged, new / TENSORS, metadata={"format": "pt"})
+        (new / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _copy_tokenizer(loaded[0].folder, new)
     return f"{out}: an adapter of rank {rank} for {len(layers)} layers of {Path(first['base_model_name_or_path']).name}"
 
 

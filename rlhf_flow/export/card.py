@@ -17,7 +17,7 @@ MODEL = """---
 
 # {title}
 
-The policy of round {round} of an online preference optimisation by rlhf_flow.
+The policy of round {round} of {training} by rlhf_flow.
 
 ## Training
 
@@ -74,11 +74,14 @@ ABOUT = {
     "sft": "The best complete answer to each prompt: `prompt` and `completion` are conversations.",
     "labels": "Single answers: `label` is whether the answer wins against the average answer to its prompt.",
 }
+TRAINING = {"likelihood": "a supervised fine-tuning"}  # evaluate.by -> what the run is
 METRICS = (  # key, name, form
     ("eval/win_rate", "win rate against the start", ".3f"),
     ("eval/reward", "evaluation scorer", ".3f"),
     ("eval/proxy", "training scorer", ".3f"),
     ("eval/kl", "KL to the start, nats", ".2f"),
+    ("eval/loss", "held-out loss, nats", ".3f"),
+    ("eval/token_accuracy", "held-out token accuracy", ".1%"),
     ("eval/length", "tokens of an answer", ".1f"),
     ("eval/truncated", "answers cut", ".1%"),
     ("train/loss", "training loss", ".4f"),
@@ -107,6 +110,7 @@ def model_card(run: Run, round: int, *, dtype: str) -> str:
         front="\n".join(front),
         title=f"{base.rpartition('/')[2]}, {algorithm}",
         round=round,
+        training=TRAINING.get(str(_value(run, "evaluate.by")), "an online preference optimisation"),
         last=run.done,
         facts=_table(run),
         curves="\n".join(_curves(run, round)),

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_flow.export.card import model_card
 from rlhf_flow.report.run_folder import Run, read
 from rlhf_flow.storage.run_policies import named_policy
+from rlhf_flow.system.files import new_folder
 from rlhf_flow.weights.whole_checkpoint import load_whole
 
 SHARD = "4GB"  # the most of one safetensors file
@@ -29,18 +30,17 @@ def write_model(name: str, *, out: Path | None = None, dtype: str = DTYPES[0]) -
     if policy is None:
         raise ValueError(f"{name} holds no run: it has no config.yaml and rounds. Fix: name the run's folder.")
     folder = policy.run / "export/model" if out is None else out
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"--out={folder}: it is not empty. Fix: name a folder that does not exist yet.")
     run = read(policy.run)
     _check_generates(run)
     settings: Any = run.config.get("model")
     trust = bool(settings["trust_remote_code"])
-    model, tokenizer, done = load_whole(policy.folder, trust_remote_code=trust)
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=SHARD)
-    tokenizer.save_pretrained(folder)
-    for weights in folder.glob("*.safetensors"):  # safetensors makes files that only their owner can read
-        weights.chmod((folder / "config.json").stat().st_mode)
-    (folder / "README.md").write_text(model_card(run, policy.round, dtype=dtype), encoding="utf-8")
+    with new_folder(folder) as new:
+        model, tokenizer, done = load_whole(policy.folder, trust_remote_code=trust)
+        model.to(getattr(torch, dtype)).save_pretrained(new, max_shard_size=SHARD)
+        tokenizer.save_pretrained(new)
+        for weights in new.glob("*.safetensors"):  # safetensors makes files that only their owner can read
+            weights.chmod((new / "config.json").stat().st_mode)
+        (new / "README.md").write_text(model_card(run, policy.round, dtype=dtype), encoding="utf-8")
     said = f"the policy of round {policy.round} in {dtype} ({done})"
     return folder, f"{said}\nserve it: {serve_command(folder, dtype=dtype, trust_remote_code=trust)}"
 
@@ -48,7 +48,7 @@ def write_model(name: str, *, out: Path | None = None, dtype: str = DTYPES[0]) -
 def _check_generates(run: Run) -> None:
     """Raise ValueError if the run trains a reward model."""
     evaluate: Any = run.config.get("evaluate")
-    if evaluate["by"] != "answers":
+    if evaluate["by"] == "agreement":
         raise ValueError(
             f"{run.folder} trains a reward model, which generates no answers. Fix: its checkpoint is a policy/ of "
             f"{run.folder}/rounds; use it as scorer.path."

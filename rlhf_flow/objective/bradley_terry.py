@@ -6,7 +6,7 @@ The model has one output per response, its reward r(x, y), and P(first beats sec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.objective.log_ratios import Constant, cross_entropy, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps, TokenLogps
@@ -28,6 +28,8 @@ class BradleyTerry(Constant):
     scale   the pair's weight: -m log sigma(g), Wang et al. 2024, arXiv:2410.01257
     At p = 1/2 `margin` pulls the rewards together, and `scale` ignores the pair.
     """
+
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 for 7 B
 
     strength: str = "label"  # label | margin | scale
     center: float = 0.0  # 0: off; 0.01 is common: Eisenstein et al. 2023, arXiv:2312.09244

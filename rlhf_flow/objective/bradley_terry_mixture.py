@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.objective.bradley_terry import numbers
 from rlhf_flow.objective.log_ratios import Constant, pair_metrics
@@ -21,6 +21,8 @@ class BradleyTerryMixture(Constant):
     of both responses, so they change with the prompt but not with the order. `balance` times
     sum_k mean(w_k) log mean(w_k) over the batch keeps all K in use.
     """
+
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 for 7 B
 
     balance: float = 0.01  # nats; 0: off
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rlhf_flow.objective.bradley_terry import numbers
 from rlhf_flow.objective.log_ratios import Constant, cross_entropy, pair_metrics, soft
@@ -21,6 +21,8 @@ class GeneralPreference(Constant):
     the order, so preferences may be intransitive. The paper's temperature and block scales are factors of v, which the
     head learns.
     """
+
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 for 7 B
 
     @property
     def needs(self) -> Needs:

@@ -6,6 +6,7 @@ RLHF Workflow, Dong et al. 2024, arXiv:2405.07863; its judge is `scorer=preferen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlhf_flow.objective.log_ratios import Constant, cross_entropy, pair_metrics, soft
 from rlhf_flow.types import Loss, Needs, PairLogps
@@ -18,6 +19,8 @@ class GenerativePreference(Constant):
     With prompts.compare, x is the question and y a letter, so the difference is that of two logits at one position. The
     other tokens are ignored, as the judge ignores them. The paper fits the letter among all tokens.
     """
+
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 for 7 B
 
     @property
     def needs(self) -> Needs:

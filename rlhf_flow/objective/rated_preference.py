@@ -6,6 +6,7 @@ The paper first fits ratings, then preferences; this loss adds both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlhf_flow.objective.bradley_terry import BradleyTerry, rewards
 from rlhf_flow.objective.log_ratios import Constant
@@ -19,6 +20,8 @@ class RatedPreference(Constant):
     By default the first is the paper's scaled Bradley-Terry loss, -m log sigma(r_w - r_l) for a preference of strength
     m. The ratings fix the level and the unit of the rewards, which differences do not.
     """
+
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 for 7 B
 
     strength: str = "scale"  # label | margin | scale, as in objective=bt
     weight: float = 1.0  # of the regression; 0: preferences only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlhf_flow.objective.bradley_terry import check_center, rewards
 from rlhf_flow.objective.log_ratios import Constant, pair_metrics
@@ -15,6 +16,8 @@ class RatingRegression(Constant):
 
     The level of the rewards is free; `center` * (r_1 + r_2)^2 pulls it to 0.
     """
+
+    usual_rate: ClassVar[float] = 10.0  # 5e-6 for 7 B
 
     scale: float = 1.0  # reward per point of rating
     center: float = 0.0  # weight of (r_1 + r_2)^2; 0: off

@@ -30,11 +30,11 @@ def judges(run: Run) -> Judges:
     evaluate, training = run.config.get("evaluate"), run.config.get("scorer")
     own = evaluate.get("scorer") if isinstance(evaluate, Mapping) else None
     optimised = _judge(run, training)
-    if training is None and own is None:
+    by = evaluate.get("by") if isinstance(evaluate, Mapping) else None
+    if (training is None and own is None) or by == "likelihood":  # nothing is scored
         return Judges(None, None, shared=False)
     if not own or (training is not None and _identity(own) == _identity(training)):
-        labels = isinstance(evaluate, Mapping) and evaluate.get("by") in ("agreement", "likelihood")
-        return Judges(optimised, None, shared=not labels)
+        return Judges(optimised, None, shared=by != "agreement")
     return Judges(_judge(run, own), optimised, shared=False)
 
 

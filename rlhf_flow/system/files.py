@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, and the lock of a run's folder."""
+"""Atomic writes of files and folders, hashes, and the lock of a run's folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +95,21 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     flush(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` by one rename at the end: a folder that exists is complete.
+
+    What a killed process left unfinished is removed. Raises ValueError if `path` has files.
+    """
+    if path.exists() and any(path.iterdir()):
+        raise ValueError(f"{path} is not empty. Fix: name a folder that does not exist yet.")
+    temporary = path.with_name(f".{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

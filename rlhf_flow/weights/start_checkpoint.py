@@ -91,6 +91,10 @@ def _no_config(folder: Path, key: str) -> Fault:
         return Fault("it holds an adapter (peft) and no model", f"merge it into its base: {merging(folder)}")
     if rounds := sorted(folder.glob("rounds/*/policy/config.json")):
         return Fault("it is a run folder", f"{key}={rounds[-1].parent}, its last policy")
+    if any(folder.glob("rounds/*/policy/adapter_config.json")):
+        return Fault(
+            "it is a run folder, with adapters (peft)", f"merge its best policy into the base: {merging(folder)}"
+        )
     if inner := sorted(folder.glob("*/config.json")):
         return Fault("it holds no config.json", f"{key}={inner[0].parent}, the folder that does")
     for pattern, what in FOREIGN.items():

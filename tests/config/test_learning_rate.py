@@ -34,6 +34,15 @@ def test_a_method_whose_paper_has_another_rate_takes_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bradley_terry", "gpm", "micro", "pairwise", "rating", "rated_preference"])
+def test_a_reward_model_takes_the_rate_of_its_size(kind: str) -> None:
+    keys = [f"reward={kind}", "model.path=model", "prompts.path=pairs.jsonl"]
+    made = config.compose(*keys, name="train-reward")
+    rates = [rated(made, parameters).learner.training.optimizer.lr for parameters in (7_000_000_000, 1_000_000)]
+    assert rates == [5e-6, 2e-3]
+
+
+@pytest.mark.slow
 def test_a_rate_that_is_given_stays() -> None:
     given = configured(**{"learner.training.optimizer.lr": 3e-5})
     assert rated(given, 1_000) is given

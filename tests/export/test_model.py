@@ -119,7 +119,7 @@ def test_a_reward_model_is_no_policy(old_run: Path, tmp_path: Path, capsys: pyte
         (["model", "{run}@1"], "the run has no such policy on disk"),  # checkpoint.keep=1
         (["model", "nowhere"], "nowhere holds no run"),
         (["model", "{run}", "--push", "mine"], "a repository is owner/name"),
-        (["model", "{run}", "--out", "{run}"], "it is not empty"),
+        (["model", "{run}", "--out", "{run}"], "is not empty"),
         (["pairs", "{run}", "--dry-run"], "are about --push"),
     ],
 )

@@ -93,6 +93,17 @@ def test_it_lowers_the_held_out_loss_resumes_and_a_run_starts_from_it(
     assert last["eval/tokens"] == tokens
     assert last["eval/loss"] == pytest.approx(total / tokens, abs=1e-4)
 
+    # other commands take its policies
+    judge = ["scorer=rule", "scorer.function=tests.support.tiny.shorter", "--out", str(tmp_path / "eval")]
+    assert main(["eval", f"{run}@0", str(run), *judge]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{run}@{round}: answering" in printed for round in (0, 2))  # the recorded ones are of the data set
+    assert main(["export", "model", str(run), "--dtype", "float32"]) == 0
+    exported = AutoModelForCausalLM.from_pretrained(run / "export/model")
+    assert all((exported.state_dict()[name] == value).all() for name, value in model.state_dict().items())
+    card = (run / "export/model/README.md").read_text()
+    assert "a supervised fine-tuning" in card and "held-out loss" in card and "judge" not in card
+
     # interrupted in the second round, it ends in the same bytes
     close = loop.close_round
 

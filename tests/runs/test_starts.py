@@ -163,6 +163,13 @@ def run_folder(model: Path) -> None:
     (model / "config.json").unlink()
 
 
+def run_folder_of_lora(model: Path) -> None:
+    run_folder(model)
+    policy = model / "rounds" / "00004" / "policy"
+    (policy / "config.json").unlink()
+    (policy / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
 def folder_above(model: Path) -> None:
     shutil.copytree(model, model.parent / "aside")
     shutil.move(model.parent / "aside", model / "checkpoint-500")
@@ -209,6 +216,7 @@ REFUSED: list[tuple[Callable[[Path], None], str, str]] = [
     (adapter_alone, "an adapter (peft) and no model", "rlhf-flow convert"),
     (weights_and_adapter, "weights and an adapter", "rlhf-flow convert"),
     (run_folder, "it is a run folder", "rounds/00004/policy"),
+    (run_folder_of_lora, "it is a run folder, with adapters", "rlhf-flow convert"),
     (folder_above, "no config.json", "checkpoint-500"),
     (gguf, "GGUF", "Hugging Face format"),
     (no_tokenizer, "its tokenizer does not load", "save the tokenizer"),

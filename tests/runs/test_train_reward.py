@@ -148,6 +148,14 @@ def test_ratings_and_preferences_are_learned_in_one_run(model: Path, tmp_path: P
     assert last["train/rating_error"] < 0.8 * first["train/rating_error"]
 
 
+def test_a_run_folder_is_told_the_path_of_its_reward_model(tmp_path: Path) -> None:
+    policy = tmp_path / "rounds/00002/policy"
+    policy.mkdir(parents=True)
+    (policy / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"scorer.path={tmp_path}: it is a run folder. Fix: scorer.path={policy}"):
+        RewardModel(str(tmp_path)).check()
+
+
 def test_a_reward_model_is_trained_on(model: Path, tmp_path: Path) -> None:
     asked = overrides(model, short_and_long(), tmp_path, rounds=1)
     assert main(["train-reward", *asked]) == 0

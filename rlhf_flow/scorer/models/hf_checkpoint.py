@@ -13,6 +13,7 @@ from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_t
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.offload import HostOffload
+from rlhf_flow.weights.start_checkpoint import faults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +89,8 @@ class Source:
     def _loaded(self, load: Callable[..., Loaded], **more: object) -> Loaded:
         folder = Path(self.path)
         if folder.exists() and not (folder / "config.json").is_file():
-            raise ValueError(f"scorer.path must be a Hugging Face checkpoint, and {self.path!r} holds no config.json.")
+            fault = next(faults(folder, kind="classifier", key="scorer.path"))
+            raise ValueError(f"scorer.path={self.path}: {fault.says}. Fix: {fault.way_out}.")
         try:
             return load(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code, **more)
         except (OSError, ValueError, KeyError) as error:
