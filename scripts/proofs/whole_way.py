@@ -227,6 +227,8 @@ def in_transformers(model: Path, question: str) -> str:
 
 
 def in_vllm(model: Path, question: str) -> str:
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM, SamplingParams
 
     engine = LLM(str(model), dtype="bfloat16", max_model_len=256, enforce_eager=True)
@@ -248,7 +250,10 @@ def in_datasets(pairs: Path) -> str:
 def in_trl(pairs: Path, model: Path, folder: Path) -> str:
     command = [sys.executable, str(ROOT / "scripts/proofs/trl_step.py"), str(pairs), "--model", str(model)]
     environment = os.environ | {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"TRL failed:\n{done.stderr}")
+    return "\n".join(line for line in done.stdout.splitlines() if line.startswith(("DPOTrainer", "{'loss'")))
 
 
 def main() -> int:
