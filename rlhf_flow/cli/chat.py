@@ -14,7 +14,7 @@ from rlhf_flow.chat.chat_model import Decoding, open_chat_model
 from rlhf_flow.chat.conversation import converse
 from rlhf_flow.chat.labels import keys_of_next_run
 from rlhf_flow.chat.screen import Screen
-from rlhf_flow.storage.run_policies import named_policy
+from rlhf_flow.storage.run_policies import split
 
 FILE = "chat.jsonl"
 
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str]) -> int:
 def _labels(words: Sequence[str]) -> Path:
     """The file of the first run among the models, else one in this folder."""
     for word in words:
-        if (policy := named_policy(word)) is not None:
-            return policy.run / FILE
+        if (found := split(word)) is not None:
+            return found[0] / FILE
     return Path(FILE)
 
 

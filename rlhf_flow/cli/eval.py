@@ -10,12 +10,13 @@ from typing import NoReturn
 from rlhf_flow.evaluation import harness, overoptimization, preferences, record, tables
 from rlhf_flow.evaluation.answers import answers
 from rlhf_flow.evaluation.benchmarks import FORMATS, export
-from rlhf_flow.evaluation.contestants import contestants, run_of
+from rlhf_flow.evaluation.contestants import contestants
 from rlhf_flow.evaluation.judge import name_of
 from rlhf_flow.evaluation.judgements import READERS, read_judgements
 from rlhf_flow.evaluation.matrix import Matrix, matrix
 from rlhf_flow.evaluation.questions import dialogues
 from rlhf_flow.evaluation.settings import settings
+from rlhf_flow.storage.run_policies import split
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_intermixed_args(list(arguments))
     keys = [word for word in options.words if _is_key(word)]
     words = [word for word in options.words if not _is_key(word)]
-    run = next((found for word in words if (found := run_of(word))), None)
+    run = next((found[0] for word in words if (found := split(word))), None)
     if options.out is None:
         options.out = Path("runs/eval") if run is None else run / "eval"
     if keys and (options.judgements or options.curve):

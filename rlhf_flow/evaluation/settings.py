@@ -25,10 +25,6 @@ USED = ("scorer", "engine", "cluster", "prompts", "evaluate", "answers", "model"
 UNNAMED = "unnamed"  # a value of a required key that this evaluation does not read
 
 
-def is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and (folder / "rounds").is_dir()
-
-
 def settings(run: Path | None, arguments: Sequence[str], *, out: Path, prompts: Path | None = None) -> RunConfig:
     """The configuration of an evaluation: that of `run`, or the defaults, changed by `arguments`.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.stages.read_scores import origins
 from rlhf_flow.storage.ledger import Ledger
+from rlhf_flow.storage.run_policies import closed_rounds, is_run, kept_rounds, start_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def done(folder: Path) -> int:
     """The last finished round; -1 if there is none."""
-    return max((int(path.parent.name) for path in folder.glob("rounds/[0-9]*/record.json")), default=-1)
+    return max(closed_rounds(folder), default=-1)
 
 
 def metrics(folder: Path) -> pd.DataFrame:
@@ -28,16 +29,11 @@ def metrics(folder: Path) -> pd.DataFrame:
 
 
 def policy(folder: Path, *, start: str) -> Path:
-    """The folder of the newest policy on disk; the start's if there is none."""
-    found = [path.parent for path in folder.glob("rounds/[0-9]*/policy/config.json") if _closed(path.parents[1])]
-    found += [
-        path.parent for path in folder.glob("rounds/[0-9]*/policy/adapter_config.json") if _closed(path.parents[1])
-    ]
-    return max(found, default=Path(start), key=lambda path: path.parent.name)
-
-
-def _closed(round: Path) -> bool:
-    return (round / "record.json").is_file()
+    """The folder of the newest policy on disk; the start if there is none."""
+    kept = kept_rounds(folder)
+    if not kept:
+        return start_folder(folder) if is_run(folder) else Path(start)
+    return Ledger(folder).folder(kept[-1]) / "policy"
 
 
 def pairs(folder: Path, round: int) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from rlhf_flow.export.model import write_model
 @pytest.fixture(scope="module")
 def exported(old_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "model"
-    write_model(str(old_run), out=folder)
+    write_model(f"{old_run}@last", out=folder)
     return folder
 
 
@@ -83,7 +83,7 @@ def test_push_creates_the_repository_and_commits_every_file(
     hub = RecordingHub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: hub)
     out = tmp_path / "m"
-    assert main(["export", "model", str(old_run), "--out", str(out), "--push", "me/model"]) == 0
+    assert main(["export", "model", f"{old_run}@last", "--out", str(out), "--push", "me/model"]) == 0
     assert hub.created == ("me/model", "model", False)
     assert set(hub.paths) == {path.name for path in out.iterdir()} >= {"README.md", "model.safetensors"}
 
@@ -109,7 +109,7 @@ def test_a_reward_model_is_no_policy(old_run: Path, tmp_path: Path, capsys: pyte
     shutil.copytree(old_run, run)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("by: answers", "by: agreement"))
-    assert main(["export", "model", str(run)]) == 2
+    assert main(["export", "model", f"{run}@2"]) == 2
     assert "trains a reward model" in capsys.readouterr().err
 
 
@@ -119,7 +119,7 @@ def test_a_reward_model_is_no_policy(old_run: Path, tmp_path: Path, capsys: pyte
         (["model", "{run}@1"], "the run has no such policy on disk"),  # checkpoint.keep=1
         (["model", "nowhere"], "nowhere holds no run"),
         (["model", "{run}", "--push", "mine"], "a repository is owner/name"),
-        (["model", "{run}", "--out", "{run}"], "is not empty"),
+        (["model", "{run}@last", "--out", "{run}"], "is not empty"),
         (["pairs", "{run}", "--dry-run"], "are about --push"),
     ],
 )
