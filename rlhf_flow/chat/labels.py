@@ -7,20 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rlhf_flow.config.overrides import from_mapping
 from rlhf_flow.system.private_sqlite import FILE_MODE
 from rlhf_flow.types import Message
 
 ANNOTATOR = "chat"
 FIRST, SECOND, TIE = "1", "2", "="
 ORDERS = {FIRST: ((0, 1),), SECOND: ((1, 0),), TIE: ((0, 1), (1, 0))}  # the verdict -> chosen and rejected of each row
-CANDIDATES = "{chosen: chosen, rejected: rejected}"
+CANDIDATES = {"chosen": "chosen", "rejected": "rejected"}
 
 
 def keys_of_next_run(path: Path) -> list[str]:
     """The overrides with which each round of a run trains on the labels of a file too."""
     rows = len(path.read_text(encoding="utf-8").splitlines())
-    given = {"path": path, "batch": rows, "held_out": 0, "columns.candidates": CANDIDATES}
-    return ["prompts@given.prompts=jsonl", *(f"given.prompts.{key}={value}" for key, value in given.items())]
+    given = {"path": str(path), "batch": rows, "held_out": 0, "columns.candidates": CANDIDATES}
+    return from_mapping({"prompts@given.prompts": "jsonl", "given.prompts": given})
 
 
 def append_label(

@@ -15,6 +15,7 @@ from rich.text import Text
 from rlhf_flow.system.visible_text import visible
 
 QUESTION = "[bold]Which is better?[/] 1 left · 2 right · = tie · Enter no label "
+NO_LABEL = ("", "\n", "\r", "\x04")  # \x04: Ctrl-D, which a terminal without line editing passes on
 
 
 class Screen:
@@ -58,10 +59,13 @@ class Screen:
         return Columns(panels, padding=(0, 1), expand=False)
 
     def choose(self, keys: Collection[str]) -> str | None:
-        """One of the keys, or None for Enter and the end of the input."""
+        """One of the keys, or None for Enter, Ctrl-C and the end of the input."""
         self.console.print(QUESTION, end="")
-        while (key := read_key()) not in (*keys, "", "\n", "\r"):
-            pass
+        try:
+            while (key := read_key()) not in (*keys, *NO_LABEL):
+                pass
+        except KeyboardInterrupt:
+            key = ""
         chosen = key if key in keys else None
         self.console.print(Text(chosen or "-"))
         return chosen

@@ -6,7 +6,6 @@ import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -14,14 +13,10 @@ from rlhf_flow.chat.chat_model import Decoding, open_chat_model
 from rlhf_flow.chat.conversation import converse
 from rlhf_flow.chat.labels import keys_of_next_run
 from rlhf_flow.chat.screen import Screen
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.storage.run_policies import split
 
 FILE = "chat.jsonl"
-
-
-class _Arguments(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow chat --help.")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,7 +48,7 @@ def _labels(words: Sequence[str]) -> Path:
 
 
 def _parser() -> ArgumentParser:
-    parser = _Arguments(prog="rlhf-flow chat", allow_abbrev=False, add_help=False)
+    parser = Arguments("rlhf-flow chat")
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--system")

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.config.compose import CONFIGS, compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.schema import RunConfig
@@ -228,13 +229,8 @@ def _self_contained(overrides: Sequence[str], folders: Sequence[str]) -> list[st
     return found
 
 
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow compare --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Arguments(prog="rlhf-flow compare", allow_abbrev=False, add_help=False)
+    parser = Arguments("rlhf-flow compare")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--queries", type=int)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from rlhf_flow.cli.arguments import Arguments, is_key
 from rlhf_flow.evaluation import harness, overoptimization, preferences, record, tables
 from rlhf_flow.evaluation.answers import answers
 from rlhf_flow.evaluation.benchmarks import FORMATS, export
@@ -19,16 +19,11 @@ from rlhf_flow.evaluation.settings import settings
 from rlhf_flow.storage.run_policies import split
 
 
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow eval --help.")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Raises ValueError, or an error of Hydra, for a mistake."""
     options = _parser().parse_intermixed_args(list(arguments))
-    keys = [word for word in options.words if _is_key(word)]
-    words = [word for word in options.words if not _is_key(word)]
+    keys = [word for word in options.words if is_key(word)]
+    words = [word for word in options.words if not is_key(word)]
     run = next((found[0] for word in words if (found := split(word))), None)
     if options.out is None:
         options.out = Path("runs/eval") if run is None else run / "eval"
@@ -124,7 +119,7 @@ def _curve(run: Path | None, options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Arguments(prog="rlhf-flow eval", allow_abbrev=False, add_help=False)
+    parser = Arguments("rlhf-flow eval")
     parser.add_argument("words", nargs="*")
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--out", type=Path)
@@ -138,7 +133,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--chat", action="store_true")
     return parser
-
-
-def _is_key(word: str) -> bool:
-    return "=" in word or word.endswith((".yaml", ".yml"))

@@ -5,17 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.export import hub
 from rlhf_flow.export.card import data_card
 from rlhf_flow.export.dataset import KINDS, write_dataset
 from rlhf_flow.export.model import DTYPES, write_model
-
-
-class _Arguments(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow export --help.")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,10 +42,10 @@ def _data(options: Namespace) -> hub.Files:
 
 
 def _parser() -> ArgumentParser:
-    parser = _Arguments(prog="rlhf-flow export", allow_abbrev=False, add_help=False)
+    parser = Arguments("rlhf-flow export")
     parts = parser.add_subparsers(dest="what", required=True)
     for kind in (*KINDS, "model"):
-        part = parts.add_parser(kind, allow_abbrev=False, add_help=False)
+        part = parts.add_parser(kind)
         part.add_argument("run", metavar="RUN")
         part.add_argument("--out", type=Path)
         part.add_argument("--push", metavar="OWNER/NAME")

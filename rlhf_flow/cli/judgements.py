@@ -9,8 +9,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.scorer.wrappers.judgement_cache import UNKNOWN, JudgementCache, path_of
 
 DAY = 86_400  # seconds
@@ -40,15 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-class _Arguments(ArgumentParser):
-    """Raises mistakes instead of printing them."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow judgements --help.")
-
-
 def _parser() -> ArgumentParser:
-    parser = _Arguments("rlhf-flow judgements", allow_abbrev=False, add_help=False)
+    parser = Arguments("rlhf-flow judgements")
     parser.add_argument("what", choices=("list", "prune", "export"), nargs="?", default="list")
     parser.add_argument("--cache")
     parser.add_argument("--older-than", type=float)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import NoReturn
 
 from rlhf_flow.cli import help as pages
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.config.compose import CONFIGS, parts
 from rlhf_flow.config.schema import GROUPS
 
@@ -17,14 +16,9 @@ KINDS = pages.FILES | {"reward": "what rlhf-flow train-reward trains", **GROUPS}
 NAME = 24  # characters before a description
 
 
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow ls --help.")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Print the kinds of names, or the names of the kinds in the arguments. Raises ValueError for an unknown kind."""
-    parser = _Arguments("rlhf-flow ls", add_help=False)
+    parser = Arguments("rlhf-flow ls")
     parser.add_argument("kinds", nargs="*")
     parser.add_argument("--config-dir", "-cd", action="append", default=[], type=Path)
     given = parser.parse_args(arguments)

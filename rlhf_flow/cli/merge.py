@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from rlhf_flow.cli.arguments import Arguments, is_key
 from rlhf_flow.export.adapters import merge_adapters
 from rlhf_flow.storage.run_policies import named_policy
 
 
-class _Arguments(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Try rlhf-flow merge --help.")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Write the adapter and print where it is. Raises ValueError for a mistake in the arguments or an adapter."""
-    parser = _Arguments(prog="rlhf-flow merge", allow_abbrev=False, add_help=False)
+    parser = Arguments("rlhf-flow merge")
     parser.add_argument("out", type=Path, metavar="TO")
     parser.add_argument("terms", nargs="+", metavar="ADAPTER[=WEIGHT]")
     options = parser.parse_args(arguments)
@@ -29,12 +23,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _term(word: str) -> tuple[Path, float]:
-    """Folder and weight of ADAPTER[=WEIGHT], where ADAPTER may be RUN or RUN@ROUND."""
-    name, equals, weight = word.rpartition("=")
+    """Folder and weight of ADAPTER[=WEIGHT], where ADAPTER may be RUN or RUN@WHICH; folders may hold `=`, too."""
+    if not is_key(word):
+        return _adapter(word), 1.0
+    name, _, weight = word.rpartition("=")
     try:
-        factor = float(weight) if equals else 1.0
+        factor = float(weight)
     except ValueError:
-        raise ValueError(f"{word}: the weight is no number. Fix: {name}=0.5.") from None
-    adapter = name if equals else word
-    policy = named_policy(adapter)
-    return (Path(adapter) if policy is None else policy.folder), factor
+        raise ValueError(f"{word}: there is no such adapter, and {weight!r} is no weight. Fix: {name}=0.5.") from None
+    return _adapter(name), factor
+
+
+def _adapter(name: str) -> Path:
+    policy = named_policy(name)
+    return Path(name) if policy is None else policy.folder

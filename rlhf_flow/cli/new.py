@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 
 REWARDS = '''\
@@ -67,7 +68,7 @@ ASKED = ("Write one sentence about {}.", "What would you say about {}?", "Explai
 
 def main(arguments: Sequence[str]) -> int:
     """Write the package. Raises ValueError if the name is none of a package, or the folder exists."""
-    if len(arguments) != 1 or not Path(arguments[0]).name.isidentifier():
+    if len(arguments) != 1 or not _is_package(Path(arguments[0]).name):
         raise ValueError("new takes the name of a Python package. Fix: rlhf-flow new my_lab.")
     folder = Path(arguments[0])
     write(folder)
@@ -79,6 +80,10 @@ def main(arguments: Sequence[str]) -> int:
         f"  {here}rlhf-flow run --config-dir {name}/conf experiment={name}"
     )
     return 0
+
+
+def _is_package(name: str) -> bool:
+    return name.isidentifier() and not iskeyword(name)
 
 
 def write(folder: Path) -> None:

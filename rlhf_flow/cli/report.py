@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rlhf_flow import report
-
-
-class _Arguments(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. Fix: see rlhf-flow report --help.")
+from rlhf_flow.cli.arguments import Arguments
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the report and print its path. Raises ValueError if the arguments or a folder are wrong."""
-    parser = _Arguments(prog="rlhf-flow report", add_help=False)
+    parser = Arguments("rlhf-flow report")
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args(arguments)

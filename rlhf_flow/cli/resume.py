@@ -9,16 +9,18 @@ from pathlib import Path
 
 from rlhf_flow.cli import errors
 from rlhf_flow.cli.start import CONSOLES, INTERRUPTED, program, started
+from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.resumed import resumed, start_folder
 from rlhf_flow.system.redact import check_typed
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status, as of `rlhf-flow run`. Raises an error of `errors.Mistake` for a mistake in the arguments."""
-    folder, keys = Path(arguments[0]).resolve(), [CONSOLES.get(argument, argument) for argument in arguments[1:]]
-    if wrong := errors.no_option([arguments[0], *keys]):
+    folder, typed = Path(arguments[0]).resolve(), [CONSOLES.get(argument, argument) for argument in arguments[1:]]
+    if wrong := errors.no_option([arguments[0], *typed]):
         raise ValueError(wrong)
-    check_typed(keys)
+    check_typed(typed)
+    keys = expanded(typed)
     with contextlib.chdir(start_folder(folder) or Path.cwd()):  # relative paths, and modules of the user, are there
         sys.path.append(str(Path.cwd()))
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rlhf_flow.config.compose import plain
 from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.protocols import Scorer
+from rlhf_flow.scorer.none import NoScorer
 from rlhf_flow.scorer.wrappers.cached import Cached
 
 JUDGEMENTS = "judgements.sqlite"
@@ -27,9 +28,11 @@ def opened(config: RunConfig, out: Path) -> Iterator[Scorer]:
     """`config.scorer` on the cluster of `config`.
 
     Its judgements are cached in `out`, unless the scorer has a cache of its own, as an LLM judge and people have.
-    Raises ValueError if its keys or packages are wrong.
+    Raises ValueError if its keys or packages are wrong, or if it is none.
     """
     spec = config.scorer
+    if isinstance(spec, NoScorer):
+        raise ValueError("scorer=none: it gives no verdicts. Fix: scorer=NAME; rlhf-flow ls scorers lists them.")
     if spec.cache_format is not None:
         out.mkdir(parents=True, exist_ok=True)
         spec = Cached(base=spec, cache=str(out / JUDGEMENTS))

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_flow.config.compose import CONFIGS, build, from_yaml, instance, part_of, plain, register
-from rlhf_flow.config.overrides import expanded
+from rlhf_flow.config.overrides import expanded, from_mapping
 from rlhf_flow.config.schema import GROUPS, RunConfig
 from rlhf_flow.config.threads import threaded
 from rlhf_flow.specs import Model
@@ -68,8 +68,9 @@ def _without_stack(override: str) -> list[str]:
 
 def _alone(overrides: Sequence[str], prompts: Path | None, out: Path) -> RunConfig:
     """The defaults with the overrides. Neither a policy nor prompts need to be named in them."""
-    named = [f"model.path={UNNAMED}", f"prompts.path='{UNNAMED if prompts is None else prompts}'"]
-    return _judged_by_one(build(_composed([*named, *overrides, f"run_dir='{out}'"]), overrides))
+    first = {"model.path": UNNAMED, "prompts.path": UNNAMED if prompts is None else str(prompts)}
+    last = {"run_dir": str(out)}
+    return _judged_by_one(build(_composed([*from_mapping(first), *overrides, *from_mapping(last)]), overrides))
 
 
 def _judged_by_one(config: RunConfig) -> RunConfig:
@@ -91,7 +92,7 @@ def _of_run(run: Path, overrides: Sequence[str], out: Path) -> RunConfig:
         raise ValueError("scorer@evaluate.scorer: an evaluation has one scorer. Fix: scorer=NAME.")
     texts = [each.input_line or "" for each in parsed if _slot(each) in chosen]
     if texts:
-        composed = _composed([*texts, f"run_dir='{out}'"])
+        composed = _composed([*texts, *from_mapping({"run_dir": str(out)})])
         parts: dict[str, Any] = {slot: part_of(slot, instance(composed[slot])) for slot in sorted(chosen)}
         config = replace(config, **parts)
     values = [each for each in parsed if _slot(each) not in chosen]

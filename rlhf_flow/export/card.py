@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rlhf_flow import __version__
 from rlhf_flow.config.compose import CONFIGS
+from rlhf_flow.export.provenance import algorithm_of
+from rlhf_flow.observe.sparkline import sparkline
 from rlhf_flow.report.facts import header
 from rlhf_flow.report.run_folder import Run, read
 
@@ -87,7 +89,6 @@ METRICS = (  # key, name, form
     ("train/loss", "training loss", ".4f"),
     ("train/accuracy", "training accuracy", ".1%"),
 )
-BARS = "▁▂▃▄▅▆▇█"
 SOFTWARE = f"""```bibtex
 @software{{rlhf_flow,
   title = {{rlhf\\_flow: online iterative RLHF}},
@@ -102,7 +103,7 @@ def model_card(run: Run, round: int, *, dtype: str) -> str:
     facts = dict(header(run))
     base = facts.get("Model", "")
     trust = bool(_value(run, "model.trust_remote_code"))
-    algorithm = _algorithm(run)
+    algorithm = algorithm_of(run)
     front = ["library_name: transformers", "pipeline_tag: text-generation"]
     front += [f"base_model: {base}"] if HUB.fullmatch(base) else []
     front += ["tags:", "- rlhf_flow", *([f"- {algorithm}"] if algorithm else [])]
@@ -124,12 +125,8 @@ def model_card(run: Run, round: int, *, dtype: str) -> str:
 def data_card(kind: str, run: Path, file: str) -> str:
     """The card of a data set of one file."""
     found = read(run)
-    title, cite = f"{found.name}: {kind}", _cite(_algorithm(found))
+    title, cite = f"{found.name}: {kind}", _cite(algorithm_of(found))
     return DATA.format(kind=kind, file=file, title=title, about=ABOUT[kind], facts=_table(found), cite=cite)
-
-
-def _algorithm(run: Run) -> str:
-    return dict(header(run)).get("Algorithm", "").partition(" (")[0]
 
 
 def _table(run: Run) -> str:
@@ -169,20 +166,13 @@ def _curves(run: Run, round: int) -> Iterator[str]:
         series = run.series(key)
         if len(series) > 1:
             start, here = (_with_interval(run.metrics[at], key, form) for at in (0, round))
-            yield f"| {name} | {start} | {here} | {sparkline([*series.values()])} |"
+            yield f"| {name} | {start} | {here} | {sparkline([*series.values()], len(series))} |"
 
 
 def _with_interval(metrics: Mapping[str, float], key: str, form: str) -> str:
     """`0.712 [0.660, 0.764]`; without the interval if it was not measured, empty without the value."""
     value, *ends = (format(metrics[end], form) if end in metrics else "" for end in (key, f"{key}_low", f"{key}_high"))
     return f"{value} [{ends[0]}, {ends[1]}]" if value and all(ends) else value
-
-
-def sparkline(values: Sequence[float]) -> str:
-    """A bar for each value, from the least to the greatest."""
-    low, high = min(values), max(values)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in values)
 
 
 def _cite(algorithm: str) -> str:

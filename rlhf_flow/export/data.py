@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
-from rlhf_flow.export.rounds import Answer, Messages, Rounds
+from rlhf_flow.export.rounds import Rounds
 from rlhf_flow.selector.worth import win_rates
+from rlhf_flow.stages.run_data import Answer, Messages
 from rlhf_flow.types import Response, Scored
 
 CHAT = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -52,18 +53,19 @@ Row = dict[str, object]
 def pairs(rounds: Rounds, count: Counter[str]) -> Iterator[Row]:
     """Rows of `PAIRS`: what the rounds trained on. `count` gets the number of `ties`.
 
-    Raises ValueError if the run trains on groups of answers.
+    Raises ValueError if the run trains on groups or on single answers.
     """
     for round in rounds.numbers:
         answers, scores = rounds.answers(round), rounds.utilities(round)
         for pair in rounds.pairs(round):
-            if pair.get("others"):
+            if pair.get("others") or pair["second"] is None:
+                kind = "groups of answers" if pair.get("others") else "single answers"
                 raise ValueError(
-                    f"{rounds.run} trains on groups of answers, which are no pairs. "
+                    f"{rounds.run} trains on {kind}, which are no pairs. "
                     "Fix: export labels, which has every answer with its score."
                 )
-            preference = float(str(pair["preference"]))
-            sides = (answers[str(pair["first"])], answers[str(pair["second"])])
+            preference = pair["preference"]
+            sides = (answers[pair["first"]], answers[pair["second"]])
             better, worse = sides if preference >= 0.5 else sides[::-1]
             count["ties"] += preference == 0.5
             yield {

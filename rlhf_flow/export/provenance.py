@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf_flow.report.facts import header, judges
-from rlhf_flow.report.run_folder import read
+from rlhf_flow.report.run_folder import Run, read
 
 
 def provenance(run: Path) -> dict[str, str | None]:
@@ -14,6 +14,14 @@ def provenance(run: Path) -> dict[str, str | None]:
     Raises ValueError if the folder holds no run.
     """
     found = read(run)
-    facts, scorers = dict(header(found)), judges(found)
-    algorithm = facts.get("Algorithm", "").partition(" (")[0] or None
-    return {"run": found.name, "algorithm": algorithm, "judge": scorers.training or scorers.evaluation}
+    scorers = judges(found)
+    return {
+        "run": found.name,
+        "algorithm": algorithm_of(found) or None,
+        "judge": scorers.training or scorers.evaluation,
+    }
+
+
+def algorithm_of(run: Run) -> str:
+    """The name of the recipe, or of the objective; empty if the run recorded none."""
+    return dict(header(run)).get("Algorithm", "").partition(" (")[0]

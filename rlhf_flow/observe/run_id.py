@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from rlhf_flow.system.files import write_text
+
 
 def run_id(path: Path, name: str) -> str:
     """The id in the file `path`, which the first start writes. A moved folder keeps it; a new folder gets a new one."""
@@ -15,8 +17,6 @@ def run_id(path: Path, name: str) -> str:
 
 
 def written(path: Path, text: str) -> None:
-    """Write a line that is there as a whole or not at all."""
+    """Write a file of one line, whose folder may be missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(f"{text}\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, f"{text}\n")

@@ -52,7 +52,7 @@ class MixedSource:
             raise ValueError(
                 f"prompts.sources, {self.name}: weight must be > 0, got {self.weight}. Fix: leave the source out."
             )
-        if not 1 <= self.from_round <= (self.to_round or self.from_round):
+        if not 1 <= self.from_round <= (self.from_round if self.to_round is None else self.to_round):
             raise ValueError(
                 f"prompts.sources, {self.name}: no round is from {self.from_round} to {self.to_round}. "
                 "Fix: from_round >= 1, and to_round >= from_round."
@@ -64,7 +64,7 @@ class MixedSource:
             )
 
     def in_round(self, round: int) -> bool:
-        return self.from_round <= round <= (self.to_round or round)
+        return self.from_round <= round and (self.to_round is None or round <= self.to_round)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,8 +73,8 @@ class Run:
     def pairs(self, round: int) -> pd.DataFrame:
         """The pairs that a round trained on: prompt, chosen, rejected, preference, weight, and the ids.
 
-        `chosen` is the side that the scorer prefers, `preference` its probability. Raises ValueError if the round has
-        no pairs.
+        `chosen` is the side that the scorer prefers, `preference` its probability. `rejected` is None if the round
+        trained on single answers. Raises ValueError if the round has no pairs.
         """
         return results.pairs(self.folder, round)
 

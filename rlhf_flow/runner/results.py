@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_flow.stages.read_scores import origins
+from rlhf_flow.stages.run_data import Answer, RunData
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.storage.run_policies import closed_rounds, is_run, kept_rounds, start_folder
 
@@ -37,34 +38,32 @@ def policy(folder: Path, *, start: str) -> Path:
 
 
 def pairs(folder: Path, round: int) -> pd.DataFrame:
-    """The pairs of a round; each group as the pair of its first two. Raises ValueError if it has none."""
+    """The pairs of a round; each group as the pair of its first two, a single answer without a rejected one.
+
+    Raises ValueError if the round has none.
+    """
     import pandas as pd
 
-    ledger = Ledger(folder)
-    if round < 1 or ledger.committed(round, "select") is None:
-        raise ValueError(f"round={round}: {folder} has no pairs of it. Fix: a round from 1 to {done(folder)}.")
-    late = ledger.committed(round, "late")
-    sampled = [ledger.table(each, "sample") for each in (round, *([] if late is None else origins(late)))]
-    columns = ["response", "messages", "text"]
-    answers = {
-        row["response"]: row for table in sampled for shard in table.read_shards(columns) for row in shard.to_pylist()
-    }
-    rows = [row for shard in ledger.table(round, "select").read_shards() for row in shard.to_pylist()]
-    return pd.DataFrame([_pair(row, answers) for row in rows], columns=COLUMNS)
+    data = RunData(folder)
+    if round not in data.rounds:
+        have = f"a round from {data.rounds[0]} to {data.rounds[-1]}" if data.rounds else "finish round 1 first"
+        raise ValueError(f"round={round}: {folder} has no pairs of it. Fix: {have}.")
+    answers = data.answers(round)
+    return pd.DataFrame([_pair(row, answers) for row in data.pairs(round)], columns=COLUMNS)
 
 
 COLUMNS = ["prompt", "chosen", "rejected", "preference", "weight", "prompt_id", "chosen_id", "rejected_id"]
 
 
-def _pair(row: dict[str, Any], answers: dict[str, dict[str, Any]]) -> dict[str, object]:
+def _pair(row: Mapping[str, Any], answers: Mapping[str, Answer]) -> dict[str, object]:
     """A row of `pairs`, the preferred side first."""
     first, second, preference = row["first"], row["second"], row["preference"]
-    if preference < 0.5:
+    if second is not None and preference < 0.5:
         first, second, preference = second, first, 1 - preference
     return {
-        "prompt": json.loads(answers[first]["messages"]),
-        "chosen": answers[first]["text"],
-        "rejected": answers[second]["text"],
+        "prompt": answers[first].messages,
+        "chosen": answers[first].text,
+        "rejected": None if second is None else answers[second].text,
         "preference": preference,
         "weight": row["weight"],
         "prompt_id": row["prompt"],

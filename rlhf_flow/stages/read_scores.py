@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from rlhf_flow.stages.context import RunContext
 from rlhf_flow.storage import parquet as rows
-from rlhf_flow.storage.store import StageRecord
+from rlhf_flow.storage.store import StageRecord, Store
 from rlhf_flow.storage.tables import Table
-from rlhf_flow.types import Rollouts, Scored
+from rlhf_flow.types import Scored
 
 
 def of_chunk(context: RunContext, round: int, index: int) -> Scored:
@@ -19,14 +19,14 @@ def of_chunk(context: RunContext, round: int, index: int) -> Scored:
 
 def of_round(context: RunContext, round: int) -> list[Scored]:
     """Scores of the responses that were sampled in a round, one item per shard."""
-    return _scored(context, round, context.ledger.table(round, "score"))
+    return list(scored(context.ledger, round, context.ledger.table(round, "score")))
 
 
 def late_scores(context: RunContext, round: int) -> dict[int, list[Scored]]:
     """What the stage `late` of a round committed: round of origin -> scores, one item per shard of its responses."""
     record = context.ledger.committed(round, "late")
     return {
-        origin: _scored(context, origin, context.ledger.table(round, "late", f"late/{origin:05d}-"))
+        origin: list(scored(context.ledger, origin, context.ledger.table(round, "late", f"late/{origin:05d}-")))
         for origin in ([] if record is None else origins(record))
     }
 
@@ -38,10 +38,7 @@ def origins(late: StageRecord) -> list[int]:
     return found
 
 
-def _scored(context: RunContext, round: int, scores: Table) -> list[Scored]:
-    shards = zip(scores.read_shards(), _rollouts(context, round), strict=True)
-    return [rows.to_scored(shard, rollouts) for shard, rollouts in shards]
-
-
-def _rollouts(context: RunContext, round: int) -> Iterator[Rollouts]:
-    return map(rows.to_rollouts, context.ledger.table(round, "sample").read_shards())
+def scored(ledger: Store, round: int, scores: Table) -> Iterator[Scored]:
+    """The scores of the responses that were sampled in a round, one item per shard."""
+    for shard, responses in zip(scores.read_shards(), ledger.table(round, "sample").read_shards(), strict=True):
+        yield rows.to_scored(shard, rows.to_rollouts(responses))

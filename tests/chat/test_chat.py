@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_flow.chat import screen
 from rlhf_flow.chat.chat_model import Decoding, open_chat_model
 from rlhf_flow.cli.main import main
 from rlhf_flow.config.compose import compose
@@ -30,7 +31,7 @@ def chat(monkeypatch: pytest.MonkeyPatch, lines: list[str], *arguments: object) 
 def test_the_better_of_two_answers_is_a_row_that_training_reads(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    labels = tmp_path / "labels.jsonl"
+    labels = tmp_path / "labels of seed=1.jsonl"
     lines = ["Hello", "2", "And now?", "=", "/new", "A third", "", "/quit"]
     assert chat(monkeypatch, lines, model, model, "--labels", labels, "--system", "Be short.") == 0
     rows = [json.loads(line) for line in labels.read_text().splitlines()]
@@ -98,3 +99,16 @@ def test_without_a_label_nothing_is_written(model: Path, tmp_path: Path, monkeyp
 def test_a_mistake_is_one_sentence(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["chat", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_ctrl_c_at_the_question_is_no_label_and_elsewhere_ends_the_chat(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(screen, "read_key", interrupted)
+    assert chat(monkeypatch, ["Hello"], model, model, "--labels", tmp_path / "labels.jsonl") == 0
+    assert not (tmp_path / "labels.jsonl").exists()
+    monkeypatch.setattr("rlhf_flow.cli.chat.open_chat_model", lambda word: interrupted())
+    assert chat(monkeypatch, [], model) == 130

@@ -42,6 +42,7 @@ def test_several_kinds_and_files_of_one_s_own(tmp_path: Path, capsys: pytest.Cap
         (["ls", "colours"], "ls colours: there is no such kind. Fix: one of algorithm, experiment, "),
         (["ls", "--all"], "unrecognized arguments: --all. Try rlhf-flow ls --help."),
         (["new", "my-lab"], "new takes the name of a Python package. Fix: rlhf-flow new my_lab."),
+        (["new", "class"], "new takes the name of a Python package"),
         (["new", "lab", "more"], "new takes the name of a Python package"),
     ],
 )

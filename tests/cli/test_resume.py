@@ -44,6 +44,8 @@ def test_it_goes_on_from_any_folder(run: Path, tmp_path: Path, monkeypatch: pyte
         (["selector=fastest"], "selector=fastest: resume knows these parts: only_pair, "),
         (["objective.bata=3"], "there is no key 'objective.bata'"),
         (["--rounds=3"], "Fix: rounds=3."),
+        (["observe=nowhere"], "observe.classes=nowhere: it must be written module.Class"),
+        (["absent.yaml"], "absent.yaml cannot be read"),
     ],
 )
 def test_a_mistake_is_one_paragraph(

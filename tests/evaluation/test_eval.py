@@ -32,7 +32,7 @@ def test_recorded_answers_of_all_rounds_are_compared(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also of rounds whose weights are gone; the win rates are those of the answers' lengths."""
-    run = shutil.copytree(finished, tmp_path / "run")
+    run = shutil.copytree(finished, tmp_path / "run-seed=1")
     shutil.rmtree(run / "rounds/00001/policy")
     (written,) = evaluated(tmp_path / "out", f"{run}@all")["comparisons"].values()
     assert "answering" not in capsys.readouterr().out

@@ -38,7 +38,7 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     folder = tmp_path_factory.mktemp("adapters")
     return [
         adapter(base, folder / "first", 1, r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
-        adapter(base, folder / "second", 2, r=2, lora_alpha=3, target_modules=["q_proj", "up_proj"], use_rslora=True),
+        adapter(base, folder / "r=2", 2, r=2, lora_alpha=3, target_modules=["q_proj", "up_proj"], use_rslora=True),
     ]
 
 
@@ -55,6 +55,7 @@ def test_the_update_is_the_weighted_sum_of_the_updates(base: Path, adapters: lis
     assert json.loads((tmp_path / "merged/adapter_config.json").read_text())["r"] == 6
     start, merged = merged_weights(base, None), merged_weights(base, tmp_path / "merged")
     parts = [merged_weights(base, folder) for folder in adapters]
+    assert main(["merge", str(tmp_path / "equal"), *map(str, adapters)]) == 0  # a name may hold `=`
     changed = 0
     for name, weight in start.items():
         expected = sum(factor * (part[name] - weight) for factor, part in zip(WEIGHTS, parts, strict=True))
@@ -67,7 +68,7 @@ def test_the_update_is_the_weighted_sum_of_the_updates(base: Path, adapters: lis
     ("second", "told"),
     [
         ("{base}", "holds no adapter"),
-        ("{first}=half", "the weight is no number"),
+        ("{first}=half", "'half' is no weight. Fix: "),
         ("{dora}", "use_dora=True is no plain LoRA"),
         ("{other}", "Fix: merge adapters of one base"),
     ],

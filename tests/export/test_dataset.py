@@ -13,6 +13,7 @@ import pytest
 
 from rlhf_flow.cli.main import main
 from rlhf_flow.export.dataset import write_dataset
+from rlhf_flow.runner import results
 from rlhf_flow.types import Pair
 from tests.export.conftest import MakeRun, pairwise_wins, scored
 
@@ -66,6 +67,19 @@ def test_pairs_of_a_data_set_that_the_run_trained_on_are_exported_too(make_run: 
     write_dataset("pairs", run)
     (row,) = read(run / "export/pairs.parquet", tmp_path / "cache")
     assert (row["chosen"][0]["content"], row["chosen_source"], row["chosen_score"]) == ("better", "dataset", None)
+    shown = results.pairs(run, 1).iloc[0]
+    assert (shown.chosen, shown.rejected, shown.preference) == ("better", "worse", 1.0)
+
+
+def test_single_answers_are_no_pairs(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    single = Pair("q0", "1/policy/0/q0", None, preference=1.0)
+    run = make_run(scored(TEXTS, pairwise_wins(1, 1, 1), UTILITY), pairs=[single])
+    assert main(["export", "pairs", str(run)]) == 2
+    assert "trains on single answers, which are no pairs. Fix: export labels" in capsys.readouterr().err
+    (row,) = results.pairs(run, 1).itertuples()
+    assert (row.chosen, row.rejected, row.rejected_id) == ("yes", None, None)
+    with pytest.raises(ValueError, match=r"round=2: .* has no pairs of it. Fix: a round from 1 to 1"):
+        results.pairs(run, 2)
 
 
 def test_groups_are_no_pairs(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,6 +84,7 @@ def test_shares_add_up_to_the_batch() -> None:
     [
         ({"weight": 0}, {}, r"easy: weight must be > 0, got 0\. Fix: leave the source out"),
         ({"from_round": 3, "to_round": 2}, {}, r"easy: no round is from 3 to 2\. Fix: from_round >= 1"),
+        ({"to_round": 0}, {}, r"easy: no round is from 1 to 0"),
         ({"to_round": 2}, {"from_round": 4}, r"round 3 has no source\. Fix: from_round=1 or no to_round"),
         ({"to_round": 2}, {"to_round": 4}, r"round 5 has no source"),
         ({"columns": {"promt": "x"}}, {}, r"easy: no column 'promt'\. Fix: one of prompt, id"),

@@ -78,6 +78,14 @@ def test_it_lowers_the_held_out_loss_resumes_and_a_run_starts_from_it(
     assert "changed most" in (printed := capsys.readouterr().out) and "from round 2: 12 chats, 4 texts" in printed
     assert "Sources of the prompts" in (run / "report.html").read_text()
 
+    # its policies are exported and compared like those of a run
+    assert main(["export", "model", f"{run}@last", "--out", str(tmp_path / "exported")]) == 0
+    compared = ["eval", f"{run}@0", f"{run}@2", "--out", str(tmp_path / "eval")]
+    assert main(compared) == 2
+    assert "scorer=none: it gives no verdicts. Fix: scorer=NAME" in capsys.readouterr().err
+    assert main([*compared, "scorer=rule", "scorer.function=tests.support.tiny.shorter"]) == 0
+    assert "@0 against " in capsys.readouterr().out
+
     # the loss is that of transformers on the same tokens
     policy = run / "rounds/00002/policy"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
