@@ -10,10 +10,10 @@ rlhf-flow eval POLICY ... --tasks NAME[,NAME] [--shots N] [--limit N] [--chat] [
 rlhf-flow eval [RUN] --pairs FILE [key=value ...]
 rlhf-flow eval RUN --curve
 
-A POLICY is RUN (its best policy), RUN@3 (round 3; 0 is the start), RUN@all (every round), the folder of a checkpoint,
-or a model on the hub. The policies answer the same prompts with the same decoding, by default the held-out prompts of
-the first run, whose recorded answers are used again. The first form prints the win rate of every policy against every
-other one, and Bradley-Terry ratings, with intervals of 95 %.
+A POLICY is RUN (its best policy), RUN@3 (round 3; 0 is the start), RUN@last, RUN@average, RUN@all (every round), the
+folder of a checkpoint, or a model on the hub. The policies answer the same prompts with the same decoding, by default
+the held-out prompts of the first run, whose recorded answers are used again. The first form prints the win rate of
+every policy against every other one, and Bradley-Terry ratings, with intervals of 95 %.
 
 Keys: scorer=, engine=, cluster=, stack=, prompts.*, evaluate.*, answers.* and seed, as for `rlhf-flow run`. Without
 them, those of the first run: its evaluation scorer judges.
@@ -58,7 +58,8 @@ Writes the data of a run in the formats of TRL, or one of its policies. RUN is t
 Rows end with columns of provenance: run, round, algorithm, judge, scores, sources, and the hashes of policies. Held-out
 prompts are not exported.
 
-  RUN@ROUND     the policy of this round; RUN@last, RUN@average; RUN alone: of the best evaluated round
+  RUN@ROUND     the policy of this round (0 is the start); RUN@last, RUN@average; RUN alone: of the best evaluated
+                round, which may be the start, or of the last one if none was evaluated
   --rounds      rounds and ranges; default: all
   --out         default: RUN/export/pairs.parquet and its like, RUN/export/model; .jsonl writes JSON lines
   --dtype TYPE  bfloat16 (default), float16 or float32
@@ -80,8 +81,8 @@ CHAT = """\
 rlhf-flow chat MODEL [MODEL] [--labels FILE] [--system TEXT] [--max-tokens N] [--temperature T] [--seed N]
 
 Chats in the terminal. MODEL is the folder of a checkpoint or adapter, a name on the Hugging Face Hub that is cached
-here, or a run: RUN (its best policy), RUN@ROUND, RUN@last. Two models answer side by side; a key labels the better
-answer, which the conversation goes on with:
+here, or a run: RUN (its best policy), RUN@ROUND, RUN@last, RUN@average. Two models answer side by side; a key labels
+the better answer, which the conversation goes on with:
 
   1  the left one    2  the right one    =  a tie    Enter  no label
 

@@ -24,7 +24,10 @@ from rlhf_flow.config import renamed
 from rlhf_flow.config.answers import Answers, children
 from rlhf_flow.config.compatibility import check
 from rlhf_flow.config.overrides import given_keys
+from rlhf_flow.config.own_objective import check_importable
+from rlhf_flow.config.resolvers import ratio, sandbox
 from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
+from rlhf_flow.protocols import Objective
 from rlhf_flow.system import redact
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -32,7 +35,6 @@ OPTIONAL = ("evaluate.scorer", "refresh.scorer", "refresh.objective", "given.pro
 SLOTS = (*GROUPS, *OPTIONAL)  # keys that hold a part; a part may hold another one of its group in its field INNER
 INNER = "base"
 DRAWS = ("sampler", "evaluate.draw")  # where the draws are that `answers` sets
-WORLD = "rlhf_flow.sandbox.world"
 Adjust: TypeAlias = Callable[[str, DictConfig], None]  # changes the node of a slot before its part is made
 
 
@@ -44,14 +46,16 @@ def register() -> None:
     for group in GROUPS:
         for name, part in parts(group).items():
             store.store(name, _writable(part), group=group, provider="rlhf_flow")
-    OmegaConf.register_new_resolver("sandbox", _sandbox, replace=True)
-    OmegaConf.register_new_resolver("ratio", _ratio, replace=True)
+    OmegaConf.register_new_resolver("sandbox", sandbox, replace=True)
+    OmegaConf.register_new_resolver("ratio", ratio, replace=True)
 
 
-def compose(*overrides: str, name: str = "run", folders: Sequence[str] = ()) -> RunConfig:
+def compose(
+    *overrides: str, name: str = "run", folders: Sequence[str] = (), objective: Objective | None = None
+) -> RunConfig:
     """The checked configuration that `rlhf-flow run <overrides>` runs. Raises the errors of Hydra and of the parts.
 
-    `folders` are those of --config-dir, `name` is that of --config-name.
+    `folders` are those of --config-dir, `name` is that of --config-name. `objective` replaces the composed one.
     """
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
@@ -59,6 +63,9 @@ def compose(*overrides: str, name: str = "run", folders: Sequence[str] = ()) -> 
         search_path = [f"hydra.searchpath={found}"] if found else []
         composed = hydra_compose(name, overrides=[*overrides, *search_path])
     config = build(composed, overrides)
+    if objective is not None:
+        check_importable(objective)
+        config = replace(config, objective=objective)
     check(config)
     return config
 
@@ -274,27 +281,3 @@ def _merged(old: DictConfig, new: DictConfig) -> DictConfig:
     merged = OmegaConf.merge(old, new)
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def _ratio(one: float | None, other: float | None) -> float:
-    """`${ratio:${objective.tau},${objective.eta}}`: one value over another. Raises ValueError for null."""
-    if one is None or not other:
-        raise ValueError(
-            f"${{ratio:...}} divides two numbers, got {one} and {other}. Fix: set both, or the value that it computes."
-        )
-    return one / other
-
-
-def _sandbox(name: str) -> str:
-    """`${sandbox:policy}`: a path in the sandbox world. Raises ValueError if the world was not built yet.
-
-    The sandbox is a layer above this package, so it is imported by name. This is not in its world.py, because the bytes
-    of that file are part of the name of every world that was built.
-    """
-    world = vars(import_module(WORLD))["locate"]()
-    paths = {part: vars(world)[part] for part in ("policy", "reward_model", "prompts", "held_out")}
-    if name not in paths:
-        raise ValueError(f"the sandbox world has no {name!r}. Fix: one of {', '.join(paths)}.")
-    if not world.exists:
-        raise ValueError(f"the sandbox world must be built first, and {world.root} is empty. Fix: rlhf-flow sandbox.")
-    return str(paths[name])

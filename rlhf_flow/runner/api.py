@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,6 +13,8 @@ from rlhf_flow.config.overrides import expanded, from_mapping
 from rlhf_flow.config.resumed import resumed
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.metrics.alarms import raise_if_stopped
+from rlhf_flow.observe.settings import Observer
+from rlhf_flow.protocols import Objective
 from rlhf_flow.runner import prepare, prompt_rows, results
 from rlhf_flow.scorer.functions.defined import Functions, install, named
 from rlhf_flow.types import RoundRecord
@@ -34,9 +37,13 @@ class Run:
     in keys, model or data, before any worker starts, and AlarmError if an alarm stopped the run.
     """
 
-    def __init__(self, config: RunConfig, functions: Functions | None = None) -> None:
+    def __init__(self, config: RunConfig, functions: Functions | None = None, observer: Observer | None = None) -> None:
+        """`observer`: besides those of `config.observe`. Raises ValueError if it is a class."""
+        if isinstance(observer, type):
+            raise ValueError(f"observe={observer.__name__}: expected an instance. Fix: observe={observer.__name__}().")
         self.config = config
         self._functions = functions or {}
+        self._observer = observer
         self.folder = Path(config.run_dir).resolve()
         self._active: Callable[[], Generator[RoundRecord] | None] = lambda: None
 
@@ -63,7 +70,8 @@ class Run:
     def prepare(self) -> prepare.Prepared:
         """Check everything, and lock the folder. Raises ValueError for any mistake."""
         install(self._functions)
-        return prepare.prepare(self.config)
+        prepared = prepare.prepare(self.config)
+        return prepared if self._observer is None else replace(prepared, observers=[self._observer])
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -94,6 +102,8 @@ def run(
     model: str | Path | None = None,
     prompts: str | Path | Iterable[object] | None = None,
     reward: str | Path | Reward | None = None,
+    objective: Objective | None = None,
+    observe: Observer | None = None,
     rounds: int | None = None,
     run_dir: str | Path | None = None,
     stack: str | None = "local",
@@ -107,6 +117,8 @@ def run(
     Hugging Face or a DataFrame. Rows are written into the run's folder. With fewer than 128 of them, prompts.held_out
     is a quarter of them by default, and prompts.batch the others, at most 64.
     `reward`: a function (prompt, answer, meta) -> float, which may be a lambda; or the path of a reward model.
+    `objective`: a loss in place of the algorithm's, an instance of a dataclass that a module or a notebook defines.
+    `observe`: receives the progress of this run, from the round on with which it goes on; an instance, too.
     `stack`: local, cpu or gpu; None: the parts that `keys` names. `keys`: any other keys of the command line, as a
     mapping, {"answers.n": 4}, or as arguments, ["answers.n=4", "mine.yaml"]; they have precedence. Values of a mapping
     may be functions: {"scorer@evaluate.scorer": "rule", "evaluate.scorer.function": worth}.
@@ -125,16 +137,25 @@ def run(
     typed = {override.partition("=")[0] for override in others}
     chosen = {key: value for key, value in own.items() if value is not None and key not in typed}
     install(functions)
-    config = compose(*from_mapping(chosen), *others, folders=[] if config_dir is None else [str(config_dir)])
-    return Run(config if rows is None else prompt_rows.written(config, rows), functions)
+    folders = [] if config_dir is None else [str(config_dir)]
+    loss = None if "objective" in typed else objective
+    config = compose(*from_mapping(chosen), *others, folders=folders, objective=loss)
+    return Run(config if rows is None else prompt_rows.written(config, rows), functions, observe)
 
 
-def resume(folder: str | Path, *, reward: Reward | None = None, rounds: int | None = None, keys: Keys = ()) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    reward: Reward | None = None,
+    observe: Observer | None = None,
+    rounds: int | None = None,
+    keys: Keys = (),
+) -> Run:
     """The run in a folder, to read its results or, by iterating it, to go on where it stopped.
 
-    `reward`: the function, if it was one of a notebook. `rounds`: a larger number than before adds rounds. `keys`: as
-    of `run`; keys that determine the result cannot change. Relative paths are those of the folder in which the run was
-    started.
+    `reward`: the function, if it was one of a notebook. `observe`: as of `run`. `rounds`: a larger number than before
+    adds rounds. `keys`: as of `run`; keys that determine the result cannot change. Relative paths are those of the
+    folder in which the run was started.
 
     Raises ValueError if the folder holds no run or a key cannot be changed.
     """
@@ -143,7 +164,7 @@ def resume(folder: str | Path, *, reward: Reward | None = None, rounds: int | No
     own += [] if rounds is None else [f"rounds={rounds}"]
     overrides = [*own, *_overrides(keys, functions)]
     install(functions)
-    return Run(resumed(Path(folder), overrides), functions)
+    return Run(resumed(Path(folder), overrides), functions, observe)
 
 
 def _scorer(reward: str | Path | Reward | None, functions: Functions) -> dict[str, object]:

@@ -66,6 +66,7 @@ class Prepared:
     prompts: PromptSource
     given: PromptSource | None
     ledger: Ledger
+    observers: Sequence[Observer] = ()  # besides those of `config.observe`
 
     def run(self, clusters: OpenClusters | None = None) -> list[RoundRecord]:
         """Run every round that has no record yet, write the report and print where it is; return all records.
@@ -122,6 +123,7 @@ class Prepared:
         config = self.config
         with contextlib.ExitStack() as opened:
             observers = config.observe.open(self.ledger.root, self.ledger.records, flat(config), out)
+            observers.extend(self.observers)
             observers.append(Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths))
             for observer in observers:
                 opened.callback(observer.close)

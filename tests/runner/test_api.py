@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from rlhf_flow.cli.main import main
 from rlhf_flow.config import compose as config
 from rlhf_flow.config.overrides import from_mapping
 from rlhf_flow.config.schema import RunConfig, part_name
+from rlhf_flow.observe import Observer
 from rlhf_flow.runner import prepare as build
 from rlhf_flow.specs import Place
 from rlhf_flow.system import optional_deps as needs
+from rlhf_flow.types import Loss, Needs, PairLogps, RoundRecord
 from tests.cli.test_main import LOCAL, Prepared
 from tests.support import tiny
 
@@ -132,6 +135,71 @@ def test_prompts_that_are_none_are_refused(given: Iterable[object], told: str, t
 def test_a_mapping_in_place_of_an_algorithm_is_answered_with_the_call() -> None:
     with pytest.raises(ValueError, match=r"Fix: rlhf_flow.run\(keys=\['rounds=2'\]\)"):
         rlhf_flow.run(["rounds=2"])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Squared:
+    """A loss of the user's."""
+
+    margin: float = 1.0
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(anchors=frozenset({"reference"}))
+
+    def at(self, round: int) -> Squared:
+        return self
+
+    def loss(self, pairs: PairLogps) -> Loss:
+        gap = pairs.current.first.sum - pairs.current.second.sum
+        return Loss((gap - self.margin) ** 2, {"gap": gap.detach()})
+
+
+class Seen(Observer):
+    """What an observer is told."""
+
+    def __init__(self) -> None:
+        self.rounds: list[int] = []
+        self.stages: set[str] = set()
+        self.ends = 0
+
+    def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
+        self.stages.add(name)
+
+    def round(self, record: RoundRecord) -> None:
+        self.rounds.append(record.round)
+
+    def close(self) -> None:
+        self.ends += 1
+
+
+def test_an_objective_and_an_observer_are_instances(tmp_path: Path) -> None:
+    typed = tiny.overrides(tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "p.jsonl"), tmp_path / "run")
+    seen, keys = Seen(), [*typed, "observe.console=none"]
+    run = rlhf_flow.run("online_dpo", objective=Squared(margin=2.0), observe=seen, keys=keys).finish()
+    assert (seen.rounds, seen.ends, "learn" in seen.stages) == ([0, 1], 1, True)
+    assert "train/gap" in run.metrics.columns
+    again = rlhf_flow.resume(run.folder, observe=seen, rounds=2)
+    assert again.config.objective == Squared(margin=2.0)
+    assert [record.round for record in again] == [2]
+    assert (seen.rounds, seen.ends) == ([0, 1, 2], 2)
+
+
+def test_an_objective_that_a_resume_cannot_make_and_classes_are_refused() -> None:
+    @dataclass(frozen=True)
+    class Hidden(Squared):
+        pass
+
+    for given, told in (
+        (Hidden(), "inside of a function or a class"),
+        (Squared, "expected an instance of a dataclass. Fix: @dataclass"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            rlhf_flow.run(objective=given, keys=KEYS | {"scorer.path": "judge"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"observe=Seen: expected an instance. Fix: observe=Seen\(\)"):
+        rlhf_flow.run(observe=Seen, keys=KEYS | {"scorer.path": "judge"})  # type: ignore[arg-type]
+    named = rlhf_flow.run(objective=Squared(), keys=KEYS | {"scorer.path": "judge", "objective": "ipo"})
+    assert part_name("objective", named.config.objective) == "ipo"  # keys have precedence
 
 
 # -- a file -----------------------------------------------------------------------------------------------------------
