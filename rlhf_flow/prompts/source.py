@@ -20,6 +20,7 @@ from rlhf_flow.prompts.tokenize import TOO_LONG, Rendering
 from rlhf_flow.prompts.turns import each_turn
 from rlhf_flow.seeds import derive
 from rlhf_flow.storage.data_origin import origin
+from rlhf_flow.system.errors import ConfigError
 from rlhf_flow.tokenization.chat_template import FORMATS
 from rlhf_flow.types import Message, Prompt
 
@@ -83,11 +84,7 @@ class PromptSpec:
         training, held_out = self.separated(screened(read.training, self.limits, counts), read.held_out)
         counts.update(training=len(training), held_out=len(held_out))
         if self.batch > len(training):
-            raise ValueError(
-                f"prompts.batch must be <= {len(training)}, the number of prompts left for training "
-                f"({', '.join(f'{name} {count}' for name, count in counts.items())}), got {self.batch}. "
-                "Fix: lower prompts.batch or prompts.held_out, or use more prompts."
-            )
+            raise _too_few(self.batch, len(training), counted(counts))
         return PromptSet(
             tuple(training), tuple(held_out), size=self.batch, seed=seed, counts=dict(counts),
             summary=summary(read.read_as, counts, read.left_out), origin=origin(self.files()),
@@ -136,12 +133,24 @@ class ReadRows:
     left_out: list[str]  # columns with values that are not JSON
 
 
+def counted(counts: Mapping[str, int]) -> list[str]:
+    """`23 training`, `1 held out`: the counts that are not 0."""
+    return [f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number]
+
+
+def _too_few(batch: int, training: int, counts: Sequence[str]) -> ConfigError:
+    problem = f"prompts.batch={batch}: {training} prompts are left for training ({', '.join(counts) or 'no rows'})"
+    if not training:
+        return ConfigError(problem, "use more prompts, or a lower prompts.held_out")
+    key = f"prompts.batch={training}"
+    return ConfigError(problem, f"{key}, or use more prompts", (key,))
+
+
 def summary(read_as: Sequence[str], counts: Mapping[str, int], left_out: Sequence[str]) -> str:
     """One line for the console: `read as orca (question → prompt); 23 training, 1 held out`."""
-    counted = [f"{number} {name.replace('_', ' ')}" for name, number in counts.items() if number]
-    counted = [f"{text} ({', '.join(left_out)})" if text.endswith(" meta left out") else text for text in counted]
+    shown = [f"{text} ({', '.join(left_out)})" if text.endswith(" meta left out") else text for text in counted(counts)]
     nothing = [] if counts["held_out"] else ["nothing held out, so no round is evaluated"]
-    return "; ".join([*read_as, ", ".join([*counted, *nothing])])
+    return "; ".join([*read_as, ", ".join([*shown, *nothing])])
 
 
 class _Reader:

@@ -12,6 +12,7 @@ from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.prompts.jsonl import Jsonl
 from rlhf_flow.prompts.mixture import MixedSource, Mixture
 from rlhf_flow.prompts.parse import Columns
+from rlhf_flow.system.errors import ConfigError
 from tests.prompts.conftest import Write, numbered
 
 NAMED = Columns(id="id")
@@ -54,7 +55,7 @@ def test_counts_add_up_and_sides_never_share_a_text(
     try:
         opened = spec.open(tokenizer, 0)
     except ValueError as refused:
-        assert "prompts.batch must be <= 0" in str(refused) or "no prompt can be held out" in str(refused)
+        assert "0 prompts are left" in str(refused) or "no prompt can be held out" in str(refused)
         return
     counts = opened.counts
     assert counts["rows"] == len(lengths)
@@ -98,8 +99,12 @@ def test_a_held_out_file_may_not_overlap(write: Write, tokenizer: PreTrainedToke
 
 
 def test_a_batch_larger_than_the_prompts_is_refused(write: Write, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"prompts\.batch must be <= 3.*got 4"):
+    told = (
+        r"prompts\.batch=4: 3 prompts are left for training \(3 rows, 3 training\)\. Fix: prompts\.batch=3, or use more"
+    )
+    with pytest.raises(ConfigError, match=told) as refused:
         Jsonl(path=write(numbered(3)), batch=4, held_out=0).open(tokenizer, 0)
+    assert refused.value.keys == ("prompts.batch=3",)  # so that the command line prints the command that works
 
 
 def test_repeated_texts_are_counted(write: Write, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -96,7 +96,9 @@ def test_the_identity_of_a_lambda_is_its_code() -> None:
 
 
 def test_a_function_of_another_process_is_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"notebook.gone was defined in a notebook.*Fix: define it again"):
+    with pytest.raises(
+        ValueError, match=r"notebook.gone was defined in a notebook.*reward=gone\), or keys=\{key: gone\}"
+    ):
         config.compose(*BARE[:2], "stack=local", "scorer=rule", "scorer.function=notebook.gone").scorer.check()
 
 

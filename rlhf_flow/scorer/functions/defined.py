@@ -49,9 +49,10 @@ def defined(name: str) -> Callable[..., Any] | None:
     Raises ValueError if the name is one of `named` and is not installed.
     """
     if name.rpartition(".")[0] == MODULE and name not in _DEFINED:
+        own = name.rpartition(".")[2]
         raise ValueError(
-            f"{name} was defined in a notebook or script, and this process does not have it. Fix: define it again and "
-            "call rlhf_flow.resume(folder, reward=function)."
+            f"{name} was defined in a notebook or script, and this call does not have it. Fix: define it and pass "
+            f"it again: rlhf_flow.resume(folder, reward={own}), or keys={{key: {own}}} if another key named it."
         )
     return _DEFINED.get(name)
 
