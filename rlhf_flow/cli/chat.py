@@ -34,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     screen.tell("/new begins a new conversation, /quit ends the chat")
     labelled = converse(models, screen, decoding, labels=labels, system=options.system)
     if labelled:
-        screen.tell(f"{labels}: {labelled} more labels. Each round trains on them too with")
+        screen.tell(
+            f"{labels}: {labelled} more {'label' if labelled == 1 else 'labels'}. Each round trains on them too with"
+        )
         screen.tell(f"  rlhf-flow run ... {shlex.join(keys_of_next_run(labels))}")
     return 0
 

@@ -127,7 +127,7 @@ SIGNS: Mapping[str, Sign] = {
             _get(now, "truncated_low") - _first(earlier, "truncated_high") > limit
             or _get(now, "truncated") > MOST_TRUNCATED
         ),
-        "{:.1%} of the answers are cut at the token limit",
+        "{:.1%} of the answers are cut at the token limit; a higher answers.max_tokens needs a new run_dir",
         "truncated",
     ),
     "distinct_fall": Sign(

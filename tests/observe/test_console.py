@@ -64,6 +64,21 @@ def test_a_long_stage_has_one_line_in_a_pipe_and_a_short_one_none(tmp_path: Path
     ]
 
 
+def test_a_stage_that_is_silent_for_a_minute_is_named_then_twice_as_seldom(tmp_path: Path, record: MakeRecord) -> None:
+    now = [0.0]
+    console, out = lines(tmp_path, [], {"rounds": 2}, lambda: now[0])
+    console.stage(0, "evaluate", 0, 4, "steps")
+    for now[0] in range(10, 500, 10):
+        console.break_silence()
+    console.round(record(0))  # stages of a finished round are not named
+    now[0] += 1000
+    console.break_silence()
+    console.close()
+    assert out.getvalue().splitlines()[1:-1] == [
+        f"round 0/2 · evaluate 0/4 steps in {time}" for time in ("1 min 00 s", "3 min 00 s", "7 min 00 s")
+    ]
+
+
 def test_what_an_earlier_start_did_is_no_part_of_the_rate(tmp_path: Path) -> None:
     now = [0.0]
     console, out = lines(tmp_path, [], {}, lambda: now[0])

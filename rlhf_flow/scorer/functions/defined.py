@@ -52,7 +52,8 @@ def defined(name: str) -> Callable[..., Any] | None:
         own = name.rpartition(".")[2]
         raise ValueError(
             f"{name} was defined in a notebook or script, and this call does not have it. Fix: define it and pass "
-            f"it again: rlhf_flow.resume(folder, reward={own}), or keys={{key: {own}}} if another key named it."
+            f"it again: rlhf_flow.resume(folder, reward={own}), or keys={{key: {own}}} if another key named it; "
+            "rlhf-flow eval takes scorer=rule scorer.function=module.name."
         )
     return _DEFINED.get(name)
 
