@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow.cli import main
+from rlhf_flow.storage.run_policies import named_policy
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,17 @@ def test_recorded_answers_of_all_rounds_are_compared(
     assert len(verdicts) == 3 * len(lengths(run, 0))
     assert main.main(["eval", f"{run}@1", f"{run}@0", "answers.temperature=0"]) == main.MISTAKEN
     assert "removed the weights" in capsys.readouterr().err
+
+
+def test_a_run_whose_start_is_best_is_its_last_round_as_in_export_and_chat(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    best = json.loads((run / "best.json").read_text())
+    (run / "best.json").write_text(json.dumps(best | {"round": 0, "policy": None}))
+    chosen = named_policy(str(run))
+    assert chosen is not None
+    for number, word in enumerate((run, f"{run}@last")):
+        (written,) = evaluated(tmp_path / f"out{number}", f"{run}@0", word)["comparisons"].values()
+        assert [one["name"] for one in written["policies"]] == [f"{run}@0", f"{run}@{chosen.round}"]
 
 
 def test_other_prompts_are_answered_once(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
