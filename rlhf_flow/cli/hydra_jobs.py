@@ -12,9 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import hydra
+from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rlhf_flow.cli.shown import named
 from rlhf_flow.cli.start import Ended
@@ -32,6 +33,8 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) ->
     Raises errors of Hydra and of the job. A launcher may run jobs in other processes; it then lists no status, and
     raises JobFailedError if one fails.
     """
+    if all(_is_override(argument) and not re.match(r"[+~]*hydra\b", argument) for argument in arguments):
+        return [_once(name, arguments, job).status]
     statuses: list[int] = []
     process = os.getpid()
 
@@ -48,6 +51,24 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) ->
         config.register()
         hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(hydra_job)()
     return statuses
+
+
+def _once(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) -> Ended:
+    """The job with the configuration of arguments without options of Hydra.
+
+    Hydra's command line gives the same, but composes twice: first to find out whether the run is a sweep.
+    """
+    config.register()
+    before = HydraConfig.instance().cfg
+    with initialize_config_dir(str(config.CONFIGS.resolve()), version_base="1.3"):
+        composed = hydra.compose(name, overrides=arguments, return_hydra_config=True)
+        HydraConfig.instance().set_config(composed)
+        with read_write(composed), open_dict(composed):
+            del composed["hydra"]
+        try:
+            return job(composed)
+        finally:
+            HydraConfig.instance().cfg = before
 
 
 def overrides() -> list[str]:

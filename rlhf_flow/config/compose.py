@@ -42,6 +42,7 @@ Adjust: TypeAlias = Callable[[str, DictConfig], None]  # changes the node of a s
 def register() -> None:
     """Register all parts with Hydra, and the resolvers `${sandbox:...}` and `${ratio:...}` with OmegaConf."""
     store = ConfigStore.instance()
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]  # copied to compose, and only read
     store.store("schema", _writable(RunConfig), provider="rlhf_flow")
     for group in GROUPS:
         for name, part in parts(group).items():
@@ -59,8 +60,7 @@ def compose(
     """
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        found = [f"file://{Path(folder).absolute()}" for folder in folders]
-        search_path = [f"hydra.searchpath={found}"] if found else []
+        search_path = [f"hydra.searchpath={[f'file://{Path(each).absolute()}' for each in folders]}"] if folders else []
         composed = hydra_compose(name, overrides=[*overrides, *search_path])
     config = build(composed, overrides)
     if objective is not None:

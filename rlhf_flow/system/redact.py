@@ -83,13 +83,21 @@ def redacted(text: str) -> str:
     return _LINE.sub(lambda found: found[0] if not _names_secret(found[2]) else f"{found[1]}{found[2]}: {MARK}", text)
 
 
-def without_known(text: str) -> str:
-    """Without the values of secret environment variables, and without the passwords of URLs in others."""
-    known = {secret: name for name, value in os.environ.items() for secret in _held(name, value.strip())}
-    for value in sorted(known, key=len, reverse=True):
+def without_known(text: str, known: Mapping[str, str] | None = None) -> str:
+    """Without the values of secret environment variables, and without the passwords of URLs in others.
+
+    `known`: those of `known_secrets()`, if there are many texts.
+    """
+    for value, variable in (known_secrets() if known is None else known).items():
         if value in text and not _is_file(value):
-            text = text.replace(value, f"[secret:{known[value]}]")
+            text = text.replace(value, f"[secret:{variable}]")
     return text
+
+
+def known_secrets() -> dict[str, str]:
+    """The secrets in environment variables, the longest first, and the variable of each."""
+    known = {secret: name for name, value in os.environ.items() for secret in _held(name, value.strip())}
+    return {value: known[value] for value in sorted(known, key=len, reverse=True)}
 
 
 def _held(variable: str, value: str) -> list[str]:
@@ -118,8 +126,9 @@ def check(keys: Mapping[str, object]) -> None:
 
     `keys`: full keys and their values. Values of environment variables (`${oc.env:NAME}`) are allowed.
     """
+    known = known_secrets()
     for key, value in keys.items():
-        text = without_known(str(value))
+        text = without_known(str(value), known)
         by_name = any(map(_names_secret, key.split("."))) and _hidden_by_name("key", value) and "[secret" not in text
         if by_name or (isinstance(value, str) and _in_value(text) != text):
             raise ValueError(
