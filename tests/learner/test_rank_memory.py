@@ -39,7 +39,9 @@ def test_a_model_that_is_larger_than_the_memory_of_a_rank_trains(tmp_path: Path)
             ranks.run(jobs.train_in, DeepSpeed(ranks=4, zero_stage=2, training=training), *arguments)
 
 
-@pytest.mark.parametrize("trained", ["all weights", "adapter", "reward model"])
+@pytest.mark.parametrize(
+    "trained", [pytest.param("all weights", marks=pytest.mark.soak), "adapter", "reward model"]  # four ranks: above
+)
 def test_a_rank_of_two_loads_its_half(trained: str, tmp_path: Path) -> None:
     small, model = make_model(tmp_path / "small"), make_model(tmp_path / "model", width=512, layers=24)
     whole = (Path(model.path) / "model.safetensors").stat().st_size

@@ -36,7 +36,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     yield counts
 
 
-@pytest.mark.parametrize("every", [1, 9])
+@pytest.mark.parametrize("every", [1, pytest.param(9, marks=pytest.mark.soak)])
 def test_every_round_is_broadcast_and_nothing_is_copied(every: int, counted: dict[str, int], tmp_path: Path) -> None:
     policy, prompts = tiny.policy(tmp_path / "policy", heads=1), tiny.prompts(tmp_path / "prompts.jsonl")
     asked = tiny.overrides(

@@ -27,7 +27,7 @@ GIVEN = {"hypo", "offline_dpo", "tgdpo", "triple_po", "chord", "dr_po", "srpo"}
 RECIPES = sorted({path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")} - GIVEN)
 WHOLE = ("nash_md", "online_dpo")
 ALONE = ("nash_ema",)
-SHORT_RUNS = ("dno", "egpo", "nash_ema", "nash_md", "online_ipo", "xpo")
+SHORT_RUNS = ("dno", "egpo", "nash_ema", "nash_md", "xpo")
 HALF_STEPS = ("egpo", "temporal")  # the second round starts from the policy before the half step
 SHORT = {  # one step in each of two rounds
     "rounds": 2,
