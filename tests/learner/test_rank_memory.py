@@ -40,7 +40,8 @@ def test_a_model_that_is_larger_than_the_memory_of_a_rank_trains(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "trained", [pytest.param("all weights", marks=pytest.mark.soak), "adapter", "reward model"]  # four ranks: above
+    "trained",
+    [pytest.param("all weights", marks=pytest.mark.soak), "adapter", "reward model"],  # four ranks: above
 )
 def test_a_rank_of_two_loads_its_half(trained: str, tmp_path: Path) -> None:
     small, model = make_model(tmp_path / "small"), make_model(tmp_path / "model", width=512, layers=24)
