@@ -71,8 +71,8 @@ def named_policy(name: str) -> RunPolicy | None:
 def policy_of(run: Path, which: str) -> RunPolicy:
     """`which`: best, last, average or a round.
 
-    The best is that of the evaluated rounds, which may be the start, or the last one if the run evaluated none. The
-    user is told if best or last is the start. Raises ValueError if the run has no such policy on disk.
+    The best is that of the evaluated rounds; the last one if the run evaluated none, or none is better than the start,
+    which the user is told. Raises ValueError if the run has no such policy on disk.
     """
     kept = kept_rounds(run)
     if which == AVERAGE and (run / "average.json").is_file():
@@ -80,12 +80,12 @@ def policy_of(run: Path, which: str) -> RunPolicy:
         return RunPolicy(run, average["round"], run / average["policy"], is_average=True)
     if which in (BEST, LAST):
         best = _best_round(run, kept) if which == BEST else None
-        round = best if best is not None else max(kept, default=0)
-        if round == 0:
-            why = "no later policy is better" if kept else "no later policy is on disk"
-            others = f"; {run}@{LAST} is that of round {kept[-1]}" if kept else ""
-            tell(f"{run}: its start is taken, because {why}{others}")
-        which = str(round)
+        last = max(kept, default=0)
+        if last == 0:
+            tell(f"{run}: its start is taken, because no later policy is on disk")
+        elif best == 0:
+            tell(f"{run}: round {last} is taken, the last one, because no round is better than the start, {run}@0")
+        which = str(best or last)
     if which.isdecimal() and int(which) == 0:
         return RunPolicy(run, 0, start_folder(run))
     if which.isdecimal() and int(which) in kept:

@@ -153,11 +153,3 @@ def test_mistakes(
     error = capsys.readouterr().err
     assert problem in error
     assert "Fix:" in error
-
-
-def test_a_run_without_a_policy_better_than_its_start_names_its_last(finished: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(finished, tmp_path / "run")
-    best = json.loads((run / "best.json").read_text()) | {"round": 0, "policy": None}
-    (run / "best.json").write_text(json.dumps(best))
-    (written,) = evaluated(tmp_path / "out", f"{run}@0", run)["comparisons"].values()
-    assert {one["name"] for one in written["policies"]} == {f"{run}@0", f"{run}@2"}

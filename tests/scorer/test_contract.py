@@ -31,6 +31,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "rule": {"function": "tests.support.rules.length"},
     "rules": {"terms": [Term("tests.support.rules.length"), OVER]},
     "gpm": {},
+    "reward_mixture": {},
     "ensemble": {"combine": "pessimistic"},
     "cached": {},
     "recorded": {"ratings": {"policy": "level"}},
@@ -41,6 +42,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "comparison": {"function": "tests.support.comparisons.longer"},
     "preference_model": {"template": "{conversation}|{first}|{second}|"},
 }
+ELSEWHERE = {"self_judge", "hindsight", "none"}  # ask a policy of the run (test_asks_policy), or score nothing
 ANSWERS = [
     ["", "yes", "no, never", "yes"],
     ["日本語 🦊", "e\u0301", "\u202eabc\n", "\x00"],
@@ -48,7 +50,7 @@ ANSWERS = [
 ]
 
 
-@pytest.fixture(scope="module", params=PARTS)
+@pytest.fixture(scope="module", params=sorted(PARTS.keys() - ELSEWHERE))
 def spec(
     request: pytest.FixtureRequest,
     reward_path: str,
@@ -86,6 +88,7 @@ def spec(
         "reward_model": {"path": reward_path},
         "preference_model": {"path": language_path},
         "gpm": {"path": checkpoint(labels=4)},
+        "reward_mixture": {"path": checkpoint(labels=4)},
     }
     yield PARTS[name](**FIELDS[name], **paths.get(name, {}))
 

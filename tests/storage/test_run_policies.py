@@ -51,14 +51,14 @@ def test_a_run_without_evaluation_is_its_last_policy(make_run: MakeRun) -> None:
     assert round_of(run) == 2
 
 
-def test_the_start_is_taken_and_told_if_no_round_is_better(
+def test_the_last_round_is_taken_and_told_if_none_is_better_than_the_start(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(START, {"eval/win_rate": 0.3}, best=0)
     policy = named_policy(run)
     assert policy is not None
-    assert (policy.round, policy.folder.name) == (0, "start")
-    assert f"its start is taken, because no later policy is better; {run}@last is that of round 1" in (
+    assert policy.round == 1
+    assert f"round 1 is taken, the last one, because no round is better than the start, {run}@0" in (
         capsys.readouterr().out
     )
 
@@ -97,4 +97,4 @@ def test_a_start_that_is_gone_is_named(make_run: MakeRun, tmp_path: Path) -> Non
     run = make_run(START, {"eval/win_rate": 0.3}, best=0)
     (tmp_path / "start").rmdir()
     with pytest.raises(ValueError, match=r"@0: the start of the run, elsewhere, is not there. Fix: "):
-        named_policy(run)
+        named_policy(f"{run}@0")
