@@ -18,6 +18,7 @@ from rlhf_flow.observe.console import JsonEvents, Lines, Warnings, write_event
 from rlhf_flow.observe.samples import Samples
 from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSettings, WandbSettings
 from rlhf_flow.observe.settings import Observer as Observer
+from rlhf_flow.system.optional_deps import require
 from rlhf_flow.types import RoundRecord
 
 CONSOLES = ("auto", "screen", "lines", "quiet", "json", "none")
@@ -84,6 +85,19 @@ class Observe:
                 observers.append(console)
             opened.pop_all()  # the caller closes them
         return observers
+
+    def check(self) -> None:
+        """Raise MissingError for a package that is not installed, and ValueError for a class that cannot be imported."""
+        for package, key, used in (
+            ("tensorboard", "observe.tensorboard=false", self.tensorboard),
+            ("wandb", "observe.wandb.mode=disabled", self.wandb.mode != "disabled"),
+            ("mlflow", "observe.mlflow.uri=null", self.mlflow.uri is not None),
+            ("trackio", "observe.trackio.project=null", self.trackio.project is not None),
+        ):
+            if used:
+                require(package, part=key.partition("=")[0], instead=key)
+        for name in self.classes:
+            _imported(name)
 
     def conclude(self, report: Path, *, table: Callable[[], str], samples: Callable[[], str], on_screen: bool) -> None:
         """Print how a run ended. `on_screen`: this start ran rounds, so that a screen already shows the table."""

@@ -216,7 +216,7 @@ def prepare(config: RunConfig) -> Prepared:
         "refresh.scorer": config.refresh.scorer,
     }
     scorers = {slot: spec for slot, spec in slots.items() if spec is not None}
-    check_all(*(spec.check for spec in (config.engine, config.learner, *scorers.values())))
+    check_all(*(spec.check for spec in (config.engine, config.learner, config.observe, *scorers.values())))
     model = on_disk(config.model)
     weights = Path(model.path)
     data_checks.check_start(config, model)

@@ -16,6 +16,7 @@ from rlhf_flow.config.compose import compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.observe import Observe, Observer
 from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSettings, WandbSettings
+from rlhf_flow.system import optional_deps
 from rlhf_flow.types import RoundRecord
 
 
@@ -92,6 +93,14 @@ def test_a_class_of_the_user_observes(tmp_path: Path, record: Callable[[int], Ro
 def test_a_class_that_is_not_there_is_named(tmp_path: Path, settings: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Observe(console="none", **settings).open(tmp_path, [], {})
+    with pytest.raises(ValueError, match=message):  # before any worker starts
+        Observe(console="none", **settings).check()
+
+
+def test_a_package_that_is_missing_is_named_before_any_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional_deps, "find_spec", lambda package: None)
+    with pytest.raises(ValueError, match=r"observe\.trackio\.project needs the package trackio.*rlhf-flow\[trackio\]"):
+        Observe(tensorboard=False, trackio=TrackioSettings(project="mine")).check()
 
 
 def test_an_observer_that_fails_to_open_closes_the_others(tmp_path: Path) -> None:
