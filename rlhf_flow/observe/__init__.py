@@ -87,7 +87,7 @@ class Observe:
         return observers
 
     def check(self) -> None:
-        """Raise MissingError for a package that is not installed, and ValueError for a class that cannot be imported."""
+        """Raise MissingError for a package that is not installed, ValueError for a class that cannot be imported."""
         for package, key, used in (
             ("tensorboard", "observe.tensorboard=false", self.tensorboard),
             ("wandb", "observe.wandb.mode=disabled", self.wandb.mode != "disabled"),
