@@ -11,7 +11,7 @@ from rlhf_flow.evaluation import harness, overoptimization, preferences, record,
 from rlhf_flow.evaluation.answers import answers
 from rlhf_flow.evaluation.benchmarks import FORMATS, export
 from rlhf_flow.evaluation.contestants import contestants
-from rlhf_flow.evaluation.judge import name_of
+from rlhf_flow.evaluation.judge import check, name_of
 from rlhf_flow.evaluation.judgements import READERS, read_judgements
 from rlhf_flow.evaluation.matrix import Matrix, matrix
 from rlhf_flow.evaluation.questions import dialogues
@@ -56,6 +56,7 @@ def _answer(words: Sequence[str], keys: Sequence[str], run: Path | None, options
         return
     if len(named) < 2:
         raise ValueError(f"{words[0]}: a comparison needs two policies. Fix: name another one, or {words[0]}@all.")
+    check(config)  # before any answer
     given = answers(named, config, prompts=options.prompts, out=options.out)
     _show(matrix(given, config, out=options.out), options.out)
 

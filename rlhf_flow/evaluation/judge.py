@@ -23,20 +23,25 @@ def name_of(config: RunConfig) -> str:
     return " ".join([kind, *(str(spec[key]) for key in ("function", "path") if spec.get(key))])
 
 
+def check(config: RunConfig) -> None:
+    """Raise ValueError if `config.scorer` is none, or its keys or packages are wrong."""
+    if isinstance(config.scorer, NoScorer):
+        raise ValueError("scorer=none: it gives no verdicts. Fix: scorer=NAME; rlhf-flow ls scorers lists them.")
+    config.scorer.check()
+
+
 @contextlib.contextmanager
 def opened(config: RunConfig, out: Path) -> Iterator[Scorer]:
     """`config.scorer` on the cluster of `config`.
 
     Its judgements are cached in `out`, unless the scorer has a cache of its own, as an LLM judge and people have.
-    Raises ValueError if its keys or packages are wrong, or if it is none.
+    Raises ValueError as `check`.
     """
+    check(config)
     spec = config.scorer
-    if isinstance(spec, NoScorer):
-        raise ValueError("scorer=none: it gives no verdicts. Fix: scorer=NAME; rlhf-flow ls scorers lists them.")
     if spec.cache_format is not None:
         out.mkdir(parents=True, exist_ok=True)
         spec = Cached(base=spec, cache=str(out / JUDGEMENTS))
-    spec.check()
     cluster = config.cluster.open()
     try:
         scorer = cluster.scorer(spec)

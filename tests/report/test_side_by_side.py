@@ -129,10 +129,10 @@ def test_the_command_writes_pages_and_csv(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["{}", "--cvs", "x"], "unrecognized arguments: --cvs x. Fix: see rlhf-flow report --help."),
+        (["{}", "--cvs", "x"], "unrecognized arguments: --cvs x. Try rlhf-flow report --help."),
         (["{}"] * 5, "a comparison takes 2 to 4 runs, got 5"),
         (["{}", "{}", "--csv", "x"], "--csv writes the charts of one run"),
-        (["--csv", "x"], "Fix: see rlhf-flow report --help."),
+        (["--csv", "x"], "Try rlhf-flow report --help."),
     ],
 )
 def test_a_mistake_in_the_command_is_one_paragraph(

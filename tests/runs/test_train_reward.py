@@ -224,7 +224,7 @@ def test_where_there_is_no_cycle_both_learn_as_much(model: Path, tmp_path: Path)
         ("reward=rated_preference selector.worth=wins", "selector.worth is wins. Fix: selector.worth=utility."),
         ("objective=dpo learner.head.outputs=0", "all its tokens. Fix: reward=pairwise"),
         ("reward=pairwise prompts.max_tokens=9", "prompts.max_tokens must be >= "),
-        ("evaluate.by=chance", "evaluate.by must be answers or agreement, got 'chance'"),
+        ("evaluate.by=chance", "evaluate.by must be answers, likelihood (of rlhf-flow sft) or agreement"),
     ],
 )
 def test_a_mistake_is_told_before_the_run(

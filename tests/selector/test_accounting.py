@@ -19,7 +19,7 @@ from rlhf_flow.selector.pairing import BUCKETS, REASONS
 from rlhf_flow.types import Pair, Response, Scored
 from tests.support.worlds import worlds
 
-OF_PAIRS = sorted(PARTS.keys() - {"group", "rejection", "couples"})  # the others have tests of their own
+OF_PAIRS = sorted(PARTS.keys() - {"group", "rejection", "couples", "single"})  # the others have tests of their own
 
 DRAWS = st.sampled_from([None, "policy", "reference"])
 ALONE = {"extra", "not_selected", "truncated", "too_long"}  # what only a response can be
@@ -226,7 +226,7 @@ def test_values_and_numbers_of_responses_are_checked(name: str) -> None:
             PARTS[name](**{key: "ref"}).check(both)
 
 
-@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"cross"}))
+@pytest.mark.parametrize("name", sorted(PARTS.keys() - {"cross", "single"}))
 def test_only_the_draws_that_are_paired_count(name: str) -> None:
     with pytest.raises(ValueError, match="2 responses per prompt"):
         PARTS[name]().check({"policy": 1})
