@@ -66,11 +66,7 @@ class HalfSteps:
 
     def check(self, rounds: int) -> None:
         """Raise ValueError if `rounds` is odd."""
-        if rounds % 2:
-            raise ValueError(
-                f"rounds must be even with schedule=half_steps, where a step takes two rounds, got {rounds}. "
-                f"Fix: rounds={rounds + 1}."
-            )
+        _check_even(rounds, "half_steps, where a step takes two rounds")
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         half = round % 2 == 1
@@ -95,11 +91,7 @@ class FastAndSlow:
 
     def check(self, rounds: int) -> None:
         """Raise ValueError if `rounds` is odd."""
-        if rounds % 2:
-            raise ValueError(
-                f"rounds must be even with schedule=fast_and_slow, where the last one trains the policy, got {rounds}. "
-                f"Fix: rounds={rounds + 1}."
-            )
+        _check_even(rounds, "fast_and_slow, where the last one trains the policy")
 
     def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
         slow = round % 2 == 1
@@ -111,6 +103,11 @@ class FastAndSlow:
             publish_as="slow" if slow else "policy",
             evaluated=not slow,
         )
+
+
+def _check_even(rounds: int, schedule: str) -> None:
+    if rounds % 2:
+        raise ValueError(f"rounds must be even with schedule={schedule}, got {rounds}. Fix: rounds={rounds + 1}.")
 
 
 TRAINED = "trained"  # the average that recovers what was trained from what was published

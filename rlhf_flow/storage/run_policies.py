@@ -71,8 +71,8 @@ def named_policy(name: str) -> RunPolicy | None:
 def policy_of(run: Path, which: str) -> RunPolicy:
     """`which`: best, last, average or a round.
 
-    The best is that of the evaluated rounds; the last one if the run evaluated none, or none is better than the start,
-    which the user is told. Raises ValueError if the run has no such policy on disk.
+    The best is that of the evaluated rounds; the last one if the run evaluated none, or none is better than the start:
+    a line says so. Raises ValueError if the run has no such policy on disk.
     """
     kept = kept_rounds(run)
     if which == AVERAGE and (run / "average.json").is_file():
