@@ -14,6 +14,7 @@ import numpy as np
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
 from rlhf_flow.scorer.pairwise import Match, bradley_terry, by_answer, by_comparison, prompts_and_responses
+from rlhf_flow.scorer.wrappers.around import Around
 from rlhf_flow.scorer.wrappers.judgement_cache import JudgementCache, path_of
 from rlhf_flow.specs import Place
 from rlhf_flow.tokenization.chat_template import ChatTemplate
@@ -40,7 +41,7 @@ WHERE = ("path", "urls", "token_env", "timeout_seconds", "retries", "concurrency
 
 
 @dataclass(frozen=True)
-class Cached:
+class Cached(Around):
     """Caches the judgements of the scorer `base`: of each response, or of each pair if it compares.
 
     The cache key holds the scorer (its fields, and the hash of its weights or source), the prompt's messages, gold
@@ -57,14 +58,6 @@ class Cached:
     @property
     def intransitive(self) -> bool:
         return bool(self.base.intransitive)
-
-    @property
-    def loads_model(self) -> bool:
-        return bool(self.base.loads_model)
-
-    def fingerprint(self) -> str:
-        """That of the base; the fields are hashed separately."""
-        return str(self.base.fingerprint())
 
     def check(self) -> None:
         """Raise ValueError if the base cannot be cached, or its own check does."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.asks_policy import ROLES, Answers, AsksPolicy
 from rlhf_flow.scorer.fields import check_fields
-from rlhf_flow.specs import Place
+from rlhf_flow.scorer.wrappers.around import Around
 from rlhf_flow.types import Message, Response, Rollouts, SamplingParams, Scored
 
 REQUEST = "I act on your answer. What happens next, and does it help me?"
@@ -19,7 +19,7 @@ ADDED = "{answer}\n\n(What happened next: {outcome})"
 
 
 @dataclass(frozen=True)
-class Hindsight:
+class Hindsight(Around):
     """Each distinct answer is continued by a user's turn with `request`; `base` scores the answer and the reply."""
 
     base: Any = None  # any scorer: scorer@scorer.base=<name>
@@ -45,22 +45,6 @@ class Hindsight:
     @property
     def intransitive(self) -> bool:
         return bool(self.base.intransitive)
-
-    @property
-    def loads_model(self) -> bool:
-        return bool(self.base.loads_model)
-
-    def fingerprint(self) -> str:
-        """That of the base; the fields are hashed separately."""
-        return str(self.base.fingerprint())
-
-    def check(self) -> None:
-        """Raise ValueError if the base's check does."""
-        self.base.check()
-
-    def open(self, place: Place) -> HindsightJudge:
-        """Open the base."""
-        return self.wrap(self.base.open(place))
 
     def wrap(self, scorer: Scorer) -> HindsightJudge:
         """The scorer with hindsight, given the opened `base`. Raises ValueError if that one asks a policy too."""

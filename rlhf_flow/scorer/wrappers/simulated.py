@@ -16,13 +16,13 @@ from rlhf_flow.metrics.stats import sigmoid
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.fields import check_fields
 from rlhf_flow.scorer.pairwise import Match, both_views, matches
+from rlhf_flow.scorer.wrappers.around import Around
 from rlhf_flow.seeds import derive
-from rlhf_flow.specs import Place
 from rlhf_flow.types import Rollouts, Scored
 
 
 @dataclass(frozen=True)
-class Simulated:
+class Simulated(Around):
     """Compares two answers as a noisy annotator would who agrees with the scorer `base`.
 
     P(the answer shown first is better) = sigma(strength / temperature + position_bias). The strength is
@@ -51,22 +51,6 @@ class Simulated:
             ("flips", "in [0, 1/2], since more would invert the base", 0 <= self.flips <= 0.5),
             ("abstains", "in [0, 1]", 0 <= self.abstains <= 1),
         )
-
-    @property
-    def loads_model(self) -> bool:
-        return bool(self.base.loads_model)
-
-    def fingerprint(self) -> str:
-        """That of the base; the fields are hashed separately."""
-        return str(self.base.fingerprint())
-
-    def check(self) -> None:
-        """Raise ValueError if the base's check does."""
-        self.base.check()
-
-    def open(self, place: Place) -> SimulatedJudge:
-        """Open the base."""
-        return self.wrap(self.base.open(place))
 
     def wrap(self, scorer: Scorer) -> SimulatedJudge:
         """The simulated annotator, given the opened `base`."""
