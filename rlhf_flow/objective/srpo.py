@@ -44,7 +44,7 @@ class SRPO(Constant):
         if len(groups.group) != 6 * len(groups.weight):
             raise ValueError(f"the objective reads groups of the six answers {ORDER}. Fix: algorithm=srpo.")
         scaled = self.beta * log_ratio(groups, "reference").unflatten(0, (-1, 6))  # [G, 6]
-        w, l, w_l, l_l, w_w, l_w = scaled.unbind(-1)  # noqa: E741  # the paper's names
+        w, l, w_l, l_l, w_w, l_w = scaled.unbind(1)  # noqa: E741  # the paper's names
         reviser = (w_l - l_l - 0.5) ** 2 + (w_w - l_w - 0.5) ** 2
         policy = (w - l + w_l - l_w - 1) ** 2
         metrics = {"margin": (w - l).detach(), "improvement": (w_l - l_l).detach()}

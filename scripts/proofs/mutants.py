@@ -1,7 +1,7 @@
 """Mutation testing: change each formula, one place at a time, and check that a test or a claim fails.
 
     python scripts/proofs/mutants.py                        # objectives, selectors, samplers, schedules, replay
-    python scripts/proofs/mutants.py --only objective/xpo   # the files whose path contains this
+    python scripts/proofs/mutants.py --only objective/xpo   # the files whose path contains this, or one of several
     python scripts/proofs/mutants.py --list                 # print the mutants without running any
 
 `mutation/operators.py` defines the mutations, `mutation/imports.py` selects the tests and claims for a mutant, and
@@ -114,7 +114,7 @@ def main(
     arguments: Sequence[str] | None = None, *, root: Path = ROOT, known: Sequence[Equivalent] = EQUIVALENTS
 ) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="PART", help="only files whose path contains this")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="only files whose path contains one")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants in parallel (default: 2)")
     parser.add_argument("--list", action="store_true", help="print the mutants without running any")
     parser.add_argument("--seed", type=int, default=0, help="of the claims and of hypothesis (default: 0)")
@@ -124,12 +124,12 @@ def main(
         # further copies are made from this one, because the repository may change meanwhile
         copy = Tree(root, Path(folder) / "0")
         every = [one for path in mutated_files(copy.folder) for one in mutants(path, copy.read(path))]
-        found = [one for one in every if asked.only in one.path]
+        found = [one for one in every if any(part in one.path for part in asked.only)]
         if wrong := stale(known, every):
             print("\n".join(f"{one.path}: matches no mutant or several\n{one.diff}" for one in wrong))
             return 2
         if not found:
-            print(f"no file that is mutated has {asked.only!r} in its path")
+            print(f"no file that is mutated has {' or '.join(asked.only)} in its path")
             return 2
         if asked.list:
             for one in found:

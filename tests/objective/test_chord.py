@@ -34,6 +34,7 @@ def test_the_loss_is_a_mean_of_two(by_token: bool) -> None:
     expected = -0.3 * weight * torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     torch.testing.assert_close(slope, expected.double())
     assert loss.metrics["expert_nll"].tolist() == pytest.approx([1.25, 0.1])
+    assert not any(values.requires_grad for values in loss.metrics.values())
 
 
 def test_the_expert_fades() -> None:

@@ -31,6 +31,7 @@ def test_the_three_conditions_by_hand() -> None:
     assert loss.values.item() == pytest.approx(0.75 * reviser + 0.25 * policy)
     assert loss.metrics["margin"].item() == pytest.approx(1.0)
     assert loss.metrics["improvement"].item() == pytest.approx(0.75)
+    assert not any(values.requires_grad for values in loss.metrics.values())
 
 
 def test_it_is_zero_where_the_conditions_hold() -> None:

@@ -29,6 +29,12 @@ def test_a_draw_that_is_missing_and_one_answer_with_itself_are_refused() -> None
         Couples(couples=[["plus", "plus"]]).check(counts)
     with pytest.raises(ValueError, match="lists of two draws"):
         Couples(couples=[["policy"]])
+    with pytest.raises(ValueError, match="lists of two draws"):
+        Couples(couples=[])
+
+
+def test_by_default_the_policy_s_answers_are_paired() -> None:
+    assert Couples() == Couples(couples=[["policy", "policy"]])
 
 
 def test_so_many_pairs_at_most() -> None:

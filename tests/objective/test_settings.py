@@ -1,0 +1,123 @@
+"""Settings at their bounds, and what each objective needs by default."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_flow.objective import PARTS
+from rlhf_flow.types import Needs
+from tests.objective.test_every_objective import GROUPS, OTHERS, REWARDS, VARIANTS
+
+FIRST = {name: some[0] for name, some in (VARIANTS | REWARDS | GROUPS | OTHERS).items()}
+TINY = 1e-9
+POSITIVE = ((0.0, -1.0), (TINY,))  # refused, accepted
+ZERO_TOO = ((-TINY,), (0.0,))
+UNIT = ((-TINY, 1 + TINY), (0.0, 1.0))
+BOUNDS = [  # of each key: what is refused, and what is accepted
+    ("dpo", "beta", *POSITIVE),
+    ("ipo", "tau", *POSITIVE),
+    ("slic", "beta", *POSITIVE),
+    ("xpo", "clip", *POSITIVE),
+    ("xpo", "alpha", ([], [-TINY], [float("inf")]), ([0.0],)),
+    ("selm", "alpha", (-TINY, float("inf")), (0.0,)),
+    ("sppo", "eta", *POSITIVE),
+    ("simpo", "beta", *POSITIVE),
+    ("simpo", "margin", *ZERO_TOO),
+    ("cpo", "beta", *POSITIVE),
+    ("cpo", "nll", *ZERO_TOO),
+    ("orpo", "weight", *POSITIVE),
+    ("chosen_nll", "weight", *ZERO_TOO),
+    ("rdpo", "beta", *POSITIVE),
+    ("rdpo", "noise", (-TINY, 0.5), (0.0, 0.5 - TINY)),
+    ("rdpo", "clip", *POSITIVE),
+    ("f_dpo", "beta", *POSITIVE),
+    ("f_dpo", "alpha", (0.0, 1.0), (TINY, 1 - TINY)),
+    ("f_dpo", "clip", *POSITIVE),
+    ("hypo", "beta", *POSITIVE),
+    ("hypo", "kl", (-TINY, float("inf")), (0.0,)),
+    ("rebel", "eta", *POSITIVE),
+    ("copg", "beta", *POSITIVE),
+    ("gpo", "beta", *POSITIVE),
+    ("gpo", "clip", *POSITIVE),
+    ("mnpo", "tau", (-TINY, 0.005), (0.0, 0.005 - TINY)),
+    ("mnpo", "weights", ([], [0.5], [0.5, 0.6], [1.0, 0.0], [1.5, -0.5], [0.2] * 5), ([1.0], [0.25] * 4)),
+    ("tgdpo", "beta", *POSITIVE),
+    ("tgdpo", "alpha", *ZERO_TOO),
+    ("ofs", "beta", *POSITIVE),
+    ("ofs", "alpha", *ZERO_TOO),
+    ("ofs", "most", *POSITIVE),
+    ("chord", "mu", *UNIT),
+    ("chord", "mu_end", *UNIT),
+    ("chord", "anneal", (-1,), (0,)),
+    ("srpo", "beta", *POSITIVE),
+    ("srpo", "alpha", *UNIT),
+    ("rloo", "beta", *ZERO_TOO),
+    ("rloo", "clip", *POSITIVE),
+    ("rloo", "returns", ("best",), ("last", "average")),
+    ("grpo", "beta", *ZERO_TOO),
+    ("grpo", "clip", *POSITIVE),
+    ("opmd", "tau", *POSITIVE),
+    ("kto", "beta", *POSITIVE),
+    ("kto", "desirable", *POSITIVE),
+    ("kto", "undesirable", *POSITIVE),
+    ("a_lol", "clip", (0.0, 1.0), (TINY, 1 - TINY)),
+    ("pro", "nll", *ZERO_TOO),
+    ("trpa", "beta", *POSITIVE),
+    ("trpa", "best", *POSITIVE),
+    ("trpa", "kl", *ZERO_TOO),
+    ("rated_preference", "weight", *ZERO_TOO),
+    ("rating_regression", "scale", *POSITIVE),
+    ("bradley_terry_mixture", "balance", *ZERO_TOO),
+]
+REFERENCE, PREVIOUS = frozenset({"reference"}), frozenset({"previous"})
+BOTH = REFERENCE | PREVIOUS
+NEEDS = {  # what the papers' losses read: another anchor is another method
+    "dpo": Needs(REFERENCE),
+    "slic": Needs(REFERENCE),
+    "simpo": Needs(),
+    "cpo": Needs(),
+    "orpo": Needs(),
+    "chosen_nll": Needs(REFERENCE),
+    "rdpo": Needs(REFERENCE),
+    "f_dpo": Needs(REFERENCE),
+    "hypo": Needs(REFERENCE, extra="policy"),
+    "rebel": Needs(PREVIOUS, side_value="utility"),
+    "copg": Needs(REFERENCE, side_value="utility"),
+    "gpo": Needs(PREVIOUS, side_value="log_odds", on_policy=True),
+    "sppo": Needs(PREVIOUS, side_value="win_rate", on_policy=True),
+    "mnpo": Needs(BOTH | {"previous_2", "previous_3"}, on_policy=True),
+    "tgdpo": Needs(REFERENCE | {"reward_policy"}),
+    "ofs": Needs(REFERENCE | {"sibling"}),
+    "chord": Needs(BOTH, examples="groups", side_value="any", on_policy=True, extra="dataset"),
+    "srpo": Needs(REFERENCE, examples="groups"),
+    "rloo": Needs(BOTH, examples="groups", side_value="any", on_policy=True),
+    "grpo": Needs(BOTH, examples="groups", side_value="any", on_policy=True),
+    "opmd": Needs(PREVIOUS, examples="groups", side_value="any"),
+    "asymre": Needs(examples="groups", side_value="any"),
+    "kto": Needs(REFERENCE, examples="groups", side_value="any"),
+    "a_lol": Needs(REFERENCE, draws=REFERENCE, examples="groups", side_value="any"),
+    "pro": Needs(examples="groups", side_value="any"),
+    "trpa": Needs(BOTH, examples="groups", side_value="utility"),
+    "negative_log_likelihood": Needs(examples="groups"),
+    "bradley_terry_mixture": Needs(readout="mixture"),
+}
+
+
+@pytest.mark.parametrize(("name", "key", "refused", "accepted"), BOUNDS)
+def test_bounds(name: str, key: str, refused: tuple[object, ...], accepted: tuple[object, ...]) -> None:
+    given = vars(FIRST[name])
+    for value in accepted:
+        assert vars(PARTS[name](**given | {key: value}))[key] == value
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"objective\.{key}\b"):
+            PARTS[name](**given | {key: value})
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_what_it_needs(name: str) -> None:
+    assert FIRST[name].needs == NEEDS[name]
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_without_a_kl_no_reference_is_read(name: str) -> None:
+    assert PARTS[name](beta=0.0).needs.anchors == PREVIOUS
