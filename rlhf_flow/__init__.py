@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = ["Run", "__version__", "resume", "run", "verify"]
+
+# torch's OpenMP threads, here and in workers, spin briefly after a parallel loop, then sleep. By default they spin so
+# long that they wait for each other on a busy machine. OpenMP reads it when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def __getattr__(name: str) -> object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 from pathlib import Path
 
 from rlhf_flow.sandbox.build import build
@@ -16,9 +15,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf_flow.sandbox", description=__doc__)
     parser.add_argument("--root", type=Path, help="parent folder (default: ${RLHF_FLOW_HOME:-~/.cache/rlhf-flow})")
     root = parser.parse_args().root
-    # OpenMP threads spin briefly, then sleep. Spinning only is 4 times slower on a busy machine; sleeping at once is 2
-    # times slower on an idle one.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     built = locate(root).exists
     world = build(root, report=functools.partial(print, flush=True))
     facts = json.loads(world.facts.read_text())
