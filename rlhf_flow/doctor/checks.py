@@ -128,7 +128,8 @@ def _network(config: RunConfig, environment: Mapping[str, str]) -> Iterator[Find
 
 def _parts(config: RunConfig) -> Iterator[Finding]:
     """The checks with which a run refuses to start."""
-    for slot, spec in {"engine": config.engine, "learner": config.learner, **scorers(config)}.items():
+    parts = {"engine": config.engine, "learner": config.learner, "observe": config.observe, **scorers(config)}
+    for slot, spec in parts.items():
         if not isinstance(spec, FROM_CHECKPOINT):
             with _errors(slot) as errors:
                 spec.check()

@@ -10,16 +10,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
+from itertools import chain
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 from rlhf_flow.observe.console import JsonEvents, Lines, Warnings, write_event
+from rlhf_flow.observe.mlflow import Mlflow
 from rlhf_flow.observe.samples import Samples
 from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSettings, WandbSettings
 from rlhf_flow.observe.settings import Observer as Observer
+from rlhf_flow.observe.tensorboard import TensorBoard
+from rlhf_flow.observe.trackio import Trackio
+from rlhf_flow.observe.user_class import imported
+from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.types import RoundRecord
+
+Opener = Callable[[ObservedRun], Observer]
 
 CONSOLES = ("auto", "screen", "lines", "quiet", "json", "none")
 OLD = {"true": "auto", "false": "none"}  # the values of `console` in version 0.1
@@ -70,15 +77,14 @@ class Observe:
     ) -> list[Observer]:
         """The observers of this start of the run. `records`: the rounds that earlier starts committed.
 
-        `out`: of the console; by default stdout. Raises ValueError, naming the package to install, if an observer's
-        package is missing.
+        `out`: of the console; by default stdout. Raises ValueError if one refuses its settings.
         """
         run = ObservedRun(
             run_dir, records, config, self.group, Samples(run_dir, self.samples) if self.samples else None
         )
         with contextlib.ExitStack() as opened:
             observers: list[Observer] = []
-            for opener in self._openers():
+            for opener in chain((opener for *_, opener in self._libraries()), map(imported, self.classes)):
                 observers.append(opener(run))
                 opened.callback(observers[-1].close)
             if (console := self._console(run, out or sys.stdout)) is not None:
@@ -88,16 +94,10 @@ class Observe:
 
     def check(self) -> None:
         """Raise MissingError for a package that is not installed, ValueError for a class that cannot be imported."""
-        for package, key, used in (
-            ("tensorboard", "observe.tensorboard=false", self.tensorboard),
-            ("wandb", "observe.wandb.mode=disabled", self.wandb.mode != "disabled"),
-            ("mlflow", "observe.mlflow.uri=null", self.mlflow.uri is not None),
-            ("trackio", "observe.trackio.project=null", self.trackio.project is not None),
-        ):
-            if used:
-                require(package, part=key.partition("=")[0], instead=key)
+        for package, key, _ in self._libraries():
+            require(package, part=key.partition("=")[0], instead=key)
         for name in self.classes:
-            _imported(name)
+            imported(name)
 
     def conclude(self, report: Path, *, table: Callable[[], str], samples: Callable[[], str], on_screen: bool) -> None:
         """Print how a run ended. `on_screen`: this start ran rounds, so that a screen already shows the table."""
@@ -109,24 +109,16 @@ class Observe:
                 print(samples())
             print(f"report: {report}")
 
-    def _openers(self) -> Iterator[Callable[[ObservedRun], Observer]]:
+    def _libraries(self) -> Iterator[tuple[str, str, Opener]]:
+        """Of each library in use: its package, the key that turns it off, and its observer."""
         if self.tensorboard:
-            from rlhf_flow.observe.tensorboard import TensorBoard
-
-            yield TensorBoard.open
+            yield "tensorboard", "observe.tensorboard=false", TensorBoard.open
         if self.wandb.mode != "disabled":
-            from rlhf_flow.observe.wandb import Wandb
-
-            yield partial(Wandb.open, settings=self.wandb)
+            yield "wandb", "observe.wandb.mode=disabled", partial(Wandb.open, settings=self.wandb)
         if self.mlflow.uri is not None:
-            from rlhf_flow.observe.mlflow import Mlflow
-
-            yield partial(Mlflow.open, settings=self.mlflow)
+            yield "mlflow", "observe.mlflow.uri=null", partial(Mlflow.open, settings=self.mlflow)
         if self.trackio.project is not None:
-            from rlhf_flow.observe.trackio import Trackio
-
-            yield partial(Trackio.open, settings=self.trackio)
-        yield from map(_imported, self.classes)
+            yield "trackio", "observe.trackio.project=null", partial(Trackio.open, settings=self.trackio)
 
     def _console(self, run: ObservedRun, out: TextIO) -> Observer | None:
         from rlhf_flow.observe.screen import Screen
@@ -141,18 +133,3 @@ class Observe:
             case "none":
                 return None
         return Lines(run, out)
-
-
-def _imported(name: str) -> Callable[[ObservedRun], Observer]:
-    """The user's class. Raises ValueError if it cannot be imported."""
-    module, _, wanted = name.rpartition(".")
-    try:
-        found = vars(import_module(module))[wanted]
-    except Exception as error:  # a user's module may raise anything while it is imported
-        raise ValueError(
-            f"observe.classes={name}: importing it failed with {type(error).__name__}: {error}. "
-            "Fix: put its folder on PYTHONPATH, or correct the name."
-        ) from error
-    if not callable(found):
-        raise ValueError(f"observe.classes={name}: it is not callable. Fix: name a class.")
-    return cast("Callable[[ObservedRun], Observer]", found)

@@ -35,13 +35,8 @@ class Mlflow(Observer):
 
     @classmethod
     def open(cls, observed: ObservedRun, settings: MlflowSettings) -> Mlflow:
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise ValueError(
-                f"observe.mlflow.uri={settings.uri} needs the package mlflow, which is not installed. "
-                "Fix: pip install mlflow, or observe.mlflow.uri=null."
-            ) from error
+        from mlflow import MlflowClient
+
         client = MlflowClient(tracking_uri=settings.uri)
         observer = cls(observed, client, _id(client, observed, settings), tuple(settings.artifacts))
         client.update_run(observer.id, status="RUNNING")
@@ -68,9 +63,8 @@ class Mlflow(Observer):
 
     def close(self) -> None:
         if self._last is not None:
-            for kind in self.artifacts:
-                if (folder := self.observed.artifact(kind, self._last)) is not None:
-                    self.client.log_artifacts(self.id, str(folder), f"{kind}/round-{self._last}")
+            for kind, folder in self.observed.artifacts(self.artifacts, self._last):
+                self.client.log_artifacts(self.id, str(folder), f"{kind}/round-{self._last}")
         self.client.set_terminated(self.id)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,10 @@ class Observer(Protocol):
 
     It is opened with the committed records (`ObservedRun`), so it receives each round once.
     """
+
+    def __init__(self, run: ObservedRun) -> None:
+        """This start of the run begins."""
+        return
 
     def stage(self, round: int, name: str, done: int, total: int, unit: str, detail: str = "") -> None:
         """`done` of `total` units (tokens, pairs, ...) of a stage are done; `done == total` ends the stage.
@@ -70,11 +74,13 @@ class ObservedRun:
         """The held-out answers that changed most in a round; None if it evaluated none, or none are wanted."""
         return None if self.samples is None else self.samples.at(round)
 
-    def artifact(self, kind: str, round: int) -> Path | None:
-        """The folder of a kind of `ARTIFACTS` of a round; None if it has none."""
-        folder = {"policy": "policy", "pairs": "pairs", "samples": "evaluation"}[kind]
-        path = self.folder / "rounds" / f"{round:05d}" / folder
-        return path if path.is_dir() and any(path.iterdir()) else None
+    def artifacts(self, kinds: Sequence[str], round: int) -> Iterator[tuple[str, Path]]:
+        """Kind and folder of those of `ARTIFACTS` that a round has."""
+        folders = {"policy": "policy", "pairs": "pairs", "samples": "evaluation"}
+        for kind in kinds:
+            path = self.folder / "rounds" / f"{round:05d}" / folders[kind]
+            if path.is_dir() and any(path.iterdir()):
+                yield kind, path
 
 
 @dataclass(frozen=True)

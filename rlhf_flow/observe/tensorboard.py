@@ -26,13 +26,8 @@ class TensorBoard(Observer):
 
     @classmethod
     def open(cls, run: ObservedRun) -> TensorBoard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ValueError(
-                "observe.tensorboard=true needs the package tensorboard, which is not installed. "
-                "Fix: pip install tensorboard, or observe.tensorboard=false."
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         folder = run.folder / "tensorboard"
         earlier = sorted(folder.glob("events.out.tfevents.*"))
         observer = cls(run, SummaryWriter(str(folder)))

@@ -27,13 +27,8 @@ class Trackio(Observer):
 
     @classmethod
     def open(cls, observed: ObservedRun, settings: TrackioSettings) -> Trackio:
-        try:
-            import trackio
-        except ImportError as error:
-            raise ValueError(
-                f"observe.trackio.project={settings.project} needs the package trackio, which is not installed. "
-                "Fix: pip install trackio, or observe.trackio.project=null."
-            ) from error
+        import trackio
+
         run = trackio.init(
             project=settings.project,
             name=run_id(observed.folder / "trackio" / "id", observed.name),

@@ -26,17 +26,12 @@ class Wandb(Observer):
     observed: ObservedRun
     run: Run
     artifacts: tuple[str, ...] = ()
-    _last: int | None = None  # round that this start logged
+    _last: int | None = None  # round that is committed
 
     @classmethod
     def open(cls, observed: ObservedRun, settings: WandbSettings) -> Wandb:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ValueError(
-                f"observe.wandb.mode={settings.mode} needs the package wandb, which is not installed. "
-                "Fix: pip install wandb, or observe.wandb.mode=disabled."
-            ) from error
+        import wandb
+
         id = run_id(observed.folder / "wandb" / "id", observed.name)
         earlier = sorted((observed.folder / "wandb").glob(f"offline-run-*-{id}"))
         try:
@@ -58,9 +53,9 @@ class Wandb(Observer):
             ) from error
         observer = cls(observed, run, tuple(settings.artifacts))
         for record in observed.records:
+            observer._last = record.round
             if record.round >= run.starting_step:  # the server has the earlier steps
                 observer.round(record)
-        observer._last = None
         if settings.mode == "offline":
             for folder in earlier:
                 shutil.rmtree(folder)
@@ -76,16 +71,11 @@ class Wandb(Observer):
         self._last = record.round
 
     def close(self) -> None:
-        if self._last is not None:
-            for kind in self.artifacts:
-                self._artifact(kind, self._last)
-        self.run.finish()
-
-    def _artifact(self, kind: str, round: int) -> None:
-        """Upload the folder of a kind of a round, if it has one."""
+        """Upload the artifacts of the last round, also if this start ran none: W&B keeps the same content once."""
         import wandb
 
-        if (folder := self.observed.artifact(kind, round)) is not None:
-            artifact = wandb.Artifact(f"{self.run.id}-{kind}", type=kind, metadata={"round": round})
+        for kind, folder in () if self._last is None else self.observed.artifacts(self.artifacts, self._last):
+            artifact = wandb.Artifact(f"{self.run.id}-{kind}", type=kind, metadata={"round": self._last})
             artifact.add_dir(str(folder))
             self.run.log_artifact(artifact)
+        self.run.finish()

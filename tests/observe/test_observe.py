@@ -16,7 +16,6 @@ from rlhf_flow.config.compose import compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.observe import Observe, Observer
 from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSettings, WandbSettings
-from rlhf_flow.system import optional_deps
 from rlhf_flow.types import RoundRecord
 
 
@@ -44,20 +43,20 @@ def test_nobody_watches(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("observe", "package"),
+    ("observe", "package", "instead"),
     [
-        (Observe(console="none", wandb=WandbSettings(mode="offline")), "wandb"),
-        (Observe(console="none", tensorboard=True), "torch.utils.tensorboard"),
-        (Observe(console="none", mlflow=MlflowSettings(uri="sqlite:///x.db")), "mlflow"),
-        (Observe(console="none", trackio=TrackioSettings(project="mine")), "trackio"),
+        (Observe(wandb=WandbSettings(mode="offline")), "wandb", "observe.wandb.mode=disabled"),
+        (Observe(tensorboard=True), "tensorboard", "observe.tensorboard=false"),
+        (Observe(mlflow=MlflowSettings(uri="sqlite:///x.db")), "mlflow", "observe.mlflow.uri=null"),
+        (Observe(trackio=TrackioSettings(project="mine")), "trackio", "observe.trackio.project=null"),
     ],
 )
-def test_a_missing_package_is_named_with_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, observe: Observe, package: str
+def test_a_missing_package_is_named_with_the_way_out_before_any_worker_starts(
+    monkeypatch: pytest.MonkeyPatch, observe: Observe, package: str, instead: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=f"Fix: pip install {package.split('.')[-1]}, or observe"):
-        observe.open(tmp_path, [], {})
+    with pytest.raises(ValueError, match=rf"observe\..*rlhf-flow\[{package}\].*or use {instead}"):
+        observe.check()
 
 
 class Counting(Observer):
@@ -83,24 +82,53 @@ def test_a_class_of_the_user_observes(tmp_path: Path, record: Callable[[int], Ro
     assert Counting.rounds == [1]
 
 
+class Silent(Observer):
+    """Needs no method at all."""
+
+
+class Shy:
+    """Has no way to hear of a run."""
+
+
+class Other(Shy):
+    """Hears of stages only."""
+
+    def __init__(self, run: ObservedRun) -> None:
+        return
+
+    def stage(self, *reported: object) -> None:
+        return
+
+
+class Short(Observer):
+    """Expects less than a run tells."""
+
+    def stage(self, round: int, name: str) -> None:  # type: ignore[override]
+        return
+
+
+def test_the_least_observer_can_be_opened(tmp_path: Path) -> None:
+    (observer,) = Observe(console="none", classes=[f"{__name__}.Silent"]).open(tmp_path, [], {})
+    observer.close()
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "message"),
     [
-        ({"classes": ["nowhere.Mine"]}, "observe.classes=nowhere.Mine: importing it failed.*Fix: "),
-        ({"classes": [f"{__name__}.pytestmark_"]}, "importing it failed with KeyError"),
+        ("nowhere.Mine", r"observe\.classes=nowhere\.Mine: importing it failed.*Fix: put its folder on PYTHONPATH"),
+        (f"{__name__}.Missing", "importing it failed with AttributeError: module .* has no attribute 'Missing'"),
+        (f"{__name__}.__name__", "it is not callable. Fix: name a class"),
+        (f"{__name__}.Shy", r"has the parameters \(\): too many positional arguments. Fix: take \(run\)"),
+        (f"{__name__}.Other", r"has no method round. Fix: derive it from rlhf_flow\.observe\.Observer"),
+        (
+            f"{__name__}.Short",
+            r"method stage has the parameters .*Fix: take \(self, round, name, done, total, unit, det",
+        ),
     ],
 )
-def test_a_class_that_is_not_there_is_named(tmp_path: Path, settings: dict[str, list[str]], message: str) -> None:
+def test_a_class_that_cannot_observe_is_named_before_any_worker_starts(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Observe(console="none", **settings).open(tmp_path, [], {})
-    with pytest.raises(ValueError, match=message):  # before any worker starts
-        Observe(console="none", **settings).check()
-
-
-def test_a_package_that_is_missing_is_named_before_any_worker_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optional_deps, "find_spec", lambda package: None)
-    with pytest.raises(ValueError, match=r"observe\.trackio\.project needs the package trackio.*rlhf-flow\[trackio\]"):
-        Observe(tensorboard=False, trackio=TrackioSettings(project="mine")).check()
+        Observe(classes=[name]).check()
 
 
 def test_an_observer_that_fails_to_open_closes_the_others(tmp_path: Path) -> None:

@@ -6,16 +6,18 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rlhf_flow.observe.settings import ObservedRun, WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
+from tests.observe.test_samples import evaluated
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +29,7 @@ def start(run_dir: Path, committed: int, then: int, *, killed: bool) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
+from rlhf_flow.observe.samples import Samples
 from rlhf_flow.observe.settings import ObservedRun, WandbSettings
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.types import RoundRecord
@@ -34,8 +37,10 @@ from rlhf_flow.types import RoundRecord
 def record(round):
     return RoundRecord(round, "", {{}}, {{"eval/kl": float(round)}}, {{"learn": 3.0}}, {{}})
 
+folder = Path({str(run_dir)!r})
 records = [record(round) for round in range({committed})]
-wandb = Wandb.open(ObservedRun(Path({str(run_dir)!r}), records, {{"seed": 7}}), WandbSettings(mode="offline"))
+run = ObservedRun(folder, records, {{"seed": 7}}, group="sweep", samples=Samples(folder))
+wandb = Wandb.open(run, WandbSettings(mode="offline", project="mine", artifacts=["pairs", "policy"]))
 for round in range({committed}, {then}):
     wandb.round(record(round))
 os.kill(os.getpid(), signal.SIGKILL) if {killed} else wandb.close()
@@ -43,24 +48,79 @@ os.kill(os.getpid(), signal.SIGKILL) if {killed} else wandb.close()
     subprocess.run([sys.executable, "-c", program], check=not killed, timeout=120, capture_output=True)
 
 
-def test_offline_each_round_is_in_the_one_folder_that_is_left(tmp_path: Path) -> None:
+@dataclass
+class Uploaded:
+    """What `wandb sync` would upload of a run."""
+
+    id: str  # in the run's folder
+    folder: Path
+    records: list[Any]  # of W&B's protobuf
+
+    def of(self, kind: str) -> list[Any]:
+        return [getattr(record, kind) for record in self.records if record.WhichOneof("record_type") == kind]
+
+    def history(self) -> list[dict[str, Any]]:
+        return [
+            {"_step": row.step.num}
+            | {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row.item}
+            for row in self.of("history")
+        ]
+
+
+@pytest.fixture(scope="module")
+def uploaded(tmp_path_factory: pytest.TempPathFactory) -> Uploaded:
+    """Three starts of one run: one is killed, one goes on, and one ends before its first round.
+
+    The run has answers of round 1, and pairs of the last round; its policies were removed.
+    """
     pytest.importorskip("wandb")
-    start(tmp_path, 0, 3, killed=True)
-    start(tmp_path, 2, 3, killed=False)
-    start(tmp_path, 4, 5, killed=False)
-    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    run_dir = tmp_path_factory.mktemp("run")
+    evaluated(run_dir, 1, {"a": 9.0, "b": 5.0})
+    pairs = run_dir / "rounds" / "00004" / "pairs" / "pairs.parquet"
+    pairs.parent.mkdir(parents=True)
+    pairs.write_text("pairs of round 4")
+    start(run_dir, 0, 3, killed=True)
+    start(run_dir, 2, 5, killed=False)
+    start(run_dir, 5, 5, killed=False)
+    (folder,) = (run_dir / "wandb").glob("offline-run-*")
     (file,) = folder.glob("*.wandb")
-    assert file.stem == f"run-{(tmp_path / 'wandb' / 'id').read_text().strip()}"
-    rows = history(file)
+    assert (run_dir / "wandb" / "id").read_text().strip() == file.stem.removeprefix("run-")
+    return Uploaded(file.stem.removeprefix("run-"), folder, list(read(file)))
+
+
+def test_offline_each_round_is_in_the_one_folder_that_is_left(uploaded: Uploaded) -> None:
+    rows = uploaded.history()
     assert [(row["_step"], row["round"], row["eval/kl"]) for row in rows] == [(at, at, at) for at in range(5)]
     assert {row["seconds/learn"] for row in rows} == {3.0}
 
 
-def history(file: Path) -> list[dict[str, float]]:
-    """The rows of history in a file of W&B: records of protobuf in LevelDB's log format, after a header of 7 bytes."""
+def test_all_starts_are_one_run_in_the_group_of_the_sweep(uploaded: Uploaded) -> None:
+    (run,) = uploaded.of("run")
+    assert (run.run_id, run.run_group, run.project) == (uploaded.id, "sweep", "mine")
+    assert {item.key: item.value_json for item in run.config.update}["seed"] == "7"
+
+
+def test_the_answers_of_a_round_are_a_table(uploaded: Uploaded) -> None:
+    (row,) = (row for row in uploaded.history() if "samples/_type" in row)
+    assert [row[key] for key in ("_step", "samples/_type", "samples/nrows")] == [1, "table-file", 2]
+    table = json.loads((uploaded.folder / "files" / row["samples/path"]).read_text())
+    assert table["columns"] == ["prompt", "before", "after", "utility before", "utility after"]
+    assert table["data"] == [["a", "s", "a9.0", 0.0, 9.0], ["b", "s", "b5.0", 0.0, 5.0]]
+
+
+def test_of_the_artifacts_those_that_were_chosen_and_exist_are_uploaded(uploaded: Uploaded) -> None:
+    chosen = [one for one in uploaded.of("artifact") if one.type != "run_table"]
+    assert [(one.name, one.type, json.loads(one.metadata)) for one in chosen] == [
+        (f"{uploaded.id}-pairs", "pairs", {"round": 4})
+    ]
+    assert [entry.path for entry in chosen[0].manifest.contents] == ["pairs.parquet"]
+
+
+def read(file: Path) -> Iterator[Any]:
+    """The records in a file of W&B: protobuf in LevelDB's log format, after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    data, at, rest, rows = file.read_bytes(), 7, b"", []
+    data, at, rest = file.read_bytes(), 7, b""
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # a block ends in padding where no header fits
             at += 32768 - at % 32768
@@ -68,16 +128,11 @@ def history(file: Path) -> list[dict[str, float]]:
         length, kind = struct.unpack("<HB", data[at + 4 : at + 7])  # kind: 1 whole, 2 first, 3 middle, 4 last
         rest += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind not in (1, 4):
-            continue
-        entry = wandb_internal_pb2.Record()
-        entry.ParseFromString(rest)
-        rest = b""
-        if entry.WhichOneof("record_type") == "history":
-            items = entry.history.item
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-            rows.append({"_step": entry.history.step.num} | row)
-    return rows
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(rest)
+            rest = b""
+            yield record
 
 
 @dataclass
