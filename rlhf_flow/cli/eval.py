@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_flow.cli.arguments import Arguments, is_key
-from rlhf_flow.evaluation import harness, overoptimization, preferences, record, tables
+from rlhf_flow.evaluation import harness, preferences, record, tables
 from rlhf_flow.evaluation.answers import answers
 from rlhf_flow.evaluation.benchmarks import FORMATS, export
 from rlhf_flow.evaluation.contestants import contestants
@@ -16,6 +16,8 @@ from rlhf_flow.evaluation.judgements import READERS, read_judgements
 from rlhf_flow.evaluation.matrix import Matrix, matrix
 from rlhf_flow.evaluation.questions import dialogues
 from rlhf_flow.evaluation.settings import settings
+from rlhf_flow.report import overoptimization
+from rlhf_flow.report.run_folder import read
 from rlhf_flow.storage.run_policies import split
 
 
@@ -108,7 +110,7 @@ def _tasks(words: Sequence[str], keys: Sequence[str], run: Path | None, options:
 def _curve(run: Path | None, options: argparse.Namespace) -> None:
     if run is None:
         raise ValueError("--curve reads the metrics of a run. Fix: rlhf-flow eval RUN --curve.")
-    rows = overoptimization.curve(run)
+    rows = overoptimization.rows(read(run))
     path = record.keep(options.out, "overoptimization", str(run), rows)
     columns = [key for key in (*overoptimization.GOLD, *overoptimization.PROXY) if any(key in row for row in rows)]
     cells = [
@@ -116,7 +118,8 @@ def _curve(run: Path | None, options: argparse.Namespace) -> None:
         for row in rows
     ]
     print("\n".join(tables.table(["round", "sqrt(KL)", *columns], cells)))
-    print("\n".join(line for line in ("", overoptimization.passed_its_best(rows), str(path)) if line))
+    passed = overoptimization.passed_its_best(rows)
+    print("\n".join([*([f"over-optimisation: {passed}"] if passed else []), str(path)]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rlhf_flow.report.format import compact, number
 
 WIDTH, HEIGHT = 320, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 42, 14, 28  # margins; the right one holds the label of a curve's last value
+LEFT, RIGHT, TOP, BOTTOM = 46, 56, 14, 28  # margins; the right one holds the label of a curve's last value
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Scale:
 
 @dataclass(frozen=True)
 class Axes:
-    """Maps rounds and values to coordinates."""
+    """Maps places on the horizontal axis, which are rounds or distances, and values to coordinates."""
 
-    first: int
-    last: int
+    first: float
+    last: float
     low: float
     high: float
     step: float  # between two lines of the grid
 
-    def x(self, round: float) -> float:
+    def x(self, place: float) -> float:
         span = self.last - self.first
-        part = 0.5 if span == 0 else (round - self.first) / span
+        part = 0.5 if span == 0 else (place - self.first) / span
         return LEFT + part * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
@@ -108,11 +108,18 @@ def grid(axes: Axes) -> Markup:
 
 
 def round_labels(axes: Axes) -> Markup:
-    marks = [axes.first]
+    marks = [int(axes.first)]
     if axes.last > axes.first:
         step = max(round_step((axes.last - axes.first) / 6), 1.0)
         marks = [int(mark) for mark in ticks(axes.first, axes.last, step) if mark == int(mark)]
     return under({mark: axes.x(mark) for mark in marks})
+
+
+def place_labels(axes: Axes, name: str) -> Markup:
+    """The name of the horizontal axis, and about six numbers."""
+    marks = ticks(axes.first, axes.last, round_step((axes.last - axes.first) / 5)) if axes.last > axes.first else [0.0]
+    labels = [text("tick", axes.x(mark), HEIGHT - 10, compact(round(mark, 9)), "middle") for mark in marks]
+    return Markup("").join([*labels, text("tick", 2, HEIGHT - 10, name, "start")])
 
 
 def under(places: Mapping[int, float]) -> Markup:

@@ -92,20 +92,38 @@ def curve(run: Run, measure: Measure, name: str, colour: str, dash: int = 0) -> 
 
 
 def lined(
-    measure: Measure, lines: Sequence[Curve], *, rounds: Iterable[int], events: Events, named: bool = False
+    measure: Measure,
+    lines: Sequence[Curve],
+    *,
+    rounds: Iterable[int],
+    events: Events,
+    named: bool = False,
+    across: str = "",
 ) -> Figure:
-    """Curves of one measure on one axis. Several curves have a legend, and so has one if it is `named`."""
+    """Curves of one measure on one axis. Several curves have a legend, and so has one if it is `named`.
+
+    `across`: the horizontal axis, as for `curves`.
+    """
     named = named or len(lines) > 1
-    picture = curves(measure.title, lines, rounds=rounds, base=measure.base, scale=measure.scale, events=events)
+    picture = curves(
+        measure.title, lines, rounds=rounds, base=measure.base, scale=measure.scale, events=events, across=across
+    )
     legend = tuple((one.colour, one.name) for one in lines) if named else ()
-    columns = [
+    together = all(one.along == lines[0].along for one in lines)
+    columns = [(across, lines[0].along)] if across and together else []
+    columns += [
         (f"{one.name} {end}".strip() if named else end or one.name.lower(), values)
         for one in lines
-        for end, values in (("", one.points), ("low", one.low), ("high", one.high))
+        for end, values in (
+            *([] if together else [(across, one.along)]),
+            ("", one.points),
+            ("low", one.low),
+            ("high", one.high),
+        )
         if values
     ]
     table = Table(sorted({round for one in lines for round in one.points}), columns)
-    return Figure(measure.title, _note(measure, lines), picture, table, legend)
+    return Figure(measure.title, _note(measure, lines, decided=not across), picture, table, legend)
 
 
 def stacked(run: Run, title: str, note: str, layers: Sequence[Layer]) -> Iterator[Figure]:
@@ -117,12 +135,15 @@ def stacked(run: Run, title: str, note: str, layers: Sequence[Layer]) -> Iterato
         yield Figure(title, note, picture, table, tuple((f"{one.colour} t{one.tint}", one.name) for one in layers))
 
 
-def _note(measure: Measure, lines: Sequence[Curve]) -> str:
-    """What is measured, whether the last value differs from `base`, and whether the axis is wider than the values."""
+def _note(measure: Measure, lines: Sequence[Curve], *, decided: bool) -> str:
+    """What is measured, whether the last value differs from `base`, and whether the axis is wider than the values.
+
+    `decided`: whether to compare with `base`.
+    """
     clauses = [measure.note]
     if any(one.band for one in lines):
         clauses.append("shaded: 95 % interval over prompts")
-    for one in lines if measure.base is not None else []:
+    for one in lines if decided and measure.base is not None else []:
         last = max(one.points)
         name = f"round {last}" if len(lines) == 1 else one.name
         clause = undecided(name, measure.base or 0.0, one.low.get(last), one.high.get(last))

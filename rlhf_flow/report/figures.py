@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from rlhf_flow.metrics.intransitivity import advice
-from rlhf_flow.report import buckets, judge, measures
+from rlhf_flow.report import buckets, judge, measures, overoptimization
 from rlhf_flow.report.facts import judges
 from rlhf_flow.report.figure import Figure, Section, measured, stacked
 from rlhf_flow.report.measures import Measure
@@ -18,7 +18,7 @@ def sections(run: Run) -> list[Section]:
     """The sections that have a figure, in the order of the page."""
     names = run.names("eval/aspect/")
     made = [
-        Section("Results", tuple(measured(run, _results(run)))),
+        Section("Results", (*measured(run, _results(run)), *overoptimization.figure(run))),
         Section("How the answers changed", (*measured(run, measures.CHANGES), *_styles(run))),
         Section("Aspects of the answers", tuple(measured(run, measures.aspects(names, list(map(visible, names)))))),
         judge.section(run),

@@ -59,7 +59,7 @@ RESULTS = (
     ),
     Measure(
         "eval/proxy_win_rate", "Win rate by the training scorer",
-        "of the same answers; a higher value than the win rate indicates overoptimisation", TRAIN, RATE, 0.5,
+        "of the same answers; a higher value than the win rate indicates over-optimisation", TRAIN, RATE, 0.5,
     ),
     Measure(
         "eval/proxy_gap", "Proxy gap", "win rate by the training scorer minus that by the evaluation scorer",

@@ -35,7 +35,7 @@ COLUMNS = {  # of the table of rounds
     "eval/distinct": "distinct", "train/loss": "loss", "train/accuracy": "accuracy",
 }  # fmt: skip
 SHARED = (
-    "The win rate is by the scorer that training optimises{}. A policy that overoptimises this scorer also has a high "
+    "The win rate is by the scorer that training optimises{}. A policy that over-optimises this scorer also has a high "
     "win rate. Fix: evaluate.scorer=NAME, a scorer that training does not use."
 )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rlhf_flow.metrics.win_rate import gap
-from rlhf_flow.report import measures
+from rlhf_flow.report import measures, overoptimization
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figure import Figure, Section, curve, lined
 from rlhf_flow.report.format import ABSENT, number
@@ -69,13 +69,20 @@ def _cautions(runs: Sequence[Run]) -> list[str]:
         cautions.append("The runs have different starts: each win rate is against the run's own start.")
     shared = [visible(run.name) for run in runs if judges(run).shared and run.series("eval/win_rate")]
     if shared:
-        cautions.append(f"The win rate is by the judge that training optimises: {', '.join(shared)}.")
+        cautions.append(f"The win rate is by the scorer that training optimises: {', '.join(shared)}.")
+    if len({_objective(run) for run in runs}) > 1:
+        cautions.append("The runs have different objectives: their losses and margins are not comparable.")
     return cautions
 
 
 def _start(run: Run) -> object:
     model = run.config.get("model")
     return model.get("path") if isinstance(model, Mapping) else model
+
+
+def _objective(run: Run) -> object:
+    objective = run.config.get("objective")
+    return objective.get("_target_") if isinstance(objective, Mapping) else objective
 
 
 # -- charts -----------------------------------------------------------------------------------------------------------
@@ -92,9 +99,11 @@ def _sections(runs: Sequence[Run]) -> Iterator[Section]:
         ("Learning", measures.LEARNING),
         ("Time", (Measure("seconds/round", "Time of a round", "seconds", measures.OTHER, measures.COUNT),)),
     ):
-        figures = tuple(figure for measure in wanted for figure in _figure(runs, measure))
+        figures = [figure for measure in wanted for figure in _figure(runs, measure)]
+        if title == "Results":
+            figures += overoptimization.figure_of_runs(runs)
         if figures:
-            yield Section(title, figures)
+            yield Section(title, tuple(figures))
 
 
 def _figure(runs: Sequence[Run], measure: Measure) -> Iterator[Figure]:
@@ -118,7 +127,10 @@ def _events(runs: Sequence[Run]) -> dict[int, list[str]]:
 
 
 def _table(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
-    """The last value of each measure in each run, with its interval and round."""
+    """The training scorer's queries of each run, then the last value of each measure, with its interval and round."""
+    queries = [run.series("judge/queries").values() for run in runs]
+    if any(queries):
+        yield "Queries of training", [number(sum(one), ",.0f") if one else ABSENT for one in queries]
     for measure in (measures.MEASURES[key] for key in TABLE):
         if any(run.series(measure.key) for run in runs):
             yield measure.title, [_last(run, measure) for run in runs]
@@ -149,10 +161,12 @@ def _difference(first: Run, other: Run) -> tuple[str, str]:
     wins = np.array(pairs, dtype=np.float64)  # [prompts, 2]
     found = gap("gap", wins[:, 1], wins[:, 0])
     low, high = found["gap_low"], found["gap_high"]
-    noise = "; not significant: the interval covers 0" if low <= 0 <= high else ""
-    over = f"over {len(pairs)} prompts that both answered, rounds {rounds[1]} and {rounds[0]}"
+    winner = other if low > 0 else first
+    verdict = "not significant: the interval covers 0" if low <= 0 <= high else f"{winner.name} wins more often"
+    after = f"round {rounds[1]}" if rounds[0] == rounds[1] else f"rounds {rounds[1]} and {rounds[0]}"
+    over = f"over {len(pairs)} prompts that both answered, after {after}"
     interval = f"95 % interval {number(low, '+.3f')} to {number(high, '+.3f')}"
-    return name, f"win rate {number(found['gap'], '+.3f')} ({interval}), {over}{noise}"
+    return name, f"win rate {number(found['gap'], '+.3f')} ({interval}), {over}; {verdict}"
 
 
 def _paired(first: Sequence[Answer], other: Sequence[Answer]) -> list[tuple[float, float]]:

@@ -28,11 +28,20 @@ class Curve:
     dash: int = 0  # of its line, 0 to 3, so that curves on one axis differ in more than colour
     low: Mapping[int, float] = field(default_factory=dict)
     high: Mapping[int, float] = field(default_factory=dict)
+    along: Mapping[int, float] = field(default_factory=dict)  # round -> place; if it is empty, the round is the place
+
+    def place(self, round: int) -> float:
+        """On the horizontal axis."""
+        return self.along[round] if self.along else round
+
+    def ordered(self, rounds: Iterable[int]) -> list[int]:
+        """From left to right."""
+        return sorted(sorted(rounds), key=self.place)
 
     @property
     def band(self) -> dict[int, tuple[float, float]]:
         """round -> interval, if both of its ends can be drawn."""
-        both = {round: (self.low[round], self.high[round]) for round in sorted(self.low) if round in self.high}
+        both = {round: (self.low[round], self.high[round]) for round in self.ordered(self.low) if round in self.high}
         return {round: ends for round, ends in both.items() if all(map(drawn, ends))}
 
     @property
@@ -68,15 +77,18 @@ def curves(
     base: float | None = None,
     scale: Scale = Scale(),  # noqa: B008  # it is immutable
     events: Events | None = None,
+    across: str = "",
 ) -> Markup:
     """Curves over `rounds` on one axis, with a dashed line at `base`.
 
     A round without a value is bridged. A value that is not finite breaks the curve and is marked on the axis.
+    `across`: the horizontal axis if it is not the round but `Curve.along`, which begins at 0.
     """
     span = sorted(rounds)
+    places: list[float] = [0.0, *sorted(at for one in lines for at in one.along.values())] if across else [*span]
     heights = [value for one in lines for value in one.heights]
-    axes = Axes(span[0], span[-1], *limits(heights + ([base] if base is not None and heights else []), scale))
-    body = [marks.grid(axes), marks.round_labels(axes)]
+    axes = Axes(places[0], places[-1], *limits(heights + ([base] if base is not None and heights else []), scale))
+    body = [marks.grid(axes), marks.place_labels(axes, across) if across else marks.round_labels(axes)]
     body.append(marks.broken({round: axes.x(round) for round in span}, events or {}))
     if base is not None:
         body.append(marks.line("base", LEFT, axes.y(base), WIDTH - RIGHT, axes.y(base)))
@@ -131,17 +143,18 @@ def fold(layers: Sequence[Layer]) -> list[Layer]:
 def _curve(axes: Axes, one: Curve, *, named: bool) -> Markup:
     radius = 3.2 if len(one.points) <= DOTTED else 0.0
     name = f"{one.name}, " if named else ""
-    points = [_point(axes, at, value, one.band.get(at), radius, name) for at, value in sorted(one.points.items())]
-    path = Markup('<path class="curve d{}" d="{}"/>').format(one.dash, _path(axes, one.points))
-    return Markup('<g class="{}">{}{}{}</g>').format(one.colour, _shade(axes, one.band), path, Markup("").join(points))
+    points = [_point(axes, one, at, radius, name) for at in one.ordered(one.points)]
+    path = Markup('<path class="curve d{}" d="{}"/>').format(one.dash, _path(axes, one))
+    return Markup('<g class="{}">{}{}{}</g>').format(one.colour, _shade(axes, one), path, Markup("").join(points))
 
 
 def _ends(axes: Axes, lines: Sequence[Curve]) -> Markup:
     """The last value at the end of each curve, without overlaps.
 
-    Of several curves, those that end before the last round have no label: it would cover the others.
+    Of several curves, those that end before the end of the axis have no label: it would cover the others.
     """
-    ends = [max((at, value) for at, value in one.points.items() if drawn(value)) for one in lines if _any(one.points)]
+    seen = [[(one.place(at), one.points[at]) for at in one.points if drawn(one.points[at])] for one in lines]
+    ends = [max(points) for points in seen if points]
     ends = ends if len(lines) == 1 else [end for end in ends if end[0] == axes.last]
     placed: list[Markup] = []
     below = TOP - LABEL_GAP
@@ -151,40 +164,40 @@ def _ends(axes: Axes, lines: Sequence[Curve]) -> Markup:
     return Markup("").join(placed)
 
 
-def _any(points: Mapping[int, float]) -> bool:
-    return any(map(drawn, points.values()))
-
-
-def _path(axes: Axes, points: Mapping[int, float]) -> str:
+def _path(axes: Axes, one: Curve) -> str:
     steps, pen = [], "M"
-    for round, value in sorted(points.items()):
-        if drawn(value):
-            steps.append(f"{pen}{axes.x(round):.1f} {axes.y(value):.1f}")
+    for round in one.ordered(one.points):
+        if drawn(one.points[round]):
+            steps.append(f"{pen}{axes.x(one.place(round)):.1f} {axes.y(one.points[round]):.1f}")
             pen = "L"
         else:
             pen = "M"
     return "".join(steps)
 
 
-def _shade(axes: Axes, band: Mapping[int, tuple[float, float]]) -> Markup:
-    if not band:
+def _shade(axes: Axes, one: Curve) -> Markup:
+    ends = [(axes.x(one.place(round)), axes.y(low), axes.y(high)) for round, (low, high) in one.band.items()]
+    if not ends:
         return Markup("")
-    if len(band) == 1:
-        round, (low, high) = next(iter(band.items()))
-        return marks.line("curve", axes.x(round), axes.y(low), axes.x(round), axes.y(high))
-    over = [f"{axes.x(round):.1f} {axes.y(high):.1f}" for round, (_, high) in band.items()]
-    below = [f"{axes.x(round):.1f} {axes.y(low):.1f}" for round, (low, _) in reversed([*band.items()])]
+    if len(ends) == 1:
+        ((x, low, high),) = ends
+        return marks.line("curve", x, low, x, high)
+    over = [f"{x:.1f} {high:.1f}" for x, _, high in ends]
+    below = [f"{x:.1f} {low:.1f}" for x, low, _ in reversed(ends)]
     return Markup('<path class="band" d="M{}Z"/>').format("L".join(over + below))
 
 
-def _point(axes: Axes, round: int, value: float, ends: tuple[float, float] | None, radius: float, name: str) -> Markup:
+def _point(axes: Axes, one: Curve, round: int, radius: float, name: str) -> Markup:
+    value, ends = one.points[round], one.band.get(round)
     interval = f" ({short(ends[0])} to {short(ends[1])})" if ends else ""
-    tip = hover(f"{name}round {round}: {short(value)}{interval}")
+    distance = f" at {short(one.along[round])}" if one.along else ""
+    tip = hover(f"{name}round {round}{distance}: {short(value)}{interval}")
+    at = axes.x(one.place(round))
     if not drawn(value):
         form = Markup('<text class="broken" x="{:.1f}" y="{}" text-anchor="middle">×{}</text>')
-        return form.format(axes.x(round), HEIGHT - BOTTOM, tip)
+        return form.format(at, HEIGHT - BOTTOM, tip)
     dot = Markup('<g><circle cx="{x}" cy="{y}" r="{}"/><circle class="hit" cx="{x}" cy="{y}" r="9"/>{}</g>')
-    x, y = f"{axes.x(round):.1f}", f"{axes.y(value):.1f}"
+    x, y = f"{at:.1f}", f"{axes.y(value):.1f}"
     return dot.format(radius, tip, x=x, y=y)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow import report
+from tests.support.browser import chromium
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -67,3 +68,19 @@ def test_nothing_that_was_planted_runs_and_the_page_has_no_errors(
     assert not ran(dom)
     assert console == []
     assert opened(report.write(good_run), tmp_path / "fourth")[1] == []
+
+
+def test_no_number_is_cut_at_the_edge_of_its_chart(fooled_run: Path, good_run: Path, tmp_path: Path) -> None:
+    lines = (fooled_run / "metrics.jsonl").read_text(encoding="utf-8")
+    (fooled_run / "metrics.jsonl").write_text(re.sub(r'("eval/proxy_gap": )', r"\1-", lines), encoding="utf-8")
+    outside = """[...document.querySelectorAll("svg text")].filter(text => {
+        const box = text.getBBox(), view = text.ownerSVGElement.viewBox.baseVal;
+        return box.x < 0 || box.x + box.width > view.width;
+    }).map(text => text.ownerSVGElement.getAttribute("aria-label") + " | " + text.textContent)"""
+    with chromium(tmp_path) as browser:
+        tab = browser.tab()
+        tab.call("Page.setBypassCSP", enabled=True)
+        for page in (report.write(fooled_run), report.write_comparison([fooled_run, good_run])):
+            tab.open(page.as_uri())
+            assert tab.run("document.querySelectorAll('svg text').length") > 100
+            assert tab.run(outside) == []

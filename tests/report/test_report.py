@@ -83,7 +83,7 @@ def test_every_curve_and_stack_is_there_and_says_what_it_shows(good_run: Path) -
     titles = [label.partition(":")[0].partition(",")[0] for label in labels]
     aspects = ["on_topic", "tone", "well_formed"]
     assert titles == [
-        *["Win rate", "Evaluation scorer", "Training scorer (proxy)"],
+        *["Win rate", "Evaluation scorer", "Training scorer (proxy)", "Over-optimisation"],
         *["KL from the start", "Length", "Cut at the limit", "Distinct answers", *aspects, "Questions"],
         *["Loss", "Margin", "Accuracy", "Reward of the samples", "Time", "Pairs", "Responses"],
     ]

@@ -59,7 +59,7 @@ def test_the_difference_is_paired_over_the_prompts_that_both_answered(pair: tupl
     """Each prompt differs by 0.1: paired, the interval is narrow, however much the prompts differ."""
     words = side_by_side(*pair).words
     assert "second minus first: win rate +0.100 (95 % interval +0.051 to +0.148), over 40 prompts" in words
-    assert "not significant" not in words
+    assert "that both answered, after rounds 3 and 4; second wins more often" in words
 
 
 def test_a_difference_that_is_noise_is_called_so(make_run: MakeRun) -> None:
@@ -95,7 +95,18 @@ def test_judges_and_starts_that_differ_are_said(pair: tuple[Path, Path]) -> None
     assert "different evaluation scorers" in words and "different starts" not in words
     told(pair[1], CONFIG | {"model": {"path": "another"}})
     words = side_by_side(*pair).words
-    assert "different starts" in words and "different judges" not in words
+    assert "different starts" in words and "different evaluation scorers" not in words
+
+
+def test_losses_of_different_objectives_are_not_compared(pair: tuple[Path, Path]) -> None:
+    caution = "different objectives: their losses and margins are not comparable"
+    assert caution not in side_by_side(*pair).words
+    told(pair[1], CONFIG | {"objective": {"_target_": "rlhf_flow.objective.ipo.IPO"}})
+    assert caution in side_by_side(*pair).words
+
+
+def test_the_table_begins_with_what_the_runs_asked(pair: tuple[Path, Path]) -> None:
+    assert re.search(r"Queries of training\s*4,096\s*3,072\s*Win rate", side_by_side(*pair).words)
 
 
 def test_runs_of_one_name_are_told_apart_and_foreign_names_are_text(make_run: MakeRun, tmp_path: Path) -> None:
