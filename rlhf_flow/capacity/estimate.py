@@ -26,6 +26,7 @@ from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.config.threads import threaded
 from rlhf_flow.system import machine
 from rlhf_flow.system.errors import ConfigError
+from rlhf_flow.system.hub import check_model
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
             name = part_name(slot, getattr(config, slot))
             raise ConfigError(f"{slot}={name} has no model, so its memory cannot be estimated", "start the run")
     model = config.model
+    check_model("model.path", model.path)
     shape = shape_of(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     config = threaded(rated(config, shape.parameters), machine.cores())
     work = work_of(config, config.prompts.open(model.tokenizer(), seed=config.seed))

@@ -10,8 +10,8 @@ from statistics import median
 
 from rlhf_flow.capacity.model_shape import Shape, shape_of
 from rlhf_flow.capacity.workload import Work
-from rlhf_flow.config.compose import from_yaml
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.config.stored import stored
 from rlhf_flow.system.errors import ConfigError
 
 ANSWERS = ("sample", "score")  # stages whose time grows with the answers
@@ -46,7 +46,7 @@ def seconds(config: RunConfig, shape: Shape, work: Work, run: Path) -> Seconds:
     """Raises ValueError if `run` is not the folder of a run with a complete round."""
     try:
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        then = from_yaml((run / "config.yaml").read_text())
+        then = stored(run)
     except OSError as error:
         raise ValueError(f"--like {run} must be the folder of a run: {error}") from error
     rounds = [line for line in lines if line["round"] > 0 and "seconds/learn" in line]

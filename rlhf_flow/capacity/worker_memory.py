@@ -30,6 +30,7 @@ from rlhf_flow.scorer.models.classifier import Classifier
 from rlhf_flow.scorer.models.ensemble import Ensemble
 from rlhf_flow.scorer.models.preference_model import PreferenceModel
 from rlhf_flow.specs import ScorerSpec
+from rlhf_flow.system.hub import check_model
 
 BATCHED_TOKENS = 8192  # prompt tokens in one batch of vLLM
 GPU_SLOTS, CPU_SLOTS = 1024, 256  # answers at a time that vLLM chooses at most
@@ -99,6 +100,7 @@ def scorer_memory(config: RunConfig, scorer: ModelScorer, *, on_gpu: bool) -> Me
     """Raises ValueError if the checkpoint has no configuration."""
     spec = scorer.spec
     head = isinstance(spec, Classifier)
+    check_model(f"{scorer.slot}.path", spec.path)
     shape = shape_of(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code, head=head)
     weights = {"weights": DTYPES[spec.dtype] * shape.parameters}
     numeric = "float32" if spec.dtype == "float32" else "bfloat16"

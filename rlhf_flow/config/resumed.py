@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from rlhf_flow.config import renamed
 from rlhf_flow.config.compatibility import check
 from rlhf_flow.config.compose import from_plain, leaves, parts, register
 from rlhf_flow.config.schema import GROUPS, RunConfig
-from rlhf_flow.system.redact import MARK
+from rlhf_flow.config.stored import check_secrets, plain_of_run
 
-WRITTEN = re.compile(r"\[secret:(\w+)\]")  # in place of the value of an environment variable
 FIXED = ("answers", "algorithm", "experiment", "stack", "reward")  # the parts in config.yaml hold what these set
 
 
@@ -28,20 +26,13 @@ def resumed(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ValueError if the folder holds no run or an override cannot be applied, and the errors of OmegaConf.
     """
     register()
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no run: it has no config.yaml. Fix: name the folder of a run, its run_dir.")
-    written = _with_references(renamed.configuration(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    assert isinstance(written, dict)
-    node = OmegaConf.create(written)
+    node = OmegaConf.create(plain_of_run(folder))
     node.run_dir = str(folder.resolve())
     given = [_parsed(override) for override in overrides]
     for one in sorted(given, key=lambda one: one.key_or_group not in GROUPS):  # a part before its keys
         _apply(node, one)
     plain = OmegaConf.to_container(node)
-    for key, value in leaves(plain).items():
-        if value == MARK:
-            raise ValueError(f"{key}: the run's folder holds no secrets. Fix: '{key}=${{oc.env:JUDGE_KEY}}'.")
+    check_secrets(leaves(plain))
     config = from_plain(plain)
     check(config)
     return config
@@ -80,12 +71,3 @@ def _apply(node: DictConfig, override: Override) -> None:
             OmegaConf.update(node, slot, chosen, merge=False)
     else:
         OmegaConf.update(node, key, value, merge=True)
-
-
-def _with_references(written: object) -> object:
-    """The values of environment variables that hold secrets, as references to them."""
-    if isinstance(written, dict):
-        return {key: _with_references(value) for key, value in written.items()}
-    if isinstance(written, list):
-        return [_with_references(value) for value in written]
-    return WRITTEN.sub(r"${oc.env:\1}", written) if isinstance(written, str) else written

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_flow.doctor.finding import Finding, ok, problem, warning
+from rlhf_flow.doctor.finding import Finding, from_error, ok, problem, warning
+from rlhf_flow.system.hub import is_model_name, missing_model
 from rlhf_flow.tokenization.chat_template import ChatTemplate
 from rlhf_flow.weights.start_checkpoint import faults, header
 
@@ -27,7 +28,7 @@ class Named:
     @property
     def on_hub(self) -> bool:
         """Whether the path has the form of a hub name: owner/name."""
-        return self.path.count("/") == 1 and not self.path.startswith(("/", ".", "~"))
+        return is_model_name(self.path)
 
 
 def folder_of(named: Named) -> Path | None:
@@ -64,7 +65,7 @@ def check(named: Named, folder: Path | None) -> Iterator[Finding]:
         )
         return
     if folder is None:
-        yield problem("models", f"{what}: there is no such folder", "correct the path")
+        yield from_error("models", missing_model(named.key, named.path))
         return
     found = [*faults(folder, kind=named.kind, key=named.key, trust_remote_code=named.trust_remote_code)]
     yield from (problem("models", f"{what}: {fault.says}", fault.way_out) for fault in found)

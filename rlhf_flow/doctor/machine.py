@@ -124,11 +124,13 @@ def shared_memory(wanted: int, *, given: bool) -> Iterator[Finding]:
         yield ok("machine", f"{here.SHARED_MEMORY} has {size_text(free)} free")
         return
     why = "cluster.object_store_mib asks for" if given else "the object store of a round's policies takes"
-    smaller = f"cluster.object_store_mib={max(80, int(free * 0.8) // MIB)}" if given else "cluster.transfer.by=disk"
+    size = f"{-(-wanted // (1 << 30)) + 1}g"
+    smaller = f"cluster.object_store_mib={max(80, int(free * 0.8) // MIB)}"
+    remedy = smaller if given else f"mount -o remount,size={size} {here.SHARED_MEMORY}"
     yield problem(
         "machine",
         f"{here.SHARED_MEMORY} has {size_text(free)} free, and {why} {size_text(wanted)}",
-        f"{smaller}, or a container with --shm-size={-(-wanted // (1 << 30)) + 1}g",
+        f"{remedy}, or a container with --shm-size={size}",
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlhf_flow.config.compose import from_yaml
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.config.stored import stored
 from rlhf_flow.runner.prepare import on_disk
 from rlhf_flow.specs import Model
 from rlhf_flow.storage.run_policies import (
@@ -71,7 +71,7 @@ def _named(word: str, model: Model) -> Iterator[Contestant]:
         yield _checkpoint(word, model)
         return
     run, which = named
-    config = from_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+    config = stored(run)
     if config.evaluate.by == "agreement":
         raise ValueError(f"{word}: this run trains a scorer, which has no answers. Fix: rlhf-flow eval --pairs FILE.")
     config = replace(config, model=on_disk(replace(config.model, path=str(start_folder(run)))))

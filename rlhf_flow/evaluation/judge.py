@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhf_flow.config.compose import plain
+from rlhf_flow.config.compose import leaves, plain
 from rlhf_flow.config.schema import RunConfig, part_name
+from rlhf_flow.config.stored import check_secrets
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.scorer.none import NoScorer
 from rlhf_flow.scorer.wrappers.cached import Cached
@@ -24,9 +25,10 @@ def name_of(config: RunConfig) -> str:
 
 
 def check(config: RunConfig) -> None:
-    """Raise ValueError if `config.scorer` is none, or its keys or packages are wrong."""
+    """Raise ValueError if `config.scorer` is none, or its keys, secrets or packages are wrong."""
     if isinstance(config.scorer, NoScorer):
         raise ValueError("scorer=none: it gives no verdicts. Fix: scorer=NAME; rlhf-flow ls scorers lists them.")
+    check_secrets({f"scorer.{key}": value for key, value in leaves(config.scorer).items()})
     config.scorer.check()
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_flow.config.compose import CONFIGS, build, from_yaml, instance, part_of, plain, register
 from rlhf_flow.config.overrides import expanded, from_mapping
 from rlhf_flow.config.schema import GROUPS, RunConfig
+from rlhf_flow.config.stored import stored
 from rlhf_flow.config.threads import threaded
 from rlhf_flow.specs import Model
 from rlhf_flow.system import machine
@@ -84,7 +85,7 @@ def _of_run(run: Path, overrides: Sequence[str], out: Path) -> RunConfig:
 
     A part that is chosen by name replaces that of the run, with all of its keys. Other keys replace single values.
     """
-    config = _judged_by_one(from_yaml((run / "config.yaml").read_text(encoding="utf-8")))
+    config = _judged_by_one(stored(run))
     config = replace(config, model=Model(UNNAMED, dtype=config.model.dtype))
     parsed = OverridesParser.create().parse_overrides([_of_the_draw(override) for override in overrides])
     chosen = {_slot(each) for each in parsed if _chooses(each)}

@@ -12,6 +12,7 @@ from rlhf_flow.prompts.files import SAVED
 from rlhf_flow.prompts.limits import Budget
 from rlhf_flow.prompts.parse import Row, Rows
 from rlhf_flow.prompts.source import PromptSpec
+from rlhf_flow.system.hub import check_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset  # type: ignore[import-untyped]
@@ -62,6 +63,7 @@ class HuggingFace(PromptSpec):
         from datasets import load_dataset, load_from_disk
         from datasets.exceptions import DatasetsError
 
+        check_dataset("prompts.path", self.path)
         try:
             if any((Path(self.path) / name).is_file() for name in SAVED):
                 dataset = _split(load_from_disk(self.path), split)

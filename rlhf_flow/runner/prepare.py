@@ -41,6 +41,7 @@ from rlhf_flow.stages.close_round import prune_checkpoints
 from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, GivenPairs, Likelihood, RunContext
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
+from rlhf_flow.system.hub import check_model
 from rlhf_flow.system.optional_deps import check_all
 from rlhf_flow.system.output import kept_in, tell
 from rlhf_flow.tokenization.chat_template import chat_tokens, dated, today
@@ -257,11 +258,7 @@ def on_disk(model: Model) -> Model:
     """The model as a local folder. A hub name is downloaded, at its revision, before any worker starts."""
     folder = Path(model.path)
     if not folder.is_dir():
-        if folder.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") != 1:
-            raise ValueError(
-                f"model.path={model.path}: neither a folder nor the name of a model on the hub (owner/name). "
-                "Fix: name the folder of a Hugging Face checkpoint."
-            )
+        check_model("model.path", model.path)
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rlhf_flow.system.hub import check_model
 from rlhf_flow.types import Message
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
+    check_model(key, path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # corrupt files raise any exception

@@ -90,7 +90,7 @@ def test_without_a_label_nothing_is_written(model: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nowhere/at/all"], "neither a folder nor the name of a model"),
+        (["nowhere/at/all"], "nowhere/at/all: no such folder. Fix: "),
         (["a", "b", "c"], "one or two models"),
         (["a", "--temperature", "-1"], "Fix: --temperature 1"),
         (["a", "--max-tokens", "0"], "Fix: --max-tokens 512"),

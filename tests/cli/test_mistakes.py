@@ -96,7 +96,7 @@ def test_a_row_that_is_no_prompt(refused: Refused, asked: Path, line: str, told:
 
 
 def test_a_model_that_is_no_checkpoint(refused: Refused, model: Path, tmp_path: Path) -> None:
-    assert "neither a folder nor the name of a model" in refused(model__path=tmp_path / "nowhere")
+    assert "nowhere: no such folder. Fix: name the folder of a" in refused(model__path=tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
     assert "config.json" in refused(model__path=tmp_path / "folder")
     without = shutil.copytree(model, tmp_path / "without")

@@ -72,3 +72,6 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "config.yaml").write_text(as_yaml(first))
     assert "sk-0123" not in (tmp_path / "config.yaml").read_text()
     assert resumed(tmp_path).scorer == first.scorer
+    monkeypatch.delenv("JUDGE_KEY")
+    with pytest.raises(ValueError, match=r"^scorer\.endpoint\.query\.key: .* Fix: export JUDGE_KEY=\.\.\.$"):
+        resumed(tmp_path)

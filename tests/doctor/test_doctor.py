@@ -231,7 +231,7 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (unknown_end, "problem", "ends answers with 99999", "eos_token_id"),
     (sampling_defaults, "warning", "temperature=0.3", "sampler.draws"),
     (padding_is_end, "warning", "padding and EOS", "a padding token of its own"),
-    (no_model, "problem", "there is no such folder", "correct the path"),
+    (no_model, "problem", "no such folder", "a model on the hub as owner/name"),
     (no_config, "problem", "no config.json", "save_pretrained()"),
     (adapter_only, "problem", "an adapter (peft) and no model", "rlhf-flow convert"),
     (old_weights, "problem", "no *.safetensors but pytorch_model.bin", "rlhf-flow convert"),
@@ -252,7 +252,7 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (nobody_at_the_judge, "problem", "does not answer", "start the server"),
     (store_too_large, "problem", "cluster.object_store_mib asks for", "--shm-size"),
     (store_too_small, "problem", "the policies of a round take 600.0 GiB", "leave cluster.object_store_mib out"),
-    (shared_memory_too_small, "problem", "the object store of a round's policies takes", "cluster.transfer.by=disk"),
+    (shared_memory_too_small, "problem", "the object store of a round's policies takes", "mount -o remount,size="),
     (no_wandb_key, "problem", "there is no key", "wandb login"),
     (hub_offline, "problem", "HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE"),
 ]

@@ -8,9 +8,11 @@ import pytest
 
 from rlhf_flow.config.compose import as_yaml
 from rlhf_flow.engine.huggingface import HuggingFace
+from rlhf_flow.evaluation.judge import check
 from rlhf_flow.evaluation.settings import settings
 from tests.support.configured import configured
 
+SECRET = "s3cr3t-0123456789abcdef"
 RULE = "scorer.function=tests.support.tiny.shorter"
 
 
@@ -33,6 +35,33 @@ def test_a_named_part_replaces_that_of_the_run_and_a_key_replaces_a_value(run: P
     config = settings(run, ["scorer=rule", RULE, "answers.temperature=0", "seed=3"], out=Path("out"))
     assert config.scorer.function == "tests.support.tiny.shorter"
     assert (config.evaluate.draw.temperature, config.evaluate.draw.max_tokens, config.seed) == (0, 8, 3)
+
+
+@pytest.fixture
+def judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run whose judge is asked with a secret in an environment variable."""
+    monkeypatch.setenv("GATEWAY_PASSWORD", SECRET)
+    request = {"scorer": "judge", "scorer.model": "m", "+scorer.request.header": "Bearer ${oc.env:GATEWAY_PASSWORD}"}
+    (tmp_path / "rounds").mkdir()
+    (tmp_path / "config.yaml").write_text(as_yaml(configured(**request)))
+    assert SECRET not in (tmp_path / "config.yaml").read_text()
+    return tmp_path
+
+
+@pytest.mark.parametrize("keys", [[], ["scorer.max_tokens=8"]])
+def test_a_secret_of_the_run_comes_from_its_environment_variable(judged: Path, keys: list[str]) -> None:
+    config = settings(judged, keys, out=Path("out"))
+    assert config.scorer.request == {"header": f"Bearer {SECRET}"}
+    assert SECRET not in as_yaml(config)
+
+
+def test_a_secret_is_missed_by_the_name_of_its_variable_once_its_scorer_is_used(
+    judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GATEWAY_PASSWORD")
+    with pytest.raises(ValueError, match=r"^scorer\.request\.header: .* Fix: export GATEWAY_PASSWORD=\.\.\.$"):
+        check(settings(judged, [], out=Path("out")))
+    check(settings(judged, ["scorer=rule", RULE], out=Path("out")))  # another scorer needs no secret of the run
 
 
 def test_without_a_run_neither_model_nor_prompts_are_needed() -> None:

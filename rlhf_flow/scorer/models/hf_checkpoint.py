@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_flow.scorer.models.padding import sees_padding
 from rlhf_flow.specs import Place
+from rlhf_flow.system.hub import check_model
 from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_tokenizer, require_template
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.model_sizes import sizes_of
@@ -88,6 +89,7 @@ class Source:
 
     def _loaded(self, load: Callable[..., Loaded], **more: object) -> Loaded:
         folder = Path(self.path)
+        check_model("scorer.path", self.path)
         if folder.exists() and not (folder / "config.json").is_file():
             fault = next(faults(folder, kind="classifier", key="scorer.path"))
             raise ValueError(f"scorer.path={self.path}: {fault.says}. Fix: {fault.way_out}.")

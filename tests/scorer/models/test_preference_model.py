@@ -299,7 +299,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         PreferenceModel(str(tmp_path)).check()
     with pytest.raises(ValueError, match=r"no \*\.safetensors"):
         PreferenceModel(str(tmp_path)).fingerprint()
-    with pytest.raises(ValueError, match=r"scorer\.path must be a Hugging Face checkpoint: loading '/no/such/folder'"):
+    with pytest.raises(ValueError, match=r"^scorer\.path=/no/such/folder: no such folder\. Fix: "):
         PreferenceModel("/no/such/folder").check()
 
 
