@@ -19,8 +19,7 @@ CANDIDATES = {"chosen": "chosen", "rejected": "rejected"}
 
 def keys_of_next_run(path: Path) -> list[str]:
     """The overrides with which each round of a run trains on the labels of a file too."""
-    rows = len(path.read_text(encoding="utf-8").splitlines())
-    given = {"path": str(path), "batch": rows, "held_out": 0, "columns.candidates": CANDIDATES}
+    given = {"path": str(path), "columns.candidates": CANDIDATES}
     return from_mapping({"prompts@given.prompts": "jsonl", "given.prompts": given})
 
 

@@ -1,7 +1,7 @@
 """The command line: `rlhf-flow run` and the other commands; `python -m rlhf_flow` is the same program.
 
 Help and `--cfg` import nothing heavy. Exit status: 0 done, 1 the run failed, 2 a mistake in the arguments,
-130 interrupted.
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__
 from rlhf_flow.cli import pages
-from rlhf_flow.cli.start import CONSOLES, DONE, FAILED, INTERRUPTED, MISTAKEN, Ended, failed, mistaken, program, started
+from rlhf_flow.cli.interrupts import status_of
+from rlhf_flow.cli.start import CONSOLES, DONE, FAILED, MISTAKEN, Ended, failed, mistaken, program, started
 from rlhf_flow.system.redact import check_typed
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports an error at exit
         return DONE
-    except KeyboardInterrupt:  # runs say how to go on before they end here
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:  # runs say how to go on before they end here
+        return status_of(interrupt)
     return status
 
 
@@ -175,8 +176,8 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], Ended
     except hydra_jobs.JobFailedError as error:
         print(f"rlhf-flow: a run of the sweep failed: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return status_of(interrupt)
 
 
 def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[], RunConfig]], Ended]) -> Ended:

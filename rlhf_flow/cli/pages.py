@@ -38,7 +38,7 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow --version
 
 `python -m rlhf_flow` is the same program. Exit status: 0 done, 1 the run failed, 2 a mistake in the arguments,
-130 interrupted."""
+130 interrupted, 143 terminated."""
 
 COMPARE = """\
 rlhf-flow compare --queries N [--recipes NAME ...] [--seeds N ...] [--lrs LR ...] [options] [FILE.yaml] [key=value ...]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_flow.cli import errors
-from rlhf_flow.cli.start import CONSOLES, INTERRUPTED, program, started
+from rlhf_flow.cli.interrupts import status_of
+from rlhf_flow.cli.start import CONSOLES, program, started
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.resumed import resumed, start_folder
 from rlhf_flow.system.redact import check_typed
@@ -25,5 +26,5 @@ def main(arguments: Sequence[str]) -> int:
         sys.path.append(str(Path.cwd()))
         try:
             return started(lambda: resumed(folder, keys), program=program(), given=["resume", *arguments]).status
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        except KeyboardInterrupt as interrupt:
+            return status_of(interrupt)

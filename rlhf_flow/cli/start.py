@@ -1,4 +1,4 @@
-"""Starts a run for a command, and says how it ended. Exit status: 0 done, 1 failed, 2 a mistake, 130 interrupted."""
+"""Starts a run for a command, and says how it ended. Exit status: 0 done, 1 failed, 2 a mistake."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rlhf_flow.cli.interrupts import terminable
 from rlhf_flow.system.output import log_note
 from rlhf_flow.system.redact import redacted
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rlhf_flow.config.schema import RunConfig
     from rlhf_flow.types import RoundRecord
 
-DONE, FAILED, MISTAKEN, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISTAKEN = 0, 1, 2
 CONSOLES = {  # options of runs
     "-q": "observe.console=quiet",
     "--quiet": "observe.console=quiet",
@@ -35,7 +36,17 @@ class Ended(NamedTuple):
 def started(
     configured: Callable[[], RunConfig], *, program: str, given: Sequence[str], clusters: OpenClusters | None = None
 ) -> Ended:
-    """Run a configuration to its end. `program` and `given` are the command, as the user typed it."""
+    """Run a configuration to its end. `program` and `given` are the command, as the user typed it.
+
+    Raises KeyboardInterrupt at SIGINT and SIGTERM, after the line that says how to resume.
+    """
+    with terminable():
+        return _started(configured, program, given, clusters)
+
+
+def _started(
+    configured: Callable[[], RunConfig], program: str, given: Sequence[str], clusters: OpenClusters | None
+) -> Ended:
     from rlhf_flow.cli import errors
     from rlhf_flow.metrics.alarms import AlarmError
     from rlhf_flow.metrics.off_policy import GateError

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -93,6 +95,7 @@ def _children() -> set[Any]:
 def _init(object_store_mib: int) -> None:
     import ray
 
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(
         "local",  # a new cluster, even if one runs on this machine
         # Logical CPUs: actors share the cores, so that two cores suffice for any number of ranks.
@@ -102,6 +105,8 @@ def _init(object_store_mib: int) -> None:
         log_to_driver=False,
         logging_level="ERROR",
     )
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler would end the driver at once
 
 
 @contextmanager

@@ -134,13 +134,6 @@ def _faults(row: Tokens, named: Named, *, generates: bool) -> Iterator[Finding]:
             "the trained policy would use it",
             "set it in sampler.draws if the run should use it, or remove it",
         )
-    if row.pad and row.pad == row.eos:
-        yield warning(
-            "tokens",
-            f"padding and EOS of {row.key} are the same token, {row.eos}: code that masks padding also masks the end "
-            "of an answer",
-            "give it a padding token of its own",
-        )
 
 
 def room(row: Tokens, *, prompt: int, answer: int, limit: int | None) -> Iterator[Finding]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from rlhf_flow.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Sizes: TypeAlias = Callable[[Mapping[str, float], Mapping[str, int]], dict[str, int]]  # weights, rows -> of a round
 SOURCE = "mixture"  # in `Prompt.meta`: the name of the prompt's source
 
 
@@ -115,6 +116,13 @@ class Mixture(PromptSpec):
 
         With a file of held-out prompts of any source, nothing else is held out.
         """
+        return self._opened(tokenizer, seed, lambda weights, rows: shares(weights, self.batch))
+
+    def pool(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> MixedPrompts:
+        """As `PromptSpec.pool`, but with as many rows of each source as its share of a round allows."""
+        return replace(self, held_out=0)._opened(tokenizer, seed, largest_shares)
+
+    def _opened(self, tokenizer: PreTrainedTokenizerBase, seed: int, sizes: Sizes) -> MixedPrompts:
         read = {name: _of_source(name, self._read(name, spec, tokenizer)) for name, spec in self.specs().items()}
         files = [each.held_out for each in read.values() if each.held_out is not None]
         counts = sum((each.counts for each in read.values()), Counter[str]())
@@ -123,22 +131,24 @@ class Mixture(PromptSpec):
             [prompt for each in files for prompt in each] if files else None,
         )
         counts.update(training=len(training), held_out=len(held_out))
-        phases = {first: self._sets(training, first, seed) for first in self.changes()}
+        phases = {first: self._sets(training, first, seed, sizes) for first in self.changes()}
         read_as = [f"{name}: {how}" for name, each in read.items() for how in each.read_as]
         left_out = sorted({column for each in read.values() for column in each.left_out})
         shown = "; ".join([summary(read_as, counts, left_out), *(_shown(first, phases[first]) for first in phases)])
         for side, prompts in (("training", training), ("held_out", held_out)):
             counts.update(f"{side}/{source_of(prompt)}" for prompt in prompts)
         return MixedPrompts(
-            tuple(training), tuple(held_out), size=self.batch, seed=seed, counts=dict(counts), phases=phases,
-            summary=shown, origin=origin(self.files()),
+            tuple(training), tuple(held_out), size=sum(each.size for each in phases[1].values()), seed=seed,
+            counts=dict(counts), phases=phases, summary=shown, origin=origin(self.files()),
         )  # fmt: skip
 
-    def _sets(self, training: Sequence[Prompt], first: int, seed: int) -> dict[str, PromptSet]:
+    def _sets(self, training: Sequence[Prompt], first: int, seed: int, sizes: Sizes) -> dict[str, PromptSet]:
         """The training prompts of each source of round `first`, in rounds of its share."""
+        weights = self.weights(first)
+        of = {name: tuple(prompt for prompt in training if source_of(prompt) == name) for name in weights}
         sets = {}
-        for name, size in shares(self.weights(first), self.batch).items():
-            own = tuple(prompt for prompt in training if source_of(prompt) == name)
+        for name, size in sizes(weights, {name: len(own) for name, own in of.items()}).items():
+            own = of[name]
             if size > len(own):
                 raise ValueError(
                     f"prompts.sources, {name}: {len(own)} prompts for training, and its share of a round is {size}. "
@@ -198,18 +208,36 @@ def shares(weights: Mapping[str, float], batch: int) -> dict[str, int]:
 
     Raises ValueError if a source would have none.
     """
-    total = sum(weights.values())
-    exact = {name: batch * weight / total for name, weight in weights.items()}
-    sizes = {name: int(share) for name, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
-    for name in by_remainder[: batch - sum(sizes.values())]:
-        sizes[name] += 1
+    sizes = _rounded(weights, batch)
     if none := [name for name, size in sizes.items() if size == 0]:
-        least = total / min(weights.values())
+        least = sum(weights.values()) / min(weights.values())
         raise ValueError(
             f"prompts.batch={batch}: of prompts.sources, {none[0]} has a weight of {weights[none[0]]:g}, less than one "
             f"prompt a round. Fix: prompts.batch={int(least) + 1} or more, or a larger weight."
         )
+    return sizes
+
+
+def largest_shares(weights: Mapping[str, float], rows: Mapping[str, int]) -> dict[str, int]:
+    """The shares of the largest batch for which each source has enough rows. Raises ValueError if a share is 0."""
+    scarce = min(weights, key=lambda name: rows[name] / weights[name])
+    batch = int(rows[scarce] * sum(weights.values()) / weights[scarce])
+    sizes = _rounded(weights, batch)
+    if none := [name for name, size in sizes.items() if size == 0]:
+        raise ValueError(
+            f"prompts.sources: {scarce} has {rows[scarce]} rows, so a round has at most {batch} of all sources, and "
+            f"the weight of {none[0]} gives it none. Fix: more rows of {scarce}, or other weights."
+        )
+    return sizes
+
+
+def _rounded(weights: Mapping[str, float], batch: int) -> dict[str, int]:
+    """The shares by largest remainders; they add up to `batch`."""
+    exact = {name: batch * weight / sum(weights.values()) for name, weight in weights.items()}
+    sizes = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: sizes[name] - exact[name])
+    for name in by_remainder[: batch - sum(sizes.values())]:
+        sizes[name] += 1
     return sizes
 
 

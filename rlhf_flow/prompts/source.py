@@ -90,6 +90,11 @@ class PromptSpec:
             summary=summary(read.read_as, counts, read.left_out), origin=origin(self.files()),
         )  # fmt: skip
 
+    def pool(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> PromptSet:
+        """All rows for training, in an order of each round; `batch` and `held_out` are unused. Raises as `open`."""
+        rows = replace(self, batch=1, held_out=0).open(tokenizer, seed)
+        return replace(rows, size=len(rows.training))
+
     def read(self, tokenizer: PreTrainedTokenizerBase) -> ReadRows:
         """All rows as prompts, before a share of them is held out. Raises ValueError as `open`."""
         rows, held_out_rows = self.rows(), self.held_out_rows()

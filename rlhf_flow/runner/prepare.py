@@ -283,5 +283,8 @@ def _given_pairs(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> Promp
     """All rows of `given.prompts`, of which each round takes as many as it needs."""
     if config.given.prompts is None:
         return None
-    rows: PromptSet = replace(config.given.prompts, batch=1, held_out=0).open(tokenizer, seed=config.seed)
-    return replace(rows, size=len(rows.training))
+    try:
+        rows: PromptSet = config.given.prompts.pool(tokenizer, seed=config.seed)
+    except ValueError as error:
+        raise ValueError(f"given.prompts: {error}") from error
+    return rows

@@ -46,7 +46,7 @@ def test_the_better_of_two_answers_is_a_row_that_training_reads(
     assert "2 more labels" in said
     keys = shlex.split(said.rpartition("rlhf-flow run ... ")[2])
     config = compose(*tiny.overrides(model, tmp_path / "prompts.jsonl", tmp_path / "run"), *keys)
-    read = config.given.prompts.open(tokenizer(), 0).batch(1)
+    read = config.given.prompts.pool(tokenizer(), 0).batch(1)
     assert {prompt.candidates["chosen"].text for prompt in read} == {row["chosen"] for row in rows}
     assert labels.stat().st_mode & 0o077 == 0
 

@@ -230,7 +230,6 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (no_end, "problem", "has no EOS token", "eos_token in tokenizer_config.json"),
     (unknown_end, "problem", "ends answers with 99999", "eos_token_id"),
     (sampling_defaults, "warning", "temperature=0.3", "sampler.draws"),
-    (padding_is_end, "warning", "padding and EOS", "a padding token of its own"),
     (no_model, "problem", "no such folder", "a model on the hub as owner/name"),
     (no_config, "problem", "no config.json", "save_pretrained()"),
     (adapter_only, "problem", "an adapter (peft) and no model", "rlhf-flow convert"),
@@ -275,7 +274,11 @@ def test_what_is_broken_is_found_with_the_way_out(
     assert remedy in told[0]["remedy"] or (not told[0]["remedy"] and remedy in told[0]["message"])
 
 
-def test_a_sound_run_has_no_problem_and_no_warning(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("changing", [lambda world: None, padding_is_end], ids=["as it is", "padding is EOS"])
+def test_a_sound_run_has_no_problem_and_no_warning(
+    changing: Callable[[World], None], world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changing(world)
     status, findings = found(world, capsys)
     assert [one for one in findings if one["level"] != "ok"] == []
     assert status == 0

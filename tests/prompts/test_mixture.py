@@ -12,18 +12,29 @@ from tests.prompts.conftest import Write
 
 
 @pytest.fixture
-def mixed(write: Write, tokenizer: PreTrainedTokenizerFast):
-    """Opens a mixture of `easy`, 40 rows, and `hard`, 20 rows, with these keys of each and of both."""
+def mixture(write: Write):
+    """Makes a mixture of `easy`, 40 rows, and `hard`, 20 rows, with these keys of each and of both."""
     paths = {
         name: write([{"prompt": f"{name} question {at}"} for at in range(rows)], f"{name}.jsonl")
         for name, rows in (("easy", 40), ("hard", 20))
     }
 
-    def opened(easy: dict, hard: dict, **keys: object) -> MixedPrompts:
+    def made(easy: dict, hard: dict, **keys: object) -> Mixture:
         sources = [MixedSource("easy", paths["easy"], **easy), MixedSource("hard", paths["hard"], **hard)]
-        return Mixture(sources=sources, **({"batch": 8, "held_out": 6} | keys)).open(tokenizer, seed=0)
+        return Mixture(sources=sources, **({"batch": 8, "held_out": 6} | keys))
 
-    return opened
+    return made
+
+
+@pytest.fixture
+def mixed(mixture, tokenizer: PreTrainedTokenizerFast):
+    """As `mixture`, opened."""
+    return lambda easy, hard, **keys: mixture(easy, hard, **keys).open(tokenizer, seed=0)
+
+
+@pytest.fixture
+def pooled(mixture, tokenizer: PreTrainedTokenizerFast):
+    return lambda easy, hard: mixture(easy, hard).pool(tokenizer, seed=0)
 
 
 def of_round(prompts: MixedPrompts, round: int, page: int = 0) -> dict[str | None, int]:
@@ -39,6 +50,15 @@ def test_each_round_has_the_share_of_each_source_and_an_epoch_repeats_nothing(mi
     assert prompts.batch(3) == rounds[2]  # a function of the round alone
     assert [source_of(one) for one in rounds[0]] != [source_of(one) for one in rounds[1]]  # shuffled together
     assert of_round(prompts, 1, page=1) == {"easy": 6, "hard": 2}
+
+
+def test_a_pool_has_the_shares_and_as_many_rows_as_they_allow(pooled) -> None:
+    prompts = pooled({"weight": 3}, {})  # 40 and 20 rows
+    assert of_round(prompts, 1) == of_round(prompts, 2) == {"easy": 40, "hard": 13}
+    assert not prompts.held_out() and prompts.batch(1) != prompts.batch(2)
+    assert of_round(pooled({"weight": 1}, {"weight": 3}), 1) == {"easy": 7, "hard": 19}
+    with pytest.raises(ValueError, match=r"hard has 20 rows, .* easy gives it none\. Fix: more rows of hard"):
+        pooled({"weight": 0.01}, {})
 
 
 def test_a_curriculum_begins_and_ends_sources(mixed) -> None:
