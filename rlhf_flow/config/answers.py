@@ -32,7 +32,8 @@ class Answers:
         try:
             SamplingParams(name="answers", n=1, **given)
         except ValueError as error:
-            raise ValueError(str(error).replace("draw 'answers': ", "answers.")) from error
+            told = str(error).replace("draw 'answers': ", "answers.")
+            raise ValueError(f"{told}. Fix: leave it out for the algorithm's own value.") from error
         if self.n is not None and self.n < 1:
             raise ValueError(f"answers.n must be >= 1, got {self.n}. Fix: answers.n=2.")
 

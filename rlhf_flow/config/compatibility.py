@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import fields
 from functools import partial
 
-from rlhf_flow.config.schema import GROUPS, RunConfig, part_name
+from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
+from rlhf_flow.draw import NEUTRAL
 from rlhf_flow.scorer.pair_schedule import PairSchedule
 from rlhf_flow.system.optional_deps import MissingError, check_all
 
@@ -121,7 +122,7 @@ def _check_lag(config: RunConfig, names: Mapping[str, str]) -> None:
     if config.off_policy.exceeding == "stop" or min(stale) > most:
         raise ValueError(
             f"off_policy.max_staleness={most}: schedule={names['schedule']} with lag={config.lag} trains on answers "
-            f"that are {max(stale)} rounds old. Fix: raise it, or lag=0."
+            f"that are {max(stale)} rounds old. Fix: off_policy.max_staleness={max(stale)}, or lag=0."
         )
 
 
@@ -142,9 +143,16 @@ def _check_roles(config: RunConfig, names: Mapping[str, str]) -> None:
         if missing := sorted(wanted - named.keys()):
             raise ValueError(
                 f"{slot}={names[slot]} needs {what} {', '.join(missing)}, but schedule={names['schedule']} provides "
-                f"only {', '.join(named) or 'none'}. Fix: another schedule"
+                f"only {', '.join(named) or 'none'}. Fix: schedule={'|'.join(_providing(slot, wanted)) or 'your own'}"
                 f"{f', or anchors.policies={{{missing[0]}: <checkpoint>}}' if slot == 'objective' else ''}."
             )
+
+
+def _providing(slot: str, wanted: Set[str]) -> list[str]:
+    """The schedules that provide all these policies by default, as anchors of the objective or to the sampler."""
+    plans = {name: part().at(1, ()) for name, part in parts("schedule").items()}
+    provided = {name: plan.anchors if slot == "objective" else plan.samplers for name, plan in plans.items()}
+    return [name for name, named in provided.items() if wanted <= named.keys()]
 
 
 def _check_draws(config: RunConfig, names: Mapping[str, str]) -> None:
@@ -258,7 +266,7 @@ def warnings(config: RunConfig) -> list[str]:
     if config.lag and not config.cluster.disaggregated:
         found.append(
             f"lag={config.lag} overlaps sampling with training, but here engine and learner take turns: the answers "
-            "are a round older, and nothing is gained."
+            "are a round older, and nothing is gained. Fix: lag=0, or cluster.layout=disaggregated on several GPUs."
         )
     if (steps := _swinging_steps(config)) is not None:
         found.append(
@@ -277,7 +285,8 @@ def warnings(config: RunConfig) -> list[str]:
     draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
     return found + [
         f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.overrides.items())}: its answers "
-        f"follow another distribution than the policy's own{consequence}."
+        f"follow another distribution than the policy's own{consequence}. Fix, unless it is meant: "
+        f"{' '.join(f'answers.{name}={NEUTRAL[name][-1]:g}' for name in draw.overrides)}, or the same keys of {key}."
         for key, draw, consequence in draws
         if not draw.is_on_policy
     ]

@@ -240,7 +240,8 @@ def _check_given(config: RunConfig, prompts: PromptSource) -> None:
     if sampler.roles:
         raise ValueError(
             f"{by} uses answers that come with the prompts, and the sampler samples from "
-            f"{', '.join(sorted(sampler.roles))}. Fix: policy=dataset for every draw, or evaluate.by=answers."
+            f"{', '.join(sorted(sampler.roles))}. Fix: sampler.draws.0.policy=dataset, and so on for "
+            "every draw; or evaluate.by=answers."
         )
     drawn = {draw.candidate for draw in sampler.drawn.values() if isinstance(draw, Source)}
     lacking = [prompt.id for prompt in prompts.held_out() if not drawn <= set(prompt.candidates)]

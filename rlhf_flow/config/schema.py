@@ -69,7 +69,8 @@ class Evaluate:
             )
         if self.every < 1:
             raise ValueError(
-                f"evaluate.every must be >= 1, got {self.every}. Fix: a number above `rounds` evaluates the last only."
+                f"evaluate.every must be >= 1, got {self.every}. Fix: evaluate.every=1; a number above `rounds` "
+                "evaluates the last round only."
             )
         if self.samples < 0:
             raise ValueError(f"evaluate.samples must be >= 0, got {self.samples}. Fix: evaluate.samples=8.")

@@ -138,7 +138,7 @@ def _parts(config: RunConfig) -> Iterator[Finding]:
         data_checks.check_refresh(config)
     yield from errors
     for line in compatibility.warnings(config):
-        yield warning("parts", line, "sample with temperature=1 and top_p=1, or take it into account")
+        yield warning("parts", line, "")
 
 
 def _plan(config: RunConfig, policy: tokenizers.Tokens, room: Room) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ class Finding:
     level: str  # one of LEVELS
     subject: str  # packages, machine, network, disk, models, ...
     message: str
-    remedy: str = ""  # empty for ok, and for an error whose message names its own
+    remedy: str = ""  # empty for ok, and for a message that names its own
 
 
 def ok(subject: str, message: str) -> Finding:

@@ -49,7 +49,7 @@ def gpus(found: Gpus, *, ranks: int) -> Finding:
         return problem(
             "gpus",
             "NVIDIA's driver is installed, but torch is a CPU build",
-            "install torch for CUDA: pip install torch, without +cpu",
+            "pip install --force-reinstall torch, without the index of CPU builds",
         )
     if found.driver and not found.usable and found.visible is not None:
         return problem("gpus", f"CUDA_VISIBLE_DEVICES={found.visible!r} hides all GPUs", "unset CUDA_VISIBLE_DEVICES")
@@ -66,7 +66,11 @@ def gpus(found: Gpus, *, ranks: int) -> Finding:
             "use a machine with a GPU, or torch's smaller CPU build",
         )
     if found.usable and ranks > 1 and not found.nccl:
-        return problem("gpus", f"{ranks} ranks on GPUs need NCCL, which this torch lacks", "install torch for CUDA")
+        return problem(
+            "gpus",
+            f"learner.ranks={ranks} on GPUs needs NCCL, which this torch lacks",
+            "pip install --force-reinstall torch",
+        )
     return ok("gpus", f"{found.usable} (CUDA {found.build})" if found.usable else "none; torch is a CPU build")
 
 

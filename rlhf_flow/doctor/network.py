@@ -41,13 +41,15 @@ def interfaces(environment: Mapping[str, str], available: Collection[str] | None
             yield problem(
                 "network",
                 f"{variable}={value}: there is no interface {', '.join(missing)}, only {', '.join(sorted(have))}",
-                f"{variable}=a name that ip link shows, or unset it",
+                f"export {variable}=<a name that ip link shows>, or unset {variable}",
             )
         else:
             yield ok("network", f"{variable}={value}")
     if environment.get("NCCL_P2P_DISABLE") == "1" or environment.get("NCCL_IB_DISABLE") == "1":
         yield warning(
-            "network", "NCCL_P2P_DISABLE or NCCL_IB_DISABLE slows ranks down", "unset it if the GPUs are linked"
+            "network",
+            "NCCL_P2P_DISABLE or NCCL_IB_DISABLE slows ranks down",
+            "unset NCCL_P2P_DISABLE NCCL_IB_DISABLE, if the GPUs are linked",
         )
 
 

@@ -20,7 +20,7 @@ def run_folder(run_dir: Path, *, joined: bool, mounts: Path = Path("/proc/mounts
     folder = run_dir.expanduser().absolute()
     parent = existing(folder)
     if not parent.is_dir():
-        return problem("disk", f"run_dir={run_dir}: {parent} is a file", "choose another run_dir")
+        return problem("disk", f"run_dir={run_dir}: {parent} is a file", "another run_dir")
     if (reason := _write_error(parent)) is not None:
         return problem(
             "disk",
@@ -34,7 +34,7 @@ def run_folder(run_dir: Path, *, joined: bool, mounts: Path = Path("/proc/mounts
             "disk",
             f"run_dir={run_dir} is {'in memory' if kind in IN_MEMORY else 'on a disk of this machine'}, and the "
             "workers of a joined cluster read it on their nodes",
-            "put run_dir on a shared disk",
+            "run_dir=<a folder on a shared disk>",
         )
     if joined and not run_dir.is_absolute():
         return warning(
@@ -46,7 +46,7 @@ def run_folder(run_dir: Path, *, joined: bool, mounts: Path = Path("/proc/mounts
         return warning(
             "disk",
             f"run_dir={run_dir} is on {kind}: it uses memory, and a restart deletes it",
-            "put run_dir on a disk",
+            "run_dir=<a folder on a disk>",
         )
     return ok("disk", f"run_dir={run_dir} is writable")
 
@@ -83,7 +83,7 @@ def hub_cache(environment: Mapping[str, str], *, downloads: bool) -> Finding:
             "unset HF_HUB_OFFLINE, or give local folders",
         )
     if not parent.is_dir() or _write_error(parent) is not None:
-        return problem("disk", f"the hub cache {folder} is not writable", "HF_HOME=a folder of yours")
+        return problem("disk", f"the hub cache {folder} is not writable", "export HF_HOME=<a folder of yours>")
     return ok("disk", f"hub cache {folder}: {size_text(shutil.disk_usage(parent).free)} free")
 
 

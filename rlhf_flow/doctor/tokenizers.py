@@ -101,7 +101,7 @@ def _faults(row: Tokens, named: Named, *, generates: bool) -> Iterator[Finding]:
         yield problem(
             "tokens",
             f"{row.key} has no chat template, but {group}.format=chat",
-            f"{group}.format=plain, or save a template with its tokenizer",
+            f"{group}.format=plain, or {row.key.removesuffix('path')}chat_template.file=<a Jinja file>",
         )
     if row.template_bos > 1:
         yield warning(
@@ -132,7 +132,7 @@ def _faults(row: Tokens, named: Named, *, generates: bool) -> Iterator[Finding]:
             "tokens",
             f"generation_config.json of {row.key} has {', '.join(row.sampling)}; rlhf_flow ignores it, but a server of "
             "the trained policy would use it",
-            "set it in sampler.draws if the run should use it, or remove it",
+            f"{' '.join(f'answers.{each}' for each in row.sampling)} if the run should use it, else remove it there",
         )
 
 

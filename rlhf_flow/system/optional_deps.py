@@ -42,7 +42,7 @@ def require(package: str, *, part: str, instead: str, extras: tuple[str, ...] = 
     if find_spec(package) is None:
         ways = " or ".join(f"pip install 'rlhf-flow[{extra}]'" for extra in extras or (package,))
         raise MissingError(
-            f"{part} needs the package {package}, which is not installed. Install it ({ways}), or use {instead}.",
+            f"{part} needs the package {package}, which is not installed. Fix: {ways}; or use {instead}.",
             package=package,
             part=part,
         )
