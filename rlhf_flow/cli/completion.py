@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -28,22 +29,35 @@ ZSH = """\
 #compdef rlhf-flow
 _rlhf_flow() {
     local -a found
-    found=("${(@f)$(rlhf-flow completion words "${(j: :)words[1,CURRENT]}" "" 2>/dev/null)}")
+    found=("${(@f)$(rlhf-flow completion words "${(j: :)words[1,CURRENT-1]} $PREFIX" "" 2>/dev/null)}")
     if [[ -n "$found[1]" ]]; then
-        compadd -Q -S '' -- "${found[@]}"
+        compadd -Q -- "${(@)${(@M)found:#* }% }"
+        compadd -Q -S '' -- "${(@)found:#* }"
     else
+        compset -P 1 '*='
         _files
     fi
 }
-compdef _rlhf_flow rlhf-flow
+if [[ "$zsh_eval_context[-1]" == (loadautofunc|shfunc) ]]; then
+    _rlhf_flow "$@"
+else
+    compdef _rlhf_flow rlhf-flow
+fi
 """
 FISH = """\
 function __rlhf_flow_words
-    rlhf-flow completion words (commandline -cp | string collect) "" 2>/dev/null | string trim -r
+    set -l found (rlhf-flow completion words (commandline -cp | string collect) "" 2>/dev/null | string trim -r)
+    if set -q found[1]
+        printf '%s\\n' $found
+    else
+        set -l key (commandline -ct | string match -r '^[^=]*=')
+        __fish_complete_path (commandline -ct | string replace -r '^[^=]*=' '') | string replace -r '^' "$key"
+    end
 end
-complete -c rlhf-flow -a "(__rlhf_flow_words)"
+complete -c rlhf-flow -f -a "(__rlhf_flow_words)"
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+COMMAND_ENDS = re.compile(r"[;&|]")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMPOSING = {
     "run": "run",
@@ -60,8 +74,10 @@ def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:
 
     `breaks`: the characters at which the shell splits words; empty for zsh and fish, which take whole words.
     """
-    _, *before, word = line.split(" ") if " " in line else ["", line]
+    *before, word = COMMAND_ENDS.split(line)[-1].split(" ")
     before = [one for one in before if one]
+    names = [Path(one).name for one in before]
+    before = before[names.index("rlhf-flow") + 1 if "rlhf-flow" in names else 1 :]  # after `sudo`, `and`, `NAME=value`
     found = [one for one in _candidates(before, word, commands) if one.startswith(word)]
     cut = max((word.rfind(at) for at in breaks if at in "=:@"), default=-1) + 1
     return sorted(one[cut:] for one in dict.fromkeys(found))

@@ -232,7 +232,8 @@ def completion(arguments: list[str]) -> int:
         case [shell] if shell in SCRIPTS:
             print(SCRIPTS[shell].rstrip())
         case ["words", line, breaks]:
-            print("\n".join(words(line, breaks, [*_commands()])))
+            for word in words(line, breaks, [*_commands()]):
+                print(word)
         case _:
             print(pages.COMPLETION)
             return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN

@@ -152,6 +152,7 @@ Prints the script with which a shell completes commands, options, groups, keys a
 
   bash  in ~/.bashrc:                  eval "$(rlhf-flow completion bash)"
   zsh   in ~/.zshrc, after compinit:   eval "$(rlhf-flow completion zsh)"
+        or as a file on the fpath:     rlhf-flow completion zsh > ~/.zfunc/_rlhf-flow
   fish  in ~/.config/fish/config.fish: rlhf-flow completion fish | source"""
 
 JUDGEMENTS = """\

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +39,8 @@ COMMANDS = ("run", "report", "doctor")
         ("rlhf-flow report ", []),
         ("rlhf-flow run --q", ["--quiet "]),
         ("rlhf-flow report --", ["--csv ", "--help "]),
+        (" FOO=1 /usr/bin/rlhf-flow r", ["report ", "run "]),
+        ("cd rlhf-flow; and rlhf-flow ls sche", ["schedule "]),
     ],
 )
 def test_what_may_follow(line: str, told: list[str]) -> None:
@@ -77,3 +83,68 @@ def test_the_script_that_hydra_registers_is_answered(
     assert capsys.readouterr() == ("replay=window \n", "")
     assert main(["run", "-sc", "install=bash"]) == 0
     assert "complete -o nospace" in capsys.readouterr().out
+
+
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder without settings of shells, and `rlhf-flow` on the PATH."""
+    program = tmp_path / "bin" / "rlhf-flow"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m rlhf_flow "$@"\n')
+    program.chmod(0o755)
+    for name, value in {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(Path.cwd())}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("HOME", "ZDOTDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    (tmp_path / "prompts.jsonl").touch()
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
+def test_fish_completes_words_and_files(on_path: Path) -> None:
+    lines = ("rlhf-flow run scorer=rul", f"rlhf-flow run prompts.path={on_path}/pro", f"rlhf-flow report {on_path}/pro")
+    script = "rlhf-flow completion fish | source; " + "; ".join(f"complete -C '{line}'" for line in lines)
+    done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, timeout=300)
+    file = f"{on_path}/prompts.jsonl"
+    assert done.stdout.split() == ["scorer=rule", "scorer=rules", f"prompts.path={file}", file]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+@pytest.mark.parametrize(
+    "loaded", ['eval "$(rlhf-flow completion zsh)"', "rlhf-flow completion zsh > $HOME/_rlhf-flow"]
+)
+def test_zsh_completes_words_and_files(loaded: str, on_path: Path) -> None:
+    """With the script evaluated after compinit, and with the script as a file on the fpath."""
+    start, after = ("", loaded) if loaded.startswith("eval") else (loaded, "")
+    show = 'show() { print -r -- "<$BUFFER>" }; zle -N show; bindkey "^X" show'
+    (on_path / ".zshrc").write_text(
+        f"{start}\nfpath=($HOME $fpath); autoload -Uz compinit; compinit -u\n{after}\n{show}\nPS1='ready '\n"
+    )
+    screen = _typed(
+        ["zsh", "-i"], "rlhf-flow ru", "rlhf-flow run 'algorithm=inp", f"rlhf-flow run prompts.path={on_path}/pro"
+    )
+    assert "<rlhf-flow run >" in screen
+    assert "<rlhf-flow run 'algorithm=inpo' >" in screen
+    assert f"<rlhf-flow run prompts.path={on_path}/prompts.jsonl >" in screen
+
+
+def _typed(shell: list[str], *lines: str) -> str:
+    """What an interactive shell shows after each line and a TAB; Ctrl-X shows the line in `<>`, Ctrl-U clears it."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execvpe(shell[0], shell, {**os.environ, "TERM": "dumb", "COLUMNS": "400"})
+    seen = _until(terminal, b"ready ")
+    for line in lines:
+        os.write(terminal, f"\x15{line}\t\x18".encode())
+        seen += _until(terminal, b">")
+    os.write(terminal, b"\x15exit\n")
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return seen
+
+
+def _until(terminal: int, end: bytes) -> str:
+    seen = b""
+    while end not in seen and select.select([terminal], [], [], 60)[0]:
+        seen += os.read(terminal, 4096)
+    return seen.decode()
