@@ -16,11 +16,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
+import yaml
+
 from rlhf_flow.cli.arguments import Arguments
+from rlhf_flow.cli.start import INTERRUPTED
 from rlhf_flow.config.compose import CONFIGS, compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.system import machine
+from rlhf_flow.system.parent import end_with_parent, shared_stdin
 
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 TUNING_SEED = 0
@@ -33,11 +37,7 @@ WORLDS = {  # the comparisons of docs/reference/results.md: options and override
 }
 COLUMNS = ("eval/win_rate", "eval/reward", "eval/accuracy", "eval/gap", "eval/gap_by_tone", "eval/kl", "eval/length")
 QUERIES = "judge/queries"
-RUN_ALL = """
-import json, sys
-from rlhf_flow.cli.main import main
-sys.exit(max([main(["run", *arguments]) for arguments in json.loads(sys.argv[1])]))
-"""
+RUN_ALL = "import sys; from rlhf_flow.cli.compare import run_all; sys.exit(run_all(sys.argv[1]))"
 Row: TypeAlias = dict[str, str | float | None]
 
 
@@ -93,9 +93,20 @@ def prompts_per_round(config: RunConfig, queries: int) -> int:
 
 
 def tuned(runs: Sequence[Run], metric: str, *, lower: bool) -> dict[str, float | None]:
-    """The learning rate of each recipe whose run ended best."""
+    """The learning rate of each recipe whose run ended best. Raises ValueError if a run lacks the metric."""
+    check_metric(runs, metric)
     done = sorted((run for run in runs if run.metrics), key=lambda run: run.metrics[-1][metric], reverse=not lower)
     return {run.recipe: run.lr for run in reversed(done)}
+
+
+def check_metric(runs: Sequence[Run], metric: str) -> None:
+    """Raises ValueError if a finished run did not measure the metric."""
+    for row in (run.row for run in runs if run.metrics):
+        if metric not in row:
+            measured = ", ".join(key for key in row if key.startswith("eval/"))
+            raise ValueError(
+                f"--metric={metric}: the runs of {row['recipe']} do not measure it. Fix: one of {measured}."
+            )
 
 
 def widened(lrs: Sequence[float], best: float) -> list[float]:
@@ -107,6 +118,7 @@ def widened(lrs: Sequence[float], best: float) -> list[float]:
 
 def table(runs: Sequence[Run], metric: str, *, lower: bool) -> str:
     """A Markdown row for each recipe, the best first: median, least and greatest over the seeds."""
+    check_metric(runs, metric)
     rows = [run.row for run in runs if run.metrics]
     columns = [metric, *(key for key in COLUMNS if key != metric and all(key in row for row in rows))]
     found: list[tuple[float, str]] = []
@@ -158,9 +170,26 @@ def commands(
         yield missing[0].run_dir, [[*chosen, *run.overrides] for run in missing]
 
 
-def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Namespace) -> bool:
-    """Make the missing runs, `options.jobs` processes at a time. Returns whether all succeeded."""
+def check_folder(recipe: str, overrides: Sequence[str], options: argparse.Namespace) -> None:
+    """Raises ValueError if the folder has a run of the recipe at other queries: the table would count it."""
+    written = sorted(options.folder.glob(f"{recipe}-*seed-*/config.yaml"))
+    if not written:
+        return
+    batch = prompts_per_round(compose(*overrides, f"algorithm={recipe}", folders=options.config_dir), options.queries)
+    for path in written:
+        made = yaml.safe_load(path.read_text(encoding="utf-8"))["prompts"]["batch"]
+        if made != batch:
+            raise ValueError(
+                f"--folder={options.folder}: {path.parent.name} has prompts.batch={made}, --queries={options.queries} "
+                f"gives {batch}. Fix: another --folder, or the --queries and rounds that it was made with."
+            )
 
+
+def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Namespace) -> bool:
+    """Make the missing runs, `options.jobs` processes at a time. Returns whether all succeeded.
+
+    If this process ends, its processes end too.
+    """
     threads = {"OMP_NUM_THREADS": str(max(1, machine.cores() // options.jobs))}
 
     def start(task: tuple[Path, list[list[str]]]) -> bool:
@@ -168,13 +197,33 @@ def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Nam
         with Path(f"{first}.log").open("w") as log:
             command = [sys.executable, "-c", RUN_ALL, json.dumps(several)]
             environment = {**threads, **os.environ}
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+            code = subprocess.run(
+                command, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            ).returncode
         print(f"{first}: {f'failed, see {first}.log' if code else 'done'}", file=sys.stderr, flush=True)
         return code == 0
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        return all(list(pool.map(start, list(commands(runs, overrides, options)))))
+    tasks = list(commands(runs, overrides, options))
+    with ThreadPoolExecutor(options.jobs) as pool, shared_stdin() as stdin:
+        return all(list(pool.map(start, tasks)))
+
+
+def run_all(runs: str) -> int:
+    """The highest exit status of runs, one after another. `runs`: JSON, the arguments of `rlhf-flow run` of each.
+
+    The process ends if the one that started it does.
+    """
+    from rlhf_flow.cli.main import main
+
+    end_with_parent()
+    highest = 0
+    for arguments in json.loads(runs):
+        status = main(["run", *arguments])
+        if status == INTERRUPTED:
+            return status
+        highest = max(highest, status)
+    return highest
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -191,6 +240,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("--queries is missing: the judge queries that each run may use. Fix: --queries 4096.")
     recipes = options.recipes or _self_contained(overrides, options.config_dir)
     rounds = compose(*overrides, f"algorithm={recipes[0]}", folders=options.config_dir).rounds
+    for recipe in recipes:
+        check_folder(recipe, overrides, options)
     lower, metric, folder, good = options.lower, options.metric, options.folder, True
     lrs: dict[str, float | None] = dict.fromkeys(recipes, *(options.lrs if len(options.lrs) == 1 else ()))
     if len(options.lrs) > 1:

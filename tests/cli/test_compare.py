@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,3 +109,52 @@ def test_a_key_of_the_user_replaces_one_that_compare_sets(tmp_path: Path) -> Non
 def test_a_mistake_is_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         main(arguments)
+
+
+def test_a_metric_that_no_run_measures_is_refused(tmp_path: Path) -> None:
+    run = ended("xpo", 1e-4, 1, tmp_path, **figures(0.5))
+    with pytest.raises(ValueError, match=r"--metric=eval/gap: the runs of xpo .* one of eval/win_rate, "):
+        table([run], "eval/gap", lower=True)
+
+
+def test_runs_at_other_queries_are_not_mixed(tmp_path: Path) -> None:
+    run = ended("xpo", 1e-4, 1, tmp_path, **figures(0.5))
+    (run.run_dir / "config.yaml").write_text("prompts: {batch: 7}\n")
+    keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
+    flags = ["--recipes", "xpo", "--lrs", "1e-4", "--seeds", "1", "--folder", str(tmp_path)]
+    n = 7 * ROUNDS * 2
+    assert main([f"--queries={n}", *flags, *keys]) == 0
+    with pytest.raises(ValueError, match=rf"xpo-lr-0.0001-seed-1 has prompts.batch=7, --queries={2 * n} gives 14"):
+        main([f"--queries={2 * n}", *flags, *keys])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_its_processes_end_with_it(number: signal.Signals, tmp_path: Path) -> None:
+    """A child that would run for a minute ends within seconds of a signal to `compare` alone."""
+    child = (
+        "import os, time; from rlhf_flow.system.parent import *; end_with_parent(); print(os.getpid(), flush=True); "
+    )
+    keys = ["model.path=m", "prompts.path=p", "scorer.path=s", "rounds=1"]
+    flags = ["--queries=64", "--recipes", "xpo", "--lrs=1e-4", "--seeds", "1", "--folder", str(tmp_path)]
+    script = f"from rlhf_flow.cli import compare; compare.RUN_ALL = {child!r} + 'time.sleep(60)'; "
+    command = [sys.executable, "-c", f"{script}compare.main({[*flags, *keys]})"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    log = tmp_path / "xpo-lr-0.0001-seed-1.log"
+    until(lambda: log.exists() and log.read_text().endswith("\n"))
+    process.send_signal(number)
+    assert process.wait(30) != 0
+    until(lambda: not alive(int(log.read_text())))
+
+
+def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"  # not yet reaped
+    except FileNotFoundError:
+        return False
