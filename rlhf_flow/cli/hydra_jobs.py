@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rlhf_flow.cli.shown import named
-from rlhf_flow.cli.start import Ended
+from rlhf_flow.cli.start import DONE, Ended
 from rlhf_flow.config import compose as config
 from rlhf_flow.system.redact import redacted
 
@@ -40,6 +40,7 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) ->
 
     def hydra_job(composed: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN and not statuses:
+            check_direction(name, HydraConfig.get().sweeper.get("direction"))
             _without_secrets(Path(HydraConfig.get().sweep.dir) / "multirun.yaml")
         ended = job(composed)
         statuses.append(ended.status)
@@ -49,7 +50,11 @@ def each(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) ->
 
     with _as_hydra_expects(name, arguments), _shown_without_secrets(arguments):
         config.register()
-        hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(hydra_job)()
+        try:
+            hydra.main(config_path=str(config.CONFIGS.resolve()), config_name=name, version_base="1.3")(hydra_job)()
+        except ValueError:  # Optuna's, if no run ended well; each has said why
+            if not statuses or DONE in statuses:
+                raise
     return statuses
 
 
@@ -114,6 +119,20 @@ def _printed(name: str, arguments: list[str]) -> str:
     with contextlib.redirect_stdout(text):
         each(name, arguments, lambda composed: Ended(0))
     return text.getvalue()
+
+
+def check_direction(name: str, direction: object) -> None:
+    """Raises ValueError if a sweeper would search for the worst run: Optuna minimises unless told.
+
+    `direction`: an enum of Optuna or its name; None for a sweeper that has none.
+    """
+    given, wanted = getattr(direction, "name", direction), "minimize" if name == "sft" else "maximize"
+    if given not in (None, wanted):
+        what = {"train-reward": "accuracy", "sft": "loss"}.get(name, "win rate")
+        raise ValueError(
+            f"hydra.sweeper.direction={given}: the sweeper gets the last held-out {what} of a run. "
+            f"Fix: hydra.sweeper.direction={wanted}."
+        )
 
 
 def _without_secrets(written: Path) -> None:

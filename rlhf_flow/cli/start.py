@@ -77,8 +77,10 @@ def _started(
 
 
 def score(records: Sequence[RoundRecord]) -> float | None:
-    """The last held-out win rate or, of a reward model, accuracy."""
-    for key in ("eval/win_rate", "eval/accuracy"):
+    """The last held-out win rate; of a reward model, accuracy; of supervised fine-tuning, loss."""
+    from rlhf_flow.report.sweep import SCORES
+
+    for key in SCORES:
         if measured := [record.metrics[key] for record in records if key in record.metrics]:
             return measured[-1]
     return None

@@ -27,6 +27,20 @@ def write_comparison(run_dirs: Sequence[Path]) -> Path:
     return _put(run_dirs[0] / "compared.html", render([read(folder) for folder in run_dirs]))
 
 
+def write_sweep(folder: Path) -> tuple[str, Path]:
+    """A table of the runs of a sweep, the best first, and the path of its page.
+
+    The page compares the best four in `compared.html` in the sweep's folder; a single run has its own report.
+    """
+    from rlhf_flow.report import side_by_side, sweep
+
+    runs = sweep.runs(folder)
+    if len(runs) == 1:
+        return sweep.table(runs), write(runs[0].folder)
+    folder.mkdir(exist_ok=True)
+    return sweep.table(runs), _put(folder / "compared.html", side_by_side.render(runs[: side_by_side.MOST]))
+
+
 def write_csv(run_dir: Path, folder: Path) -> list[Path]:
     """Write one CSV for each chart of the report into `folder`, and return their paths."""
     from rlhf_flow.report.figures import csv_files

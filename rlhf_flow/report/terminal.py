@@ -19,15 +19,15 @@ def table(run: Run) -> str:
     """One line a round, then the aspects and sources, if any, and a caution if training uses the evaluation scorer."""
     if not run.metrics:
         return f"{visible(run.name)}: no round is finished yet"
-    blocks = [_aligned(columns(run))]
+    blocks = [aligned(columns(run))]
     aspects = run.names("eval/aspect/")
     if aspects:
         rounds = list(run.metrics)
         measured = [(visible(name), run.series(f"eval/aspect/{name}")) for name in aspects]
         table = [(name, [number(series.get(round)) for round in rounds]) for name, series in measured]
-        blocks.append(_aligned([("round", [str(round) for round in rounds]), *table]))
+        blocks.append(aligned([("round", [str(round) for round in rounds]), *table]))
     if lines := sources(run):
-        blocks.append(_aligned([(name, list(values)) for name, *values in zip(*lines, strict=True)]))
+        blocks.append(aligned([(name, list(values)) for name, *values in zip(*lines, strict=True)]))
     return "\n\n".join([*blocks, *(textwrap.fill(line, WIDTH) for line in by_training(run))])
 
 
@@ -50,7 +50,8 @@ def samples(run: Run, n: int) -> str:
     return "\n\n".join([head, *(_side_by_side(change) for change in since.changes)])
 
 
-def _aligned(table: list[tuple[str, list[str]]]) -> str:
+def aligned(table: list[tuple[str, list[str]]]) -> str:
+    """Columns (name, values) as text, each as wide as its widest cell."""
     widths = [max(len(name), *(len(value) for value in values)) for name, values in table]
     lines = [[name for name, _ in table], ["─" * width for width in widths]]
     lines += [list(row) for row in zip(*(values for _, values in table), strict=True)]

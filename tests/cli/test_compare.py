@@ -112,13 +112,13 @@ def test_a_mistake_is_refused(arguments: list[str], message: str) -> None:
 
 
 def test_a_metric_that_no_run_measures_is_refused(tmp_path: Path) -> None:
-    run = ended("xpo", 1e-4, 1, tmp_path, **figures(0.5))
+    run = ended("xpo", 1e-4, 1, tmp_path, win_rate=0.5, win_rate_low=0.4, win_rate_high=0.6)
     with pytest.raises(ValueError, match=r"--metric=eval/gap: the runs of xpo .* one of eval/win_rate, "):
         table([run], "eval/gap", lower=True)
 
 
 def test_runs_at_other_queries_are_not_mixed(tmp_path: Path) -> None:
-    run = ended("xpo", 1e-4, 1, tmp_path, **figures(0.5))
+    run = ended("xpo", 1e-4, 1, tmp_path, win_rate=0.5, win_rate_low=0.4, win_rate_high=0.6)
     (run.run_dir / "config.yaml").write_text("prompts: {batch: 7}\n")
     keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
     flags = ["--recipes", "xpo", "--lrs", "1e-4", "--seeds", "1", "--folder", str(tmp_path)]
