@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rlhf_flow.cli.shown import named
 from rlhf_flow.cli.start import DONE, Ended
 from rlhf_flow.config import compose as config
+from rlhf_flow.system import files
 from rlhf_flow.system.redact import redacted
 
 
@@ -126,7 +128,8 @@ def check_direction(name: str, direction: object) -> None:
 
     `direction`: an enum of Optuna or its name; None for a sweeper that has none.
     """
-    given, wanted = getattr(direction, "name", direction), "minimize" if name == "sft" else "maximize"
+    given = direction.name if isinstance(direction, Enum) else direction
+    wanted = "minimize" if name == "sft" else "maximize"
     if given not in (None, wanted):
         what = {"train-reward": "accuracy", "sft": "loss"}.get(name, "win rate")
         raise ValueError(
@@ -138,7 +141,10 @@ def check_direction(name: str, direction: object) -> None:
 def _without_secrets(written: Path) -> None:
     """Redact the file that Hydra writes for a sweep, before any job checks its configuration for secrets."""
     if written.is_file():  # other sweepers may not write it
-        written.write_text(redacted(written.read_text(encoding="utf-8")), encoding="utf-8")
+        text = written.read_text(encoding="utf-8")
+        if redacted(text) != text:
+            with contextlib.suppress(FileNotFoundError):  # a run in another process has just done the same
+                files.write_text(written, redacted(text))
 
 
 @contextlib.contextmanager
