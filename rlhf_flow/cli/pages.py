@@ -45,7 +45,8 @@ rlhf-flow compare --queries N [--recipes NAME ...] [--seeds N ...] [--lrs LR ...
 
 Runs each algorithm (a recipe: algorithm=NAME) with each seed, under the keys of `rlhf-flow run`, and prints a table:
 the median over the seeds, and the least and greatest. prompts.batch is set so that each run uses at most N judge
-queries: answers that are rated, or pairs that are compared. Finished runs in --folder are not repeated.
+queries: answers that are rated, or pairs that are compared. Finished runs in --folder are not repeated. If the command
+ends, its runs end too; the same command goes on.
 
 Example
   rlhf-flow compare --recipes online_dpo xpo --seeds 0 1 2 --queries 4096 model.path=my/model prompts.path=p.jsonl \\
