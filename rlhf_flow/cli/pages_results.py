@@ -41,8 +41,8 @@ Reads the folder of a run, finished or not, and writes RUN/report.html: one file
 runs it writes compared.html to the first folder: their curves side by side, the last rounds with confidence intervals,
 paired over shared held-out prompts, and the keys in which their configurations differ.
 
-RUN-multirun, the folder of a sweep, stands for its runs: a table of all, named by their swept values, the best first, and
-compared.html with the best four.
+RUN-multirun, the folder of a sweep, stands for its runs: a table of all, named by their swept values, the best first,
+and compared.html with the best four.
 
   --csv FOLDER      also write the numbers of each chart to FOLDER, one CSV file per chart (one run only)"""
 
