@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cli.compare import Run, commands, main, prompts_per_round, table, tuned, widened
+from rlhf_flow.cli.compare import Run, commands, main, prompts_per_round, run_all, table, tuned, widened
 from tests.support.configured import configured
 
 ROUNDS = 4
@@ -126,6 +126,16 @@ def test_runs_at_other_queries_are_not_mixed(tmp_path: Path) -> None:
     assert main([f"--queries={n}", *flags, *keys]) == 0
     with pytest.raises(ValueError, match=rf"xpo-lr-0.0001-seed-1 has prompts.batch=7, --queries={2 * n} gives 14"):
         main([f"--queries={2 * n}", *flags, *keys])
+
+
+def test_no_run_is_started_after_an_interrupted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = {"a": 1, "b": 130, "c": 0}
+    seen: list[str] = []
+    monkeypatch.setattr("rlhf_flow.cli.compare.end_with_parent", lambda: None)
+    monkeypatch.setattr("rlhf_flow.cli.main.main", lambda arguments: seen.append(arguments[1]) or ended[arguments[1]])
+    assert run_all(json.dumps([["a"], ["c"]])) == 1
+    assert run_all(json.dumps([["a"], ["b"], ["c"]])) == 130
+    assert seen == ["a", "c", "a", "b"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
