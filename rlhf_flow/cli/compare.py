@@ -19,7 +19,6 @@ from typing import TypeAlias
 import yaml
 
 from rlhf_flow.cli.arguments import Arguments
-from rlhf_flow.cli.start import INTERRUPTED
 from rlhf_flow.config.compose import CONFIGS, compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.schema import RunConfig
@@ -220,7 +219,7 @@ def run_all(runs: str) -> int:
     highest = 0
     for arguments in json.loads(runs):
         status = main(["run", *arguments])
-        if status == INTERRUPTED:
+        if status > 128:  # a signal stopped it
             return status
         highest = max(highest, status)
     return highest
