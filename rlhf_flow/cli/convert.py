@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf_flow.storage.run_policies import named_policy
 from rlhf_flow.system.files import new_folder
+from rlhf_flow.system.output import kept_on_failure
 from rlhf_flow.weights.whole_checkpoint import load_whole
 
 
@@ -19,7 +20,8 @@ def convert(source: str, target: str, *, trust_remote_code: bool = False) -> str
     start = Path(source) if policy is None else policy.folder
     if not start.is_dir():
         raise ValueError(f"{source} is not a folder. Fix: give the folder of a checkpoint, or hf download it first.")
-    with new_folder(Path(target)) as written:
+    out = Path(target)
+    with new_folder(out) as written, kept_on_failure(out.with_name(f"{out.name}.log")):
         model, tokenizer, done = load_whole(start, trust_remote_code=trust_remote_code)
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)

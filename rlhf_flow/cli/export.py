@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.export import hub
-from rlhf_flow.export.card import data_card
 from rlhf_flow.export.dataset import KINDS, write_dataset
-from rlhf_flow.export.model import DTYPES, write_model
+from rlhf_flow.export.model import CARD, DTYPES, write_model
+from rlhf_flow.report.card import data_card, in_repository
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,7 +30,10 @@ def main(arguments: Sequence[str]) -> int:
 def _model(options: Namespace) -> hub.Files:
     folder, said = write_model(options.run, out=options.out, dtype=options.dtype)
     print(f"{folder}: {said}")
-    return hub.files_of(folder)
+    files: dict[str, Path | bytes] = {**hub.files_of(folder)}
+    if options.push is not None:
+        files[CARD] = in_repository((folder / CARD).read_text(encoding="utf-8"), options.push).encode()
+    return files
 
 
 def _data(options: Namespace) -> hub.Files:
@@ -38,7 +41,7 @@ def _data(options: Namespace) -> hub.Files:
     path, said = write_dataset(options.what, run, rounds=options.rounds, out=options.out)
     print(f"{path}: {said}")
     name = f"data/{path.name}"
-    return {name: path, "README.md": data_card(options.what, run, name).encode()}
+    return {name: path, CARD: data_card(options.what, run, name).encode()}
 
 
 def _parser() -> ArgumentParser:

@@ -16,10 +16,11 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf_flow.cli.shown import named
 from rlhf_flow.cli.start import DONE, Ended
+from rlhf_flow.config import choices as config_choices
 from rlhf_flow.config import compose as config
 from rlhf_flow.system import files
 from rlhf_flow.system.redact import redacted
@@ -70,10 +71,8 @@ def _once(name: str, arguments: list[str], job: Callable[[DictConfig], Ended]) -
     with initialize_config_dir(str(config.CONFIGS.resolve()), version_base="1.3"):
         composed = hydra.compose(name, overrides=arguments, return_hydra_config=True)
         HydraConfig.instance().set_config(composed)
-        with read_write(composed), open_dict(composed):
-            del composed["hydra"]
         try:
-            return job(composed)
+            return job(config_choices.without_hydra(composed))
         finally:
             HydraConfig.instance().cfg = before
 
@@ -83,6 +82,11 @@ def overrides() -> list[str]:
     task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(task, list)
     return [str(override) for override in task]
+
+
+def choices() -> config_choices.Choices:
+    """The names that the configuration of the current job was composed from."""
+    return config_choices.choices(HydraConfig.get().runtime.choices)
 
 
 def in_its_own_folder(composed: DictConfig, typed: Sequence[str]) -> DictConfig:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from rlhf_flow.cluster.ray_persistent import OpenClusters
-    from rlhf_flow.config.schema import RunConfig
+    from rlhf_flow.runner.api import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,12 +180,17 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], Ended
         return status_of(interrupt)
 
 
-def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[], RunConfig]], Ended]) -> Ended:
+def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[], Run]], Ended]) -> Ended:
     """Start the run of a composed configuration."""
     from rlhf_flow.cli import hydra_jobs
     from rlhf_flow.config import compose
+    from rlhf_flow.runner.api import Run
 
-    return start(lambda: compose.build(hydra_jobs.in_its_own_folder(composed, arguments), hydra_jobs.overrides()))
+    def made() -> Run:
+        config = compose.build(hydra_jobs.in_its_own_folder(composed, arguments), hydra_jobs.overrides())
+        return Run(config, choices=hydra_jobs.choices())
+
+    return start(made)
 
 
 def sandbox(arguments: list[str]) -> int:

@@ -66,7 +66,8 @@ prompts are not exported.
   --rounds      rounds and ranges; default: all
   --out         default: RUN/export/pairs.parquet and its like, RUN/export/model; .jsonl writes JSON lines
   --dtype TYPE  bfloat16 (default), float16 or float32
-  --push        upload to this repository of the Hugging Face Hub, which is created if it is absent
+  --push        upload to this repository of the Hugging Face Hub, which is created if it is absent; a folder that an
+                earlier export wrote of the same policy, as with --dry-run, is uploaded as it is
   --private     create a private one
   --dry-run     write the files, print what would be uploaded, and send nothing"""
 

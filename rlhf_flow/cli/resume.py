@@ -12,6 +12,7 @@ from rlhf_flow.cli.interrupts import status_of
 from rlhf_flow.cli.start import CONSOLES, program, started
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.config.resumed import resumed, start_folder
+from rlhf_flow.runner.api import Run
 from rlhf_flow.system.redact import check_typed
 
 
@@ -25,6 +26,6 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.chdir(start_folder(folder) or Path.cwd()):  # relative paths, and modules of the user, are there
         sys.path.append(str(Path.cwd()))
         try:
-            return started(lambda: resumed(folder, keys), program=program(), given=["resume", *arguments]).status
+            return started(lambda: Run(resumed(folder, keys)), program=program(), given=["resume", *arguments]).status
         except KeyboardInterrupt as interrupt:
             return status_of(interrupt)

@@ -15,7 +15,7 @@ from rlhf_flow.system.redact import redacted
 
 if TYPE_CHECKING:
     from rlhf_flow.cluster.ray_persistent import OpenClusters
-    from rlhf_flow.config.schema import RunConfig
+    from rlhf_flow.runner.api import Run
     from rlhf_flow.types import RoundRecord
 
 DONE, FAILED, MISTAKEN = 0, 1, 2
@@ -34,29 +34,26 @@ class Ended(NamedTuple):
 
 
 def started(
-    configured: Callable[[], RunConfig], *, program: str, given: Sequence[str], clusters: OpenClusters | None = None
+    made: Callable[[], Run], *, program: str, given: Sequence[str], clusters: OpenClusters | None = None
 ) -> Ended:
-    """Run a configuration to its end. `program` and `given` are the command, as the user typed it.
+    """Make a run and run it to its end. `program` and `given` are the command, as the user typed it.
 
     Raises KeyboardInterrupt at SIGINT and SIGTERM, after the line that says how to resume.
     """
     with terminable():
-        return _started(configured, program, given, clusters)
+        return _started(made, program, given, clusters)
 
 
-def _started(
-    configured: Callable[[], RunConfig], program: str, given: Sequence[str], clusters: OpenClusters | None
-) -> Ended:
+def _started(made: Callable[[], Run], program: str, given: Sequence[str], clusters: OpenClusters | None) -> Ended:
     from rlhf_flow.cli import errors
     from rlhf_flow.metrics.alarms import AlarmError
     from rlhf_flow.metrics.off_policy import GateError
     from rlhf_flow.runner import prepare
-    from rlhf_flow.runner.api import Run
 
     again = f"{program} {redacted(shlex.join(given))}"
     try:
         try:
-            run = Run(configured())
+            run = made()
             prepared = run.prepare()
         except errors.Mistake as error:
             return Ended(mistaken(errors.mistake(error), errors.retry(error, program, given)))

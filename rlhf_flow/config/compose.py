@@ -22,6 +22,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_flow.config import renamed
 from rlhf_flow.config.answers import Answers, children
+from rlhf_flow.config.choices import Choices, choices, without_hydra
 from rlhf_flow.config.compatibility import check
 from rlhf_flow.config.overrides import given_keys
 from rlhf_flow.config.own_objective import check_importable
@@ -58,16 +59,25 @@ def compose(
 
     `folders` are those of --config-dir, `name` is that of --config-name. `objective` replaces the composed one.
     """
+    return with_choices(*overrides, name=name, folders=folders, objective=objective)[0]
+
+
+def with_choices(
+    *overrides: str, name: str = "run", folders: Sequence[str] = (), objective: Objective | None = None
+) -> tuple[RunConfig, Choices]:
+    """As `compose`, with the names that were chosen; `objective` replaces those of algorithm and objective."""
     register()
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         search_path = [f"hydra.searchpath={[f'file://{Path(each).absolute()}' for each in folders]}"] if folders else []
-        composed = hydra_compose(name, overrides=[*overrides, *search_path])
-    config = build(composed, overrides)
+        composed = hydra_compose(name, overrides=[*overrides, *search_path], return_hydra_config=True)
+    chosen = choices(composed.hydra.runtime.choices)
+    config = build(without_hydra(composed), overrides)
     if objective is not None:
         check_importable(objective)
         config = replace(config, objective=objective)
+        chosen = {group: name for group, name in chosen.items() if group not in ("algorithm", "objective")}
     check(config)
-    return config
+    return config, chosen
 
 
 def build(composed: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:

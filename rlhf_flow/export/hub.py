@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_flow.export.card import HUB
+from rlhf_flow.report.card import HUB
 
 Files = Mapping[str, Path | bytes]  # path in the repository -> file, or its content
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_flow.report.facts import header, judges
-from rlhf_flow.report.run_folder import Run, read
+from rlhf_flow.report.facts import algorithm_of, judges
+from rlhf_flow.report.run_folder import read
 
 
 def provenance(run: Path) -> dict[str, str | None]:
@@ -20,8 +20,3 @@ def provenance(run: Path) -> dict[str, str | None]:
         "algorithm": algorithm_of(found) or None,
         "judge": scorers.training or scorers.evaluation,
     }
-
-
-def algorithm_of(run: Run) -> str:
-    """The name of the recipe, or of the objective; empty if the run recorded none."""
-    return dict(header(run)).get("Algorithm", "").partition(" (")[0]

@@ -68,7 +68,6 @@ def _identity(judge: object) -> object:
 
 def header(run: Run) -> list[tuple[str, str]]:
     """Label and value, in display order."""
-    first: Document = run.starts[0] if run.starts else {}
     last: Document = run.starts[-1] if run.starts else {}
     rows = [
         ("Started", _started(run)),
@@ -77,7 +76,7 @@ def header(run: Run) -> list[tuple[str, str]]:
         ("Versions", _versions(last)),
         ("Code", _code(last)),
         ("Model", _model(run, last)),
-        ("Algorithm", _algorithm(run, first)),
+        ("Algorithm", _algorithm(run)),
         ("Evaluation scorer", judges(run).evaluation or ""),
         ("Training scorer", "the same" if judges(run).shared else judges(run).training or ""),
         ("Seed", _plain(run.config.get("seed", last.get("seed")))),
@@ -145,17 +144,28 @@ def _model(run: Run, start: Document) -> str:
     return f"{name} at {revision}" if name and revision else name
 
 
-def _algorithm(run: Run, start: Document) -> str:
-    """The chosen algorithm, if the start recorded it, and its parts."""
-    choices = start.get("choices")
-    name = choices.get("algorithm") if isinstance(choices, Mapping) else None
-    parts = [
+def algorithm_of(run: Run) -> str:
+    """The name of the recipe, or of the objective's class if the run recorded no recipe; empty without either."""
+    return _recipe(run) or next(iter(_parts(run)), "")
+
+
+def _algorithm(run: Run) -> str:
+    """The recipe, if the run recorded one, and its parts."""
+    name, made = _recipe(run), ", ".join(_parts(run))
+    return f"{name} ({made})" if name and made else name or made
+
+
+def _recipe(run: Run) -> str:
+    choices = run.starts[0].get("choices") if run.starts else None  # a resume chooses none
+    return str(choices.get("algorithm") or "") if isinstance(choices, Mapping) else ""
+
+
+def _parts(run: Run) -> list[str]:
+    return [
         str(part["_target_"]).rpartition(".")[2]
         for key in ("objective", "selector", "schedule")
         if isinstance(part := run.config.get(key), Mapping) and part.get("_target_")
     ]
-    made = ", ".join(parts)
-    return f"{name} ({made})" if name and made else str(name or made)
 
 
 def _plain(value: object) -> str:

@@ -1,1 +1,1 @@
-"""Runs a configuration: checks, workers, manifest, model card."""
+"""Runs a configuration: checks, workers, manifest."""

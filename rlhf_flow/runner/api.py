@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rlhf_flow.config.compose import compose
+from rlhf_flow.config.choices import UNKNOWN, Choices
+from rlhf_flow.config.compose import with_choices
 from rlhf_flow.config.overrides import expanded, from_mapping
 from rlhf_flow.config.resumed import resumed
 from rlhf_flow.config.schema import RunConfig
@@ -37,13 +38,23 @@ class Run:
     in keys, model or data, before any worker starts, and AlarmError if an alarm stopped the run.
     """
 
-    def __init__(self, config: RunConfig, functions: Functions | None = None, observer: Observer | None = None) -> None:
-        """`observer`: besides those of `config.observe`. Raises ValueError if it is a class."""
+    def __init__(
+        self,
+        config: RunConfig,
+        functions: Functions | None = None,
+        observer: Observer | None = None,
+        choices: Choices = UNKNOWN,
+    ) -> None:
+        """`observer`: besides those of `config.observe`. `choices`: the names that `config` was composed from.
+
+        Raises ValueError if the observer is a class.
+        """
         if isinstance(observer, type):
             raise ValueError(f"observe={observer.__name__}: expected an instance. Fix: observe={observer.__name__}().")
         self.config = config
         self._functions = functions or {}
         self._observer = observer
+        self._choices = choices
         self.folder = Path(config.run_dir).resolve()
         self._active: Callable[[], Generator[RoundRecord] | None] = lambda: None
 
@@ -70,7 +81,7 @@ class Run:
     def prepare(self) -> prepare.Prepared:
         """Check everything, and lock the folder. Raises ValueError for any mistake."""
         install(self._functions)
-        prepared = prepare.prepare(self.config)
+        prepared = prepare.prepare(self.config, self._choices)
         return prepared if self._observer is None else replace(prepared, observers=[self._observer])
 
     @property
@@ -139,8 +150,8 @@ def run(
     install(functions)
     folders = [] if config_dir is None else [str(config_dir)]
     loss = None if "objective" in typed else objective
-    config = compose(*from_mapping(chosen), *others, folders=folders, objective=loss)
-    return Run(config if rows is None else prompt_rows.written(config, rows), functions, observe)
+    config, choices = with_choices(*from_mapping(chosen), *others, folders=folders, objective=loss)
+    return Run(config if rows is None else prompt_rows.written(config, rows), functions, observe, choices)
 
 
 def resume(

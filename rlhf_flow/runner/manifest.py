@@ -11,9 +11,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-
 from rlhf_flow.config import compatibility
+from rlhf_flow.config.choices import Choices
 from rlhf_flow.config.compose import flat
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.protocols import PromptSource
@@ -37,7 +36,9 @@ RECORDED = (
 )
 
 
-def manifest(config: RunConfig, model: Model, prompts: PromptSource, keys: Mapping[str, object]) -> dict[str, object]:
+def manifest(
+    config: RunConfig, model: Model, prompts: PromptSource, keys: Mapping[str, object], choices: Choices
+) -> dict[str, object]:
     """Command, machine, versions and data of this start of the run."""
     versions = {}
     for name in RECORDED:
@@ -50,7 +51,7 @@ def manifest(config: RunConfig, model: Model, prompts: PromptSource, keys: Mappi
         "python": platform.python_version(),
         "machine": platform.platform(),
         **machine.described(),
-        "choices": _choices(),
+        "choices": dict(choices),
         "versions": versions,
         "git": _git_commit(),
         "lock": {path.name: sha256(path) for path in sorted(LOCKS.glob("*.txt"))},
@@ -61,14 +62,6 @@ def manifest(config: RunConfig, model: Model, prompts: PromptSource, keys: Mappi
         "warnings": compatibility.warnings(config),
         "may_change": {key: value for key, value in flat(config).items() if key not in keys},
     }
-
-
-def _choices() -> dict[str, str]:
-    """The part chosen in each group; empty if Hydra did not compose the configuration."""
-    if not HydraConfig.initialized():
-        return {}
-    chosen = HydraConfig.get().runtime.choices.items()
-    return {group: option for group, option in chosen if option is not None and not group.startswith("hydra/")}
 
 
 def _git_commit() -> str | None:

@@ -21,6 +21,7 @@ from rlhf_flow.capacity.cluster_needs import sized
 from rlhf_flow.capacity.workload import steps_of, work_of
 from rlhf_flow.cluster.ray_persistent import OpenClusters
 from rlhf_flow.config import compatibility, data_checks, renamed
+from rlhf_flow.config.choices import UNKNOWN, Choices
 from rlhf_flow.config.compose import as_yaml, flat
 from rlhf_flow.config.first_start import with_precision
 from rlhf_flow.config.identity import asking, identity
@@ -33,8 +34,9 @@ from rlhf_flow.observe.events import Events
 from rlhf_flow.observe.settings import Observer
 from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.protocols import PromptSource, Scorer
+from rlhf_flow.report.card import model_card
+from rlhf_flow.report.run_folder import read
 from rlhf_flow.runner.manifest import manifest
-from rlhf_flow.runner.model_card import model_card
 from rlhf_flow.runner.workers import Workers, anchor_policies, with_probe
 from rlhf_flow.specs import Cluster, Model
 from rlhf_flow.stages.close_round import prune_checkpoints
@@ -185,8 +187,12 @@ class Prepared:
             anchor_policies=anchor_policies(config),
             given=self._given(),
             render=partial(chat_tokens, self.model.tokenizer(), reply=True) if generates else None,
-            model_card=partial(model_card, config) if trains_policy else None,
+            model_card=self._card if trains_policy else None,
         )
+
+    def _card(self, round: int) -> str:
+        """The model card of a round's policy, of what the run's folder holds now."""
+        return model_card(read(self.ledger.root), round)
 
     def _evaluation(self, scorer: Scorer) -> Evaluation | Agreement | Likelihood:
         evaluate = self.config.evaluate
@@ -206,8 +212,11 @@ class Prepared:
         return CheckpointPolicy(every=checkpoint.every, steps=checkpoint.steps, keep=checkpoint.keep)
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Check a configuration, its model and its data, and lock the run's folder. Raises ValueError for any mistake."""
+def prepare(config: RunConfig, choices: Choices = UNKNOWN) -> Prepared:
+    """Check a configuration, its model and its data, and lock the run's folder. Raises ValueError for any mistake.
+
+    `choices`: the names that the configuration was composed from, for the manifest.
+    """
     compatibility.check(config)
     config = dated(config, _first_day(Path(config.run_dir)))
     data_checks.check_refresh(config)
@@ -248,7 +257,7 @@ def prepare(config: RunConfig) -> Prepared:
         identity=keys,
         until_verdicts=asking(keys),
         renamed=renamed.identity,
-        manifest=manifest(config, model, prompts, keys),
+        manifest=manifest(config, model, prompts, keys, choices),
         rounds=config.rounds,
     )
     return Prepared(config=config, model=model, start=start, prompts=prompts, given=given, ledger=ledger)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    ModelCard = Callable[[int, dict[int, float]], str]
+    ModelCard = Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class RunContext:
     anchor_policies: Mapping[str, Policy] = field(default_factory=dict)  # those of `anchors.policies`
     given: GivenPairs | None = None
     render: Callable[[Sequence[Message]], list[int]] | None = None  # a chat as tokens, for scorers that ask a policy
-    model_card: ModelCard | None = None  # text of a round's model card, given the known win rates; None: no card
+    model_card: ModelCard | None = None  # text of the card of a round's policy; None: no card
 
     def plan(self, round: int) -> RoundPlan:
         """The schedule's plan of a round, restricted to the policies that the sampler and the objective use."""
@@ -138,9 +138,7 @@ class RunContext:
         """Write a policy (default: the one that the learner holds), with its model card."""
         writer.save("policy", partial(self.learner.save_policy, policy=policy))
         if self.model_card is not None:
-            metrics = {record.round: record.metrics for record in self.ledger.records if record.round}
-            known = {past: one["eval/win_rate"] for past, one in metrics.items() if "eval/win_rate" in one}
-            writer.text("policy/README.md", self.model_card(round, known))
+            writer.text("policy/README.md", self.model_card(round))
 
     def commit(self, round: int, stage: str, write: Callable[[StageWriter], StageFacts]) -> StageRecord:
         """Commit a stage and tell the observers when it begins and ends."""

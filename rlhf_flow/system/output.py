@@ -56,6 +56,14 @@ def kept_in(path: Path) -> Iterator[TextIO]:
         raise
 
 
+@contextlib.contextmanager
+def kept_on_failure(path: Path) -> Iterator[None]:
+    """As `kept_in`, without leaving a file behind if the block succeeds."""
+    with kept_in(path):
+        yield
+    path.unlink()
+
+
 def log_note(error: BaseException) -> str | None:
     """The last lines of libraries before an error, and where its traceback is; None if `kept_in` did not see it."""
     notes: list[str] = vars(error).get("__notes__", [])

@@ -13,6 +13,7 @@ import pytest
 
 from rlhf_flow import __version__
 from rlhf_flow.cli.main import main
+from rlhf_flow.config.choices import Choices
 from rlhf_flow.config.schema import GROUPS, RunConfig
 from rlhf_flow.runner import prepare as build
 from rlhf_flow.types import RoundRecord
@@ -47,15 +48,15 @@ class Prepared:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configurations that were run; nothing heavier happens."""
     seen: list[RunConfig] = []
-    monkeypatch.setattr(build, "prepare", lambda config: Prepared(config, seen.append))
+    monkeypatch.setattr(build, "prepare", lambda config, choices: Prepared(config, seen.append))
     return seen
 
 
-def failing(error: BaseException) -> Callable[[RunConfig], Prepared]:
+def failing(error: BaseException) -> Callable[[RunConfig, Choices], Prepared]:
     def run(config: RunConfig) -> None:
         raise error
 
-    return lambda config: Prepared(config, run)
+    return lambda config, choices: Prepared(config, run)
 
 
 # -- help -------------------------------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def test_a_failure_has_status_1_its_cause_and_the_way_on(
 def test_a_failure_before_there_is_a_folder_names_the_command_to_repeat(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(config: RunConfig) -> None:
+    def full(config: RunConfig, choices: Choices) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr(build, "prepare", full)
@@ -311,7 +312,7 @@ def test_a_failing_job_does_not_stop_the_others(
             raise RuntimeError("full disk")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(build, "prepare", lambda config: Prepared(config, run))
+    monkeypatch.setattr(build, "prepare", lambda config, choices: Prepared(config, run))
     assert main(["run", *LOCAL, "--multirun", "seed=1,2"]) == 1
     assert seen == [1, 2]
     assert "the run failed: full disk" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def test_a_sweeper_gets_the_last_measured_rate() -> None:
 def test_the_runs_of_a_sweep_are_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[RunConfig] = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(build, "prepare", lambda config: Prepared(config, seen.append))
+    monkeypatch.setattr(build, "prepare", lambda config, choices: Prepared(config, seen.append))
     assert main(["run", *LOCAL, "run_dir=runs/mine", "--multirun", "seed=1,2"]) == 0
     assert [config.observe.group for config in seen] == ["mine", "mine"]
     assert [Path(config.run_dir).name for config in seen] == ["mine-seed=1", "mine-seed=2"]

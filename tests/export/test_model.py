@@ -41,15 +41,21 @@ def test_the_policy_is_rounded_to_bfloat16_and_loads(exported: Path, old_run: Pa
     assert texts[0] == texts[1]
 
 
-def test_the_card_has_data_algorithm_judge_curves_and_citation_and_no_local_path(exported: Path, old_run: Path) -> None:
+def test_the_card_has_data_algorithm_judge_results_limits_and_citation_and_no_local_path(
+    exported: Path, old_run: Path
+) -> None:
     card = (exported / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---")[1])
     assert (front["library_name"], front["tags"]) == ("transformers", ["rlhf_flow", "online_dpo"])
     for told in (
         "| prompts | prompts.jsonl",
-        "| judge | reward_model: judge |",
+        "| training judge | reward_model: judge |",
+        "| evaluation judge | rule: rlhf_flow.sandbox.gold.worth |",
+        "The algorithm is `online_dpo`. Online DPO: the policy answers each prompt twice, a scorer compares",
         "arXiv:2402.04792",
-        "| win rate against the start | 0.500 [",
+        "| win rate against the starting model (0.5: no better, no worse) | 0.500 [",
+        "- The interval of the win rate, [0.500, 0.500], holds 0.5: no gain is shown.",
+        "- An alarm in round 2: 62.5% of the answers are cut at the token limit.",
     ):
         assert told in card
     assert re.search("\\| [▁▂▃▄▅▆▇█]{3} \\|", card)
@@ -77,15 +83,32 @@ def test_a_dry_run_lists_what_would_go_and_sends_nothing(
     assert [line.split()[-1] for line in said.splitlines()[-2:]] == ["README.md", "data/p.jsonl"]
 
 
-def test_push_creates_the_repository_and_commits_every_file(
-    old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_push_after_a_dry_run_commits_every_file_of_the_same_folder(
+    old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hub = RecordingHub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda **_: hub)
     out = tmp_path / "m"
-    assert main(["export", "model", f"{old_run}@last", "--out", str(out), "--push", "me/model"]) == 0
+    asked = ["export", "model", f"{old_run}@last", "--out", str(out), "--push", "me/model"]
+    assert main([*asked, "--dry-run"]) == 0
+    said = capfd.readouterr()
+    assert said.err == ""  # progress bars and warnings of libraries
+    assert [line.split(":")[0] for line in said.out.splitlines()[:3]] == [str(out), "serve it", "dry run"]
+    assert [*tmp_path.iterdir()] == [out]  # no log without a failure
+    assert hub.created is None
+
+    (out / "README.md").write_text((out / "README.md").read_text() + "\nEdited.\n")
+    assert main(asked) == 0
+    assert "as it was exported before" in capfd.readouterr().out
     assert hub.created == ("me/model", "model", False)
-    assert set(hub.paths) == {path.name for path in out.iterdir()} >= {"README.md", "model.safetensors"}
+    assert set(hub.files) == {path.name for path in out.iterdir()} >= {"README.md", "model.safetensors"}
+    card = hub.files["README.md"].decode()
+    assert 'AutoModelForCausalLM.from_pretrained("me/model", dtype' in card
+    assert "FOLDER" not in card
+    assert card.endswith("Edited.\n")
+
+    assert main(["export", "model", f"{old_run}@last", "--out", str(out), "--dtype", "float32"]) == 2
+    assert f"{out} is not empty: it holds online_dpo@2 in bfloat16" in capfd.readouterr().err
 
 
 class RecordingHub:
@@ -93,14 +116,14 @@ class RecordingHub:
 
     def __init__(self) -> None:
         self.created: tuple[str, str, bool] | None = None
-        self.paths: list[str] = []
+        self.files: dict[str, Any] = {}
 
     def create_repo(self, repo: str, *, repo_type: str, private: bool, exist_ok: bool) -> None:
         assert exist_ok
         self.created = (repo, repo_type, private)
 
     def create_commit(self, repo: str, operations: list[Any], **_: object) -> SimpleNamespace:
-        self.paths = [operation.path_in_repo for operation in operations]
+        self.files = {one.path_in_repo: one.path_or_fileobj for one in operations}
         return SimpleNamespace(commit_url=f"https://hub/{repo}")
 
 

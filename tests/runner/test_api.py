@@ -34,7 +34,7 @@ BARE = ("model.path=some/model", "prompts.path=prompts.jsonl", "scorer.path=some
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The configurations that were run."""
     seen: list[RunConfig] = []
-    monkeypatch.setattr(build, "prepare", lambda asked: Prepared(asked, seen.append))
+    monkeypatch.setattr(build, "prepare", lambda asked, choices: Prepared(asked, seen.append))
     return seen
 
 

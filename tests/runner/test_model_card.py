@@ -2,34 +2,87 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+import rlhf_flow
 from rlhf_flow.cli.main import main
-from rlhf_flow.config.compose import compose
-from rlhf_flow.runner.model_card import model_card
+from rlhf_flow.report.card import model_card
+from rlhf_flow.report.run_folder import read
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_leaves_a_card_that_names_no_folder_of_the_machine(tmp_path: Path) -> None:
-    model, asked = tiny.policy(tmp_path / "my-model"), tiny.prompts(tmp_path / "questions.jsonl")
-    assert main(["run", *tiny.overrides(model, asked, tmp_path / "run", rounds=2)]) == 0
-    cards = [(tmp_path / f"run/rounds/0000{round}/policy/README.md").read_text() for round in (1, 2)]
-    for said in ("my-model", "questions.jsonl", "tests.support.tiny.shorter", "| seed | 0 |"):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of two rounds from the command line leaves."""
+    folder = tmp_path_factory.mktemp("card")
+    assert main(["run", *_keys(folder, "run")]) == 0
+    return folder
+
+
+def _keys(folder: Path, run: str) -> list[str]:
+    model, asked = folder / "my-model", folder / "questions.jsonl"
+    if not model.exists():
+        tiny.policy(model)
+        tiny.prompts(asked)
+    return tiny.overrides(model, asked, folder / run, rounds=2, algorithm="online_ipo")
+
+
+def test_a_run_leaves_a_card_that_names_no_folder_of_the_machine(folder: Path) -> None:
+    cards = [(folder / f"run/rounds/0000{round}/policy/README.md").read_text() for round in (1, 2)]
+    for said in (
+        "my-model",
+        "questions.jsonl (20 for training)",
+        "tests.support.tiny.shorter",
+        "| seed | 0 |",
+        "online_ipo",
+    ):
         assert all(said in card for card in cards), said
-    assert not any(str(tmp_path) in card for card in cards)
-    assert "win rate" not in cards[0]  # no round was evaluated yet
-    assert "win rate against the base model, round 1" in cards[1]
+    assert not any(str(folder) in card for card in cards)
+    assert "No evaluation of this model was known" in cards[0]
+    assert "| metric | starting model | round 1 |" in cards[1]
+    assert "No evaluation of round 2 was known" in cards[1]
+    assert "The judge of the results is the one that training optimised" in cards[1]
 
 
-@pytest.mark.parametrize("path", ["owner/name", "/srv/models/name", "models/name/"])
-def test_a_card_links_to_its_base_on_the_hub_alone(path: str) -> None:
-    config = compose(f"model.path={path}", "prompts.path=x.jsonl", "scorer.path=judge")
-    _, front, text = model_card(config, 3, {}).split("---\n", 2)
-    assert yaml.safe_load(front).get("base_model") == ("owner/name" if path == "owner/name" else None)
-    assert "Round 3" in text
-    assert "/srv" not in text
+def test_the_code_of_a_card_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = folder / "run/rounds/00002/policy"
+    card = (policy / "README.md").read_text()
+    exec(card.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(policy)), {})
+    assert "Hello!" in capsys.readouterr().out
+
+
+def test_a_run_from_python_records_the_same_choices(folder: Path) -> None:
+    prepared = rlhf_flow.run("online_ipo", stack=None, keys=_keys(folder, "python")).prepare()
+    prepared.ledger.close()
+    typed, called = (
+        json.loads((folder / run / "manifest.json").read_text())["starts"][0]["choices"] for run in ("run", "python")
+    )
+    assert called == typed
+    assert (typed["algorithm"], typed["scorer"]) == ("online_ipo", "rule")
+
+
+@pytest.mark.parametrize(
+    ("path", "resolved", "base"),
+    [
+        ("owner/name", "/cache/models--owner--name/snapshots/0123", "owner/name"),
+        ("models/name", "/work/models/name", None),
+        ("/srv/models/name", "/srv/models/name", None),
+    ],
+)
+def test_a_card_links_to_its_base_on_the_hub_alone(path: str, resolved: str, base: str | None, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"model: {{path: {path}, dtype: float32}}\nlearner: {{lora: {{rank: 4}}}}\n")
+    (tmp_path / "manifest.json").write_text(json.dumps({"starts": [{"model": resolved}]}))
+    own, merged = (model_card(read(tmp_path), 3, dtype=dtype) for dtype in (None, "bfloat16"))
+    for card, kind, library in ((own, "adapter", "peft"), (merged, "finetune", "transformers")):
+        front = yaml.safe_load(card.split("---\n")[1])
+        assert (front.get("base_model"), front["library_name"]) == (base, library)
+        assert front.get("base_model_relation") == (kind if base else None)
+        assert "round 3" in card
+        assert f"[{path}](https://huggingface.co/{path})" in card or base is None
+        assert "/srv" not in card and "/work" not in card
