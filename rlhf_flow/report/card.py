@@ -238,7 +238,8 @@ def _value(run: Run, key: str) -> object:
 
 def _results(run: Run, round: int, *, is_average: bool) -> str:
     """The table of metrics on held-out prompts; in its place a sentence, if no round up to this one was evaluated."""
-    evaluated = [past for past, metrics in run.metrics.items() if 0 < past <= round and "eval/length" in metrics]
+    keys = {key for key, _, _ in METRICS}
+    evaluated = [past for past, metrics in run.metrics.items() if 0 < past <= round and keys & metrics.keys()]
     rows = list(_curves(run, evaluated[-1])) if evaluated else []
     if not rows:
         return "No evaluation of this model was known when this card was written."

@@ -95,7 +95,7 @@ def test_push_after_a_dry_run_commits_every_file_of_the_same_folder(
     assert said.err == ""  # progress bars and warnings of libraries
     assert [line.split(":")[0] for line in said.out.splitlines()[:3]] == [str(out), "serve it", "dry run"]
     assert [*tmp_path.iterdir()] == [out]  # no log without a failure
-    assert hub.created is None
+    assert not hub.files
 
     (out / "README.md").write_text((out / "README.md").read_text() + "\nEdited.\n")
     assert main(asked) == 0

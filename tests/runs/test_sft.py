@@ -108,7 +108,7 @@ def test_it_lowers_the_held_out_loss_resumes_and_a_run_starts_from_it(
     exported = AutoModelForCausalLM.from_pretrained(run / "export/model")
     assert all((exported.state_dict()[name] == value).all() for name, value in model.state_dict().items())
     card = (run / "export/model/README.md").read_text()
-    assert "a supervised fine-tuning" in card and "held-out loss" in card and "judge" not in card
+    assert "round 2 of supervised fine-tuning" in card and "held-out loss" in card and "judge" not in card
 
     # interrupted in the second round, it ends in the same bytes
     close = loop.close_round
