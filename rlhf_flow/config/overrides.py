@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from rlhf_flow.config import renamed
 from rlhf_flow.config.schema import GROUPS
 
+PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*", re.ASCII)  # a text that Hydra reads as itself
+WORDS = ("null", "true", "false", "inf", "nan")  # but not one of these
 CHOSEN = (*GROUPS, "algorithm", "experiment", "stack", "reward")  # keys that choose a part or a file by name
 
 
@@ -92,7 +95,7 @@ def _flat(prefix: str, keys: Mapping[str, object]) -> Iterator[tuple[str, object
 
 
 def _literal(value: object) -> str:
-    """In Hydra's grammar, with texts quoted."""
+    """In Hydra's grammar. Texts that it could read as something else are quoted."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{_literal(key)}:{_literal(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -101,4 +104,7 @@ def _literal(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
         return repr(value)
-    return str(QuotedString(str(value), Quote.single).with_quotes())
+    text = str(value)
+    if PLAIN.fullmatch(text) and text.lower() not in WORDS:
+        return text
+    return str(QuotedString(text, Quote.single).with_quotes())
