@@ -40,8 +40,10 @@ def test_a_run_from_a_folder_with_such_a_name_is_told_the_command_that_works(
 
 @pytest.mark.parametrize(
     "text",
-    ["jsonl", "/tmp/a-b/c.jsonl", "my_lab.rewards.f", "./x", "null", "True", "nan", "Inf", "1e5", "-3", "", " a", "a:b"]
-    + ["a,b", "it's", "${oc.env:A}", "a=b", "x y", "é", "[a]", "no", "off"],
+    [
+        *("jsonl", "/tmp/a-b/c.jsonl", "my_lab.rewards.f", "./x", "null", "True", "nan", "Inf", "1e5", "-3", "", " a"),
+        *("a:b", "a,b", "it's", "${oc.env:A}", "a=b", "x y", "é", "[a]", "no", "off"),
+    ],
 )
 def test_a_text_of_a_mapping_is_read_as_itself(text: str) -> None:
     (override,) = from_mapping({"key": text})
