@@ -22,6 +22,7 @@ from rlhf_flow.cli.shown import named
 from rlhf_flow.cli.start import DONE, Ended
 from rlhf_flow.config import choices as config_choices
 from rlhf_flow.config import compose as config
+from rlhf_flow.report.sweep import SCORES
 from rlhf_flow.system import files
 from rlhf_flow.system.redact import redacted
 
@@ -133,12 +134,11 @@ def check_direction(name: str, direction: object) -> None:
     `direction`: an enum of Optuna or its name; None for a sweeper that has none.
     """
     given = direction.name if isinstance(direction, Enum) else direction
-    wanted = "minimize" if name == "sft" else "maximize"
-    if given not in (None, wanted):
-        what = {"train-reward": "accuracy", "sft": "loss"}.get(name, "win rate")
+    score = {"train-reward": "eval/accuracy", "sft": "eval/loss"}.get(name, "eval/win_rate")
+    if given not in (None, SCORES[score]):
         raise ValueError(
-            f"hydra.sweeper.direction={given}: the sweeper gets the last held-out {what} of a run. "
-            f"Fix: hydra.sweeper.direction={wanted}."
+            f"hydra.sweeper.direction={given}: the sweeper gets the last {score} of a run. "
+            f"Fix: hydra.sweeper.direction={SCORES[score]}."
         )
 
 

@@ -28,7 +28,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: it was not set by Python
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

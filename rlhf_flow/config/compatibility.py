@@ -285,8 +285,9 @@ def warnings(config: RunConfig) -> list[str]:
     draws.append(("evaluate.draw", config.evaluate.draw, ", so eval/kl is not measured"))
     return found + [
         f"{key} decodes with {', '.join(f'{name}={value}' for name, value in draw.overrides.items())}: its answers "
-        f"follow another distribution than the policy's own{consequence}. Fix, unless it is meant: "
-        f"{' '.join(f'answers.{name}={NEUTRAL[name][-1]:g}' for name in draw.overrides)}, or the same keys of {key}."
+        f"follow another distribution than the policy's own{consequence}. Fix: "
+        f"{' '.join(f'answers.{name}={NEUTRAL[name][-1]:g}' for name in draw.overrides)}, or the same keys of {key}, "
+        "unless it is meant."
         for key, draw, consequence in draws
         if not draw.is_on_policy
     ]

@@ -30,10 +30,10 @@ def plain_of_run(folder: Path) -> dict[str, object]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"{folder} holds no run: it has no config.yaml. Fix: name the folder of a run, its run_dir.")
-    return read(path)
+    return plain_of_file(path)
 
 
-def read(path: Path) -> dict[str, object]:
+def plain_of_file(path: Path) -> dict[str, object]:
     """As `plain_of_run`, of any file that `as_yaml` wrote."""
     found = _with_references(renamed.configuration(yaml.safe_load(path.read_text(encoding="utf-8"))))
     assert isinstance(found, dict)

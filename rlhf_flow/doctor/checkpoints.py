@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_flow.doctor.finding import Finding, from_error, ok, problem, warning
-from rlhf_flow.system.hub import is_model_name, missing_model
+from rlhf_flow.system.hub import is_hub_name, missing_model
 from rlhf_flow.tokenization.chat_template import ChatTemplate
 from rlhf_flow.weights.start_checkpoint import faults, header
 
@@ -27,8 +27,8 @@ class Named:
 
     @property
     def on_hub(self) -> bool:
-        """Whether the path has the form of a hub name: owner/name."""
-        return is_model_name(self.path)
+        """Whether the path has the form of a name on the hub."""
+        return is_hub_name(self.path)
 
 
 def folder_of(named: Named) -> Path | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.config import compose as configuration
 from rlhf_flow.config.schema import RunConfig, part_name
-from rlhf_flow.config.stored import read
+from rlhf_flow.config.stored import plain_of_file
 from rlhf_flow.doctor.finding import Finding, ok, problem
 from rlhf_flow.specs import Model, Place
 from rlhf_flow.tokenization.chat_template import chat_text, chat_tokens, encode, plain_tokens
@@ -144,7 +144,7 @@ def _in_process(role: str, written: Path, published: Path) -> dict[str, Any] | s
 
 def main(role: str, written: str, published: str) -> dict[str, Any]:
     """Load the learner, the engine or a scorer as the run would."""
-    config = configuration.from_plain(read(Path(written)))
+    config = configuration.from_plain(plain_of_file(Path(written)))
     if role == "learner":
         return _learner(config, Path(published))
     return _engine(config, Path(published)) if role == "engine" else _scores(config, role)

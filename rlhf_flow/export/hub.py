@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_flow.report.card import HUB
+from rlhf_flow.system.hub import is_hub_name
 
 Files = Mapping[str, Path | bytes]  # path in the repository -> file, or its content
 
@@ -35,7 +35,7 @@ def push(files: Files, repo: str, *, kind: str, private: bool, dry_run: bool) ->
 
 
 def check_repo(repo: str) -> None:
-    if not HUB.fullmatch(repo):
+    if "/" not in repo or not is_hub_name(repo):
         raise ValueError(f"--push={repo}: a repository is owner/name. Fix: --push me/{repo.rpartition('/')[2]}.")
 
 

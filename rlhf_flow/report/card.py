@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rlhf_flow.observe.sparkline import sparkline
 from rlhf_flow.report.citation import cite, sentence
 from rlhf_flow.report.facts import algorithm_of, header, judges
 from rlhf_flow.report.run_folder import Run, read
+from rlhf_flow.system.hub import is_hub_name
 
 MODEL = """---
 {front}
@@ -50,6 +50,7 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_spec
 
 {cite}
 """
+LOCAL = "…/"  # `Private.path` puts it before the last part of a local path
 PLACE = "FOLDER"
 WHERE = f"\n\n`{PLACE}` is the folder that holds this file."
 WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -105,7 +106,6 @@ METRICS = (  # key, name, form
     ("eval/length", "tokens of an answer", ".1f"),
     ("eval/truncated", "answers cut at the token limit", ".1%"),
 )
-HUB = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
 def model_card(run: Run, round: int, *, dtype: str | None = None, is_average: bool = False) -> str:
@@ -117,10 +117,10 @@ def model_card(run: Run, round: int, *, dtype: str | None = None, is_average: bo
     base, algorithm, adapter = _base(run), algorithm_of(run), dtype is None and bool(_value(run, "learner.lora.rank"))
     trust = bool(_value(run, "model.trust_remote_code"))
     stored = dtype or str(_value(run, "model.dtype"))
-    on_hub = HUB.fullmatch(base) is not None
+    name, on_hub, data = base.removeprefix(LOCAL), is_hub_name(base), _hub_data(run)
     front = [f"library_name: {'peft' if adapter else 'transformers'}", "pipeline_tag: text-generation"]
     front += [f"base_model: {base}", f"base_model_relation: {'adapter' if adapter else 'finetune'}"] if on_hub else []
-    front += ["datasets:", *(f"- {name}" for name in _hub_data(run))] if _hub_data(run) else []
+    front += ["datasets:", *(f"- {one}" for one in data)] if data else []
     front += ["tags:", "- rlhf_flow", *([f"- {algorithm}"] if algorithm else [])]
     options = ", trust_remote_code=True" if trust else ""
     load = (ADAPTER if adapter else WHOLE).format(dtype=stored, trust=options, base=base if on_hub else "BASE")
@@ -128,10 +128,10 @@ def model_card(run: Run, round: int, *, dtype: str | None = None, is_average: bo
     serve = "" if adapter else f"`{command}` serves it with its own chat template."
     return MODEL.format(
         front="\n".join(front),
-        title=f"{base.rpartition('/')[2]}, {algorithm}" if algorithm else base.rpartition("/")[2],
+        title=", ".join(filter(None, (name.rpartition("/")[2], algorithm))),
         about=_about(run, round, base=base, adapter=adapter, is_average=is_average),
         load=load,
-        serve=serve or f"`BASE` is the starting model, {base}." * (not on_hub),
+        serve=serve or f"`BASE` is the starting model, {name}." * (not on_hub),
         place=WHERE,
         facts=_table(run),
         results=_results(run, round, is_average=is_average),
@@ -158,8 +158,8 @@ def data_card(kind: str, run: Path, file: str) -> str:
 
 def _about(run: Run, round: int, *, base: str, adapter: bool, is_average: bool) -> str:
     if round == 0:
-        return f"{_link(base)} as it is: the start of a run of rlhf_flow, before any training."
-    kind = f"A LoRA adapter for {_link(base)}," if adapter else f"{_link(base)}"
+        return f"{_start(base)} as it is: the start of a run of rlhf_flow, before any training."
+    kind = f"A LoRA adapter for {_start(base)}," if adapter else _start(base)
     which = f"the average over rounds 1 to {round}" if is_average else f"round {round}"
     how = IMITATION if _value(run, "evaluate.by") == "likelihood" else PREFERENCES
     algorithm = algorithm_of(run)
@@ -177,7 +177,7 @@ def _table(run: Run) -> str:
     """Rows of what was trained on what, with which judge, and the keys that matter."""
     facts, asked = dict(header(run)), judges(run)
     rows = {
-        "starting model": _link(_base(run)),
+        "starting model": _start(_base(run)),
         "algorithm": facts.get("Algorithm"),
         "prompts": _prompts(run),
         "prompts a round": _value(run, "prompts.batch"),
@@ -194,35 +194,38 @@ def _table(run: Run) -> str:
 
 
 def _base(run: Run) -> str:
-    """owner/name of a model that the run took from the Hub; the last part of the path of a local one."""
+    """The name of a model that the run took from the Hub; of a local one `…/` and the last part of its path."""
     resolved = run.starts[-1].get("model") if run.starts else None  # of a hub name: a folder in the cache of the Hub
-    return str(run.private.value("model", resolved or _value(run, "model.path") or "")).removeprefix("…/")
+    path = resolved or _value(run, "model.path")
+    return run.private.path(str(path)) if path else ""
 
 
 def _prompts(run: Run) -> str | None:
     """Names of the data, and numbers of prompts."""
-    paths = _value(run, "prompts.path") or _value(run, "prompts.paths")
-    if not paths:
-        return None
-    names = [str(run.private.value("prompts.path", path)).removeprefix("…/") for path in _listed(paths)]
-    linked = [_link(name, "datasets/") if name in _hub_data(run) else name for name in names]
+    paths = _value(run, "prompts.path") or _value(run, "prompts.paths") or _value(run, "prompts.sources") or []
+    each = paths if isinstance(paths, list) else [paths]
+    named = [str(one.get("path") if isinstance(one, Mapping) else one) for one in each]
+    names = [
+        _link(path, "datasets/") if path in _hub_data(run) else run.private.path(path).rpartition("/")[2]
+        for path in named
+    ]
     counts = run.starts[-1].get("prompts") if run.starts else None
-    held = [f"{counts['training']} for training"] if isinstance(counts, Mapping) and "training" in counts else []
-    return ", ".join(linked) + (f" ({held[0]})" if held else "")
+    held = f" ({counts['training']} for training)" if isinstance(counts, Mapping) and "training" in counts else ""
+    return ", ".join(names) + held if names else None
 
 
 def _hub_data(run: Run) -> list[str]:
     """The data sets of the Hub that the prompts are from."""
     target, path = str(_value(run, "prompts._target_")), str(_value(run, "prompts.path"))
-    return [path] if ".huggingface." in target and HUB.fullmatch(path) and not Path(path).exists() else []
+    return [path] if ".huggingface." in target and is_hub_name(path) and not Path(path).exists() else []
 
 
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
+def _start(base: str) -> str:
+    return _link(base) if is_hub_name(base) else f"`{base.removeprefix(LOCAL)}` (a local checkpoint)"
 
 
 def _link(name: str, kind: str = "") -> str:
-    return f"[{name}](https://huggingface.co/{kind}{name})" if HUB.fullmatch(name) else f"`{name}` (a local checkpoint)"
+    return f"[{name}](https://huggingface.co/{kind}{name})"
 
 
 def _value(run: Run, key: str) -> object:

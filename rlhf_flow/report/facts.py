@@ -46,7 +46,8 @@ def _judge(run: Run, judge: object) -> str | None:
     kind = target[-2] if len(target) > 1 else "".join(target)
     held = judge.get("base")
     endpoint = judge.get("endpoint")
-    which = [str(run.private.value(key, judge[key])) for key in ("function", "path") if judge.get(key)]
+    which = [str(run.private.value("function", judge["function"]))] if judge.get("function") else []
+    which += [run.private.path(str(judge["path"]))] if judge.get("path") else []
     which += [str(endpoint["model"])] if isinstance(endpoint, Mapping) and endpoint.get("model") else []
     which += [_judge(run, held) or ""] if isinstance(held, Mapping) else []
     return ": ".join([kind, *which[:1]] if kind else which[:1]) or None

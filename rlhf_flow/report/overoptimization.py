@@ -21,8 +21,8 @@ GOLD, PROXY = ("win_rate", "reward"), ("proxy_win_rate", "proxy")  # metrics und
 ENDS = ("", "_low", "_high")
 BOTH = Measure(
     "eval/win_rate", "Over-optimisation",
-    "win rates against the distance from the start, √KL; training over-optimises its scorer where that win rate rises "
-    "and the one by the evaluation scorer falls", EVAL, RATE, 0.5,
+    "win rates against the distance from the start, √KL; training over-optimises its scorer if that win rate rises "
+    "while the one by the evaluation scorer falls", EVAL, RATE, 0.5,
 )  # fmt: skip
 RUNS = Measure(
     "eval/win_rate", "Win rate by distance",

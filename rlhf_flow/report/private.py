@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
+from rlhf_flow.system.hub import is_hub_name
 from rlhf_flow.system.redact import MARK, redact, redacted
 
-_HUB = re.compile(r"models--([^/]+?)--([^/]+)(?:/.*)?$")  # the cache of the hub: owner and name of a model
+_HUB = re.compile(r"/models--([^/]+)/snapshots(?:/.*)?$")  # the cache of the hub: owner--name, or name, of a model
 _PATH = re.compile(r"(?<![\w:/.…~-])~?(?:/[^\s/'\"`,;:()<>|\[\]{}]+)+/?")
 _WINDOWS = re.compile(r"(?<!\w)(?:[A-Za-z]:\\|\\\\)[^\s'\"`,;()<>|\[\]{}]+")
 _FILE_ADDRESS = re.compile(r"\bfile:/{1,3}(?=/|[A-Za-z]:)")
@@ -43,6 +44,10 @@ class Private:
         words = _PATH.sub(lambda at: _last(at.group()), _FILE_ADDRESS.sub("", words))
         return _WINDOWS.sub(lambda at: _last(at.group()), words)
 
+    def path(self, value: str) -> str:
+        """A path shortened to its last part, `…/name`; a name on the hub as it is."""
+        return self.text(value if is_hub_name(value) else _last(value))
+
     def value(self, key: str, value: object) -> object:
         """A value of the configuration or of the manifest under a dotted `key`; containers are walked."""
         return self._without_paths(key, redact(value, key.rpartition(".")[2]))
@@ -65,10 +70,10 @@ def _is_path(text: str) -> bool:
 
 
 def _last(path: str) -> str:
-    """`…/name`; of the hub's cache `owner/name`."""
+    """`…/name`; of the hub's cache the name on the hub."""
     hub = _HUB.search(path)
     if hub:
-        return f"{hub[1]}/{hub[2]}"
+        return hub[1].replace("--", "/")
     name = PureWindowsPath(path).name if "\\" in path else PurePosixPath(path).name
     return f"…/{name}" if name else "…"
 

@@ -21,7 +21,7 @@ COLUMNS = (*SCORES, "eval/kl", "eval/length", "train/loss")
 
 def is_sweep(folder: Path) -> bool:
     """Whether it is the folder of a sweep: `rlhf-flow run run_dir=runs/mine --multirun …` has runs/mine-multirun."""
-    return folder.resolve().name.endswith(SUFFIX)
+    return folder.resolve().name.endswith(SUFFIX) and not (folder / "config.yaml").exists()
 
 
 def runs(folder: Path) -> list[Run]:
@@ -33,7 +33,10 @@ def runs(folder: Path) -> list[Run]:
     base = path.name.removesuffix(SUFFIX)
     found = [read(config.parent) for config in sorted(path.parent.glob(f"{escape(base)}-*=*/config.yaml"))]
     if not found:
-        raise ValueError(f"{folder}: no run of this sweep has started: there is no {path.parent / base}-*=*.")
+        raise ValueError(
+            f"{folder}: no run of this sweep has started: there is no {path.parent / base}-*=*. "
+            "Fix: name the folder of a sweep, or of a run."
+        )
     return sorted((replace(run, name=run.name.removeprefix(f"{base}-")) for run in found), key=_place)
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system.files import read_json
-from rlhf_flow.system.hub import is_model_name
+from rlhf_flow.system.hub import is_hub_name
 from rlhf_flow.system.output import tell
 
 BEST, LAST, AVERAGE = "best", "last", "average"
@@ -109,7 +109,7 @@ def start_folder(run: Path) -> Path:
         return Path(recorded)
     config: Any = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     named = Path(config["model"]["path"])
-    if not named.is_dir() and not is_model_name(str(named)):
+    if not named.is_dir() and not is_hub_name(str(named)):
         raise ValueError(
             f"{run}@0: the start of the run, {named}, is not there. Fix: restore it, or name another round."
         )

@@ -1,4 +1,4 @@
-"""Tells paths and names on the hub apart, so that a path that does not exist is refused before the hub is asked."""
+"""Tells names on the hub from paths, so that a path that does not exist is refused before the hub is asked."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ from pathlib import Path
 from rlhf_flow.system.errors import ConfigError
 
 
-def is_path(name: str) -> bool:
-    """Whether it is written as a path: it begins with `.`, `/` or `~`, is deeper than owner/name, or its parent exists.
+def is_hub_name(name: str) -> bool:
+    """Whether it has the form of a name on the hub: owner/name, or a name alone, as `gpt2`."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    A name on the hub is owner/name; old data sets have no owner.
-    """
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
-
-
-def is_model_name(name: str) -> bool:
-    """Whether it has the form of a model's name on the hub, owner/name."""
-    return "/" in name and not is_path(name)
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def check_model(key: str, value: str) -> None:
-    """Raise ConfigError if `value` is neither a folder nor has the form of a model's name on the hub."""
-    if not Path(value).is_dir() and not is_model_name(value):
+    """Raise ConfigError if `value` is neither a folder nor has the form of a name on the hub."""
+    if not Path(value).is_dir() and not is_hub_name(value):
         raise missing_model(key, value)
 
 
 def check_dataset(key: str, value: str) -> None:
-    """Raise ConfigError if `value` is written as a path and does not exist."""
-    if is_path(value) and not Path(value).exists():
+    """Raise ConfigError if `value` does not exist and has not the form of a name on the hub."""
+    if not Path(value).exists() and not is_hub_name(value):
         raise _missing(key, value, "the folder of a data set, or a data set on the hub as owner/name")
 
 

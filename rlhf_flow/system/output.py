@@ -58,10 +58,14 @@ def kept_in(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def kept_on_failure(path: Path) -> Iterator[None]:
-    """As `kept_in`, without leaving a file behind if the block succeeds."""
+    """As `kept_in`, but if the block succeeds, the file is as it was before."""
+    start = path.stat().st_size if path.exists() else None
     with kept_in(path):
         yield
-    path.unlink()
+    if start is None:
+        path.unlink()
+    else:
+        os.truncate(path, start)
 
 
 def log_note(error: BaseException) -> str | None:

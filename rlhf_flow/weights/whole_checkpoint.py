@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhf_flow.system.hub import is_model_name
+from rlhf_flow.system.hub import is_hub_name
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.weights.start_checkpoint import READ_HERE
 
@@ -33,7 +33,7 @@ def _merged(start: Path, trust: dict[str, bool]) -> tuple[Any, Any, str]:
 
     named = json.loads((start / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
     base = start if (start / "config.json").is_file() else Path(named)
-    if not (base / "config.json").is_file() and not is_model_name(named):
+    if not (base / "config.json").is_file() and not is_hub_name(named):
         raise ValueError(
             f"{start}: its adapter is for {named or 'a base that it does not name'}, which is not there. Fix: "
             "write the folder of the base into base_model_name_or_path of adapter_config.json."

@@ -71,7 +71,7 @@ def test_optuna_gets_the_win_rate_and_no_failed_run_is_the_best(
                 raise RuntimeError("no memory")
             return [record(1, {"eval/win_rate": self.config.seed / 10})]
 
-    monkeypatch.setattr(build, "prepare", lambda config: Measured(config, lambda _: None))
+    monkeypatch.setattr(build, "prepare", lambda config, choices: Measured(config, lambda _: None))
     optuna = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=1", "seed=choice(1,2,3)"]
     search = ["run", *LOCAL, f"run_dir={tmp_path}/mine", "--multirun", *optuna]
     assert main(search) == 2

@@ -112,7 +112,7 @@ def test_nothing_is_said_of_draws_from_the_policy_itself() -> None:
 def test_draws_from_another_distribution_are_flagged(override: str, told: str) -> None:
     (warning,) = warnings(composed(override))
     assert re.search(told, warning)
-    keys, key = re.findall(r"meant: (.*), or the same keys of (.*)\.$", warning)[0]
+    keys, key = re.findall(r"Fix: (.*), or the same keys of (.*), unless it is meant\.$", warning)[0]
     if "=[" not in override:  # else the list itself is to be changed
         assert warnings(composed(override, *keys.replace("answers", key).split())) == []
 

@@ -71,7 +71,9 @@ def test_a_run_from_python_records_the_same_choices(folder: Path) -> None:
     ("path", "resolved", "base"),
     [
         ("owner/name", "/cache/models--owner--name/snapshots/0123", "owner/name"),
+        ("gpt2", "/cache/models--gpt2/snapshots/0123", "gpt2"),
         ("models/name", "/work/models/name", None),
+        ("name", "/work/name", None),
         ("/srv/models/name", "/srv/models/name", None),
     ],
 )
@@ -86,3 +88,16 @@ def test_a_card_links_to_its_base_on_the_hub_alone(path: str, resolved: str, bas
         assert "round 3" in card
         assert f"[{path}](https://huggingface.co/{path})" in card or base is None
         assert "/srv" not in card and "/work" not in card
+
+
+def test_relative_paths_are_shortened_too(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "model: {path: ../jane/base, dtype: float32}\n"
+        "scorer: {_target_: rlhf_flow.scorer.models.reward_model.RewardModel, path: ../jane/judge}\n"
+        "prompts: {sources: [{path: secret/one.jsonl}, {path: ../jane/two.jsonl}]}\n"
+    )
+    card = model_card(read(tmp_path), 1)
+    assert "| starting model | `base` (a local checkpoint) |" in card
+    assert "| training judge | reward_model: …/judge |" in card
+    assert "| prompts | one.jsonl, two.jsonl |" in card
+    assert "jane" not in card and "secret" not in card

@@ -27,7 +27,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             (folder / "record.json").write_text(json.dumps({"metrics": metrics}))
             if number and (kept is None or number in kept):
                 (folder / "policy").mkdir()
-        (run / "config.yaml").write_text("model: {path: elsewhere}\n")
+        (run / "config.yaml").write_text("model: {path: /elsewhere}\n")
         (run / "manifest.json").write_text(json.dumps({"starts": [{"model": str(start)}]}))
         (run / "best.json").write_text(json.dumps({"round": best}))
         return str(run)
@@ -96,5 +96,5 @@ def test_a_checkpoint_is_no_run(tmp_path: Path) -> None:
 def test_a_start_that_is_gone_is_named(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(START, {"eval/win_rate": 0.3}, best=0)
     (tmp_path / "start").rmdir()
-    with pytest.raises(ValueError, match=r"@0: the start of the run, elsewhere, is not there. Fix: "):
+    with pytest.raises(ValueError, match=r"@0: the start of the run, /elsewhere, is not there. Fix: "):
         named_policy(f"{run}@0")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.system.output import kept_in, log_note, received_by, tail, tell
+from rlhf_flow.system.output import kept_in, kept_on_failure, log_note, received_by, tail, tell
 
 NOISE = """
 import logging, os, subprocess, sys
@@ -52,6 +52,19 @@ def test_an_error_is_noted_with_the_last_lines_of_its_block(tmp_path: Path, caps
     assert "KeyError: 'gone'" in log.read_text()
     assert capsys.readouterr().out == "a message\n"
     assert log_note(KeyError()) is None
+
+
+@pytest.mark.parametrize("before", ["", "of an earlier failure\n"])
+def test_without_a_failure_a_file_is_as_it_was(before: str, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    if before:
+        log.write_text(before)
+    with kept_on_failure(log):
+        print("a library")
+    assert (log.read_text() if log.exists() else "") == before
+    with pytest.raises(KeyError), kept_on_failure(log):
+        raise KeyError("gone")
+    assert log.read_text().startswith(f"{before}Traceback")
 
 
 def test_an_interrupt_is_no_failure(tmp_path: Path) -> None:

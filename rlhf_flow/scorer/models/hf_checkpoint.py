@@ -97,7 +97,8 @@ class Source:
             return load(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code, **more)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"scorer.path must be a Hugging Face checkpoint: loading {self.path!r} failed: {error}"
+                f"scorer.path={self.path}: loading it failed: {error}. Fix: name the folder of a Hugging Face "
+                "checkpoint, or check the name on the hub, the revision and the network."
             ) from error
 
 
