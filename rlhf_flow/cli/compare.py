@@ -192,13 +192,12 @@ def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Nam
 
     If this process ends, its processes end too.
     """
-    threads = {"OMP_NUM_THREADS": str(max(1, machine.cores() // options.jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, machine.cores() // options.jobs)), **os.environ}
 
     def start(task: tuple[Path, list[list[str]]]) -> bool:
         first, several = task  # in one process: it imports once, and cluster=ray_persistent keeps its workers
         with Path(f"{first}.log").open("w") as log:
             command = [sys.executable, "-c", RUN_ALL, json.dumps(several)]
-            environment = {**threads, **os.environ}
             code = subprocess.run(
                 command, stdin=stdin, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             ).returncode
@@ -206,9 +205,8 @@ def execute(runs: Sequence[Run], overrides: Sequence[str], options: argparse.Nam
         return code == 0
 
     options.folder.mkdir(parents=True, exist_ok=True)
-    tasks = list(commands(runs, overrides, options))
     with ThreadPoolExecutor(options.jobs) as pool, shared_stdin() as stdin:
-        return all(list(pool.map(start, tasks)))
+        return all(list(pool.map(start, commands(runs, overrides, options))))
 
 
 def run_all(runs: str) -> int:

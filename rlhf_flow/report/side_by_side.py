@@ -133,10 +133,10 @@ def _table(runs: Sequence[Run]) -> Iterator[tuple[str, list[str]]]:
         yield "Queries of training", [number(sum(one), ",.0f") if one else ABSENT for one in queries]
     for measure in (measures.MEASURES[key] for key in TABLE):
         if any(run.series(measure.key) for run in runs):
-            yield measure.title, [last(run, measure) for run in runs]
+            yield measure.title, [last_value(run, measure) for run in runs]
 
 
-def last(run: Run, measure: Measure) -> str:
+def last_value(run: Run, measure: Measure) -> str:
     """The last value of a measure, with its interval and round."""
     series = run.series(measure.key)
     if not series:

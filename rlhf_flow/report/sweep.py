@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_flow.report.measures import MEASURES
 from rlhf_flow.report.run_folder import Run, read
-from rlhf_flow.report.side_by_side import last
+from rlhf_flow.report.side_by_side import last_value
 from rlhf_flow.report.terminal import aligned
 from rlhf_flow.system.visible_text import visible
 
@@ -52,7 +52,7 @@ def table(runs: Sequence[Run]) -> str:
     """A line a run: the last value of each measure, with its interval and round, and how far the run is."""
     measured = [MEASURES[key] for key in COLUMNS if any(run.series(key) for run in runs)]
     columns = [("", [visible(run.name) for run in runs])]
-    columns += [(measure.title, [last(run, measure) for run in runs]) for measure in measured]
+    columns += [(measure.title, [last_value(run, measure) for run in runs]) for measure in measured]
     return aligned([*columns, ("", [_state(run) for run in runs])])
 
 
