@@ -54,14 +54,13 @@ class BradleyTerryMixture(Constant):
 
 def router(first: Tensor, second: Tensor) -> Tensor:
     """The weights of the K reward models [..., K], from outputs [..., 2K]."""
-    k = first.shape[-1] // 2
-    weights: Tensor = ((first[..., k:] + second[..., k:]) / 2).softmax(-1)
+    _, logits = ((first + second) / 2).chunk(2, dim=-1)
+    weights: Tensor = logits.softmax(-1)
     return weights
 
 
 def probability(first: Tensor, second: Tensor) -> Tensor:
     """P(first beats second) [...], from outputs [..., 2K]."""
-    k = first.shape[-1] // 2
-    each = (first[..., :k] - second[..., :k]).sigmoid()
-    p: Tensor = (router(first, second) * each).sum(-1)
+    gaps, _ = (first - second).chunk(2, dim=-1)
+    p: Tensor = (router(first, second) * gaps.sigmoid()).sum(-1)
     return p.clamp(1e-6, 1 - 1e-6)

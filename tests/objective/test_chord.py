@@ -9,6 +9,7 @@ import torch
 
 from rlhf_flow.objective.chord import CHORD
 from rlhf_flow.objective.grpo import GRPO
+from rlhf_flow.objective.ofs import OFS
 from rlhf_flow.types import GroupLogps, TokenLogps
 from rlhf_flow.verify.groups import draw_groups, tensors
 
@@ -33,6 +34,7 @@ def test_the_loss_is_a_mean_of_two(by_token: bool) -> None:
     (slope,) = torch.autograd.grad(loss.values.sum(), logps)
     expected = -0.3 * weight * torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     torch.testing.assert_close(slope, expected.double())
+    assert loss.metrics["mu"].tolist() == pytest.approx([0.3, 0.3])
     assert loss.metrics["expert_nll"].tolist() == pytest.approx([1.25, 0.1])
     assert not any(values.requires_grad for values in loss.metrics.values())
 
@@ -41,6 +43,10 @@ def test_the_expert_fades() -> None:
     weights = [CHORD(BASE, mu=0.9, mu_end=0.1, anneal=4).at(round).mu for round in range(1, 7)]
     assert weights == pytest.approx([0.9, 0.7, 0.5, 0.3, 0.1, 0.1])
     assert CHORD(BASE, mu=0.9, mu_end=0.1, anneal=0).at(1).mu == pytest.approx(0.1)
+
+
+def test_its_base_is_that_of_the_round() -> None:
+    assert [CHORD(OFS()).at(round).base.slow for round in (1, 2)] == [True, False]
 
 
 def test_no_weight_is_the_base_and_no_expert_is_refused() -> None:

@@ -118,6 +118,13 @@ def test_what_it_needs(name: str) -> None:
     assert FIRST[name].needs == NEEDS[name]
 
 
+def test_some_learn_faster_than_dpo() -> None:
+    """Their usual learning rates over that of DPO, at 7 B weights."""
+    judges = dict.fromkeys(REWARDS, 10.0)
+    rates = {name: vars(part)["usual_rate"] for name, part in PARTS.items() if "usual_rate" in vars(part)}
+    assert rates == judges | {"negative_log_likelihood": 20.0, "grpo": 2.0, "orpo": 10.0}
+
+
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_without_a_kl_no_reference_is_read(name: str) -> None:
     assert PARTS[name](beta=0.0).needs.anchors == PREVIOUS

@@ -74,19 +74,31 @@ def test_answers_without_a_worth_or_cut_are_left_out_and_counted() -> None:
 
 @pytest.mark.parametrize("kind", WORTHS)
 def test_what_an_answer_is_worth(kind: str) -> None:
-    utility = np.array([1.0, 3.0, 2.0])
+    utility = np.array([1.0, 4.0, 2.0])
     (found,) = worths(scored(utility.tolist()), kind, None)
     odds = utility[:, None] - utility
     expected = {
         "wins": (1 / (1 + np.exp(-odds))).mean(-1),
         "log_odds": odds.mean(-1),
         "utility": utility,
-        "advantage": utility - 2,
-        "standardised": (utility - 2) / utility.std(),
+        "advantage": utility - utility.mean(),
+        "standardised": (utility - utility.mean()) / utility.std(),
     }[kind]
     np.testing.assert_allclose(found, expected, atol=1e-12)
     (pair,) = Group(worth=kind).select(scored(utility.tolist())).pairs
     assert pair.worth == pytest.approx(sorted(expected, reverse=True))
+
+
+def test_an_answer_without_a_utility_is_not_compared_with() -> None:
+    given = scored([1.0, math.nan, 4.0])
+    np.testing.assert_allclose(worths(given, "advantage", None), [[-1.5, math.nan, 1.5]])
+    np.testing.assert_allclose(worths(given, "standardised", None), [[-1.0, math.nan, 1.0]])
+
+
+def test_the_log_odds_of_a_certain_verdict_are_finite() -> None:
+    certain = replace(scored([1.0, 0.0]), wins=np.array([[[0.5, 1.0], [0.0, 0.5]]]))
+    odds = math.log((1 - 1e-6) / 1e-6) / 2
+    np.testing.assert_allclose(worths(certain, "log_odds", None), [[odds, -odds]], rtol=1e-9)
 
 
 def test_equal_answers_have_no_standardised_worth() -> None:

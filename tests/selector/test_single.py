@@ -15,7 +15,8 @@ def test_every_whole_answer_is_an_example_and_the_rest_is_counted() -> None:
     answers = [response(0, truncated=True), response(1), response(2, draw="reference")]
     world = scored([answers], np.full((1, 3), np.nan))
     selection = Single(among=["policy"]).select(world)
-    assert [(pair.first, pair.second, pair.others) for pair in selection.pairs] == [(answers[1].id, None, ())]
+    (example,) = selection.pairs
+    assert (example.first, example.second, example.others, example.preference) == (answers[1].id, None, (), 1.0)
     assert list(selection.response_buckets.values()) == ["truncated", "used", "not_selected"]
     assert selection.pair_counts == {"used": 1, "no_pair": 2}
     assert len(Single(truncated="keep").select(world).pairs) == Single().max_pairs({"policy": 2, "reference": 1}) == 3

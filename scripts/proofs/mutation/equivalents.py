@@ -23,39 +23,10 @@ class Equivalent:
         return f"- {self.before}\n+ {self.after}"
 
 
-LAST = "The tensor is [P, T], so its dimension 1 is its last one."
+STREAM = "Each round has a stream of random numbers of its own, whichever it is."
+SQUARE = "There is a verdict for each two responses: the array is [B, N, N]."
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
-    Equivalent(
-        "rlhf_flow/objective/nash_md.py",
-        "to_go = kl.flip(-1).cumsum(-1).flip(-1)",
-        "to_go = kl.flip(+1).cumsum(-1).flip(-1)",
-        LAST,
-    ),
-    Equivalent(
-        "rlhf_flow/objective/nash_md.py",
-        "to_go = kl.flip(-1).cumsum(-1).flip(-1)",
-        "to_go = kl.flip(-1).cumsum(+1).flip(-1)",
-        LAST,
-    ),
-    Equivalent(
-        "rlhf_flow/objective/nash_md.py",
-        "to_go = kl.flip(-1).cumsum(-1).flip(-1)",
-        "to_go = kl.flip(-1).cumsum(-1).flip(+1)",
-        LAST,
-    ),
-    Equivalent(
-        "rlhf_flow/objective/nash_md.py",
-        "values = -(gain * mask).sum(-1)",
-        "values = -(gain * mask).sum(+1)",
-        LAST,
-    ),
-    Equivalent(
-        "rlhf_flow/objective/nash_md.py",
-        'return Loss(values, {"preference": pairs.preference, "kl": kl.sum(-1)})',
-        'return Loss(values, {"preference": pairs.preference, "kl": kl.sum(+1)})',
-        LAST,
-    ),
     Equivalent(
         "rlhf_flow/selector/label.py",
         'one_first = coin(one, other) < wins if kind == "sampled" else wins > 0.5',
@@ -80,6 +51,42 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "if _RANK[name] < _RANK[buckets[id]]:",
         "if _RANK[name] <= _RANK[buckets[id]]:",
         "No two buckets have the same rank, so at equal ranks the bucket is replaced by itself.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/rejection.py",
+        'derive("rejection", rollouts.round, rollouts.prompts[b].id, rollouts.responses[b][0].seed)',
+        'derive("rejection", rollouts.round + 1, rollouts.prompts[b].id, rollouts.responses[b][0].seed)',
+        STREAM,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/rejection.py",
+        'derive("rejection", rollouts.round, rollouts.prompts[b].id, rollouts.responses[b][0].seed)',
+        'derive("rejection", rollouts.round - 1, rollouts.prompts[b].id, rollouts.responses[b][0].seed)',
+        STREAM,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/rejection.py",
+        "if len(accepted) < self.accept and random.random() < chance:",
+        "if len(accepted) < self.accept and random.random() <= chance:",
+        "A uniform number is equal to a chance with probability 2^-53.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/worth.py",
+        "itself = np.arange(wins.shape[1])",
+        "itself = np.arange(wins.shape[2])",
+        SQUARE,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/worth.py",
+        "itself = np.arange(odds.shape[1])",
+        "itself = np.arange(odds.shape[2])",
+        SQUARE,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/worth.py",
+        "total = np.maximum(mass.sum(-1, keepdims=True), 1e-300)",
+        "total = np.maximum(mass.sum(-1, keepdims=True), 2e-300)",
+        "It divides zeros where no response has a utility, and does nothing elsewhere.",
     ),
     Equivalent(
         "rlhf_flow/selector/tournament.py",

@@ -98,6 +98,8 @@ Operator: TypeAlias = Callable[[ast.AST, Text], Iterator[Edit]]
 
 def sign(node: ast.AST, text: Text) -> Iterator[Edit]:
     match node:
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int())) if _is_place(text.parents[node]):
+            return  # in `sum(-1)` and `shape[-1]`, -1 is the last axis, which is 1 too if there are two
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
             start, _ = text.span(node)
             yield (start, start + 1), "+" if isinstance(node.op, ast.USub) else "-"
@@ -109,6 +111,10 @@ def sign(node: ast.AST, text: Text) -> Iterator[Edit]:
             yield text.between(node.target, node.value, "+="), "-="
         case ast.AugAssign(op=ast.Sub()):
             yield text.between(node.target, node.value, "-="), "+="
+
+
+def _is_place(parent: ast.AST) -> bool:
+    return isinstance(parent, ast.Call | ast.keyword | ast.Subscript)
 
 
 def times(node: ast.AST, text: Text) -> Iterator[Edit]:
