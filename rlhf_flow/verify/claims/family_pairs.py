@@ -158,7 +158,7 @@ def convergent(seed: int) -> Iterator[Finding]:
 def one_opponent(seed: int) -> Iterator[Finding]:
     pairs = draw_pairs(seed, count=32)
     mnpo, inpo = MNPO(0.3, 0.1, [1.0]), INPO(0.3, 0.1)
-    far = (mnpo.loss(tensors(pairs, mnpo)).values - inpo.loss(tensors(pairs, inpo)).values).abs().max()
+    far = (mnpo.loss(tensors(pairs, mnpo)).values - inpo.loss(tensors(pairs, inpo)).values).detach().abs().max()
     yield below("difference of its loss to INPO's, one opponent", far, 1e-12)
     games = [cyclic_game(3, each) for each in range(7)]
     played = play(*games, objective=MNPO(0.3, 0.1), schedule=History(3), rounds=100, seed=seed)
