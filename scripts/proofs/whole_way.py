@@ -12,6 +12,7 @@ undisturbed pass. `--trl` names the folder of `pip install --target FOLDER --no-
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -57,7 +58,7 @@ class Step:
     name: str
     words: list[str]  # after rlhf-flow
     folder: str  # what it writes, relative to the folder of the pass
-    result: str  # the file that the two passes must have in common
+    result: str  # the files that the two passes must have in common: a pattern, since large models are several
     resumed: bool = False  # by `rlhf-flow resume`, not by the same command
     once: bool = False  # its folder appears complete, and is not written again
 
@@ -77,7 +78,7 @@ def steps(model: Path, data: Path, size: Size) -> list[Step]:
     ]
     common.append(f"learner.training.batch={size.batch // 2}")
     last, reward = f"rounds/{size.rounds:05d}/policy", REWARD.format(rounds=size.rounds)
-    weights = f"{last}/model.safetensors"
+    weights = f"{last}/model*.safetensors"
     adapter = ["learner.lora.rank=8", "evaluate.samples=0"]
     trained = [*common, "model.path=models/sft"]
     loop = [*trained, f"scorer.path={reward}", f"answers.max_tokens={size.tokens}", "selector.truncated=keep"]
@@ -89,9 +90,9 @@ def steps(model: Path, data: Path, size: Size) -> list[Step]:
             "sft",
             ["sft", *common, f"model.path={model}", chats, *adapter],
             "runs/sft",
-            f"{last}/adapter_model.safetensors",
+            f"{last}/adapter_model*.safetensors",
         ),
-        Step("convert", ["convert", "runs/sft", "models/sft"], "models/sft", "model.safetensors", once=True),
+        Step("convert", ["convert", "runs/sft", "models/sft"], "models/sft", "model*.safetensors", once=True),
         Step("train-reward", ["train-reward", *trained, preferences], "runs/reward", weights),
         Step("eval --pairs", ["eval", "--pairs", str(data / "labelled.jsonl"), *judge], "reward-eval", "eval.json"),
         Step("run", ["run", *loop, prompts, *gold, "run_dir=runs/mine"], "runs/mine", weights, resumed=True),
@@ -101,7 +102,7 @@ def steps(model: Path, data: Path, size: Size) -> list[Step]:
             "export model",
             ["export", "model", "runs/mine@last"],
             "runs/mine/export/model",
-            "model.safetensors",
+            "model*.safetensors",
             once=True,
         ),
     ]
@@ -201,14 +202,22 @@ def disturbed(every: Sequence[Step], root: Path, seconds: dict[str, float], rng:
     return places
 
 
+def digest(folder: Path, pattern: str) -> str:
+    """The SHA-256 of a file, or of those of several. Raises FileNotFoundError if there is none."""
+    hashes = [sha256(path) for path in sorted(folder.glob(pattern))]
+    if not hashes:
+        raise FileNotFoundError(f"{folder} has no {pattern}")
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def compared(every: Sequence[Step], whole: Path, other: Path | None, places: dict[str, str]) -> Iterator[str]:
     """Lines of the table: the hash of each step's result in both passes."""
     yield f"{'step':14}{'sha256':18}{'killed at':44}{'sha256 after':18}"
     for step in every:
-        one = sha256(whole / step.folder / step.result)
+        one = digest(whole / step.folder, step.result)
         line = f"{step.name:14}{one[:16]:18}"
         if other is not None:
-            two = sha256(other / step.folder / step.result)
+            two = digest(other / step.folder, step.result)
             line += f"{places[step.name]:44}{two[:16]:18}{'equal' if one == two else 'DIFFERENT'}"
         yield line.rstrip()
 
