@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 WAIT = 120.0  # seconds
 
 
-@pytest.mark.parametrize("cluster", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.soak])])
 def test_sigterm_ends_it_with_the_command_that_resumes(cluster: str, tmp_path: Path) -> None:
     model, asked = tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "prompts.jsonl")
     keys = tiny.overrides(model, asked, tmp_path / "run", rounds=1000, cluster=cluster)

@@ -47,7 +47,7 @@ def test_what_is_no_data_set_is_refused(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"prompts\.path=.*nowhere: must be a Hugging Face data set.*Fix: "):
+    with pytest.raises(ValueError, match=r"prompts\.path=.*nowhere: no such folder. Fix: "):
         HuggingFace(path=str(tmp_path / "nowhere")).open(tokenizer, 0)
 
 

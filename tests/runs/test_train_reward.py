@@ -211,7 +211,7 @@ def test_where_there_is_no_cycle_both_learn_as_much(model: Path, tmp_path: Path)
     [
         (
             "sampler.draws=[{name: first, n: 2, policy: policy, max_tokens: 8}]",
-            "the sampler samples from policy. Fix: policy=dataset",
+            "the sampler samples from policy. Fix: sampler.draws.0.policy=dataset",
         ),
         ("~prompts.columns.candidates.second", "sampler.draws.1.candidate must be an answer that every"),
         ("learner.head.outputs=-1", "learner.head.outputs must be >= 0, got -1"),
