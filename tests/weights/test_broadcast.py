@@ -64,7 +64,7 @@ def test_received_tensors_do_not_share_memory_with_later_buckets() -> None:
 
 
 def test_an_end_that_is_lost_in_the_middle_is_an_error_at_the_others() -> None:
-    sender, good, bad = ends(3)
+    sender, good, bad = ends(3, seconds=8.0)  # as long as a thread that is lost is waited for
     with ThreadPoolExecutor(3) as pool:
         sent, received = pool.submit(send, sender), pool.submit(receive, good)
         lost = bad.open()
