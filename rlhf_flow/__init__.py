@@ -15,7 +15,7 @@ __all__ = ["Run", "__version__", "resume", "run", "verify"]
 
 # torch's OpenMP threads, here and in workers, spin briefly after a parallel loop, then sleep. By default they spin so
 # long that they wait for each other on a busy machine. OpenMP reads it when torch is imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def __getattr__(name: str) -> object:
