@@ -226,9 +226,13 @@ def compared(every: Sequence[Step], whole: Path, other: Path | None, places: dic
 
 
 def in_transformers(model: Path, question: str) -> str:
+    """The greedy answer, in float32: in bfloat16 near ties fall either way, and programs differ."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    policy, tokenizer = AutoModelForCausalLM.from_pretrained(model, dtype="auto"), AutoTokenizer.from_pretrained(model)
+    policy, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        AutoTokenizer.from_pretrained(model),
+    )
     chat = [{"role": "user", "content": question}]
     asked = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     made = policy.generate(**asked, max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.eos_token_id)
@@ -240,7 +244,7 @@ def in_vllm(model: Path, question: str) -> str:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM, SamplingParams
 
-    engine = LLM(str(model), dtype="bfloat16", max_model_len=256, enforce_eager=True)
+    engine = LLM(str(model), dtype="float32", max_model_len=256, enforce_eager=True)
     chat = [{"role": "user", "content": question}]
     (answer,) = engine.chat(chat, SamplingParams(temperature=0.0, max_tokens=32))
     return str(answer.outputs[0].text)
