@@ -28,7 +28,7 @@ from rlhf_flow.system.parent import end_with_parent, shared_stdin
 RECIPES = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
 TUNING_SEED = 0
 WIDENINGS = 3  # learning rates that a recipe may try beyond its grid
-SMALL = [  # engine.batch: a fifth faster
+SMALL = [  # engine.batch: fewer steps of decoding
     *("stack=local", "engine.batch=256", "prompts.held_out=256"),
     *("learner.training.batch=16", "learner.training.epochs=1"),
 ]

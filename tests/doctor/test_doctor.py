@@ -153,7 +153,7 @@ def no_function(world: World) -> None:
 
 
 def no_observer(world: World) -> None:
-    world.keys["observe.classes"] = "[tests.support.tiny.Nobody]"
+    world.keys["observe.classes"] = "[tests.support.tiny.Missing]"
 
 
 # -- and with the machine and what surrounds it -----------------------------------------------------------------------
@@ -241,7 +241,7 @@ BROKEN: list[tuple[Callable[[World], None], str, str, str]] = [
     (no_prompts, "problem", "nothing.jsonl", ""),
     (answers_too_long, "problem", "the model reads at most 256", "shorter draws"),
     (no_function, "problem", "nobody", ""),
-    (no_observer, "problem", "observe.classes=tests.support.tiny.Nobody: importing it failed", "correct the name"),
+    (no_observer, "problem", "observe.classes=tests.support.tiny.Missing: importing it failed", "correct the name"),
     (folder_is_a_file, "problem", "is a file", "another run_dir"),
     (folder_cannot_be_written, "problem", "is not writable", "another run_dir"),
     (folder_of_one_node, "problem", "a joined cluster", "a shared disk"),

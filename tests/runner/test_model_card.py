@@ -72,8 +72,8 @@ def test_a_run_from_python_records_the_same_choices(folder: Path) -> None:
     [
         ("owner/name", "/cache/models--owner--name/snapshots/0123", "owner/name"),
         ("gpt2", "/cache/models--gpt2/snapshots/0123", "gpt2"),
-        ("models/name", "/work/models/name", None),
-        ("name", "/work/name", None),
+        ("models/name", "/home/models/name", None),
+        ("name", "/home/name", None),
         ("/srv/models/name", "/srv/models/name", None),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_card_links_to_its_base_on_the_hub_alone(path: str, resolved: str, bas
         assert front.get("base_model_relation") == (kind if base else None)
         assert "round 3" in card
         assert f"[{path}](https://huggingface.co/{path})" in card or base is None
-        assert "/srv" not in card and "/work" not in card
+        assert "/srv" not in card and "/home" not in card
 
 
 def test_relative_paths_are_shortened_too(tmp_path: Path) -> None:
