@@ -236,10 +236,7 @@ class Learner(Protocol):
     """Trains. All ranks call every method with the same arguments, and get the same value."""
 
     def start(self, policy: Policy) -> None:
-        """Load the weights of `policy`, and its optimizer state or a fresh one, as configured.
-
-        Does nothing if the learner holds exactly these weights.
-        """
+        """Load a policy's weights unless they are held already, and its optimizer state or a fresh one."""
         ...
 
     def logps(self, responses: Sequence[Table], wanted: Sequence[str], policy: Policy) -> pa.Table:
@@ -262,11 +259,15 @@ class Learner(Protocol):
         """The number of optimizer steps of the round: 0 if it has no pairs."""
         ...
 
-    def update(self, training: TrainingRound, first: int, last: int, /) -> Mapping[str, float]:
-        """Take optimizer steps first..last-1 of the round; return their metrics.
+    def computes_anchor(self, training: TrainingRound, sha256: str, /) -> bool:
+        """Whether `update` reads this anchor in its own forward pass: it holds it and takes one step in the round."""
+        ...
 
-        Metrics are weighted means over the pairs of these steps, and `pairs`, their total weight. Raises
-        FloatingPointError on a non-finite loss, before any weight changes; the message names the pairs.
+    def update(self, training: TrainingRound, first: int, last: int, /) -> Mapping[str, float]:
+        """Take optimizer steps first..last-1 of the round; return weighted means over their pairs, and `pairs`.
+
+        `pairs` is their total weight. Raises FloatingPointError on a non-finite loss, before any weight changes; the
+        message names the pairs.
         """
         ...
 
@@ -275,10 +276,7 @@ class Learner(Protocol):
         ...
 
     def average(self, name: str, round: int, terms: Sequence[tuple[Policy, float]]) -> Policy:
-        """The policy whose weights are the float32 sum of others', each times its coefficient.
-
-        The weights held do not change.
-        """
+        """The policy whose weights are the float32 sum of others', each times its coefficient; none is held."""
         ...
 
     def save_policy(self, folder: Path, policy: Policy | None = None) -> Mapping[str, str]:

@@ -75,6 +75,9 @@ class RayLearner:
     def steps(self, lesson: TrainingRound) -> int:
         return self._call("steps", lesson)
 
+    def computes_anchor(self, lesson: TrainingRound, sha256: str) -> bool:
+        return self._call("computes_anchor", lesson, sha256)
+
     def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         return self._call("update", lesson, first, last)
 

@@ -80,6 +80,9 @@ class TabularLearner:
     def steps(self, lesson: TrainingRound) -> int:
         return int(any(tables.pairs.rows for tables in lesson.tables))
 
+    def computes_anchor(self, lesson: TrainingRound, sha256: str) -> bool:
+        return False  # its one step is a whole optimisation
+
     def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         study = _study(self.board, lesson)
         self.logits = self.method.solve(self.board, self.logits, study.losses)

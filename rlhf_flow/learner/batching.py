@@ -35,7 +35,7 @@ class Example:
 
     ids: tuple[str, ...]  # of first, second, and extra or others
     rows: tuple[Row, ...]
-    anchors: Mapping[str, tuple[np.ndarray, ...]]  # anchor name -> [T] of each of `ids`
+    anchors: Mapping[str, tuple[np.ndarray, ...]]  # name -> [T] of each of `ids`; without those that the step computes
     preference: float
     weight: float
     worth: tuple[float, ...] | None = None
@@ -105,11 +105,11 @@ def read_rows(tables: Iterable[Table], wanted: Iterable[str]) -> dict[str, Row]:
     return rows
 
 
-def read_examples(lesson: TrainingRound) -> list[Example]:
+def read_examples(lesson: TrainingRound, own: str | None = None) -> list[Example]:
     """All pairs of the round with a positive weight, in the order of its tables.
 
-    Raises KeyError if an anchor's log-probs are missing, and ValueError if a pair lacks the third response that the
-    objective reads.
+    `own`: the sha256 of the policy whose log-probs the step computes. Raises KeyError if those of another anchor are
+    missing, and ValueError if a pair lacks the third response that the objective reads.
     """
     third = lesson.objective.needs.extra is not None
     pairs = [pair if third else replace(pair, extra=None) for tables in lesson.tables for pair in read_pairs(tables)]
@@ -121,13 +121,15 @@ def read_examples(lesson: TrainingRound) -> list[Example]:
     ids = {id for pair in pairs for id in named(pair)}
     rows = read_rows((tables.responses for tables in lesson.tables), ids)
     anchors = read_anchors(lesson, ids)
+    computed = own is not None and any((id, own) not in anchors for id in ids)
+    read = [name for name in sorted(lesson.objective.needs.anchors) if not computed or lesson.roles[name] != own]
     return [
         Example(
             ids=named(pair),
             rows=tuple(rows[id] for id in named(pair)),
             anchors={
                 name: tuple(_anchor(anchors, rows, id, policy=lesson.roles[name], name=name) for id in named(pair))
-                for name in sorted(lesson.objective.needs.anchors)
+                for name in read
             },
             preference=pair.preference,
             weight=pair.weight,

@@ -56,6 +56,15 @@ class HeldWeights:
                 if moves_masters:
                     parameters[name].master.write(tensor)
 
+    def serves(self, sha256: str) -> bool:
+        """Whether forward passes use this published policy as it is."""
+        return sha256 == self.sha256 and self._rounded
+
+    @property
+    def _rounded(self) -> bool:
+        """Whether rounding to the published dtype changes nothing."""
+        return self.dtype in (torch.float32, self.backend.parameters()[0].seen.values.dtype)
+
     @contextmanager
     def reading(self, policy: Policy | None = None) -> Iterator[None]:
         """Forward passes in this block use `policy` (default: these weights), rounded to the published dtype.
@@ -64,8 +73,7 @@ class HeldWeights:
         """
         held = policy is None or policy.sha256 == self.sha256
         parameters = self.backend.parameters()
-        rounded = (torch.float32, parameters[0].seen.values.dtype)  # rounding to these changes nothing
-        if held and self.dtype in rounded:
+        if held and self._rounded:
             yield
             return
         if policy is not None and not held and (at_hand := self.trained.at_hand(policy)) is not None:

@@ -180,6 +180,9 @@ class PreferenceLearner:
     def steps(self, lesson: TrainingRound) -> int:
         return self.training.epochs * -(-count(lesson) // self.training.batch)
 
+    def computes_anchor(self, lesson: TrainingRound, sha256: str) -> bool:
+        return self.held.serves(sha256) and self.steps(lesson) == 1
+
     def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         prepared = self._prepare(lesson)
         pairs, sums = 0.0, dict[str, float]()
@@ -205,7 +208,8 @@ class PreferenceLearner:
 
     def _prepare(self, lesson: TrainingRound) -> PreparedBatches:
         if self._prepared is None or self._prepared.lesson != lesson:
-            examples = read_examples(lesson)
+            own = next((sha256 for sha256 in lesson.roles.values() if self.computes_anchor(lesson, sha256)), None)
+            examples = read_examples(lesson, own)
             batches = global_batches(
                 len(examples),
                 batch=self.training.batch,

@@ -106,18 +106,17 @@ def group_loss(
         whole = torch.zeros(mask.shape, device=device, dtype=values.dtype).masked_scatter(mask, values)
         return TokenLogps(whole[wanted], mask[wanted])
 
+    def anchor(name: str) -> Tensor:
+        if name not in examples[0].anchors:  # the policy before its only step
+            return logps.detach()
+        return torch.from_numpy(np.concatenate([one for each in examples for one in each.anchors[name]])).to(device)
+
     def column(values: Sequence[Sequence[float]]) -> Tensor:
         return torch.tensor([value for each in values for value in each], device=device)
 
     groups = GroupLogps(
         current=dense(logps, ~is_third),
-        anchors={
-            name: dense(
-                torch.from_numpy(np.concatenate([one for each in examples for one in each.anchors[name]])).to(device),
-                ~is_third,
-            )
-            for name in sorted(examples[0].anchors)
-        },
+        anchors={name: dense(anchor(name), ~is_third) for name in sorted(objective.needs.anchors)},
         group=torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device)),
         worth=column([example.worth or [math.nan] * size for example, size in zip(examples, sizes, strict=True)]),
         weight=torch.tensor([example.weight for example in examples], device=device),
@@ -156,13 +155,15 @@ def pair_loss(
         return Sides(*(TokenLogps(dense[rows], mask[rows]) for rows in at.rows))
 
     def anchor(name: str) -> Tensor:
+        if name not in examples[0].anchors:  # the policy before its only step
+            return logps.detach()
         values = np.concatenate([examples[p].anchors[name][side] for p, side in at.first_seen])
         return torch.from_numpy(values).to(device)
 
     with_worth = all(example.worth is not None for example in examples)
     pairs = PairLogps(
         current=sides(logps),
-        anchors={name: sides(anchor(name)) for name in sorted(examples[0].anchors)},
+        anchors={name: sides(anchor(name)) for name in sorted(objective.needs.anchors)},
         preference=torch.tensor([example.preference for example in examples], device=device),
         weight=torch.tensor([example.weight for example in examples], device=device),
         worth=torch.tensor([example.worth for example in examples], device=device) if with_worth else None,

@@ -14,32 +14,34 @@ from rlhf_flow.types import Policy, RoundPlan
 
 
 def anchor(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> StageRecord:
-    """Commit the log-probs under each anchor of the responses in pairs, unless an earlier round has them."""
+    """Commit the log-probs under each anchor of responses in pairs, unless an earlier round or the step has them."""
 
     def write(writer: StageWriter) -> StageFacts:
         training = training_round(context, plan, policies)
         rows = training.anchors.read(["response", "policy"]).to_pylist() if training.anchors.shards else []
         known = {(row["response"], row["policy"]) for row in rows}
         ids = _responses_in_pairs(training)
-        scored = read = 0
+        scored = read = in_step = 0
         of_rounds = {name: policies[round] for name, round in plan.anchors.items()}
         needed = context.objective.at(plan.round).needs.anchors
         others = {name: policy for name, policy in context.anchor_policies.items() if name in needed}
         for name, policy in sorted((of_rounds | others).items()):
             wanted = [response for response in ids if (response, policy.sha256) not in known]
+            known |= {(response, policy.sha256) for response in wanted}
             found = _of_engines(context, plan.round, wanted, policy)
-            read += found.num_rows
             generated = set(found["response"].to_pylist())
             left = [response for response in wanted if response not in generated]
+            if left and context.learner.computes_anchor(training, policy.sha256):
+                in_step += len(wanted)
+                continue
             if left:
                 responses = [tables.responses for tables in training.tables]
                 computed = context.learner.logps(responses, left, policy)
                 found = pa.concat_tables([found, computed.cast(ANCHORS)]) if found.num_rows else computed
-                scored += len(left)
             if wanted:
                 writer.table(f"anchors/{name}", found)
-            known |= {(response, policy.sha256) for response in wanted}
-        return {"anchors/scored": scored, "anchors/read": read}
+            scored, read = scored + len(left), read + len(generated)
+        return {"anchors/scored": scored, "anchors/read": read, "anchors/in_step": in_step}
 
     # The learner starts first: if an anchor is the policy that it starts from, it needs no second copy of the weights.
     if context.ledger.committed(plan.round, "anchor") is None:

@@ -86,6 +86,32 @@ def test_a_lesson_may_span_rounds(world: World, tmp_path: Path) -> None:
     assert (learner.steps(past), learner.steps(recent)) == (3, 2)
 
 
+def test_an_anchor_that_is_held_is_read_in_the_only_step_of_a_round(world: World) -> None:
+    without, whole = replace(world.lesson, anchors=Table(())), replace(SGD, batch=64)
+    learner, start = world.open(whole), world.start.sha256
+    assert learner.computes_anchor(without, start)
+    assert not learner.computes_anchor(without, "of another policy")
+    found, expected = (
+        jobs.learn(one, lesson, 0, 1) for one, lesson in ((learner, without), (world.open(whole), world.lesson))
+    )
+    assert found.metrics[0]["margin"] == 0
+    assert found.losses == pytest.approx(expected.losses, abs=1e-6)
+    assert all(torch.allclose(found.weights[name], tensor, atol=1e-6) for name, tensor in expected.weights.items())
+    assert not learner.computes_anchor(without, start)  # it holds other weights now
+    assert learner.computes_anchor(without, found.policy.sha256)
+
+
+def test_an_anchor_of_several_steps_or_of_rounded_weights_is_not_read_in_the_step(world: World) -> None:
+    without = replace(world.lesson, anchors=Table(()))
+    several = world.open(SGD)
+    assert not several.computes_anchor(without, world.start.sha256)
+    with pytest.raises(KeyError, match="no log-probs of response"):
+        several.update(without, 0, 1)
+    rounded = Torch(training=replace(SGD, batch=64)).open(replace(world.model, dtype="bfloat16"), Place())
+    rounded.start(world.start)
+    assert not rounded.computes_anchor(without, world.start.sha256)
+
+
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
 def test_micro_batches_change_nothing_but_rounding(world: World, micro_batch: int) -> None:
     whole = jobs.learn(world.open(SGD), world.lesson, 0, 3)

@@ -17,6 +17,7 @@ from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
 from rlhf_flow.protocols import RoundTables, TrainingRound
 from rlhf_flow.specs import Model, Place
+from rlhf_flow.storage.tables import Table
 from rlhf_flow.types import Policy
 from rlhf_flow.weights.fingerprint import fingerprint
 from rlhf_flow.weights.source import Checkpoint
@@ -92,6 +93,14 @@ def test_the_first_margin_is_zero(world: World, two: Ranks) -> None:
     trained = two.run(jobs.train, spec(two, 2, SGD), world.model, world.start, world.lesson, 1)[0]
     assert abs(trained.metrics[0]["margin"]) <= 1e-4
     assert trained.losses[0] == pytest.approx(np.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [2, 3, "fsdp"])
+def test_an_anchor_that_is_held_is_read_in_the_only_step(world: World, two: Ranks, stage: int | str) -> None:
+    without, whole = replace(world.lesson, anchors=Table(())), replace(SGD, batch=128)
+    found = two.run(jobs.train, spec(two, stage, whole), world.model, world.start, without, 1)[0]
+    assert found.metrics[0]["margin"] == 0
+    assert spread(found, world.torch(whole, 1)) <= 1e-6
 
 
 def test_ranks_on_one_machine_cannot_be_reached_from_another(world: World, two: Ranks) -> None:

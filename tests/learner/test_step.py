@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from rlhf_flow.learner.batching import Example, Limits, Packed, Row
 from rlhf_flow.learner.step import Sums, take_step
 from rlhf_flow.objective.dpo import DPO
+from rlhf_flow.objective.grpo import GRPO
 
 
 @dataclass
@@ -128,6 +129,29 @@ def test_every_metric_is_the_same_however_the_batch_is_shared(
     whole, _ = step(batch, size=1, micro_batch=len(batch))
     shared, _ = step(batch, size=size, micro_batch=micro_batch)
     assert shared == pytest.approx(whole, abs=1e-5)
+
+
+def gradient_of(objective: DPO | GRPO, anchors: Mapping[str, tuple[np.ndarray, ...]], tokens: Tokens) -> Tensor:
+    """The gradient of one step."""
+    batch = [
+        replace(one, anchors=anchors.get(one.ids[0], {}), worth=(1.0, 0.0)) for one in batch_of(3, [1.0, 2.0, 1.0])
+    ]
+    take_step(tokens, objective, batch, limits=Limits(10**6, 2), lr=0.1)  # type: ignore[arg-type]
+    assert tokens.weight.grad is not None
+    return tokens.weight.grad
+
+
+@pytest.mark.parametrize("objective", [DPO(0.4), GRPO()])
+def test_an_anchor_that_no_example_has_is_the_policy_before_the_step(objective: DPO | GRPO) -> None:
+    tokens = Tokens()
+    anchors = {
+        one.ids[0]: {
+            name: tuple(tokens.weight.detach()[torch.from_numpy(row.tokens).long()].float().numpy() for row in one.rows)
+            for name in objective.needs.anchors
+        }
+        for one in batch_of(3, [1.0, 2.0, 1.0])
+    }
+    assert torch.equal(gradient_of(objective, {}, Tokens()), gradient_of(objective, anchors, tokens))
 
 
 def broken(one: Example) -> Example:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow.metrics.off_policy import Anchors, OffPolicy
+from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.replay import Window
 from rlhf_flow.schedule import EveryK, Fixed
 from tests.support import toy
@@ -63,6 +66,24 @@ def test_an_anchor_that_generated_nothing_is_computed(tmp_path: Path) -> None:
     (first, *later) = facts(tmp_path, 3, schedule=Fixed())  # the reference is the start, which answers in round 1 only
     assert first[0] == 0
     assert all(scored > 0 and read == 0 for scored, read in later)
+
+
+class OneStep(toy.Learner):
+    """Takes the round's step on log-probs of its own."""
+
+    def computes_anchor(self, lesson: TrainingRound, sha256: str) -> bool:
+        return sha256 == self.held
+
+    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
+        assert not lesson.anchors.shards, "they were not to be read"
+        return {"loss": 0.0, "pairs": 1.0}
+
+
+def test_an_anchor_that_the_learner_reads_in_its_step_is_not_computed_before(tmp_path: Path) -> None:
+    settings = {"anchors": Anchors("learner"), "learner": OneStep()}
+    assert facts(tmp_path, 2, **settings) == [(0, 0)] * 2
+    stages = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("rounds/*/stages/anchor.json"))]
+    assert all(stage["facts"]["anchors/in_step"] > 0 for stage in stages) and len(stages) == 2
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,9 @@ class Learner:
     def steps(self, lesson: TrainingRound) -> int:
         return 3 if sum(tables.pairs.rows for tables in lesson.tables) else 0
 
+    def computes_anchor(self, lesson: TrainingRound, sha256: str) -> bool:
+        return False
+
     def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
         sides = {}
         pairs = []
