@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
@@ -24,15 +25,17 @@ from transformers import (
     Qwen3Config,
 )
 
+from rlhf_flow.learner import attention
 from rlhf_flow.learner.attention import Line, attend
 from rlhf_flow.learner.backend_torch import TorchBackend
 from rlhf_flow.learner.batching import Example, Group, Limits, Packed, Row, pack
 from rlhf_flow.learner.inference import read_all
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.packing import pack_groups
-from rlhf_flow.learner.policy_model import ResponseLogps, ready, share_prompts
+from rlhf_flow.learner.policy_model import CHECKED, ResponseLogps, ready, share_prompts
 from rlhf_flow.learner.readout import PolicyReadout
 from rlhf_flow.learner.setup import compile_layers
+from rlhf_flow.learner.spans import Span, place
 from rlhf_flow.learner.step import pair_loss, take_step
 from rlhf_flow.learner.training import Training
 from rlhf_flow.learner.varlen import reference
@@ -110,15 +113,15 @@ def test_a_token_attends_to_its_prompt_and_its_own_answer(drawn: list[tuple[int,
             for q, query in enumerate(queries[r].tolist()):
                 allowed = range(q + 1) if mask is None else np.flatnonzero(mask[r, 0, q].numpy())
                 outputs.append((query, sorted(keys[r, k].item() for k in allowed)))
-    for place, output in enumerate(line.back.tolist()):
+    for token, output in enumerate(line.back.tolist()):
         query, seen = outputs[output]
-        assert query == place
+        assert query == token
         expected = [
             other
             for other, (group, answer) in enumerate(owner)
-            if group == owner[place][0]
-            and answer in (None, owner[place][1])
-            and 0 <= positions[place] - positions[other] < (window or 99)
+            if group == owner[token][0]
+            and answer in (None, owner[token][1])
+            and 0 <= positions[token] - positions[other] < (window or 99)
         ]
         assert seen == expected
 
@@ -177,6 +180,46 @@ def test_log_probs_and_gradients_are_those_of_padded_rows(name: str, dtype: torc
             torch.testing.assert_close(of_shared[parameter], gradient, rtol=0, atol=tolerance * largest, msg=parameter)
 
     compare()
+
+
+def shifted(groups: Sequence[Group]) -> tuple[list[Span], np.ndarray]:
+    """Each answer's positions begin one too late."""
+    spans, positions = place(groups)
+    for answer in (answer for span in spans for answer in span.answers):
+        positions[answer] += 1
+    return spans, positions
+
+
+def leaking(groups: Sequence[Group]) -> tuple[list[Span], np.ndarray]:
+    """An answer sees the answers before it."""
+    spans, positions = place(groups)
+    prompts = [[np.concatenate([span.prompt, *span.answers[:k]]) for k in range(len(span.answers))] for span in spans]
+    each = [zip(seen, span.answers, strict=True) for seen, span in zip(prompts, spans, strict=True)]
+    return [Span(prompt, [answer]) for pairs in each for prompt, answer in pairs], positions
+
+
+def without_a_boundary(groups: Sequence[Group]) -> tuple[list[Span], np.ndarray]:
+    """The second prompt goes on from the first one."""
+    first, second, *others = groups
+    _, positions = place(groups)
+    joined = Group(first.prompt + sum(first.answers) + second.prompt, second.answers)
+    spans, _ = place([joined, *others])
+    return [replace(spans[0], answers=[*place([first])[0][0].answers, *spans[0].answers]), *spans[1:]], positions
+
+
+@pytest.mark.parametrize("fault", [shifted, leaking, without_a_boundary])
+def test_a_fault_of_packing_is_noticed_at_the_start(
+    fault: Callable[[Sequence[Group]], tuple[list[Span], np.ndarray]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = ResponseLogps(make(CONFIGS["Llama"]), chunk=1000)
+    assert share_prompts(model)
+    expected = logps(model, pack_groups(CHECKED))
+    monkeypatch.setattr(attention, "place", fault)
+    assert (logps(model, pack_groups(CHECKED)) - expected).abs().max() > 0.01
+    assert not share_prompts(ResponseLogps(make(CONFIGS["Llama"]), chunk=1000))
+    assert "trains on padded rows" in capsys.readouterr().out
 
 
 @pytest.mark.slow
