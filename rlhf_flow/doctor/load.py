@@ -26,6 +26,7 @@ from rlhf_flow.tokenization.end_tokens import named_ends
 from rlhf_flow.types import Message, Policy, Prompt, Response, Rollouts, SamplingParams
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.model_sizes import sizes_of
+from rlhf_flow.weights.soft_caps import keep_soft_caps
 from rlhf_flow.weights.source import Checkpoint
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def _learner(config: RunConfig, published: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": seconds}
     for name, folder in (("start", model.path), ("published", str(published))):
         lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=model.trust_remote_code).eval()
+        keep_soft_caps(lm)
         with torch.inference_mode():
             logps = lm(input_ids=ids).logits[0].float().log_softmax(-1)
         at = np.arange(len(prompt.tokens) - 1, ids.shape[1] - 1)

@@ -23,6 +23,7 @@ from rlhf_flow.tokenization.end_tokens import end_tokens
 from rlhf_flow.types import Mixture, Policy, Prompt, Rollouts, SamplingParams
 from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.offload import HostOffload
+from rlhf_flow.weights.soft_caps import keep_soft_caps
 from rlhf_flow.weights.source import Adapter
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class HuggingFace:
         networks = [
             AutoModelForCausalLM.from_pretrained(model.path, dtype=dtype, **source) for _ in range(2 if mixes else 1)
         ]
+        for network in networks:
+            keep_soft_caps(network)
         positions = sizes_of(networks[0].config).positions
         if self.max_model_len is not None and positions is not None and self.max_model_len > positions:
             raise ValueError(

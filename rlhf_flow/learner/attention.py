@@ -88,9 +88,9 @@ class Line:
 
     def _mask(self, number: int, window: int | None) -> Tensor:
         queries, keys = self.positions[self.queries[number]], self.positions[self.keys[number]]
-        distance = queries[:, :, None] - keys[:, None, :]  # [R, Q, K]
-        seen = (distance >= 0) & self._placed(self.rectangles[number].present)[:, None, :]
-        return (seen if window is None else seen & (distance < window))[:, None]
+        queries, keys = queries[:, :, None], keys[:, None, :]
+        seen = (keys <= queries) & self._placed(self.rectangles[number].present)[:, None, :]  # [R, Q, K]
+        return (seen if window is None else seen & (keys > queries - window))[:, None]
 
     def _placed(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.positions.device)

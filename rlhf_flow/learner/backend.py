@@ -59,6 +59,7 @@ class Backend(Protocol):
     replicas: int
     lm: PreTrainedModel
     device: torch.device
+    reads: torch.dtype  # to which a forward pass rounds the weights
     optimizer: torch.optim.Optimizer
 
     def parameters(self) -> Sequence[Parameter]:

@@ -52,6 +52,7 @@ class DeepSpeedBackend(Ranks):
 
         super().__init__(place, sequence_ranks)
         self.lm, decayed = model.lm, matrices(model.lm)
+        self.reads = torch.bfloat16 if "bf16" in config else torch.float32
         self.empty = meta_init.is_empty(self.lm)
         if self.empty:
             self._make_sharded(model, config)
@@ -69,10 +70,9 @@ class DeepSpeedBackend(Ranks):
         """Give one layer after another memory, and partition it (stage 3)."""
         import deepspeed
 
-        dtype = torch.bfloat16 if "bf16" in config else torch.float32
         for part in meta_init.parts(model, self.lm):
-            meta_init.allocate(part, self.device, dtype)
-            deepspeed.zero.Init(module=part, config_dict_or_path=config, dtype=dtype)
+            meta_init.allocate(part, self.device, self.reads)
+            deepspeed.zero.Init(module=part, config_dict_or_path=config, dtype=self.reads)
 
     def parameters(self) -> Sequence[Parameter]:
         if self.stage == 0:

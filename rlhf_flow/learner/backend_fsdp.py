@@ -30,6 +30,7 @@ class FSDPBackend(Ranks):
         super().__init__(place, sequence_ranks)
         self.lm, self.empty = model.lm, meta_init.is_empty(model.lm)
         low = training.precision == "bfloat16"
+        self.reads = torch.bfloat16 if low else torch.float32
         mixed = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32) if low else MixedPrecisionPolicy()
         mesh = init_device_mesh(self.device.type, (self.size,))
         for part in meta_init.parts(model, self.lm):

@@ -22,6 +22,7 @@ class TorchBackend:
         self.model = model.to(device)
         self.lm = model.lm
         self.device = torch.device(device)
+        self.reads = torch.float32  # autocast leaves norms so
         self.trained = [(name, owner) for name, owner in self.lm.named_parameters() if owner.requires_grad]
         self.optimizer = training.optimizer.build(self.lm)
         self.moments = training.optimizer.moments

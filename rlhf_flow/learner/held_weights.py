@@ -63,7 +63,7 @@ class HeldWeights:
     @property
     def _rounded(self) -> bool:
         """Whether rounding to the published dtype changes nothing."""
-        return self.dtype in (torch.float32, self.backend.parameters()[0].seen.values.dtype)
+        return self.dtype in (torch.float32, self.backend.reads)
 
     @contextmanager
     def reading(self, policy: Policy | None = None) -> Iterator[None]:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from rlhf_flow.learner.backend import Backend
-from rlhf_flow.learner.batching import Limits, Packed, Row, deal
+from rlhf_flow.learner.batching import Limits, Packed, Row, deal, pack
+from rlhf_flow.learner.policy_model import reading_rectangles
 from rlhf_flow.learner.readout import Readout
 
 Forward: TypeAlias = Callable[[Packed], Tensor]
+# The most that log-probs in a line may differ from those in padded rows, nats a token on average.
+DIFFERENCES = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 @torch.no_grad()
@@ -36,3 +39,21 @@ def read_all(
             flat[ends[i] - widths[i] : ends[i]] = outputs[start : start + widths[i]]
             start += widths[i]
     return np.split(backend.sum(flat).numpy(), ends[:-1])
+
+
+@torch.no_grad()
+def compare_lines(backend: Backend, reading: Readout, rows: Sequence[Row], precision: str | None) -> None:
+    """Raise ValueError if these rows have other log-probs in a line without padding than in a rectangle.
+
+    On the learner's device and in its precision. Collective.
+    """
+    line = backend.logps(reading.pack(rows))
+    with reading_rectangles(backend.lm):
+        padded = backend.logps(pack(rows))
+    difference = (line - padded).abs().mean().item()
+    if not difference <= DIFFERENCES[precision or "float32"]:
+        name = type(backend.lm).__name__
+        raise ValueError(
+            f"model.path: log-probs of {name} differ by {difference:.2g} nats a token between rows that share their "
+            "prompt and padded rows, on this device. Fix: another learner.training.precision, or another model."
+        )

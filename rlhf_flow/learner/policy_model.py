@@ -24,6 +24,7 @@ from rlhf_flow.learner.meta_init import without_weights
 from rlhf_flow.learner.output_layer import OutputLayer
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.learner.sequence import SequenceGroup
+from rlhf_flow.weights.soft_caps import keep_soft_caps
 
 if TYPE_CHECKING:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -163,6 +164,7 @@ def quiet_config(path: str, **source: object) -> PreTrainedConfig:
 def ready(lm: PreTrainedModel, recompute: str = "off") -> PreTrainedModel:
     """Prepare the model for training. `recompute`: of its layers, as `Training.recomputes`."""
     lm.config.use_cache = False
+    keep_soft_caps(lm)
     if recompute == "off":
         lm.eval()
         return lm
@@ -217,6 +219,15 @@ def share_prompts(model: ResponseLogps) -> bool:
         return True
     lm.set_attn_implementation(INNER)
     return _padded(lm)
+
+
+@contextmanager
+def reading_rectangles(lm: PreTrainedModel) -> Iterator[None]:
+    """In this block a model that shares prompts reads padded rows, and nothing is compiled for them."""
+    lm.set_attn_implementation(INNER)
+    with torch.compiler.set_stance("force_eager"):
+        yield
+    lm.set_attn_implementation(NAME)
 
 
 def _padded(lm: PreTrainedModel) -> bool:

@@ -14,7 +14,7 @@ from rlhf_flow.learner import state
 from rlhf_flow.learner.backend import Backend
 from rlhf_flow.learner.batching import Example, Limits, Row, count, global_batches, read_examples, read_rows
 from rlhf_flow.learner.held_weights import HeldWeights, Pass
-from rlhf_flow.learner.inference import Forward, read_all
+from rlhf_flow.learner.inference import Forward, compare_lines, read_all
 from rlhf_flow.learner.readout import Readout
 from rlhf_flow.learner.step import take_step
 from rlhf_flow.learner.trainable import Trainable
@@ -36,6 +36,7 @@ class PreparedBatches:
     """The pairs of a training round, and the indices [<= batch] of those of each optimizer step."""
 
     lesson: TrainingRound
+    own: str | None  # the anchor that the only step reads
     examples: list[Example]
     batches: list[np.ndarray]
 
@@ -55,6 +56,7 @@ class PreferenceLearner:
         self.held = HeldWeights(model.path, backend, trained, torch_dtype(model.dtype), bucket=bucket, threads=threads)
         trained.fill(backend.frozen())
         self._prepared: PreparedBatches | None = None
+        self._compared = False  # lines with padded rows
         self._probe: state.Context | None = None
 
     # -- weights ------------------------------------------------------------------------------------------------------
@@ -207,8 +209,8 @@ class PreferenceLearner:
         return {"pairs": pairs, **{name: value / pairs for name, value in sums.items()}} if sums else {}
 
     def _prepare(self, lesson: TrainingRound) -> PreparedBatches:
-        if self._prepared is None or self._prepared.lesson != lesson:
-            own = next((sha256 for sha256 in lesson.roles.values() if self.computes_anchor(lesson, sha256)), None)
+        own = next((sha256 for sha256 in lesson.roles.values() if self.computes_anchor(lesson, sha256)), None)
+        if self._prepared is None or (self._prepared.lesson, self._prepared.own) != (lesson, own):
             examples = read_examples(lesson, own)
             batches = global_batches(
                 len(examples),
@@ -217,7 +219,12 @@ class PreferenceLearner:
                 seed=lesson.seed,
                 round=lesson.round,
             )
-            self._prepared = PreparedBatches(lesson, examples, batches)
+            if examples and self.reading.shares and not self._compared:
+                longest = max(examples, key=lambda example: example.length)
+                rows = [*longest.rows[:2], *examples[0].rows[:2]]
+                compare_lines(self.backend, self.reading, rows, self.training.precision)
+                self._compared = True
+            self._prepared = PreparedBatches(lesson, own, examples, batches)
             if examples and self.reading.generates:
                 row = examples[0].rows[0]
                 self._probe = state.Context([*row.prompt.tolist(), *row.tokens.tolist()], len(row.prompt))

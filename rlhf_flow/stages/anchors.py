@@ -23,6 +23,7 @@ def anchor(context: RunContext, plan: RoundPlan, policies: PolicyRegistry) -> St
         ids = _responses_in_pairs(training)
         scored = read = in_step = 0
         of_rounds = {name: policies[round] for name, round in plan.anchors.items()}
+        policies.begin(plan.init)  # the learner may have trained the round of an anchor again
         needed = context.objective.at(plan.round).needs.anchors
         others = {name: policy for name, policy in context.anchor_policies.items() if name in needed}
         for name, policy in sorted((of_rounds | others).items()):

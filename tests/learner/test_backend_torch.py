@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf_flow.learner.attention import Line
 from rlhf_flow.learner.optimizer import Optimizer
 from rlhf_flow.learner.torch import Torch
 from rlhf_flow.learner.training import Training
@@ -110,6 +111,13 @@ def test_an_anchor_of_several_steps_or_of_rounded_weights_is_not_read_in_the_ste
     rounded = Torch(training=replace(SGD, batch=64)).open(replace(world.model, dtype="bfloat16"), Place())
     rounded.start(world.start)
     assert not rounded.computes_anchor(without, world.start.sha256)
+
+
+def test_a_line_that_is_read_wrongly_on_the_device_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = world.open()
+    monkeypatch.setattr(Line, "_placed", lambda self, places: torch.from_numpy(np.maximum(places - 1, 0)))
+    with pytest.raises(ValueError, match="nats a token between rows that share their prompt and padded rows"):
+        learner.update(world.lesson, 0, 1)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])

@@ -84,6 +84,14 @@ def test_they_are_the_models_own(name: str, chunk: int) -> None:
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+def test_a_cap_of_attention_scores_is_kept(tmp_path: Path) -> None:
+    lm = make(Gemma2Config(**SIZES, attn_logit_softcapping=0.5, query_pre_attn_scalar=8))
+    lm.save_pretrained(tmp_path)
+    expected = torch.cat([theirs(lm, row) for row in rows()]).tolist()
+    loaded = ready(load(str(tmp_path), revision=None, trust_remote_code=False))
+    assert ours(ResponseLogps(loaded, chunk=1000), pack(rows())).tolist() == pytest.approx(expected, abs=1e-5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(4)), st.integers(0, 5), st.integers(1, 20))
 def test_they_do_not_depend_on_neighbours_order_or_padding(order: list[int], more: int, chunk: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlhf_flow.metrics.off_policy import Anchors, OffPolicy
-from rlhf_flow.protocols import TrainingRound
 from rlhf_flow.replay import Window
 from rlhf_flow.schedule import EveryK, Fixed
 from tests.support import toy
@@ -69,14 +67,7 @@ def test_an_anchor_that_generated_nothing_is_computed(tmp_path: Path) -> None:
 
 
 class OneStep(toy.Learner):
-    """Takes the round's step on log-probs of its own."""
-
-    def computes_anchor(self, lesson: TrainingRound, sha256: str) -> bool:
-        return sha256 == self.held
-
-    def update(self, lesson: TrainingRound, first: int, last: int) -> Mapping[str, float]:
-        assert not lesson.anchors.shards, "they were not to be read"
-        return {"loss": 0.0, "pairs": 1.0}
+    STEPS = 1
 
 
 def test_an_anchor_that_the_learner_reads_in_its_step_is_not_computed_before(tmp_path: Path) -> None:
@@ -84,6 +75,20 @@ def test_an_anchor_that_the_learner_reads_in_its_step_is_not_computed_before(tmp
     assert facts(tmp_path, 2, **settings) == [(0, 0)] * 2
     stages = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("rounds/*/stages/anchor.json"))]
     assert all(stage["facts"]["anchors/in_step"] > 0 for stage in stages) and len(stages) == 2
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_run_that_must_train_the_round_of_an_anchor_again_is_the_same(tmp_path: Path, k: int) -> None:
+    """With k=3 the anchor of rounds 4 to 6 is the policy of round 3, which wrote no checkpoint."""
+    anchors = []
+    for name, ends in (("run", (4, 5, 6)), ("whole", (6,))):
+        for rounds in ends:
+            run = toy.run(tmp_path / name, rounds=rounds, k=k, every=2, anchors=Anchors("learner"), learner=OneStep())
+        facts = [run.ledger.committed(round, "anchor").facts["anchors/in_step"] for round in range(1, 7)]
+        published = [run.ledger.committed(round, "publish").facts["sha256"] for round in range(1, 7)]
+        anchors.append((facts, published))
+    assert anchors[0] == anchors[1]
+    assert any(anchors[0][0])
 
 
 @pytest.mark.parametrize(

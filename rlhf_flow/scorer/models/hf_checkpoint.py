@@ -14,6 +14,7 @@ from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_t
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
 from rlhf_flow.weights.model_sizes import sizes_of
 from rlhf_flow.weights.offload import HostOffload
+from rlhf_flow.weights.soft_caps import keep_soft_caps
 from rlhf_flow.weights.start_checkpoint import faults
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Source:
 
         model: PreTrainedModel
         model, report = self._loaded(load, dtype=dtype, output_loading_info=True)
+        keep_soft_caps(model)
         if report["missing_keys"]:  # transformers would fill them with random numbers
             raise ValueError(
                 f"scorer.path must be a complete checkpoint, and {self.path!r} has no weights for "

@@ -66,7 +66,7 @@ def by_huggingface(learned: Learned) -> float:
 
 
 def _load(folder: Path) -> PreTrainedModel:
-    lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    lm: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return lm.eval()
 
 

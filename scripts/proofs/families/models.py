@@ -46,7 +46,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": Family("Qwen2Config", LLAMA, tied=True),
     "qwen3": Family("Qwen3Config", {**LLAMA, **HEADS}, tied=True),
     "qwen3-moe": Family("Qwen3MoeConfig", {**LLAMA, **HEADS, **EXPERTS}),
-    "gemma2": Family("Gemma2Config", GEMMA, tied=True),
+    "gemma2": Family("Gemma2Config", {**GEMMA, "attn_logit_softcapping": 1.0}, tied=True),
     "gemma3": Family("Gemma3TextConfig", GEMMA, tied=True),
     "gemma3-vision": Family(  # only its text part is trained
         "Gemma3Config",

@@ -87,6 +87,14 @@ def test_no_keys_and_values_are_kept(kind: str, checkpoint: Checkpoint, monkeypa
     scorer.score(rollouts(*ANSWERS))
 
 
+def test_a_cap_of_attention_scores_is_kept(tmp_path: Path) -> None:
+    found = [
+        utilities(RewardModel(write(tmp_path / str(cap), "gemma2", attn_logit_softcapping=cap)).open(Place()))
+        for cap in (0.5, None)
+    ]
+    assert np.abs(found[0] - found[1]).max() > 0.01
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_score_independently_of_the_batch(family: str, tmp_path: Path) -> None:
     path = write(tmp_path, family)
