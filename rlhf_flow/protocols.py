@@ -115,13 +115,13 @@ class Selector(Protocol):
         ...
 
     @property
-    def keeps_order(self) -> bool:
-        """Whether the first of each pair is always from the same draw, win or lose."""
+    def first_draw(self) -> str | None:
+        """The draw of the first of each pair, win or lose; None: the winner is first."""
         ...
 
     @property
-    def makes_groups(self) -> bool:
-        """Whether its training examples are groups of all responses to a prompt."""
+    def order(self) -> str | None:
+        """The order of the responses in its groups: worth, the best first, or drawn; None: it makes pairs."""
         ...
 
     def check(self, counts: Mapping[str, int]) -> None:

@@ -145,8 +145,7 @@ class Scored:
     utility: np.ndarray  # [B, N]; of a pairwise scorer the mean over j of wins, with 1/2 at j = i
     wins: np.ndarray  # [B, N, N]: P(i beats j); wins + wins.T = 1; NaN: abstention
     aspects: Mapping[str, np.ndarray] = field(default_factory=dict)  # name -> float32 [B, N]
-    # why a pair has no verdict, or no final one (inconsistent, capped, overdue) -> bool [B, N, N], symmetric
-    pair_flags: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pair_flags: Mapping[str, np.ndarray] = field(default_factory=dict)  # why no final verdict -> symmetric [B, N, N]
     counts: Mapping[str, int] = field(default_factory=dict)  # judge/queries, judge/truncated, ...
     batch_metrics: Mapping[str, float] = field(default_factory=dict)  # the scorer's metrics over all responses
     excluded: Mapping[str, str] = field(default_factory=dict)  # responses that no pair may use: id -> bucket
@@ -206,10 +205,11 @@ class Needs:
     """What an objective requires of the other parts. It is checked before any worker starts."""
 
     anchors: frozenset[str] = frozenset()  # names of the policies whose log-probs `loss` reads
-    draws: frozenset[str] = frozenset()  # values of `Response.source` that must be sampled, besides the policy
+    # source of responses -> the anchor that must have sampled them, also replayed ones; "policy": the initial weights
+    sampled: Mapping[str, str] = field(default_factory=dict)
     extra: str | None = None  # the source of the third response of each pair
-    extra_anchor: str | None = None  # the anchor whose policy must have sampled the third response
     examples: str = "pairs"  # what a training example is: "pairs", or "groups" of one or more responses to a prompt
+    order: str | None = None  # of the responses of a group: "worth", the best first, or "drawn"; None: any
     side_value: str | None = None  # of each response: "win_rate", "utility", "log_odds", or "any" number
     readout: str = "logps"  # per response: "logps" of a policy; "number", "embedding" or "mixture" of a reward head
     on_policy: bool = False  # requires samples of this round's policy: T=1, top_p=1, no top_k, no replay

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import fields
 from functools import partial
 
+from rlhf_flow.config import sample_checks
 from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.draw import NEUTRAL
 from rlhf_flow.scorer.pair_schedule import PairSchedule
@@ -21,6 +22,10 @@ SIDE_VALUES = {  # of `Needs` -> what it is called, and the value of selector.wo
     "utility": ("utilities", "utility"),
     "log_odds": ("log-odds", "log_odds"),
 }
+ORDERS = {  # of a group
+    "worth": "the answers that have a worth, the best first",
+    "drawn": "the answers as the sampler draws them",
+}
 FEW_STEPS = 8  # of a round; more of them come near the minimum of its loss
 
 
@@ -34,9 +39,7 @@ def check(config: RunConfig) -> None:
     config.timeline.check(config.rounds)
     _check_lag(config, names)
     _check_roles(config, names)
-    _check_draws(config, names)
-    _check_extra_anchor(config, names)
-    _check_replay(config, names)
+    sample_checks.check(config, names)
     _check_read(config, names)
     _check_win_rates(config, names)
     config.selector.check({draw.name: draw.n for draw in config.sampler.drawn.values()})
@@ -155,65 +158,6 @@ def _providing(slot: str, wanted: Set[str]) -> list[str]:
     return [name for name, named in provided.items() if wanted <= named.keys()]
 
 
-def _check_draws(config: RunConfig, names: Mapping[str, str]) -> None:
-    """The sampler must draw the answers that the objective needs, also for the third response of each pair."""
-    needs, sources, extra = config.objective.needs, config.sampler.sources, config.selector.extra
-    objective = f"objective={names['objective']}"
-    if missing := sorted(needs.draws - set(sources.values())):
-        raise ValueError(
-            f"{objective} needs answers from the {' and the '.join(missing)}, but sampler={names['sampler']} draws "
-            f"only from the {' and the '.join(sorted(set(sources.values())))}. "
-            "Fix: sampler=policy_and_reference or draws."
-        )
-    if needs.first_is_policy and not config.selector.keeps_order:
-        raise ValueError(
-            f"{objective} trains on the first answer of each pair, which must be the policy's own, win or lose, and "
-            f"selector={names['selector']} puts the winner first. Fix: selector=cross with selector.keep_order=true."
-        )
-    if extra is not None and extra not in sources:
-        raise ValueError(
-            f"selector.extra must be the name of a draw ({', '.join(sources)}), got {extra!r}. "
-            "Fix: one of them, or leave it out."
-        )
-    if needs.extra is not None and (extra is None or sources[extra] != needs.extra):
-        fitting = [name for name, source in sources.items() if source == needs.extra]
-        raise ValueError(
-            f"{objective} reads a third answer with each pair, from the {needs.extra}, but selector.extra is "
-            f"{extra or 'null'}. Fix: selector.extra={' or '.join(fitting) or f'a draw from the {needs.extra}'}."
-        )
-
-
-def _check_extra_anchor(config: RunConfig, names: Mapping[str, str]) -> None:
-    """The anchor of the third response must be the policy that sampled it, in every round."""
-    needs = config.objective.needs
-    if needs.extra is None or needs.extra_anchor is None:
-        return
-    for round in range(1, config.rounds + 1):
-        plan = config.timeline.at(round, ())
-        sampled, anchor = plan.samplers.get(needs.extra), plan.anchors[needs.extra_anchor]
-        if sampled != anchor:
-            raise ValueError(
-                f"objective={names['objective']} lowers the probability of an answer that its {needs.extra_anchor} "
-                f"sampled, but in round {round} the third answer is from the {needs.extra} of round {sampled} and the "
-                f"{needs.extra_anchor} is that of round {anchor} (schedule={names['schedule']}, lag={config.lag}). "
-                f"Fix: {'schedule=every_k and lag=0' if needs.extra == 'policy' else 'schedule=fixed'}."
-            )
-
-
-def _check_replay(config: RunConfig, names: Mapping[str, str]) -> None:
-    """An objective of on-policy answers trains on those of the present round."""
-    if not config.objective.needs.on_policy:
-        return
-    for round in range(1, config.rounds + 1):
-        if past := [each for each in config.replay.rounds(round) if each < round]:
-            raise ValueError(
-                f"replay={names['replay']} trains round {round} on answers of round {past[0]}, and "
-                f"objective={names['objective']} requires answers of the round's own policy: with others it has "
-                "another fixed point. Fix: replay=window replay.size=1, or an objective that accepts any answers, such "
-                "as dpo."
-            )
-
-
 def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
     """The learner's readout and the selector's side values must be those that the objective reads."""
     needs, head, objective = config.objective.needs, outputs(config), f"objective={names['objective']}"
@@ -232,11 +176,18 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
             f"{objective} reads the {values} of each answer, and selector.worth is {config.selector.worth}. "
             f"Fix: selector.worth={worth}."
         )
-    if (needs.examples == "groups") != config.selector.makes_groups:
-        made = "groups of all answers to a prompt" if config.selector.makes_groups else "pairs"
+    order = config.selector.order
+    if (needs.examples == "groups") != (order is not None):
+        made = "groups of all answers to a prompt" if order else "pairs"
         raise ValueError(
             f"{objective} trains on {needs.examples}, and selector={names['selector']} makes {made}. "
             f"Fix: selector={'group' if needs.examples == 'groups' else 'best_and_worst'}."
+        )
+    read = needs.order or ("worth" if needs.side_value else order)  # an answer without a worth is only in drawn order
+    if order and order != read:
+        raise ValueError(
+            f"selector={names['selector']}: its groups hold {ORDERS[order]}, and {objective} reads {ORDERS[read]}. "
+            f"Fix: selector=group selector.order={read}."
         )
 
 

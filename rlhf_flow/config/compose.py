@@ -26,7 +26,7 @@ from rlhf_flow.config.choices import Choices, choices, without_hydra
 from rlhf_flow.config.compatibility import check
 from rlhf_flow.config.overrides import given_keys
 from rlhf_flow.config.own_objective import check_importable
-from rlhf_flow.config.resolvers import ratio, sandbox
+from rlhf_flow.config.resolvers import RESOLVERS
 from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.protocols import Objective
 from rlhf_flow.system import redact
@@ -41,15 +41,15 @@ Adjust: TypeAlias = Callable[[str, DictConfig], None]  # changes the node of a s
 
 @cache
 def register() -> None:
-    """Register all parts with Hydra, and the resolvers `${sandbox:...}` and `${ratio:...}` with OmegaConf."""
+    """Register all parts with Hydra, and the resolvers of configurations with OmegaConf."""
     store = ConfigStore.instance()
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]  # copied to compose, and only read
     store.store("schema", _writable(RunConfig), provider="rlhf_flow")
     for group in GROUPS:
         for name, part in parts(group).items():
             store.store(name, _writable(part), group=group, provider="rlhf_flow")
-    OmegaConf.register_new_resolver("sandbox", sandbox, replace=True)
-    OmegaConf.register_new_resolver("ratio", ratio, replace=True)
+    for name, resolver in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def compose(

@@ -1,8 +1,10 @@
-"""What `${sandbox:...}` and `${ratio:...}` stand for in configurations."""
+"""What `${sandbox:...}`, `${ratio:...}`, `${product:...}` and `${length:...}` stand for in configurations."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from operator import mul
 
 WORLD = "rlhf_flow.sandbox.world"
 
@@ -29,3 +31,11 @@ def sandbox(name: str) -> str:
     if not world.exists:
         raise ValueError(f"the sandbox world must be built first, and {world.root} is empty. Fix: rlhf-flow sandbox.")
     return str(paths[name])
+
+
+RESOLVERS: Mapping[str, Callable[..., float | str]] = {
+    "sandbox": sandbox,
+    "ratio": ratio,
+    "product": mul,  # `${product:0.005,${objective.base.beta}}`: one value times another
+    "length": len,  # `${length:${objective.weights}}`: the number of items of a list
+}

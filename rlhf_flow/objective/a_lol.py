@@ -26,7 +26,7 @@ class ALoL(Constant):
     @property
     def needs(self) -> Needs:
         reference = frozenset({"reference"})
-        return Needs(anchors=reference, draws=reference, examples="groups", side_value="any")
+        return Needs(reference, sampled={"reference": "reference"}, examples="groups", side_value="any")
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The surrogate of each group [G], of which only the gradient is meaningful; `kept`: the share with A > 0."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.log_ratios import Constant, win_rates
-from rlhf_flow.objective.mixed_anchor import anchored, anchors, check_step
+from rlhf_flow.objective.mixed_anchor import anchored, anchors, check_step, returned
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
@@ -31,7 +31,7 @@ class DNO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=anchors(self.tau), side_value="win_rate", on_policy=True, returns="average")
+        return Needs(anchors(self.tau), side_value="win_rate", on_policy=True, returns=returned(self.tau))
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats, and the metrics of `pair_metrics` with scale eta.

@@ -29,7 +29,7 @@ class GPO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"previous"}), side_value="log_odds", on_policy=True)
+        return Needs(anchors=frozenset({"previous"}), side_value="log_odds", on_policy=True, returns="average")
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats squared, its metrics, and `target`, of chosen - rejected."""

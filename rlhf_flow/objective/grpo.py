@@ -31,7 +31,13 @@ class GRPO(Constant):
     @property
     def needs(self) -> Needs:
         anchors = {"previous", "reference"} if self.beta > 0 else {"previous"}
-        return Needs(anchors=frozenset(anchors), examples="groups", side_value="any", on_policy=True)
+        return Needs(
+            anchors=frozenset(anchors),
+            sampled={"policy": "previous"},
+            examples="groups",
+            side_value="any",
+            on_policy=True,
+        )
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The surrogate of each group [G], of which only the gradient is meaningful, and its metrics.

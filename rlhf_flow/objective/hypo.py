@@ -28,7 +28,7 @@ class HyPO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"reference"}), extra="policy")
+        return Needs(anchors=frozenset({"reference"}), sampled={"policy": "policy"}, extra="policy", on_policy=True)
 
     def loss(self, pairs: PairLogps) -> Loss:
         """A loss of each pair [P] with the right gradient, in nats, and the metrics of DPO and `kl`."""

@@ -34,7 +34,13 @@ class KTO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"reference"}), examples="groups", side_value="any")
+        return Needs(
+            anchors=frozenset({"reference"}),
+            sampled={"policy": "policy"},
+            examples="groups",
+            side_value="any",
+            on_policy=True,
+        )
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The loss of each group [G], and its metrics: `z`, and `desirable`, the share of such answers."""

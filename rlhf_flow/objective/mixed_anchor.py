@@ -29,6 +29,11 @@ def anchors(tau: float) -> frozenset[str]:
     return frozenset({"previous", "reference"}) if tau > 0 else frozenset({"previous"})
 
 
+def returned(tau: float) -> str:
+    """The iterate of self-play that theory returns: without a KL to the reference the last one may cycle."""
+    return "last" if tau > 0 else "average"
+
+
 def anchored(pairs: PairLogps, eta: float, tau: float) -> Sides:
     """The log-probs of both sides under the anchor."""
     previous = pairs.anchors["previous"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlhf_flow.objective.log_ratios import Constant, log_ratios, pair_metrics, soft
+from rlhf_flow.objective.mixed_anchor import returned
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 PAST = ("previous", "previous_2", "previous_3", "previous_4")
@@ -41,7 +42,7 @@ class MNPO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset(self.anchors), on_policy=True)
+        return Needs(anchors=frozenset(self.anchors), on_policy=True, returns=returned(self.tau))
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats squared, and the metrics of `IPO.loss` with scale eta."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf_flow.objective.log_ratios import Constant
+from rlhf_flow.objective.mixed_anchor import returned
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
@@ -45,7 +46,9 @@ class NashMD(Constant):
     def needs(self) -> Needs:
         return Needs(
             anchors=frozenset({"reference", "previous"}),
+            sampled={"policy": "previous"},
             on_policy=True,
+            returns=returned(self.tau),
             first_is_policy=True,
             general_preferences=self.scalar_judge == "refuse",
         )

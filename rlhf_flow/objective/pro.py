@@ -30,7 +30,7 @@ class PRO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(examples="groups", side_value="any")
+        return Needs(examples="groups", order="worth", side_value="any")
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The loss of each group [G], in nats; `nll` = that of the best answer. The best answer of a group is first."""

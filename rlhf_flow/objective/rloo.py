@@ -19,7 +19,7 @@ class RLOO(Constant):
 
     beta: float = 0.05  # strength of the KL to the reference, in units of the worth; 0: none
     clip: float | None = 0.2  # of the ratio to [1 - clip, 1 + clip]; null: none
-    returns: str = "last"  # the iterate that theory returns: last; average, for self-play by win rates without a KL
+    returns: str = "last"  # the iterate that theory returns without a KL: last; average, for self-play by win rates
 
     def __post_init__(self) -> None:
         check_policy_gradient(self.beta, self.clip)
@@ -29,7 +29,14 @@ class RLOO(Constant):
     @property
     def needs(self) -> Needs:
         anchors = {"previous", "reference"} if self.beta > 0 else {"previous"}
-        return Needs(frozenset(anchors), examples="groups", side_value="any", on_policy=True, returns=self.returns)
+        return Needs(
+            anchors=frozenset(anchors),
+            sampled={"policy": "previous"},
+            examples="groups",
+            side_value="any",
+            on_policy=True,
+            returns="last" if self.beta > 0 else self.returns,
+        )
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The surrogate of each group [G], of which only the gradient is meaningful, and its metrics.

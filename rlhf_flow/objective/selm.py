@@ -41,12 +41,7 @@ class SELM(Constant):
     @property
     def needs(self) -> Needs:
         source = SOURCES[self.variant]
-        return Needs(
-            anchors=frozenset({"reference"}),
-            draws=frozenset({source}) - {"policy"},
-            extra=source,
-            extra_anchor="reference",
-        )
+        return Needs(anchors=frozenset({"reference"}), sampled={source: "reference"}, extra=source)
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats, and the metrics of DPO and `extra`, the third log-ratio."""

@@ -30,7 +30,7 @@ class SPPO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True)
+        return Needs(anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True, returns="average")
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats squared, and its metrics.

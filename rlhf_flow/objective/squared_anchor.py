@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from rlhf_flow.objective.ipo import IPO
 from rlhf_flow.objective.log_ratios import Constant, check_reduction
-from rlhf_flow.objective.mixed_anchor import anchored, anchors, check_step
+from rlhf_flow.objective.mixed_anchor import anchored, anchors, check_step, returned
 from rlhf_flow.types import Loss, Needs, PairLogps
 
 
@@ -33,7 +33,7 @@ class SquaredAnchor(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=anchors(self.tau), on_policy=True)
+        return Needs(anchors=anchors(self.tau), on_policy=True, returns=returned(self.tau))
 
     def loss(self, pairs: PairLogps) -> Loss:
         """The loss of each pair [P], in nats squared, and the metrics of `IPO.loss` with scale eta."""

@@ -34,7 +34,7 @@ class SRPO(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"reference"}), examples="groups")
+        return Needs(anchors=frozenset({"reference"}), examples="groups", order="drawn")
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The loss of each group [G]; `margin` = beta (rho(w) - rho(l)), `improvement` = beta (rho(w|l) - rho(l|l)).

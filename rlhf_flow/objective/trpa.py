@@ -16,7 +16,7 @@ class TRPA(Constant):
 
     rho is the mean log-ratio of a token to the reference, and a level is the worth, such as a rule's. c is `best` if i
     is at the highest level of the round's scorer (worth >= `highest`), else 1. The KL to the last policy is that of
-    tokens, pi_t / pi - log(pi_t / pi) - 1.
+    tokens, pi_t / pi - log(pi_t / pi) - 1, whose mean is the KL on samples of the policy.
     """
 
     beta: float = 0.1  # strength of the KL to the reference
@@ -31,7 +31,13 @@ class TRPA(Constant):
 
     @property
     def needs(self) -> Needs:
-        return Needs(anchors=frozenset({"reference", "previous"}), examples="groups", side_value="utility")
+        return Needs(
+            anchors=frozenset({"reference", "previous"}),
+            sampled={"policy": "previous"} if self.kl > 0 else {},
+            examples="groups",
+            side_value="utility",
+            on_policy=self.kl > 0,
+        )
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The loss of each group [G], in nats, and its metrics: `kl`, and `pairs`, the number of pairs."""

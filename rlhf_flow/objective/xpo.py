@@ -38,8 +38,12 @@ class XPO:
 
     @property
     def needs(self) -> Needs:
-        reference = frozenset({"reference"})
-        return Needs(anchors=reference, draws=reference, extra="reference", extra_anchor="reference", returns="best")
+        return Needs(
+            anchors=frozenset({"reference"}),
+            sampled={"reference": "reference"},
+            extra="reference",
+            returns="best",
+        )
 
     def at(self, round: int) -> XPO:
         """With the alpha of this round; rounds count from 1."""

@@ -36,8 +36,8 @@ class Cross(Pairing):
             )
 
     @property
-    def keeps_order(self) -> bool:
-        return self.keep_order
+    def first_draw(self) -> str | None:
+        return self.first if self.keep_order else None
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError unless the sampler has both draws."""

@@ -29,10 +29,6 @@ class Group(Pairing):
         if self.order not in ("worth", "drawn"):
             raise ValueError(f"selector.order must be worth or drawn, got {self.order!r}")
 
-    @property
-    def makes_groups(self) -> bool:
-        return True
-
     def max_pairs(self, counts: Mapping[str, int]) -> int:
         """One group per prompt."""
         return 1

@@ -98,14 +98,14 @@ class Pairing:
                 raise ValueError(f"selector.{key} must be {rule}, got {vars(self)[key]}")
 
     @property
-    def keeps_order(self) -> bool:
-        """Whether the first of each pair is always of the same draw, win or lose."""
-        return False
+    def first_draw(self) -> str | None:
+        """The draw of the first of each pair, win or lose; None: the winner is first."""
+        return None
 
     @property
-    def makes_groups(self) -> bool:
-        """Whether its training examples are groups of all responses to a prompt, instead of pairs."""
-        return False
+    def order(self) -> str | None:
+        """The order of the responses in its groups: worth, the best first, or drawn; None: it makes pairs."""
+        return None
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError if these numbers of responses per prompt, by draw, cannot give a pair."""

@@ -14,8 +14,8 @@ class Single(Pairing):
     """One training example per response: a group of one. Scores are not read."""
 
     @property
-    def makes_groups(self) -> bool:
-        return True
+    def order(self) -> str:
+        return "drawn"
 
     def check(self, counts: Mapping[str, int]) -> None:
         """Raise ValueError if `among` names no draw."""

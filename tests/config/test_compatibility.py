@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,12 @@ from rlhf_flow.cluster.ray import LAYOUTS
 from rlhf_flow.config import compose as config
 from rlhf_flow.config.compatibility import check, warnings
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.protocols import Selector
+from rlhf_flow.replay import All, Decay, Window
+from rlhf_flow.sampler.mixture import MixtureSampler
+from rlhf_flow.schedule import EveryK, HalfSteps, Versions
+from rlhf_flow.selector.group import Group
+from rlhf_flow.selector.single import Single
 from rlhf_flow.types import Needs
 from tests.config.test_compose import LOCAL
 
@@ -241,9 +248,100 @@ def test_answers_of_earlier_policies_are_refused_if_they_move_the_fixed_point(
 
 @pytest.mark.parametrize("override", ["schedule=fixed", "lag=1", "schedule=every_k schedule.k=2"])
 def test_selm_explores_away_from_the_policy_that_answered(override: str) -> None:
-    with pytest.raises(ValueError, match=r"objective=selm lowers the probability of an answer that its reference"):
+    with pytest.raises(ValueError, match=r"objective=selm needs samples of its reference.*Fix: schedule=every_k"):
         composed("algorithm=selm", "rounds=3", *override.split())
     composed("algorithm=selm", "rounds=3")
+
+
+def changed(algorithm: str, *overrides: str, **parts: Any) -> RunConfig:
+    """Two rounds of a recipe with other parts, checked."""
+    config = replace(composed(f"algorithm={algorithm}", "rounds=2", *overrides), **parts)
+    check(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "parts"),
+    [
+        ("selm", {"replay": All()}),
+        ("selm", {"replay": Decay()}),
+        ("xpo", {"schedule": EveryK()}),
+        ("a_lol", {"replay": All(), "schedule": EveryK()}),
+    ],
+)
+def test_replayed_answers_of_another_reference_are_refused(algorithm: str, parts: dict[str, Any]) -> None:
+    name = "decay" if isinstance(parts.get("replay"), Decay) else "all"
+    with pytest.raises(
+        ValueError,
+        match=rf"^replay={name}: round 2 trains on answers that the (policy|reference) of round 0 gave in round 1, and "
+        rf"objective={algorithm} needs samples of its reference, that of round 1\. Fix: replay=window replay\.size=1",
+    ):
+        changed(algorithm, **parts)
+
+
+def test_replayed_answers_of_the_same_reference_are_trained_on() -> None:
+    for algorithm in ("xpo", "a_lol"):
+        changed(algorithm, replay=All())
+    still = Versions(policy="start", reference_sampler="start", reference="start")
+    changed("selm", replay=All(), schedule=still)
+
+
+@pytest.mark.parametrize("algorithm", ["hypo", "kto", "trpa"])
+def test_an_estimate_of_the_kl_needs_samples_of_the_policy(algorithm: str) -> None:
+    for replay in (All(), Window(2)):
+        with pytest.raises(ValueError, match=rf"round 2 on answers of round 1, and objective={algorithm} requires"):
+            changed(algorithm, replay=replay)
+    with pytest.raises(ValueError, match=rf"lag=1 trains on .*objective={algorithm} requires on-policy answers"):
+        changed(algorithm, lag=1)
+    with pytest.raises(ValueError, match=rf"^schedule=half_steps: round 2 .* objective={algorithm} needs samples of"):
+        changed(algorithm, schedule=HalfSteps())
+    changed(algorithm)
+
+
+def test_no_kl_needs_no_samples_of_the_policy() -> None:
+    changed("trpa", "objective.kl=0", replay=All())
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "nash_md"])
+def test_a_ratio_is_to_the_policy_that_answered(algorithm: str) -> None:
+    judge = ("objective.scalar_judge=allow",) if algorithm == "nash_md" else ()
+    with pytest.raises(ValueError, match=r"^schedule=versions: .* its previous, that of round 0\. Fix: schedule=fixed"):
+        changed(algorithm, *judge, schedule=Versions(previous="start"))
+    with pytest.raises(ValueError, match=rf"objective={algorithm} needs answers from the policy, but sampler=mixture"):
+        changed(algorithm, *judge, sampler=MixtureSampler())
+
+
+def test_a_lag_behind_a_moving_reference_is_refused_for_answers_of_the_reference() -> None:
+    changed("a_lol", lag=1)
+    with pytest.raises(ValueError, match=r"^schedule=every_k lag=1: .* Fix: schedule=fixed lag=0\."):
+        changed("a_lol", lag=1, schedule=EveryK())
+
+
+def test_a_run_has_no_answers_of_another_checkpoint() -> None:
+    with pytest.raises(ValueError, match=r"anchors\.policies\.reference: objective=xpo needs answers of this policy"):
+        changed("xpo", "anchors.policies={reference: elsewhere}")
+
+
+def test_the_first_answer_is_from_a_draw_of_the_policy() -> None:
+    swapped = ("objective.scalar_judge=allow", "selector.first=mixture", "selector.second=policy")
+    with pytest.raises(ValueError, match=r"puts the answer of mixture first\. Fix: selector=cross selector\.first=pol"):
+        changed("nash_md", *swapped)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "selector", "order"),
+    [
+        ("srpo", Group(), "drawn"),
+        ("pro", Group(order="drawn"), "worth"),
+        ("grpo", Group(order="drawn"), "worth"),  # with answers that have no worth
+        ("pro", Single(), "worth"),
+    ],
+)
+def test_groups_are_in_the_order_that_the_objective_reads(algorithm: str, selector: Selector, order: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"its groups hold the .*, and objective={algorithm} reads the .* Fix: .*\.order={order}\."
+    ):
+        changed(algorithm, selector=selector)
 
 
 def test_long_rounds_against_a_fixed_reference_swing() -> None:
@@ -264,6 +362,17 @@ def test_few_questions_to_a_judge_of_letters_give_no_win_rates() -> None:
     config.compose("algorithm=inpo", *few, "scorer.logprobs=false")
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "regularised"), [("sppo", None), ("gpo", None), ("dno", "tau"), ("spo", "beta"), ("mnpo", None)]
+)
+def test_the_iterate_that_theory_returns_is_said(algorithm: str, regularised: str | None) -> None:
+    average = any("returns the average" in told for told in warnings(changed(algorithm)))
+    assert average == (algorithm != "mnpo")
+    if regularised is not None:
+        held = changed(algorithm, f"objective.{regularised}=0.05")
+        assert not any("theory" in told for told in warnings(held))
+
+
 # -- values that follow from others ------------------------------------------------------------------------------------
 
 
@@ -272,3 +381,14 @@ def test_the_weight_of_a_mixture_follows_tau_and_eta() -> None:
         assert composed("algorithm=nash_md_exact", *keys).sampler.weight == pytest.approx(weight)
     with pytest.raises(Exception, match="divides two numbers, got None"):
         composed("algorithm=nash_md_exact", "objective=inpo", "objective.tau=null")
+
+
+def test_the_weight_of_a_likelihood_follows_beta() -> None:
+    for keys, weight in (((), 0.0005), (("objective.base.beta=0.5",), 0.0025), (("objective.weight=1",), 1.0)):
+        assert composed("algorithm=rpo", *keys).objective.weight == pytest.approx(weight)
+
+
+def test_there_are_as_many_past_policies_as_weights() -> None:
+    for keys, depth in (((), 3), (("objective.weights=[1.0]",), 1), (("objective.weights=[0.4,0.3,0.2,0.1]",), 4)):
+        config = composed("algorithm=mnpo", *keys)
+        assert (config.schedule.depth, len(config.objective.weights)) == (depth, depth)

@@ -129,7 +129,11 @@ def test_an_unknown_word_about_scalar_judges_is_refused() -> None:
 
 def test_it_needs_a_judge_of_pairs_unless_told_otherwise() -> None:
     needs = Needs(
-        anchors=frozenset({"reference", "previous"}), on_policy=True, first_is_policy=True, general_preferences=True
+        anchors=frozenset({"reference", "previous"}),
+        sampled={"policy": "previous"},
+        on_policy=True,
+        first_is_policy=True,
+        general_preferences=True,
     )
     assert NashMD().needs == needs
     assert NashMD(scalar_judge="allow").needs == replace(needs, general_preferences=False)

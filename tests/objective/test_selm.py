@@ -33,8 +33,6 @@ def test_a_beta_that_is_not_positive_is_refused() -> None:
 
 def test_the_variant_says_who_drew_the_third_response() -> None:
     one = frozenset({"reference"})
-    assert SELM().needs == Needs(anchors=one, extra="policy", extra_anchor="reference")
-    assert SELM(variant="theoretical").needs == Needs(
-        anchors=one, draws=one, extra="reference", extra_anchor="reference"
-    )
+    assert SELM().needs == Needs(one, sampled={"policy": "reference"}, extra="policy")
+    assert SELM(variant="theoretical").needs == Needs(one, sampled={"reference": "reference"}, extra="reference")
     assert SELM(0.2).at(7) == SELM(0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rlhf_flow.objective import PARTS
@@ -71,6 +73,8 @@ BOUNDS = [  # of each key: what is refused, and what is accepted
 ]
 REFERENCE, PREVIOUS = frozenset({"reference"}), frozenset({"previous"})
 BOTH = REFERENCE | PREVIOUS
+# the answers are samples of the policy that the round starts from
+GRADIENT = Needs(BOTH, sampled={"policy": "previous"}, examples="groups", side_value="any", on_policy=True)
 NEEDS = {  # what the papers' losses read: another anchor is another method
     "dpo": Needs(REFERENCE),
     "slic": Needs(REFERENCE),
@@ -80,24 +84,24 @@ NEEDS = {  # what the papers' losses read: another anchor is another method
     "chosen_nll": Needs(REFERENCE),
     "rdpo": Needs(REFERENCE),
     "f_dpo": Needs(REFERENCE),
-    "hypo": Needs(REFERENCE, extra="policy"),
+    "hypo": Needs(REFERENCE, sampled={"policy": "policy"}, extra="policy", on_policy=True),
     "rebel": Needs(PREVIOUS, side_value="utility"),
     "copg": Needs(REFERENCE, side_value="utility"),
-    "gpo": Needs(PREVIOUS, side_value="log_odds", on_policy=True),
-    "sppo": Needs(PREVIOUS, side_value="win_rate", on_policy=True),
+    "gpo": Needs(PREVIOUS, side_value="log_odds", on_policy=True, returns="average"),
+    "sppo": Needs(PREVIOUS, side_value="win_rate", on_policy=True, returns="average"),
     "mnpo": Needs(BOTH | {"previous_2", "previous_3"}, on_policy=True),
     "tgdpo": Needs(REFERENCE | {"reward_policy"}),
     "ofs": Needs(REFERENCE | {"sibling"}),
-    "chord": Needs(BOTH, examples="groups", side_value="any", on_policy=True, extra="dataset"),
-    "srpo": Needs(REFERENCE, examples="groups"),
-    "rloo": Needs(BOTH, examples="groups", side_value="any", on_policy=True),
-    "grpo": Needs(BOTH, examples="groups", side_value="any", on_policy=True),
+    "chord": replace(GRADIENT, extra="dataset"),
+    "srpo": Needs(REFERENCE, examples="groups", order="drawn"),
+    "rloo": GRADIENT,
+    "grpo": GRADIENT,
     "opmd": Needs(PREVIOUS, examples="groups", side_value="any"),
     "asymre": Needs(examples="groups", side_value="any"),
-    "kto": Needs(REFERENCE, examples="groups", side_value="any"),
-    "a_lol": Needs(REFERENCE, draws=REFERENCE, examples="groups", side_value="any"),
-    "pro": Needs(examples="groups", side_value="any"),
-    "trpa": Needs(BOTH, examples="groups", side_value="utility"),
+    "kto": replace(GRADIENT, anchors=REFERENCE, sampled={"policy": "policy"}),
+    "a_lol": Needs(REFERENCE, sampled={"reference": "reference"}, examples="groups", side_value="any"),
+    "pro": Needs(examples="groups", order="worth", side_value="any"),
+    "trpa": replace(GRADIENT, side_value="utility"),
     "negative_log_likelihood": Needs(examples="groups"),
     "bradley_terry_mixture": Needs(readout="mixture"),
 }
@@ -128,3 +132,19 @@ def test_some_learn_faster_than_dpo() -> None:
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_without_a_kl_no_reference_is_read(name: str) -> None:
     assert PARTS[name](beta=0.0).needs.anchors == PREVIOUS
+
+
+def test_theory_returns_the_last_policy_if_a_kl_holds_it_and_else_the_average() -> None:
+    held = {"tau": 0.05, "eta": 0.1}
+    for name in ("dno", "squared_anchor", "mnpo"):
+        assert PARTS[name](**held).needs.returns == "last"
+        assert PARTS[name](**held | {"tau": 0.0}).needs.returns == "average"
+    assert [PARTS["nash_md"](tau=tau).needs.returns for tau in (0.05, 0.0)] == ["last", "average"]
+    for returns in ("last", "average"):
+        by_wins = [PARTS["rloo"](beta=beta, returns=returns).needs.returns for beta in (0.05, 0.0)]
+        assert by_wins == ["last", returns]
+    assert PARTS["inpo"]().needs.returns == PARTS["ipo"]().needs.returns == "last"
+
+
+def test_a_kl_to_the_last_policy_needs_samples_of_it() -> None:
+    assert PARTS["trpa"](kl=0.0).needs == Needs(BOTH, examples="groups", side_value="utility")

@@ -68,5 +68,7 @@ def test_a_reduction_that_there_is_not_is_refused() -> None:
 
 
 def test_it_needs_the_previous_policy_and_win_rates_against_it() -> None:
-    assert SPPO().needs == Needs(anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True)
+    assert SPPO().needs == Needs(
+        anchors=frozenset({"previous"}), side_value="win_rate", on_policy=True, returns="average"
+    )
     assert SPPO(0.2).at(7) == SPPO(0.2)

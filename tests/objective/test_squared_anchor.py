@@ -72,6 +72,6 @@ def test_a_reduction_that_there_is_not_is_refused() -> None:
 
 
 def test_it_needs_the_reference_only_where_it_is_regularised() -> None:
-    assert SquaredAnchor().needs == Needs(anchors=frozenset({"previous"}), on_policy=True)
+    assert SquaredAnchor().needs == Needs(anchors=frozenset({"previous"}), on_policy=True, returns="average")
     assert SquaredAnchor(ETA, TAU).needs == Needs(anchors=frozenset({"previous", "reference"}), on_policy=True)
     assert SquaredAnchor(0.2).at(7) == SquaredAnchor(0.2)

@@ -63,4 +63,4 @@ def test_a_beta_that_is_not_positive_is_refused() -> None:
 
 def test_it_needs_responses_of_the_reference_and_one_of_them_with_each_pair() -> None:
     one = frozenset({"reference"})
-    assert XPO().needs == Needs(anchors=one, draws=one, extra="reference", extra_anchor="reference", returns="best")
+    assert XPO().needs == Needs(one, sampled={"reference": "reference"}, extra="reference", returns="best")
