@@ -19,6 +19,7 @@ OF_SCORERS = ("silent_judge", "inconsistent_judge")  # from the counts of scorer
 FEW, MANY = 8, 16  # questions to a scorer
 MOST_TRUNCATED = 0.8  # trips `truncated_rise` regardless of the start, which may have no room to rise
 SATURATED_KL = 0.2  # nats per token
+SATURATED_LOW = 0.8  # low end of the win rate's interval: 16 verdicts that all win exceed it, 15 do not
 SHORT = 20.0  # tokens: in a short response, one choice among eight words (2 nats) is a high KL per token
 
 
@@ -47,6 +48,7 @@ class Alarms:
 
     The defaults are meant to be silent in a good run. Metrics with an interval over prompts must be beyond the
     threshold with the whole interval, so that chance rarely trips an alarm (`scripts/proofs/intervals.py` counts).
+    `saturated` is the exception, since an interval over a few dozen prompts never lies above 0.98.
     """
 
     action: str = "warn"  # warn or stop
@@ -142,7 +144,8 @@ SIGNS: Mapping[str, Sign] = {
     ),
     "saturated": Sign(
         lambda earlier, now, limit: (
-            _get(now, "win_rate_low") > limit
+            _get(now, "win_rate") > limit
+            and _get(now, "win_rate_low") > min(limit, SATURATED_LOW)
             and _get(now, "kl") > SATURATED_KL * max(now.get("eval/length", 0.0), SHORT)
         ),
         "the win rate is {:.3f} far from the start (eval/kl): the policy may exploit the scorer. Read answers, and see "

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import alarms as planted
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from rlhf_flow.metrics.alarms import (
     raised,
     tripped,
 )
+from rlhf_flow.metrics.stats import mean_with_interval
+from rlhf_flow.metrics.win_rate import win_rate
 from rlhf_flow.system.machine import gpus
 from rlhf_flow.types import RoundRecord
 from tests.support import toy
@@ -54,7 +57,7 @@ TELLING = {  # of each alarm, what does not trip it yet and what does
     "distinct_fall": ({"eval/distinct": 0.5}, {"eval/distinct": 0.49}),
     "repetition_rise": ({"eval/repetition": 0.24}, {"eval/repetition": 0.26}),
     "saturated": (
-        {"eval/win_rate": 0.99, "eval/win_rate_low": 0.97, "eval/kl": 9.0},
+        {"eval/win_rate": 0.97, "eval/win_rate_low": 0.95, "eval/kl": 9.0},
         {"eval/win_rate": 1.0, "eval/win_rate_low": 1.0, "eval/kl": 9.0},
     ),
     "kl": ({"eval/kl": 15.0}, {"eval/kl": 15.1}),
@@ -133,9 +136,23 @@ def test_a_start_whose_answers_are_nearly_all_cut_leaves_no_room_to_rise_and_tri
 
 
 def test_a_reward_that_likes_one_phrase_again_and_again_is_noticed() -> None:
-    """28 nats in 48 tokens, a win rate of 1 and answers that differ by a word: only these two alarms see it."""
-    hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8}
-    assert names([START, START | hacked]) == ["repetition_rise", "kl"]
+    """28 nats in 48 tokens, a win rate of 1 and answers that differ by a word."""
+    hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8, "eval/win_rate": 1.0}
+    assert names([START, START | hacked]) == ["repetition_rise", "saturated", "kl"]
+
+
+@pytest.mark.parametrize("n", [16, 34, 64, 128])
+def test_a_win_rate_of_one_far_from_the_start_rings_with_as_few_as_16_held_out_prompts(n: int) -> None:
+    far = mean_with_interval("eval/kl", np.linspace(8, 48, n)) | {"eval/length": 48.0}
+    near = mean_with_interval("eval/kl", np.linspace(0, 10, n)) | {"eval/length": 48.0}
+    assert "saturated" in names([START, START | far | win_rate("eval/win_rate", np.ones(n))])
+    for wins, distance in ((1.0, near), (0.87, near), (0.87, far), (0.5, {"eval/kl": 0.0})):
+        verdicts = (np.arange(n) < wins * n).astype(float)
+        assert names([START, START | distance | win_rate("eval/win_rate", verdicts)]) == []
+
+
+def test_a_win_rate_of_one_on_fewer_than_16_prompts_may_be_chance() -> None:
+    assert names([START, START | {"eval/kl": 9.0} | win_rate("eval/win_rate", np.ones(15))]) == []
 
 
 @pytest.mark.parametrize(("kl", "length"), [(4.9, 29.6), (9.8, 30.0), (2.1, 3.0), (40.0, 500.0)])
