@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rlhf_flow.evaluation.matrix import Interval, Matrix
 from rlhf_flow.evaluation.record import rated
-from rlhf_flow.report.format import ABSENT, number
+from rlhf_flow.report.format import ABSENT, number, supported
 
-FORMS = {"elo": ".0f", "samples": ".0f", "tokens": ".1f"}  # of the columns that do not have three digits
+FORMS = {"elo": ".0f", "samples": ".0f", "tokens": ".1f"}  # of the columns that are not in the digits of their interval
 
 
 def comparison(matrix: Matrix) -> str:
@@ -28,6 +28,7 @@ def cell(interval: Interval | None, form: str = ".3f") -> str:
     if interval is None:
         return ABSENT
     value, low, high = interval
+    form = supported(form, low, high)
     return f"{number(value, form)} ({number(low, form)} to {number(high, form)})"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.metrics.bucket_counts import pairs, reasons
+from rlhf_flow.metrics.digits import with_interval
 from rlhf_flow.types import RoundRecord
 
 Metrics = Mapping[str, float]
@@ -94,14 +95,14 @@ class Sign:
     """An alarm on the metrics of evaluation."""
 
     trips: Callable[[Sequence[Metrics], Metrics, float], bool]  # given earlier rounds, this one and the threshold
-    reason: str  # a format of the metric `eval/<metric>`
+    reason: str  # a format of the metric `eval/<metric>`; `rate`: with its interval
     metric: str
 
 
 SIGNS: Mapping[str, Sign] = {
     "proxy_gap": Sign(
         lambda earlier, now, limit: _get(now, "proxy_gap_low") > limit,
-        "the win rate by the scorer of training exceeds that by the evaluation scorer by {:+.3f}",
+        "the win rate by the scorer of training exceeds that by the evaluation scorer by {rate}",
         "proxy_gap",
     ),
     "length_drift": Sign(
@@ -111,7 +112,7 @@ SIGNS: Mapping[str, Sign] = {
     ),
     "win_rate_drop": Sign(
         lambda earlier, now, limit: _get(now, "win_rate_drop") > limit and _get(now, "win_rate_drop_low") > 0,
-        "the win rate fell to {:.3f}, below its best",
+        "the win rate fell to {rate}, below its best",
         "win_rate",
     ),
     "entropy_fall": Sign(
@@ -148,7 +149,7 @@ SIGNS: Mapping[str, Sign] = {
             and _get(now, "win_rate_low") > min(limit, SATURATED_LOW)
             and _get(now, "kl") > SATURATED_KL * max(now.get("eval/length", 0.0), SHORT)
         ),
-        "the win rate is {:.3f} far from the start (eval/kl): the policy may exploit the scorer. Read answers, and see "
+        "the win rate is {rate} far from the start (eval/kl): the policy may exploit the scorer. Read answers, and see "
         "objective.beta, the learning rate or evaluate.scorer",
         "win_rate",
     ),
@@ -273,7 +274,10 @@ def _alarm(name: str, metrics: Metrics) -> Alarm:
         share = _inconsistent(metrics)
         return Alarm(name, f"{share:.0%} of the judge's verdicts flip with the order of the answers")
     sign = SIGNS.get(name)
-    return Alarm(name, "tripped" if sign is None else sign.reason.format(_get(metrics, sign.metric)))
+    if sign is None:
+        return Alarm(name, "tripped")
+    value, low, high = (_get(metrics, f"{sign.metric}{end}") for end in ("", "_low", "_high"))
+    return Alarm(name, sign.reason.format(value, rate=with_interval(value, low, high)))
 
 
 def _get(metrics: Metrics, name: str) -> float:

@@ -10,6 +10,7 @@ from rlhf_flow.metrics.alarms import raised
 from rlhf_flow.observe.sparkline import sparkline
 from rlhf_flow.report.citation import cite, sentence
 from rlhf_flow.report.facts import algorithm_of, header, judges
+from rlhf_flow.report.format import supported
 from rlhf_flow.report.run_folder import Run, read
 from rlhf_flow.system.hub import is_hub_name
 
@@ -271,7 +272,8 @@ def _curves(run: Run, round: int) -> Iterator[str]:
 
 
 def _with_interval(metrics: Mapping[str, float], key: str, form: str) -> str:
-    """`0.712 [0.660, 0.764]`; without the interval if it was not measured, empty without the value."""
+    """`0.71 [0.66, 0.76]`; without the interval if it was not measured, empty without the value."""
+    form = supported(form, metrics.get(f"{key}_low"), metrics.get(f"{key}_high"))
     value, *ends = (format(metrics[end], form) if end in metrics else "" for end in (key, f"{key}_low", f"{key}_high"))
     return f"{value} [{ends[0]}, {ends[1]}]" if value and all(ends) else value
 
@@ -285,7 +287,8 @@ def _limits(run: Run, round: int) -> Iterator[str]:
     metrics = run.metrics.get(round, {})
     low, high = (metrics.get(f"eval/win_rate_{end}") for end in ("low", "high"))
     if round and low is not None and high is not None and low <= 0.5 <= high:
-        yield f"The interval of the win rate, [{low:.3f}, {high:.3f}], holds 0.5: no gain is shown."
+        ends = ", ".join(format(end, supported(".3f", low, high)) for end in (low, high))
+        yield f"The interval of the win rate, [{ends}], holds 0.5: no gain is shown."
     for alarm in raised(metrics):
         yield f"An alarm in round {round}: {alarm.reason.partition(';')[0]}."
     yield "The records of training, from which this card is made, hold no test of safety, of facts or of other tasks."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from rlhf_flow.metrics.digits import places
+
 ABSENT = "—"
 
 
@@ -18,6 +20,11 @@ def number(value: float | None, form: str = ".3f") -> str:
         return "∞" if value > 0 else "−∞"
     text = format(value, form)
     return text.replace("-", "−") if set(text) - set("-0.,%") else text.replace("-", "")  # -0.000 is 0.000
+
+
+def supported(form: str, low: float | None, high: float | None) -> str:
+    """`form` with as many digits behind the point as the interval supports, if it has three."""
+    return form.replace(".3f", f".{places(low, high)}f")
 
 
 def short(value: float) -> str:

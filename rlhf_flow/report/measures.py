@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.report.axes import Scale
-from rlhf_flow.report.format import short
+from rlhf_flow.report.format import number, short, supported
 
 EVAL, TRAIN, POLICY, LEARNER, OTHER = "eval", "train", "policy", "learner", "other"
 COLOURS = (
@@ -137,7 +137,9 @@ def undecided(name: str, value: float, low: float | None, high: float | None) ->
     """A clause if the interval covers `value`; else empty."""
     if low is None or high is None or not low <= value <= high:
         return ""
-    return f"{name} does not differ significantly from {short(value)}: 95 % interval {short(low)} to {short(high)}"
+    form = supported(".3f", low, high)
+    ends = f"{number(low, form)} to {number(high, form)}"
+    return f"{name} does not differ significantly from {short(value)}: 95 % interval {ends}"
 
 
 def aspects(names: Sequence[str], titles: Sequence[str]) -> list[Measure]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from rlhf_flow.report.axes import drawn
 from rlhf_flow.report.facts import judges
 from rlhf_flow.report.figure import Figure, curve, lined
+from rlhf_flow.report.format import number, supported
 from rlhf_flow.report.measures import EVAL, RATE, TRAIN, Measure
 from rlhf_flow.report.run_folder import Run
 from rlhf_flow.report.svg_chart import Curve
@@ -70,9 +71,13 @@ def passed_its_best(rows: Sequence[dict[str, float]]) -> str:
     best, last = max(known, key=lambda row: row["win_rate"]), known[-1]
     if last.get("win_rate_high", last["win_rate"]) >= best["win_rate"]:
         return ""
+    highest, fallen = (
+        number(row["win_rate"], supported(".3f", row.get("win_rate_low"), row.get("win_rate_high")))
+        for row in (best, last)
+    )
     return (
-        f"the win rate is greatest in round {best['round']:.0f}, {best['win_rate']:.3f} at {DISTANCE} "
-        f"{best['sqrt_kl']:.2f}, and falls to {last['win_rate']:.3f} at {last['sqrt_kl']:.2f}"
+        f"the win rate is greatest in round {best['round']:.0f}, {highest} at {DISTANCE} "
+        f"{best['sqrt_kl']:.2f}, and falls to {fallen} at {last['sqrt_kl']:.2f}"
     )
 
 

@@ -9,12 +9,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlhf_flow.metrics.alarms import raised
-from rlhf_flow.metrics.digits import places
 from rlhf_flow.observe.summary_line import duration
 from rlhf_flow.report.answers import groups
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figures import sections
-from rlhf_flow.report.format import ABSENT, number, short
+from rlhf_flow.report.format import ABSENT, number, short, supported
 from rlhf_flow.report.measures import COLOURS, MEASURES, undecided
 from rlhf_flow.report.run_folder import Run, leaves
 from rlhf_flow.system.visible_text import clipped, visible
@@ -98,7 +97,7 @@ def _headline(run: Run) -> tuple[str, str, str]:
         return label, ABSENT, "not measured in this run" if run.finished else "not measured yet"
     last = max(measured)
     low, high = (run.metrics[last].get(f"{key}_{end}") for end in ("low", "high"))
-    form = f".{places(low, high)}f"
+    form = supported(".3f", low, high)
     interval = "" if low is None or high is None else f"95 % interval {number(low, form)} to {number(high, form)}, "
     unclear = base is not None and undecided("", base, low, high)
     noise = "; not significant: the interval covers 0.5" if unclear else ""
@@ -111,8 +110,16 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str, str]]:
         measure, series = MEASURES[key], run.series(key)
         if series:
             first, last = min(series), max(series)
-            before = f"{number(series[first], measure.form)} in round {first}" if first != last else f"in round {last}"
-            yield measure.title, number(series[last], measure.form), UNITS.get(key, ""), before
+            before = (
+                f"{_value(run, key, first, measure.form)} in round {first}" if first != last else f"in round {last}"
+            )
+            yield measure.title, _value(run, key, last, measure.form), UNITS.get(key, ""), before
+
+
+def _value(run: Run, key: str, round: int, form: str = ".3f") -> str:
+    """In the digits that its interval supports."""
+    value, low, high = (run.metrics[round].get(f"{key}{end}") for end in ("", "_low", "_high"))
+    return number(value, supported(form, low, high))
 
 
 def _cautions(run: Run) -> list[str]:
@@ -152,8 +159,8 @@ def columns(run: Run) -> list[tuple[str, list[str]]]:
     table += _rate(run, "held-out accuracy", "eval/accuracy")
     table += _rate(run, "held-out loss", "eval/loss")
     for key, label in COLUMNS.items():
-        if series := run.series(key):
-            table.append((label, [number(series.get(round), MEASURES[key].form) for round in rounds]))
+        if run.series(key):
+            table.append((label, [_value(run, key, round, MEASURES[key].form) for round in rounds]))
     series = run.series("seconds/round")
     if series:
         table.append(("time", [duration(series[round]) if round in series else ABSENT for round in rounds]))
@@ -169,14 +176,15 @@ def sources(run: Run) -> list[list[str]]:
     table = [["source", "prompts", "pairs", *given.values()]] if names else []
     for name in names:
         totals = [sum(run.series(f"source/{name}/{what}").values()) for what in ("prompts", "pairs")]
-        last = [[None, *run.series(form.format(name)).values()][-1] for form in given]
-        table.append([visible(name), *(number(total, ",.0f") for total in totals), *map(number, last)])
+        keys = [form.format(name) for form in given]
+        last = [_value(run, key, max(run.series(key))) if run.series(key) else ABSENT for key in keys]
+        table.append([visible(name), *(number(total, ",.0f") for total in totals), *last])
     return table
 
 
 def _rate(run: Run, label: str, key: str) -> Iterator[tuple[str, list[str]]]:
     rate, low, high = (run.series(f"{key}{end}") for end in ("", "_low", "_high"))
-    forms = {round: f".{places(low.get(round), high.get(round))}f" for round in run.metrics}
+    forms = {round: supported(".3f", low.get(round), high.get(round)) for round in run.metrics}
     if rate:
         yield label, [number(rate.get(round), form) for round, form in forms.items()]
     if low or high:

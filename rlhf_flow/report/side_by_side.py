@@ -11,7 +11,7 @@ from rlhf_flow.metrics.win_rate import gap
 from rlhf_flow.report import measures, overoptimization
 from rlhf_flow.report.facts import broken, header, judges
 from rlhf_flow.report.figure import Figure, Section, curve, lined
-from rlhf_flow.report.format import ABSENT, number
+from rlhf_flow.report.format import ABSENT, number, supported
 from rlhf_flow.report.judge import AGREEMENT
 from rlhf_flow.report.measures import Measure
 from rlhf_flow.report.page import environment
@@ -143,8 +143,9 @@ def last_value(run: Run, measure: Measure) -> str:
         return ABSENT
     last = max(series)
     low, high = (run.metrics[last].get(f"{measure.key}_{end}") for end in ("low", "high"))
-    interval = "" if low is None or high is None else f" ({number(low, measure.form)} to {number(high, measure.form)})"
-    return f"{number(series[last], measure.form)}{interval}, round {last}"
+    form = supported(measure.form, low, high)
+    interval = "" if low is None or high is None else f" ({number(low, form)} to {number(high, form)})"
+    return f"{number(series[last], form)}{interval}, round {last}"
 
 
 def _difference(first: Run, other: Run) -> tuple[str, str]:
@@ -166,8 +167,9 @@ def _difference(first: Run, other: Run) -> tuple[str, str]:
     verdict = "not significant: the interval covers 0" if low <= 0 <= high else f"{winner.name} wins more often"
     after = f"round {rounds[1]}" if rounds[0] == rounds[1] else f"rounds {rounds[1]} and {rounds[0]}"
     over = f"over {len(pairs)} prompts that both answered, after {after}"
-    interval = f"95 % interval {number(low, '+.3f')} to {number(high, '+.3f')}"
-    return name, f"win rate {number(found['gap'], '+.3f')} ({interval}), {over}; {verdict}"
+    form = supported("+.3f", low, high)
+    interval = f"95 % interval {number(low, form)} to {number(high, form)}"
+    return name, f"win rate {number(found['gap'], form)} ({interval}), {over}; {verdict}"
 
 
 def _paired(first: Sequence[Answer], other: Sequence[Answer]) -> list[tuple[float, float]]:

@@ -46,7 +46,7 @@ def test_both_win_rates_are_drawn_against_the_square_root_of_the_kl(passed: Path
 
 
 def test_the_note_says_where_the_policy_passed_its_best(passed: Path, good_run: Path) -> None:
-    said = "the win rate is greatest in round 1, 0.700 at √KL 2.00, and falls to 0.400 at 3.00"
+    said = "the win rate is greatest in round 1, 0.70 at √KL 2.00, and falls to 0.40 at 3.00"
     assert said in charts(passed)[TITLE]
     assert "greatest" not in charts(good_run)[TITLE]
 

@@ -251,7 +251,7 @@ def test_what_cannot_be_told_from_noise_is_said(make_run: MakeRun, good_run: Pat
     folder = make_run([{"eval/win_rate": 0.5, "eval/win_rate_low": 0.5, "eval/win_rate_high": 0.5}, line], name="noise")
     words = page_of(folder).words
     assert "not significant: the interval covers 0.5" in words
-    assert "round 1 does not differ significantly from 0.5: 95 % interval 0.46 to 0.58" in words
+    assert "round 1 does not differ significantly from 0.5: 95 % interval 0.460 to 0.580" in words
     assert "signific" not in page_of(good_run).words
 
 

@@ -157,7 +157,7 @@ def test_an_alarm_is_said_once_with_its_rounds(fooled_run: Path) -> None:
     shown = html.partition('<section class="warning"')[2].partition("</section>")[0]
     assert re.findall("<li>(.*)</li>", shown) == [
         "alarm proxy_gap in round 2, 3, 4: the win rate by the scorer of training exceeds that by the evaluation "
-        "scorer by +0.375",
+        "scorer by 0.375 ± 0.050",
         "alarm length_drift in round 4: answers are 1.84 times as long as the start&#39;s",
     ]
     table = report.table(fooled_run).splitlines()
