@@ -228,6 +228,12 @@ def test_python_blocks_are_python() -> None:
         compile(text, page, "exec")
 
 
+def test_the_comparison_has_every_feature_that_has_a_page() -> None:
+    compared = (ROOT / "docs/reference/compared.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(\.\./how-to/([\w-]+)\.md", compared))
+    assert linked == {page.stem for page in (ROOT / "docs/how-to").glob("*.md")} - {"index"}
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8")):
