@@ -17,9 +17,9 @@ ORDERS = {FIRST: ((0, 1),), SECOND: ((1, 0),), TIE: ((0, 1), (1, 0))}  # the ver
 CANDIDATES = {"chosen": "chosen", "rejected": "rejected"}
 
 
-def keys_of_next_run(path: Path) -> list[str]:
-    """The overrides with which each round of a run trains on the labels of a file too."""
-    given = {"path": str(path), "columns.candidates": CANDIDATES}
+def keys_of_next_rounds(path: Path) -> list[str]:
+    """The overrides with which further rounds of a run train on the labels of a file too."""
+    given = {"path": str(path.resolve()), "columns.candidates": CANDIDATES}
     return from_mapping({"prompts@given.prompts": "jsonl", "given.prompts": given})
 
 

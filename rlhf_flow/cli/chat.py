@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlhf_flow.chat.chat_model import Decoding, open_chat_model
 from rlhf_flow.chat.conversation import converse
-from rlhf_flow.chat.labels import keys_of_next_run
+from rlhf_flow.chat.labels import keys_of_next_rounds
 from rlhf_flow.chat.screen import Screen
 from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.storage.run_policies import split
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(options.models) > 2:
         raise ValueError(f"chat takes one or two models, got {len(options.models)}. Try rlhf-flow chat --help.")
     decoding = Decoding(options.max_tokens, options.temperature, options.seed)
-    labels = options.labels or _labels(options.models)
+    run = _run(options.models)
+    labels = options.labels or (run or Path()) / FILE
     logging.disable_progress_bar()
     screen = Screen(Console())
     models = [open_chat_model(word) for word in options.models]
@@ -35,18 +36,16 @@ def main(arguments: Sequence[str]) -> int:
     labelled = converse(models, screen, decoding, labels=labels, system=options.system)
     if labelled:
         screen.tell(
-            f"{labels}: {labelled} more {'label' if labelled == 1 else 'labels'}. Each round trains on them too with"
+            f"{labels}: {labelled} more {'label' if labelled == 1 else 'labels'}. Further rounds train on them too with"
         )
-        screen.tell(f"  rlhf-flow run ... {shlex.join(keys_of_next_run(labels))}")
+        command = "run ..." if run is None else f"resume {shlex.quote(str(run))} rounds=..."
+        screen.tell(f"  rlhf-flow {command} {shlex.join(keys_of_next_rounds(labels))}")
     return 0
 
 
-def _labels(words: Sequence[str]) -> Path:
-    """The file of the first run among the models, else one in this folder."""
-    for word in words:
-        if (found := split(word)) is not None:
-            return found[0] / FILE
-    return Path(FILE)
+def _run(words: Sequence[str]) -> Path | None:
+    """The folder of the first run among the models."""
+    return next((found[0] for word in words if (found := split(word)) is not None), None)
 
 
 def _parser() -> ArgumentParser:

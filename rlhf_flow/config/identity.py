@@ -24,6 +24,7 @@ FREE = (  # keys, and parents of keys, that may change
     *("rounds", "cluster", "observe", "alarms", "run_dir", "checkpoint"),
     *("learner.compile", "learner.ranks", "learner.sequence_ranks", "learner.config"),
     "answers",  # the draws hold its values
+    "given",  # each round records the data that it took pairs from
     *(f"{slot}.training.{key}" for slot in ("learner", "refresh") for key in TRAINING),
     *("engine.batch", "engine.kv_cache_mib", "engine.gpu_memory_utilization", "engine.max_num_seqs"),
     *("engine.tensor_parallel", "engine.threads", "anchors.by", "anchors.max_mismatch"),

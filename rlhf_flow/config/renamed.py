@@ -45,15 +45,12 @@ KEYS = (  # pattern of an old key, or of its beginning -> new name
     (re.compile(r"^(sampler\.draws\.\d+)\.who$"), r"\1.policy"),
 )
 THREADS = 1  # of a rank
+FREED = re.compile(r"^given\.")  # keys that an identity had, and that may change
 ADDED: dict[str, object] = {  # keys that a run of an earlier version lacks, with what it did
     "selector.missing_eos_penalty": 0.0,
     "prompts.columns.revisions": False,
     "prompts.columns.every_turn": False,
     "evaluate.samples": 8,
-    "given.prompts": None,
-    "given.share": 0.5,
-    "given.chosen": "chosen",
-    "given.rejected": "rejected",
 }
 CHOICES = {("sampler", "plan"): "draws", ("engine", "idle"): "none", ("cluster", "kept"): "ray_persistent"}
 
@@ -82,8 +79,8 @@ def target(dotted: str) -> str:
 
 
 def identity(written: Mapping[str, object]) -> dict[str, object]:
-    """The identity of a run that version 0.1 wrote, in today's names, with the threads that its learners had."""
-    today = {key(old): choice(old, value) for old, value in written.items()}
+    """The identity that an earlier version wrote, in today's names, with the threads that its learners had."""
+    today = {key(old): choice(old, value) for old, value in written.items() if not FREED.match(old)}
     trained = {name.partition(".training.")[0] for name in today if ".training." in name}
     return {f"{slot}.training.threads": THREADS for slot in trained} | ADDED | today
 

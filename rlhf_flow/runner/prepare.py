@@ -248,7 +248,6 @@ def prepare(config: RunConfig, choices: Choices = UNKNOWN) -> Prepared:
         "start.sha256": start.sha256,
         "prompts.sha256": prompts.sha256,
         "learner.sha256": config.learner.fingerprint(),
-        **({} if given is None else {"given.sha256": given.sha256}),
         **{f"{slot}.sha256": spec.fingerprint() for slot, spec in scorers.items()},
     }
     ledger = Ledger.open(

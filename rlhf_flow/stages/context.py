@@ -54,7 +54,7 @@ class Agreement:
 class GivenPairs:
     """Pairs of a data set that each round trains on besides its own."""
 
-    prompts: PromptSource
+    prompts: PromptSource  # another one after a resume, for rounds that have not selected their pairs
     share: float  # of them, relative to the pairs that the round selects
     chosen: str  # the name of the better candidate
     rejected: str

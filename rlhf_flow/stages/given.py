@@ -15,7 +15,7 @@ DRAW = "given"  # of the responses' ids
 def add_given(context: RunContext, round: int, writer: StageWriter, selected: int) -> StageFacts:
     """Write `share` times as many given pairs as were selected, or as many as the round's data has.
 
-    Each round shuffles the data anew. Facts: given/used, given/identical.
+    Each round shuffles the data anew. Facts: given/used, given/identical, and the data's given/sha256.
     """
     if context.given is None:
         return {}
@@ -34,7 +34,7 @@ def add_given(context: RunContext, round: int, writer: StageWriter, selected: in
     if pairs:
         writer.table("given/responses", rows.from_rollouts(Rollouts(round, tuple(prompts), tuple(groups))))
         writer.table("pairs/given", rows.from_selection(Selection(tuple(pairs), {}, {})))
-    return {"given/used": len(pairs), "given/identical": identical}
+    return {"given/used": len(pairs), "given/identical": identical, "given/sha256": context.given.prompts.sha256}
 
 
 def _response(prompt: Prompt, name: str, round: int) -> Response:

@@ -57,7 +57,8 @@ def test_the_labels_of_a_run_lie_in_its_folder(
     assert chat(monkeypatch, ["Hello", "1"], f"{old_run}@last", model) == 0
     (row,) = [json.loads(line) for line in (old_run / "chat.jsonl").read_text().splitlines()]
     assert (row["chosen_model"], row["rejected_model"]) == ("online_dpo@2", "model")
-    assert "online_dpo@2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "online_dpo@2" in said and f"rlhf-flow resume {old_run} rounds=..." in said
 
 
 def test_an_answer_is_what_the_model_generates(model: Path) -> None:

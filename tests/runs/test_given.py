@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -102,6 +103,38 @@ def test_pairs_of_a_data_set_join_those_of_each_round(model: Path, data_set: Pat
         assert round["given/used"] == round["pairs/used"] > 0
         assert round["train/pairs"] == 2 * round["pairs/used"]
     assert main(["run", *overrides("online_dpo", model, data_set, tmp_path / "other"), *given]) == 2
+
+
+def test_labels_reach_the_next_round_of_a_run_and_leave_the_rounds_that_have_their_pairs(
+    model: Path, data_set: Path, tmp_path: Path
+) -> None:
+    run, labels = tmp_path / "run", tmp_path / "labels.jsonl"
+    small = {"rounds": 1, "prompts.batch": 8, "answers.max_tokens": 12}
+    assert main(["run", *overrides("online_dpo", model, data_set, run, **small)]) == 0
+    rows = data_set.read_text().splitlines(keepends=True)
+    labels.write_text("".join(rows[:20]))
+    given = ["prompts@given.prompts=jsonl", f"given.prompts.path={labels}", "given.share=1.0"]
+    columns = [f"given.prompts.columns.candidates.{name}={name}" for name in ("chosen", "rejected")]
+    assert main(["resume", str(run), "rounds=2", *given, *columns]) == 0
+    _, first, second = metrics(run)
+    assert "given/used" not in first and second["given/used"] > 0
+
+    labels.write_text("".join(rows))
+    killed = tmp_path / "killed"  # as `run` would be after a kill once round 2 had its pairs
+    shutil.copytree(run, killed)
+    (killed / "final.json").unlink()
+    (killed / "rounds/00002/record.json").unlink()
+    for stage in (killed / "rounds/00002/stages").glob("*.json"):
+        if not stage.name.startswith(("sample", "score", "select")):
+            stage.unlink()
+    assert main(["resume", str(killed), "rounds=3"]) == 0
+    assert policy(killed, 2) == policy(run, 2)
+    hashes = [json.loads((killed / f"rounds/0000{round}/stages/select.json").read_text())["facts"] for round in (2, 3)]
+    assert hashes[0]["given/sha256"] != hashes[1]["given/sha256"]
+
+
+def policy(run: Path, round: int) -> object:
+    return json.loads((run / f"rounds/{round:05}/record.json").read_text())["policy"]
 
 
 def test_another_policy_guides_the_tokens(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
