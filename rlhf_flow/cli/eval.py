@@ -17,6 +17,8 @@ from rlhf_flow.evaluation.matrix import Matrix, matrix
 from rlhf_flow.evaluation.questions import dialogues
 from rlhf_flow.evaluation.settings import settings
 from rlhf_flow.report import overoptimization
+from rlhf_flow.report import tasks as task_table
+from rlhf_flow.report.format import with_ends
 from rlhf_flow.report.run_folder import read
 from rlhf_flow.storage.run_policies import split
 
@@ -86,7 +88,7 @@ def _judge_pairs(keys: Sequence[str], run: Path | None, options: argparse.Namesp
         )
     found = preferences.accuracies(options.pairs, config, out=options.out)
     path = record.keep(options.out, "preferences", f"{name_of(config)} on {options.pairs}", found)
-    rows = [[name, tables.with_ends(row, "accuracy"), f"{row['rows']:.0f}"] for name, row in found.items()]
+    rows = [[name, with_ends(row, "accuracy"), f"{row['rows']:.0f}"] for name, row in found.items()]
     print("\n".join(["", f"by {name_of(config)}", "", *tables.table(["subset", "accuracy", "rows"], rows), ""]))
     print(path)
 
@@ -101,10 +103,7 @@ def _tasks(words: Sequence[str], keys: Sequence[str], run: Path | None, options:
     for one in contestants(words, model):
         results[one.name] = harness.run(one, tasks)
         path = record.keep(options.out, "tasks", one.name, results[one.name])
-    measured = dict.fromkeys((task, key) for found in results.values() for task, row in found.items() for key in row)
-    shown = [(task, key) for task, key in measured if not key.endswith(("_low", "_high"))]
-    rows = [[task, key, *(tables.with_ends(found[task], key) for found in results.values())] for task, key in shown]
-    print("\n".join(["", *tables.table(["task", "metric", *results], rows), "", str(path)]))
+    print("\n".join(["", *tables.table(["task", "metric", *results], task_table.rows(results)), "", str(path)]))
 
 
 def _curve(run: Path | None, options: argparse.Namespace) -> None:
@@ -114,8 +113,7 @@ def _curve(run: Path | None, options: argparse.Namespace) -> None:
     path = record.keep(options.out, "overoptimization", str(run), rows)
     columns = [key for key in (*overoptimization.GOLD, *overoptimization.PROXY) if any(key in row for row in rows)]
     cells = [
-        [f"{row['round']:.0f}", f"{row['sqrt_kl']:.3f}", *(tables.with_ends(row, key) for key in columns)]
-        for row in rows
+        [f"{row['round']:.0f}", f"{row['sqrt_kl']:.3f}", *(with_ends(row, key) for key in columns)] for row in rows
     ]
     print("\n".join(tables.table(["round", "sqrt(KL)", *columns], cells)))
     passed = overoptimization.passed_its_best(rows)

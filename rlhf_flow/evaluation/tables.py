@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from rlhf_flow.evaluation.matrix import Interval, Matrix
+from rlhf_flow.evaluation.matrix import Matrix
 from rlhf_flow.evaluation.record import rated
-from rlhf_flow.report.format import ABSENT, number, supported
-
-FORMS = {"elo": ".0f", "samples": ".0f", "tokens": ".1f"}  # of the columns that are not in the digits of their interval
+from rlhf_flow.report.format import cell, with_ends
 
 
 def comparison(matrix: Matrix) -> str:
@@ -21,23 +19,6 @@ def comparison(matrix: Matrix) -> str:
     columns = ["elo", "strength", *matrix.measures]
     ratings = [[name, *(with_ends(row, key) for key in columns)] for name, row in ranked]
     return "\n".join([*table(["row beats column", *matrix.names], rates), "", *table(["policy", *columns], ratings)])
-
-
-def cell(interval: Interval | None, form: str = ".3f") -> str:
-    """A value with its interval; a dash if it is not known."""
-    if interval is None:
-        return ABSENT
-    value, low, high = interval
-    form = supported(form, low, high)
-    return f"{number(value, form)} ({number(low, form)} to {number(high, form)})"
-
-
-def with_ends(row: Mapping[str, float], key: str) -> str:
-    """The value of a key with its interval, if it has one; a dash if it is not there."""
-    form = FORMS.get(key, ".3f")
-    if f"{key}_low" not in row:
-        return number(row.get(key), form)
-    return cell((row[key], row[f"{key}_low"], row[f"{key}_high"]), form)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -12,6 +12,7 @@ from rlhf_flow.report.citation import cite, sentence
 from rlhf_flow.report.facts import algorithm_of, header, judges
 from rlhf_flow.report.format import supported
 from rlhf_flow.report.run_folder import Run, read
+from rlhf_flow.report.tasks import of_card
 from rlhf_flow.system.hub import is_hub_name
 
 MODEL = """---
@@ -135,7 +136,7 @@ def model_card(run: Run, round: int, *, dtype: str | None = None, is_average: bo
         serve=serve or f"`BASE` is the starting model, {name}." * (not on_hub),
         place=WHERE,
         facts=_table(run),
-        results=_results(run, round, is_average=is_average),
+        results=_results(run, round, is_average=is_average) + ("" if is_average else of_card(run, round)),
         limits="\n".join(f"- {line}" for line in _limits(run, round)),
         cite=cite(algorithm, _version(run)),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 from rlhf_flow.metrics.digits import places
 
 ABSENT = "—"
+FORMS = {"elo": ".0f", "samples": ".0f", "tokens": ".1f"}  # of the columns that are not in the digits of their interval
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -25,6 +27,23 @@ def number(value: float | None, form: str = ".3f") -> str:
 def supported(form: str, low: float | None, high: float | None) -> str:
     """`form` with as many digits behind the point as the interval supports, if it has three."""
     return form.replace(".3f", f".{places(low, high)}f")
+
+
+def cell(interval: tuple[float, float, float] | None, form: str = ".3f") -> str:
+    """A value with its interval; a dash if it is not known."""
+    if interval is None:
+        return ABSENT
+    value, low, high = interval
+    form = supported(form, low, high)
+    return f"{number(value, form)} ({number(low, form)} to {number(high, form)})"
+
+
+def with_ends(row: Mapping[str, float], key: str) -> str:
+    """The value of a key with its interval, if it has one; a dash if it is not there."""
+    form = FORMS.get(key, ".3f")
+    if f"{key}_low" not in row:
+        return number(row.get(key), form)
+    return cell((row[key], row[f"{key}_low"], row[f"{key}_high"]), form)
 
 
 def short(value: float) -> str:

@@ -16,6 +16,7 @@ from rlhf_flow.report.figures import sections
 from rlhf_flow.report.format import ABSENT, number, short, supported
 from rlhf_flow.report.measures import COLOURS, MEASURES, undecided
 from rlhf_flow.report.run_folder import Run, leaves
+from rlhf_flow.report.tasks import results_of, rows
 from rlhf_flow.system.visible_text import clipped, visible
 
 CLIP = 4000  # characters of a text
@@ -55,6 +56,7 @@ def render(run: Run) -> str:
             sections=sections(run),
             columns=columns(run),
             sources=sources(run),
+            tasks=_tasks(run),
             everything=_everything(run),
             groups=list(groups(run)),
             colours=COLOURS,
@@ -180,6 +182,12 @@ def sources(run: Run) -> list[list[str]]:
         last = [_value(run, key, max(run.series(key))) if run.series(key) else ABSENT for key in keys]
         table.append([visible(name), *(number(total, ",.0f") for total in totals), *last])
     return table
+
+
+def _tasks(run: Run) -> list[list[str]]:
+    """A header and the rows of `rlhf-flow eval --tasks`."""
+    results = results_of(run.folder)
+    return [["task", "metric", *map(run.private.text, results)], *rows(results)] if results else []
 
 
 def _rate(run: Run, label: str, key: str) -> Iterator[tuple[str, list[str]]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlhf_flow.evaluation.tables import cell, with_ends
 from rlhf_flow.metrics.alarms import raised
 from rlhf_flow.metrics.win_rate import gap, win_rate
 from rlhf_flow.report import overoptimization
 from rlhf_flow.report.card import model_card
+from rlhf_flow.report.format import cell, with_ends
 from rlhf_flow.report.measures import MEASURES, undecided
 from rlhf_flow.report.page import columns
 from rlhf_flow.report.run_folder import Run, read
