@@ -223,6 +223,11 @@ def test_the_pages_build(tmp_path: Path) -> None:
     assert "<math" in (tmp_path / "algorithms/online_dpo.html").read_text(encoding="utf-8")
 
 
+def test_the_page_of_presets_is_that_of_their_files() -> None:
+    generated = pytest.importorskip("presets", reason="needs Sphinx").page()
+    assert (ROOT / "docs/reference/presets.md").read_text(encoding="utf-8") == generated, "make docs writes it again"
+
+
 def test_python_blocks_are_python() -> None:
     for page, text in blocks("python"):
         compile(text, page, "exec")

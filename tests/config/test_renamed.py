@@ -17,3 +17,8 @@ def test_keys_inside_of_a_renamed_section_are_renamed_too() -> None:
 def test_a_switch_that_has_become_a_choice_is_read() -> None:
     old = {"learner": {"training": {"gradient_checkpointing": False}}}
     assert renamed.configuration(old) == {"learner": {"training": {"gradient_checkpointing": "off"}}}
+
+
+def test_what_may_change_by_now_is_no_part_of_an_old_identity() -> None:
+    old = {"given.prompts.path": "a.jsonl", "given.sha256": "b", "seed": 1}
+    assert renamed.identity(old) == renamed.ADDED | {"seed": 1}
