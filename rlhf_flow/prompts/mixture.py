@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Sizes: TypeAlias = Callable[[Mapping[str, float], Mapping[str, int]], dict[str, int]]  # weights, rows -> of a round
+OF_A_DATA_SET = ("config", "revision", "held_out_split", "first", "streaming")  # keys of prompts=huggingface
+OF_FILES = ("held_out_path",)
 SOURCE = "mixture"  # in `Prompt.meta`: the name of the prompt's source
 
 
@@ -43,6 +45,10 @@ class MixedSource:
     system: str | None = None  # put before its chats that have no system message; null: prompts.system
     split: str | None = None  # of a Hugging Face data set; null: files
     config: str | None = None  # the subset of a Hugging Face data set
+    revision: str | None = None  # of a data set on the hub
+    held_out_split: str | None = None  # its split with the prompts for evaluation
+    first: int | None = None  # rows of each split that are taken; null: all
+    streaming: bool = False  # read rows without a copy on disk; for a large data set of which `first` takes a part
 
     def __post_init__(self) -> None:
         if "/" in self.name or not self.name:
@@ -63,6 +69,15 @@ class MixedSource:
             raise ValueError(
                 f"prompts.sources, {self.name}: no column {min(unknown)!r}. Fix: one of {', '.join(known)}."
             )
+        foreign = OF_A_DATA_SET if self.split is None else OF_FILES
+        if wrong := [each.name for each in fields(self) if each.name in foreign and self._sets(each)]:
+            where, fix = (
+                ("Hugging Face data sets", "split=train") if self.split is None else ("files", "held_out_split=test")
+            )
+            raise ValueError(f"prompts.sources, {self.name}: {wrong[0]} is a key of {where}. Fix: {fix}.")
+
+    def _sets(self, key: Field[Any]) -> bool:
+        return vars(self)[key.name] is not key.default
 
     def in_round(self, round: int) -> bool:
         return self.from_round <= round and (self.to_round is None or round <= self.to_round)
@@ -166,7 +181,9 @@ class Mixture(PromptSpec):
         }
         if source.split is None:
             return Jsonl(path=source.path, held_out_path=source.held_out_path, **shared)
-        return HuggingFace(path=source.path, split=source.split, config=source.config, **shared)
+        return HuggingFace(
+            path=source.path, split=source.split, **{key: vars(source)[key] for key in OF_A_DATA_SET}, **shared
+        )
 
     def _read(self, name: str, spec: PromptSpec, tokenizer: PreTrainedTokenizerBase) -> ReadRows:
         try:

@@ -24,6 +24,7 @@ def write(tmp_path: Path) -> Write:
     def write(rows: Sequence[object], name: str = "prompts.jsonl") -> str:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return str(path)
 

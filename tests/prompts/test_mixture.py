@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_flow.config.identity import identity
 from rlhf_flow.prompts.mixture import MixedPrompts, MixedSource, Mixture, shares, source_of
 from tests.prompts.conftest import Write
+from tests.support.configured import configured
 
 
 @pytest.fixture
@@ -92,6 +95,27 @@ def test_each_source_has_its_own_system_message_template_and_columns(
     assert {prompt.id for prompt in opened.batch(1)} == {"one/row-1", "two/row-1"}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_source_may_be_the_first_rows_of_a_split_with_a_split_for_evaluation(
+    streaming: bool, write: Write, tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "test"):
+        write([{"prompt": f"{split} {at}"} for at in range(5)], f"hub/{split}.jsonl")
+    hub = MixedSource("hub", str(tmp_path / "hub"), split="train", held_out_split="test", first=2, streaming=streaming)
+    sources = [hub, MixedSource("file", write([{"prompt": "file 0"}, {"prompt": "file 1"}]))]
+    opened = Mixture(sources=sources, batch=4).open(tokenizer, seed=0)
+    assert sorted(one.messages[0].content for one in opened.batch(1)) == ["file 0", "file 1", "train 0", "train 1"]
+    assert [one.messages[0].content for one in opened.held_out()] == ["test 0", "test 1"]
+
+
+def test_a_run_that_began_before_a_source_had_these_keys_resumes() -> None:
+    given = {"prompts@given.prompts": "mixture", "given.prompts.sources": "[{name: one, path: one.jsonl}]"}
+    keys = identity(configured(**given))
+    new = ("revision", "held_out_split", "first", "streaming")
+    assert all(keys.get(f"given.prompts.sources.0.{name}") is None for name in new)  # an absent key counts as null
+
+
 def test_shares_add_up_to_the_batch() -> None:
     assert shares({"a": 1, "b": 1, "c": 1}, 8) == {"a": 3, "b": 3, "c": 2}
     assert shares({"a": 0.75, "b": 0.25}, 64) == {"a": 48, "b": 16}
@@ -108,6 +132,9 @@ def test_shares_add_up_to_the_batch() -> None:
         ({"to_round": 2}, {"from_round": 4}, r"round 3 has no source\. Fix: from_round=1 or no to_round"),
         ({"to_round": 2}, {"to_round": 4}, r"round 5 has no source"),
         ({"columns": {"promt": "x"}}, {}, r"easy: no column 'promt'\. Fix: one of prompt, id"),
+        ({"streaming": True}, {}, r"easy: streaming is a key of Hugging Face data sets\. Fix: split=train"),
+        ({"config": "main"}, {}, r"easy: config is a key of Hugging Face data sets"),
+        ({"split": "train", "held_out_path": "x"}, {}, r"easy: held_out_path is a key of files\. Fix: held_out_split"),
         ({}, {"columns": {"prompt": "text"}}, r"prompts\.sources, hard: .*expected a column 'text'"),
         ({}, {"weight": 20}, r"hard: 18 prompts for training, and its share of a round is 38\. Fix: lower"),
     ],
