@@ -58,7 +58,7 @@ class HalfSteps:
     half. `previous` is the full policy in both, as an anchor and to sample from.
     """
 
-    reference: str = "start"  # start; last: the full policy
+    reference: str = "start"  # start | last (the full policy)
 
     def __post_init__(self) -> None:
         if self.reference not in ("start", "last"):

@@ -21,7 +21,7 @@ class Model:
     path: str  # a folder with a Hugging Face checkpoint, or a name on the hub
     revision: str | None = None  # branch, tag or commit on the hub
     trust_remote_code: bool = False  # run the code in the checkpoint
-    dtype: str = "float32"  # float32 or bfloat16: dtype of the engine and of the published weights
+    dtype: str = "float32"  # float32 | bfloat16: dtype of the engine and of the published weights
     chat_template: ChatTemplate = field(default_factory=ChatTemplate)  # the chat template of the tokenizer
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""Shell completion of commands, keys and choices."""
+"""Shell completion of commands, options, keys and choices."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_flow.cli import pages
-from rlhf_flow.cli.help import FILES, found_files
+from rlhf_flow.cli.help import config_dirs, found_files
 from rlhf_flow.cli.ls import KINDS
-from rlhf_flow.config.compose import CONFIGS, parts, register
+from rlhf_flow.cli.meanings import values
+from rlhf_flow.config.choices import without_hydra
+from rlhf_flow.config.compose import CONFIGS, parts
 from rlhf_flow.config.schema import GROUPS
+from rlhf_flow.serve.config import register
 
 BASH = """\
 _rlhf_flow() {
@@ -59,14 +62,23 @@ complete -c rlhf-flow -f -a "(__rlhf_flow_words)"
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 COMMAND_ENDS = re.compile(r"[;&|]")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-COMPOSING = {
-    "run": "run",
-    "doctor": "run",
-    "plan": "run",
-    "compare": "run",
-    "sft": "sft",
-    "train-reward": "train-reward",
+COMPOSING = {  # commands that take keys, and the configuration of the keys
+    **dict.fromkeys(("run", "resume", "doctor", "plan", "compare", "eval"), "run"),
+    **{command: command for command in ("sft", "train-reward", "serve")},
 }
+BENCHMARKS = ("alpaca_eval", "mt_bench", "arena_hard")
+FOLLOWING: dict[str, Sequence[str]] = {  # what may follow a command, or one of its options
+    "completion": (*SCRIPTS,),
+    "export": ("pairs", "sft", "labels", "model"),
+    "export --dtype": ("bfloat16", "float16", "float32"),
+    "eval --export": BENCHMARKS,
+    "eval --import": BENCHMARKS,
+    "compare --recipes": (*found_files([CONFIGS], "algorithm"),),
+    "compare --world": ("sandbox", "cyclic"),
+    "judgements": ("list", "prune", "export"),
+    "ls": (*KINDS,),
+}
+SEVERAL = ("ls", "compare --recipes")  # take more than one of them
 
 
 def words(line: str, breaks: str, commands: Sequence[str]) -> list[str]:
@@ -87,20 +99,28 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
     if not before:
         yield from (f"{command} " for command in commands)
         return
+    option, equals, _ = word.partition("=")
     if word.startswith("-"):
-        yield from (f"{option} " for option in _options(before[0]))
+        given = FOLLOWING.get(f"{before[0]} {option}", ()) if equals else ()
+        yield from [f"{option}={value} " for value in given] or [f"{each} " for each in _options(before[0])]
         return
-    if before[0] == "ls":
-        yield from (f"{kind} " for kind in KINDS)
-    if before[0] not in COMPOSING:
-        return
-    key, equals, _ = word.partition("=")
-    if equals:
-        yield from (f"{key}={choice} " for choice in _choices(key, before))
-        return
-    yield from (f"{group}=" for group in (*GROUPS, *FILES))
-    parent = key.rpartition(".")[0]
-    node = OmegaConf.select(_composed(before), parent) if parent else _composed(before)
+    yield from (f"{each} " for each in _following(before))
+    if before[0] in COMPOSING and f"{before[0]} {before[-1]}" not in FOLLOWING:
+        yield from _choices(before, word) if equals else _keys(before, word)
+
+
+def _following(before: Sequence[str]) -> Sequence[str]:
+    """The words that may follow the command, or its last option."""
+    at = max((at for at, word in enumerate(before) if word.startswith("--")), default=0)
+    asked = " ".join((before[0], before[at])) if at else before[0]
+    return FOLLOWING.get(asked, ()) if at == len(before) - 1 or asked in SEVERAL else ()
+
+
+def _keys(before: Sequence[str], word: str) -> Iterator[str]:
+    composed, groups = _composed(before)
+    yield from (f"{group}=" for group in groups)
+    parent = word.rpartition(".")[0]
+    node = OmegaConf.select(composed, parent) if parent else composed
     prefix = f"{parent}." if parent else ""
     names: list[Any] = []
     if isinstance(node, DictConfig | ListConfig):
@@ -110,29 +130,47 @@ def _candidates(before: Sequence[str], word: str, commands: Sequence[str]) -> It
         yield f"{prefix}{name}{'.' if isinstance(child, DictConfig | ListConfig) else '='}"
 
 
+def _choices(before: Sequence[str], word: str) -> Iterator[str]:
+    """The words that complete a value, or the last one of the values that a sweep takes."""
+    key, _, typed = word.partition("=")
+    first = f"{key}={typed[: typed.rfind(',') + 1]}"
+    yield from (f"{first}{choice} " for choice in _values(before, key))
+
+
+def _values(before: Sequence[str], key: str) -> Sequence[str]:
+    group = key.partition("@")[0]
+    if group in KINDS:
+        files = found_files([CONFIGS, *config_dirs(before)], group)
+        return [*(parts(group) if group in GROUPS else ()), *files]
+    composed, _ = _composed(before)
+    if isinstance(OmegaConf.select(composed, key, throw_on_resolution_failure=False), bool):
+        return ("true", "false")
+    parent, _, name = key.rpartition(".")
+    section = OmegaConf.select(composed, parent) if parent else composed
+    part = OmegaConf.get_type(section) if isinstance(section, DictConfig) else None
+    return () if part is None else values(part, name)
+
+
 def _options(command: str) -> list[str]:
     """The options on the help page of a command."""
     text = {"run": pages.RUN + pages.RUN_EXAMPLES, "serve": pages.SERVE, **pages.OF}.get(command, "")
     return [*dict.fromkeys([*OPTION.findall(text), "--help"])]
 
 
-def _choices(key: str, before: Sequence[str]) -> list[str]:
-    group = key.partition("@")[0]
-    if group in (*GROUPS, *FILES):
-        return [*(parts(group) if group in GROUPS else ()), *found_files([CONFIGS], group)]
-    value = OmegaConf.select(_composed(before), key, throw_on_resolution_failure=False)
-    return ["true", "false"] if isinstance(value, bool) else []
+def _composed(before: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """The configuration with the overrides before the word, or without overrides if these do not compose; its groups.
 
-
-def _composed(before: Sequence[str]) -> DictConfig:
-    """The configuration with the overrides before the word, or without overrides if these do not compose."""
+    A group is scorer, or scorer@evaluate.scorer.
+    """
     register()
     command, *given = before
     typed = [one for one in given if "=" in one and not one.startswith("-")]
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         for overrides in (typed, []):
             try:
-                return compose(COMPOSING[command], overrides=overrides)
+                composed = compose(COMPOSING[command], overrides=overrides, return_hydra_config=True)
             except (HydraException, OmegaConfBaseException, ValueError):
                 continue
-    return OmegaConf.create({})
+            slots = [str(slot) for slot in composed.hydra.runtime.choices]
+            return without_hydra(composed), [slot for slot in slots if slot.partition("@")[0] in KINDS]
+    return OmegaConf.create({}), []

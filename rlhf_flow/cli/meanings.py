@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import tokenize
 from collections.abc import Mapping
 from dataclasses import is_dataclass
@@ -19,6 +20,13 @@ def meanings(part: type) -> Mapping[str, str]:
         if is_dataclass(one) and (module := inspect.getmodule(one)) is not None:
             found |= _comments(module).get(one.__name__, {})
     return found
+
+
+def values(part: type, key: str) -> list[str]:
+    """The values of a key whose comment begins with them, as `refuse | cut (what that is) | drop`; else none."""
+    comment = re.sub(r" \([^)]*\)", "", meanings(part).get(key, ""))
+    listed = re.match(r"\w+( \| \w+)+", comment)
+    return listed[0].split(" | ") if listed else []
 
 
 @cache

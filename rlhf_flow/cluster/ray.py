@@ -43,7 +43,7 @@ class Ray:
 
     address: str | None = None  # of a cluster to join; auto: the running one; null: start one on this machine
     nodes: int = 1  # nodes of a joined cluster, with its head; a run waits until so many have joined
-    layout: str = "disaggregated"  # each worker has GPUs of its own; colocated: all roles share the same GPUs in turns
+    layout: str = "disaggregated"  # disaggregated (GPUs for each worker) | colocated (GPUs for all, in turns)
     object_store_mib: int | None = None  # of a cluster started on this machine; null: for the policies of a round
     engines: int = 1  # replicas of the engine; the answers do not depend on their number
     scorers: int = 1  # replicas of each scorer that loads a model

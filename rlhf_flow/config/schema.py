@@ -54,7 +54,7 @@ def part_name(group: str, part: object) -> str:
 class Evaluate:
     """Evaluation of a policy on held-out prompts, or of a reward model on the labelled answers that come with them."""
 
-    by: str = "answers"  # a policy's answers against the start's; likelihood: its loss; agreement: of a reward model
+    by: str = "answers"  # answers (against those of the start) | likelihood (the loss) | agreement (of a reward model)
     every: int = 1  # rounds; the last round is always evaluated
     scorer: Any = None  # any scorer; null: the scorer of training
     proxy: bool = True  # whether the scorer of training, if another, also scores the held-out answers

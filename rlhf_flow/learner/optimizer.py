@@ -17,7 +17,7 @@ RATE = 5e-7  # common for preference optimisation of 7 B models
 class Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), or plain gradient descent."""
 
-    name: str = "adamw"  # adamw or sgd
+    name: str = "adamw"  # adamw | sgd
     lr: float | None = None  # peak, scaled by the schedule; null: by model size, 5e-7 for 7 B
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])  # adamw only
     eps: float = 1e-8  # adamw only
@@ -75,9 +75,9 @@ def matrices(model: nn.Module) -> frozenset[str]:
 class LearningRate:
     """The factor on `optimizer.lr`: rises from 0 during `warmup`, then stays, or falls to 0 at the end of the span."""
 
-    kind: str = "constant"  # constant, linear or cosine
+    kind: str = "constant"  # constant | linear | cosine
     warmup: float = 0.0  # share of the span
-    span: str = "round"  # round: every round restarts; run: all rounds together
+    span: str = "round"  # round (every round restarts) | run (all rounds together)
 
     def __post_init__(self) -> None:
         key = "learner.training.schedule"

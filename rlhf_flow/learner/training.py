@@ -21,9 +21,9 @@ class Training:
     epochs: int = 1  # passes over a round's pairs
     clip: float | None = 1.0  # largest global gradient norm; 0 or null: off
     chunk: int = 1024  # tokens whose logits exist at once; affects memory, not the result
-    gradient_checkpointing: str | None = None  # off; selective: keep products; full; null: selective above 1e9 weights
-    precision: str | None = None  # forward pass: float32 (no TF32) or bfloat16; null: by device. Masters are float32
-    optimizer_state: str = "carry"  # carry: keep it from round to round; fresh: start each round with zero moments
+    gradient_checkpointing: str | None = None  # off | selective | full | null (selective above 1e9 weights)
+    precision: str | None = None  # float32 (no TF32) | bfloat16 | null (by device): forward pass. Masters are float32
+    optimizer_state: str = "carry"  # carry (keep it from round to round) | fresh (start each round with zero moments)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: LearningRate = field(default_factory=LearningRate)
     threads: int | None = None  # CPU threads of a rank; null: all cores that no other process uses meanwhile

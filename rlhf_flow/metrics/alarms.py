@@ -52,7 +52,7 @@ class Alarms:
     `saturated` is the exception, since an interval over a few dozen prompts never lies above 0.98.
     """
 
-    action: str = "warn"  # warn or stop
+    action: str = "warn"  # warn | stop
     no_pairs: str | None = "stop"  # a round without pairs. stop: if it trained on nothing; warn; null: ignore
     proxy_gap: float | None = 0.1  # win rate by the scorer of training minus that by the evaluation scorer
     length_drift: float | None = 1.5  # responses this many times as long as the start's, or as short

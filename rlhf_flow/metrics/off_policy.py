@@ -26,7 +26,7 @@ class OffPolicy:
 
     max_staleness: int | None = None  # rounds; null: any
     max_mismatch: float | None = None  # nats a token; null: any
-    exceeding: str = "drop"  # drop: no pair uses such a response (buckets stale, mismatched); stop: the run stops
+    exceeding: str = "drop"  # drop (no pair uses such a response; buckets stale, mismatched) | stop (the run)
     measured: int = 64  # responses per round whose mismatch is measured; up to 64: at most 1 in 8 of them. Bounded: all
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class OffPolicy:
 class Anchors:
     """Where the log-probs of anchors come from: an engine that generated the answer, the learner, other checkpoints."""
 
-    by: str = "engine"  # engine: kept from sampling if the anchor sampled and max_mismatch allows; learner: computed
+    by: str = "engine"  # engine (from sampling, if the anchor sampled and max_mismatch allows) | learner (computed)
     max_mismatch: float = 1e-4  # the round's largest, nats a token: float32 engines are within, bfloat16 ones not
     policies: dict[str, str] = field(default_factory=dict)  # name -> folder of a checkpoint of the same model: anchors
 

@@ -19,7 +19,7 @@ class RLOO(Constant):
 
     beta: float = 0.05  # strength of the KL to the reference, in units of the worth; 0: none
     clip: float | None = 0.2  # of the ratio to [1 - clip, 1 + clip]; null: none
-    returns: str = "last"  # the iterate that theory returns without a KL: last; average, for self-play by win rates
+    returns: str = "last"  # last | average (self-play by win rates): the iterate that theory returns without a KL
 
     def __post_init__(self) -> None:
         check_policy_gradient(self.beta, self.clip)

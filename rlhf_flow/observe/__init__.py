@@ -36,7 +36,7 @@ OLD = {"true": "auto", "false": "none"}  # the values of `console` in version 0.
 class Observe:
     """Which observers a run has. They are not part of its identity: a resumed run may have others."""
 
-    console: str = "auto"  # screen, lines, quiet (warnings only), json (events), none; auto: screen on a terminal
+    console: str = "auto"  # auto (screen on a terminal) | screen | lines | quiet (warnings only) | json (events) | none
     log: bool = True  # the output of libraries goes to run_dir/log.txt, and its end is shown if the run fails
     samples: int = 3  # held-out answers a round that the screen shows and observers log; 0: none
     group: str | None = None  # of runs in W&B, MLflow and trackio; null: the sweep, with --multirun

@@ -87,7 +87,7 @@ class ObservedRun:
 class WandbSettings:
     """Weights & Biases. `offline` needs no account: `wandb sync` uploads the run later."""
 
-    mode: str = "disabled"  # disabled, offline or online
+    mode: str = "disabled"  # disabled | offline | online
     project: str = "rlhf-flow"  # of Weights & Biases
     name: str | None = None  # null: the name of the run's folder
     artifacts: list[str] = field(default_factory=list)  # of the last round: policy, pairs, samples

@@ -34,7 +34,7 @@ class PromptSpec:
 
     schema: str = AUTO  # layout of the data set: auto detects it, columns takes prompts.columns, or one by name
     columns: Columns = field(default_factory=Columns)
-    format: str = "chat"  # chat: the tokenizer's template; plain: BOS and the text
+    format: str = "chat"  # chat (the tokenizer's template) | plain (BOS and the text)
     system: str | None = None  # put before every chat that has no system message of its own
     max_tokens: int = 1024  # of the whole prompt, template included
     too_long: str = "refuse"  # refuse | cut (shorten the last user message) | drop; both are counted

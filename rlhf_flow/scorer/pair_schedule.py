@@ -143,7 +143,7 @@ class PairSchedule:
 class BothOrders(PairSchedule):
     """The fields of pairwise scorers that are asked in both orders."""
 
-    inconsistent: str = "average"  # if both orders prefer the same position: average, or abstain. Both are counted
+    inconsistent: str = "average"  # average | abstain, if both orders prefer the same position; both are counted
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,8 +21,8 @@ class Group(Pairing):
     fewer than two responses, or without the third, has no group (`no_pair`).
     """
 
-    worth: str = "utility"  # of a response: wins, log_odds, utility, advantage, standardised
-    order: str = "worth"  # worth: the best first; drawn: as the sampler draws them, whatever they are worth
+    worth: str = "utility"  # wins | log_odds | utility | advantage | standardised: of a response
+    order: str = "worth"  # worth (the best first) | drawn (as the sampler draws them)
 
     def __post_init__(self) -> None:
         super().__post_init__()

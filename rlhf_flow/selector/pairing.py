@@ -69,14 +69,14 @@ class Pairing:
     """
 
     label: str = "hard"  # hard | soft | sampled: rlhf_flow.selector.label
-    truncated: str = "drop"  # drop: no pairs with responses cut by max_tokens; keep: use them
-    identical: str = "drop"  # drop: no pairs of equal responses; keep: with preference 1/2
+    truncated: str = "drop"  # drop (no pairs with responses cut by max_tokens) | keep (use them)
+    identical: str = "drop"  # drop (no pairs of equal responses) | keep (with preference 1/2)
     longest: int | None = None  # maximum tokens of a response in a pair; null: any
     length_penalty: float = 0.0  # cost per token, in utility or nats of log-odds
     missing_eos_penalty: float = 0.0  # cost of a response cut by max_tokens, in the same unit; with truncated=keep
     preference_margin: float = 0.0  # minimum of |P(first beats second) - 1/2|
     among: list[str] | None = None  # the draws to pair; null: all
-    worth: str = "wins"  # of a response, for objectives that read it: wins, log_odds, utility, advantage, standardised
+    worth: str = "wins"  # wins | log_odds | utility | advantage | standardised: for objectives that read it
     opponent: str | None = None  # the draw for wins and log_odds; null: all responses to the prompt
     extra: str | None = None  # the draw of the third response of each pair; null: none
 

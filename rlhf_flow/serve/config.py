@@ -44,7 +44,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
     token_env: str | None = None  # the environment variable that holds the token which clients must send
-    token: str = "required"  # none: any program on this machine may send requests and spend the scorer's budget
+    token: str = "required"  # required | none (any program on this machine may send requests)
     names: list[str] = field(default_factory=list)  # further host names of this server, such as judge.example
     max_body_mib: int = 64  # of a request
     body_seconds: float = 60.0  # to receive a request

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cli.completion import words
+from rlhf_flow.cli.compare import RECIPES, WORLDS
+from rlhf_flow.cli.completion import FOLLOWING, words
 from rlhf_flow.cli.main import main
+from rlhf_flow.evaluation.benchmarks import FORMATS
+from rlhf_flow.evaluation.judgements import READERS
+from rlhf_flow.export.dataset import KINDS
+from rlhf_flow.export.model import DTYPES
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +42,29 @@ COMMANDS = ("run", "report", "doctor")
         ("rlhf-flow run prompts.path=prompts.j", []),  # bash completes files
         ("rlhf-flow ls sche", ["schedule "]),
         ("rlhf-flow report ", []),
+        ("rlhf-flow eval runs/mine scorer=jud", ["judge "]),
+        ("rlhf-flow eval --export a", ["alpaca_eval ", "arena_hard "]),
+        ("rlhf-flow eval --export=mt", ["mt_bench "]),
+        ("rlhf-flow serve scorer=rul", ["rule ", "rules "]),
+        ("rlhf-flow serve max_b", ["max_batch=", "max_body_mib="]),
+        ("rlhf-flow resume runs/mine roun", ["rounds="]),
+        ("rlhf-flow train-reward rew", ["reward="]),
+        ("rlhf-flow train-reward reward=gp", ["gpm "]),
+        ("rlhf-flow run rew", []),
+        ("rlhf-flow run scorer@ev", ["evaluate.scorer.base=", "evaluate.scorer="]),
+        ("rlhf-flow run --multirun algorithm=xpo,online_i", ["xpo,online_ipo "]),
+        ("rlhf-flow run prompts.too_long=", ["cut ", "drop ", "refuse "]),
+        ("rlhf-flow run --multirun prompts.too_long=cut,d", ["cut,drop "]),
+        ("rlhf-flow run observe.console=l", ["lines "]),
+        ("rlhf-flow run nothing.at.all=c", []),
+        ("rlhf-flow run learner=torch learner.training.schedule.kind=c", ["constant ", "cosine "]),
+        ("rlhf-flow export ", ["labels ", "model ", "pairs ", "sft "]),
+        ("rlhf-flow export pairs ", []),
+        ("rlhf-flow export model runs/mine --dtype fl", ["float16 ", "float32 "]),
+        ("rlhf-flow compare --recipes xpo online_i", ["online_ipo "]),
+        ("rlhf-flow completion z", ["zsh "]),
+        ("rlhf-flow judgements ", ["export ", "list ", "prune "]),
+        ("rlhf-flow ls algorithm sche", ["schedule "]),
         ("rlhf-flow run --q", ["--quiet "]),
         ("rlhf-flow report --", ["--csv ", "--help "]),
         (" FOO=1 /usr/bin/rlhf-flow r", ["report ", "run "]),
@@ -45,6 +73,21 @@ COMMANDS = ("run", "report", "doctor")
 )
 def test_what_may_follow(line: str, told: list[str]) -> None:
     assert words(line, " \t\n\"'><=;|&(:@", COMMANDS) == told
+
+
+def test_a_file_of_one_s_own_is_a_choice(tmp_path: Path) -> None:
+    (tmp_path / "objective").mkdir()
+    (tmp_path / "objective/mine.yaml").touch()
+    assert words(f"rlhf-flow run --config-dir {tmp_path} objective=mi", "", COMMANDS) == ["objective=mine "]
+
+
+def test_the_words_are_those_that_the_commands_take() -> None:
+    assert FOLLOWING["export"] == (*KINDS, "model")
+    assert FOLLOWING["export --dtype"] == DTYPES
+    assert {*FOLLOWING["eval --export"]} == {*FORMATS}
+    assert {*FOLLOWING["eval --import"]} == {*READERS}
+    assert {*FOLLOWING["compare --recipes"]} == {*RECIPES}
+    assert {*FOLLOWING["compare --world"]} == {*WORLDS}
 
 
 def test_a_shell_that_takes_whole_words_gets_them() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.cli import help as manual
-from rlhf_flow.cli.meanings import meanings
+from rlhf_flow.cli.meanings import meanings, values
 from rlhf_flow.config.compose import parts
 from rlhf_flow.config.schema import GROUPS, RunConfig
 
@@ -34,6 +34,14 @@ def test_the_first_page_is_short_and_tells_what_matters() -> None:
 def test_every_key_has_a_meaning(part: type) -> None:
     known = meanings(part)
     assert [field.name for field in fields(part) if field.name not in known and manual._inside(field) is None] == []
+
+
+@pytest.mark.parametrize("part", ALL, ids=lambda part: part.__name__)
+def test_the_values_that_a_meaning_begins_with_include_the_default(part: type) -> None:
+    """Completion offers them."""
+    for field in fields(part):
+        if listed := values(part, field.name):
+            assert ("null" if field.default is None else field.default) in listed, field.name
 
 
 @pytest.mark.parametrize(

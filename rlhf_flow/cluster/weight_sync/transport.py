@@ -26,7 +26,7 @@ class Transfer:
 
     # direct: the learner broadcasts to vLLM's processes (NCCL between GPUs, gloo between CPUs), and a copy goes through
     # the object store only if it is needed. object_store: always. Other engines, adapters and layout=colocated use it
-    by: str = "direct"  # direct or object_store
+    by: str = "direct"  # direct | object_store
     bucket_mib: int = (
         256  # weights that are gathered, sent and loaded at once; a larger tensor gets a bucket of its own
     )

@@ -52,7 +52,7 @@ class Endpoint:
     timeout_seconds: float = 120.0  # of one request, from the first byte sent to the last one read
     retries: int = 6  # of one question, after 1, 2, 4, ... seconds, or as long as the endpoint asks for
     patience_seconds: float = 600.0  # the run stops if the endpoint is silent for longer, whatever on_failure is
-    on_failure: str = "stop"  # if a question has no answer after all retries: stop the run, or abstain and count it
+    on_failure: str = "stop"  # stop | abstain (and count it), if a question has no answer after all retries
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"https?://[^@\s]+", self.base_url):  # the value is not shown: it may hold a password

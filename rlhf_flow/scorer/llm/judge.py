@@ -35,7 +35,7 @@ class Judge(BothOrders, EndpointScorer):
     logprobs: bool = True  # P(A) and P(B) of the reply's first token if the endpoint gives them; else 1, 0 or 1/2
     thinking: bool | None = None  # make the judge think (with 8192 more reply tokens), or not; null: its default
     structured: str | None = None  # true: ask for JSON by a schema; auto: unless the endpoint refuses it; null: false
-    at_cap: str = "stop"  # at a cap of the budget: stop the run, or abstain from further pairs and count them
+    at_cap: str = "stop"  # stop | abstain (from further pairs, and count them) at a cap of the budget
     request: dict[str, Any] = field(default_factory=dict)  # further keys of each request; null removes one
     endpoint: Endpoint = field(default_factory=Endpoint)
     budget: Budget = field(default_factory=Budget)

@@ -24,7 +24,7 @@ from rlhf_flow.types import Message, Rollouts, SamplingParams, Scored
 class SelfJudge(BothOrders):
     """Two distinct answers to a prompt are compared once, in both orders, by a policy of the run."""
 
-    by: str = "policy"  # policy: the one whose answers are compared; start: the start of the run
+    by: str = "policy"  # policy (the one whose answers are compared) | start (of the run)
     template: str = "pairwise"  # or pairwise_reasons, or a file, as of scorer=judge
     votes: int = 1  # replies to each question, whose verdicts are averaged
     temperature: float = 0.0  # of the replies; above 0 with several votes

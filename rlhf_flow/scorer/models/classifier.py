@@ -30,7 +30,7 @@ class Classifier(OwnModel):
     format: str = "chat"  # chat: its own template; plain: the texts with blank lines between
     max_tokens: int | None = None  # of prompt and answer; null: the model's context length
     batch_tokens: int = 8192  # of a batch, padding included; a longer conversation is a batch of its own
-    dtype: str = "float32"  # float32, or bfloat16, which a GPU computes several times faster
+    dtype: str = "float32"  # float32 | bfloat16: a GPU computes the second several times faster
 
     loads_model: ClassVar[bool] = True
 

@@ -36,7 +36,7 @@ class Ensemble:
     """
 
     members: list[RewardModel] = field(default_factory=list)  # [{path: a}, {path: b}], each as scorer=reward_model
-    combine: str = "mean"  # or min, or pessimistic: mean - k * std
+    combine: str = "mean"  # mean | min | pessimistic (mean - k * std)
     k: float = 1.0  # of pessimistic: standard deviations
     shifts: list[float] = field(default_factory=list)  # one per member; empty: 0
     scales: list[float] = field(default_factory=list)  # likewise; empty: 1

@@ -46,9 +46,9 @@ class PreferenceModel(BothOrders, OwnModel):
     first: str = "A"  # the token for: the first is better
     second: str = "B"  # the token for: the second is better
     max_tokens: int | None = None  # of the question; null: the model's context length
-    too_long: str = "cut"  # cut (the conversation's start, then both answers' ends), or abstain; both are counted
+    too_long: str = "cut"  # cut (the conversation's start, then both answers' ends) | abstain; both are counted
     batch_tokens: int = 8192  # of a batch, padding included; a longer question is a batch of its own
-    dtype: str = "float32"  # float32, or bfloat16, which a GPU computes several times faster
+    dtype: str = "float32"  # float32 | bfloat16: a GPU computes the second several times faster
 
     intransitive: ClassVar[bool] = True
     loads_model: ClassVar[bool] = True

@@ -23,7 +23,7 @@ class Hindsight(Around):
     """Each distinct answer is continued by a user's turn with `request`; `base` scores the answer and the reply."""
 
     base: Any = None  # any scorer: scorer@scorer.base=<name>
-    by: str = "start"  # start: the start of the run writes what follows; policy: the one whose answers are scored
+    by: str = "start"  # start (of the run) | policy (the one whose answers are scored) writes what follows
     request: str = REQUEST  # the user's turn after the answer
     temperature: float = 0.0  # of what follows
     max_tokens: int = 96  # of what follows
