@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rlhf_flow.specs import Model
+from rlhf_flow.system.errors import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -67,7 +68,8 @@ def _config(model: Model) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"model.path={model.path}: its config.json cannot be read: {error}. Fix: fetch the checkpoint again."
+            f"model.path={model.path}: its config.json cannot be read: {reason(error)}. "
+            "Fix: fetch the checkpoint again."
         ) from error
     return config
 

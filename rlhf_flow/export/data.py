@@ -60,10 +60,7 @@ def pairs(rounds: Rounds, count: Counter[str]) -> Iterator[Row]:
         for pair in rounds.pairs(round):
             if pair.get("others") or pair["second"] is None:
                 kind = "groups of answers" if pair.get("others") else "single answers"
-                raise ValueError(
-                    f"{rounds.run} trains on {kind}, which are no pairs. "
-                    "Fix: export labels, which has every answer with its score."
-                )
+                raise ValueError(f"{rounds.run} trains on {kind}, which are no pairs. Fix: {instead(rounds)}.")
             preference = pair["preference"]
             sides = (answers[pair["first"]], answers[pair["second"]])
             better, worse = sides if preference >= 0.5 else sides[::-1]
@@ -122,6 +119,12 @@ def labels(rounds: Rounds, count: Counter[str]) -> Iterator[Row]:
                 count["ties"] += wins[b, k] == 0.5
                 if not math.isnan(wins[b, k]) and wins[b, k] != 0.5:
                     yield {"label": bool(wins[b, k] > 0.5), **_answer(rounds, round, scored, wins, b, k)}
+
+
+def instead(rounds: Rounds) -> str:
+    """The export to make if there are no rows of another kind. A run without scores has none but its model."""
+    has_labels = next(labels(rounds, Counter()), None) is not None
+    return "export labels, which has every answer with its score" if has_labels else "export model"
 
 
 def _all_scored(rounds: Rounds) -> Iterator[tuple[int, Scored]]:

@@ -9,10 +9,10 @@ from rlhf_flow.export import data
 from rlhf_flow.export.rounds import Rounds
 from rlhf_flow.export.table_file import write_rows
 
-KINDS = {
-    "pairs": (data.pairs, data.PAIRS),
-    "sft": (data.best_answers, data.SFT),
-    "labels": (data.labels, data.LABELS),
+KINDS = {  # the rows, their columns, and what a run without rows lacks
+    "pairs": (data.pairs, data.PAIRS, "pairs"),
+    "sft": (data.best_answers, data.SFT, "complete answers with a score"),
+    "labels": (data.labels, data.LABELS, "answers that win or lose against others"),
 }
 
 
@@ -21,12 +21,16 @@ def write_dataset(kind: str, run: Path, *, rounds: str | None = None, out: Path 
 
     `rounds`: such as 1-3,5; None: all. `out`: by default RUN/export/<kind>.parquet.
 
-    Raises ValueError if the folder holds no run, lacks a wanted round or has no such data.
+    Raises ValueError, and writes nothing, if the folder holds no run, lacks a wanted round or has no such data.
     """
     chosen, count = Rounds(run, rounds), Counter[str]()
     path = run / "export" / f"{kind}.parquet" if out is None else out
-    rows_of, schema = KINDS[kind]
-    return path, _sentence(kind, write_rows(path, rows_of(chosen, count), schema), count)
+    rows_of, schema, noun = KINDS[kind]
+    written = write_rows(path, rows_of(chosen, count), schema)
+    if not written:
+        fix = data.instead(chosen) if chosen.numbers else "export again after the first round"
+        raise ValueError(f"{run} has no {noun}. Fix: {fix}.")
+    return path, _sentence(kind, written, count)
 
 
 def _sentence(kind: str, written: int, count: Counter[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rlhf_flow.system.hub import is_hub_name
+from rlhf_flow.system.errors import ConfigError, reason
+from rlhf_flow.system.hub import hub_errors, is_hub_name
 
 Files = Mapping[str, Path | bytes]  # path in the repository -> file, or its content
 
@@ -13,8 +14,8 @@ Files = Mapping[str, Path | bytes]  # path in the repository -> file, or its con
 def push(files: Files, repo: str, *, kind: str, private: bool, dry_run: bool) -> str:
     """Upload the files in one commit; return a summary. With `dry_run`, nothing is sent and no token is needed.
 
-    `kind`: model or dataset. An absent repository is created. Raises ValueError if `repo` is not owner/name, or if the
-    Hub refuses.
+    `kind`: model or dataset. An absent repository is created. Raises ValueError if `repo` is not owner/name, if the Hub
+    refuses, or if it is not reached.
     """
     check_repo(repo)
     lines = [f"{_size(file):>9}  {path}" for path, file in sorted(files.items())]
@@ -30,7 +31,9 @@ def push(files: Files, repo: str, *, kind: str, private: bool, dry_run: bool) ->
         adds = [CommitOperationAdd(path, file) for path, file in files.items()]
         commit = api.create_commit(repo, adds, commit_message="Export of rlhf_flow", repo_type=kind)
     except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        raise ValueError(f"--push={repo}: the Hub refuses: {error}. Fix: hf auth login, or HF_TOKEN.") from error
+        raise ConfigError(f"--push={repo}: the Hub refuses: {reason(error)}", "hf auth login, or HF_TOKEN") from error
+    except hub_errors() as error:
+        raise ConfigError(f"--push={repo}: uploading failed: {reason(error)}", "check the network") from error
     return "\n".join([f"uploaded to {where}: {commit.commit_url}", *lines])
 
 

@@ -16,7 +16,10 @@ Rows = Iterable[dict[str, object]]
 
 
 def write_rows(path: Path, rows: Rows, schema: pa.Schema) -> int:
-    """Write the rows and return their number. The format follows the suffix. Raises ValueError for another suffix."""
+    """Write the rows and return their number; no file without rows. The format follows the suffix.
+
+    Raises ValueError for another suffix.
+    """
     write = WRITERS.get(path.suffix)
     if write is None:
         raise ValueError(f"--out={path}: the suffix must be {' or '.join(WRITERS)}. Fix: {path.with_suffix('.jsonl')}.")
@@ -24,7 +27,8 @@ def write_rows(path: Path, rows: Rows, schema: pa.Schema) -> int:
     temporary = path.with_name(f".{path.name}")
     try:
         written = write(temporary, rows, schema)
-        temporary.replace(path)
+        if written:
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return written

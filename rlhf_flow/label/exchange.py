@@ -48,9 +48,10 @@ class ImportedLabel:
 
 
 def export_labels(annotations: Annotations, path: Path) -> str:
-    """Write every valid verdict to a file of JSON lines. Returns a summary."""
+    """Write every valid verdict to a file of JSON lines. Returns a summary. Raises ValueError if there is none."""
     labels = annotations.labels()[::-1]  # oldest first
-    rows = rows_of(labels)
+    if not (rows := rows_of(labels)):
+        raise ValueError(f"--export={path}: there are no labels yet. Fix: label some answers first.")
     path.touch(FILE_MODE)  # labels are private to their user
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     counts = Counter(label.verdict for label in labels)

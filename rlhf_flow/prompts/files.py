@@ -14,6 +14,7 @@ from rlhf_flow.prompts.decoding import decompressed, is_parquet, lines, whole
 from rlhf_flow.prompts.limits import Budget, Limits
 from rlhf_flow.prompts.parse import Row, shown
 from rlhf_flow.prompts.tables import table_rows
+from rlhf_flow.system.errors import reason
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet")
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
@@ -143,7 +144,7 @@ def _csv(file: Path, budget: Budget, *, delimiter: str) -> Iterator[Row | BadRow
                 problem = f"expected {len(header)} columns, found {len(cells)}"
                 yield BadRowError(place, problem, "put quotes around a text with commas")
     except csv.Error as error:
-        raise ValueError(f"{file}, row {number + 1}: {error}. Fix: correct the file.") from error
+        raise ValueError(f"{file}, row {number + 1}: {reason(error)}. Fix: correct the file.") from error
 
 
 def _text(file: Path, budget: Budget) -> Iterator[Row | BadRowError]:

@@ -12,7 +12,7 @@ from rlhf_flow.prompts.files import SAVED
 from rlhf_flow.prompts.limits import Budget
 from rlhf_flow.prompts.parse import Row, Rows
 from rlhf_flow.prompts.source import PromptSpec
-from rlhf_flow.system.hub import check_dataset
+from rlhf_flow.system.hub import check_dataset, hub_errors
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset  # type: ignore[import-untyped]
@@ -53,7 +53,7 @@ class HuggingFace(PromptSpec):
                 place = f"{where}, row {at}"
                 budget.add(place, _bytes(values))
                 rows.append(Row(place, at, dict(values)))
-        except (DatasetsError, OSError, ImportError, RuntimeError) as error:
+        except (DatasetsError, *hub_errors(), ImportError, RuntimeError) as error:
             raise self._failed(split, error) from error
         if not rows:
             raise ValueError(f"{where}: expected rows, found an empty split. Fix: name another with prompts.split=…")
@@ -71,7 +71,7 @@ class HuggingFace(PromptSpec):
                 dataset = load_dataset(
                     self.path, self.config, split=split, revision=self.revision, streaming=self.streaming
                 )
-        except (DatasetsError, OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+        except (DatasetsError, *hub_errors(), ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
             raise self._failed(split, error) from error
         return dataset if self.streaming else dataset.with_format(None)  # a saved format would give arrays or tensors
 

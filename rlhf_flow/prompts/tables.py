@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from rlhf_flow.prompts.limits import Budget
 from rlhf_flow.prompts.parse import Row
+from rlhf_flow.system.errors import reason
 
 BATCH = 64  # rows decoded together; small, because a dictionary-encoded value can stand for any number of large ones
 
@@ -52,7 +53,9 @@ def _values(place: str, batch: pa.RecordBatch) -> list[dict[str, object]]:
     try:
         rows: list[dict[str, object]] = batch.to_pylist()
     except (ValueError, OverflowError) as error:  # a text that is not UTF-8, a date that Python cannot hold
-        raise ValueError(f"{place} or soon after it: {error}. Fix: write the file anew without that value.") from error
+        raise ValueError(
+            f"{place} or soon after it: {reason(error)}. Fix: write the file anew without that value."
+        ) from error
     return rows
 
 

@@ -43,6 +43,7 @@ from rlhf_flow.stages.close_round import prune_checkpoints
 from rlhf_flow.stages.context import Agreement, CheckpointPolicy, Evaluation, GivenPairs, Likelihood, RunContext
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.system import machine
+from rlhf_flow.system.errors import reason
 from rlhf_flow.system.hub import check_model
 from rlhf_flow.system.optional_deps import check_all
 from rlhf_flow.system.output import kept_in, tell
@@ -274,8 +275,9 @@ def on_disk(model: Model) -> Model:
             folder = Path(snapshot_download(model.path, revision=model.revision))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as failure:
             raise ValueError(
-                f"model.path={model.path}: no such folder here, and downloading it from the hub failed: {failure}. "
-                "Fix: name the folder of a Hugging Face checkpoint, or check the name, the revision and the network."
+                f"model.path={model.path}: no such folder here, and downloading it from the hub failed: "
+                f"{reason(failure)}. Fix: name the folder of a Hugging Face checkpoint, or check the name, the "
+                "revision and the network."
             ) from failure
     return replace(model, path=str(folder.resolve()))
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.system.errors import reason
 
 Rows = Sequence[Mapping[str, object]]
 PLACE = "rows"  # prompts.path until the run's folder is known
@@ -50,7 +51,7 @@ def written(config: RunConfig, rows: Rows) -> RunConfig:
     try:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except TypeError as error:
-        raise ValueError(f"prompts: {error}. Fix: rows of texts, numbers, lists and mappings.") from error
+        raise ValueError(f"prompts: {reason(error)}. Fix: rows of texts, numbers, lists and mappings.") from error
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = Path(config.run_dir).resolve() / "prompts" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

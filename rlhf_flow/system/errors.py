@@ -1,4 +1,4 @@
-"""Errors that name a problem in the configuration and its remedy."""
+"""Errors that name a problem in the configuration and its remedy, and the messages of errors of libraries."""
 
 from __future__ import annotations
 
@@ -15,3 +15,11 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.problem}. Fix: {self.remedy}."
+
+
+def reason(error: BaseException) -> str:
+    """The message of an error on one line, without a full stop, for a sentence that goes on; its class if it is empty.
+
+    Libraries end their messages with and without one.
+    """
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Tells names on the hub from paths, so that a path that does not exist is refused before the hub is asked."""
+"""Names on the hub, told from paths, so that one that does not exist is refused before the hub is asked; its errors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def is_hub_name(name: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What a request to the hub may raise: OSError, and the errors of the HTTP library of its client's version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
 
 
 def check_model(key: str, value: str) -> None:

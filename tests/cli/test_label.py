@@ -37,6 +37,11 @@ TOKEN = "a-token-that-nobody-may-see"
         (["{run}/nothing"], "{run}/nothing is not the folder of a run. Fix: start the run first"),
         (["{run}", "--host", "0.0.0.0"], "--host 0.0.0.0: other machines can reach it"),
         (["{run}", "--token-env", "NO_SUCH_TOKEN"], "--token-env must name an environment variable that holds a token"),
+        (
+            ["{run}", "--export", "labels.jsonl"],
+            "--export=labels.jsonl: there are no labels yet. Fix: label some answers",
+        ),
+        (["{run}", "--port", "many"], "argument --port: invalid int value: 'many'. Try rlhf-flow label --help."),
         (["{run}", "--port", "70000"], "host 127.0.0.1, port 70000 cannot be listened on"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from rlhf_flow.cli.main import main
 from rlhf_flow.export.dataset import write_dataset
 from rlhf_flow.runner import results
-from rlhf_flow.types import Pair
+from rlhf_flow.types import Pair, Scored
 from tests.export.conftest import MakeRun, pairwise_wins, scored
 
 TEXTS = [["yes", "no"], ["one", "two"], ["cut", "whole"]]
@@ -87,7 +87,7 @@ def test_groups_are_no_pairs(make_run: MakeRun, capsys: pytest.CaptureFixture[st
     run = make_run(scored(TEXTS, pairwise_wins(1, 1, 1), UTILITY), pairs=[group])
     assert main(["export", "pairs", str(run)]) == 2
     assert "Fix: export labels" in capsys.readouterr().err
-    assert not list((run / "export").iterdir())  # no half of a file
+    assert not [*run.glob("export/*")]  # no half of a file
 
 
 def test_sft_has_the_best_complete_answer_of_the_last_round(make_run: MakeRun) -> None:
@@ -109,10 +109,35 @@ def test_sft_has_the_best_complete_answer_of_the_last_round(make_run: MakeRun) -
     assert json.loads((run / "sft.jsonl").read_text().splitlines()[0])["completion"][0]["content"] == "no"
 
 
-def test_without_a_complete_answer_a_prompt_is_counted_not_written(make_run: MakeRun) -> None:
-    run = make_run(scored([["a", "b"]], pairwise_wins(1), np.ones((1, 2)), cut=["a", "b"]))
+def test_a_prompt_without_a_complete_answer_is_counted(make_run: MakeRun) -> None:
+    texts = [["a", "b"], ["c", "d"]]
+    run = make_run(scored(texts, pairwise_wins(1, 1), np.ones((2, 2)), cut=["a", "b"]))
     _, said = write_dataset("sft", run)
-    assert said == "0 prompts with their best answer; 1 prompts have no complete answer with a score"
+    assert said == "1 prompts with their best answer; 1 prompts have no complete answer with a score"
+
+
+UNKNOWN = scored([["a", "b"]], pairwise_wins(math.nan), np.full((1, 2), math.nan))  # as of `rlhf-flow sft`
+CUT = scored([["a", "b"]], pairwise_wins(1), np.ones((1, 2)), cut=["a", "b"])
+SINGLE = [Pair("q0", "1/policy/0/q0", None, preference=1.0)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rounds", "told"),
+    [
+        ("pairs", [UNKNOWN], "trains on single answers, which are no pairs. Fix: export model."),
+        ("sft", [UNKNOWN], "has no complete answers with a score. Fix: export model."),
+        ("labels", [UNKNOWN], "has no answers that win or lose against others. Fix: export model."),
+        ("sft", [CUT], "has no complete answers with a score. Fix: export labels, which has every answer"),
+        ("labels", [], "has no answers that win or lose against others. Fix: export again after the first round."),
+    ],
+)
+def test_no_rows_are_no_file(
+    kind: str, rounds: list[Scored], told: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(*rounds, pairs=SINGLE)
+    assert main(["export", kind, str(run)]) == 2
+    assert told in capsys.readouterr().err
+    assert not [*run.glob("export/*")]
 
 
 def test_labels_are_which_answers_win_against_the_others(make_run: MakeRun, tmp_path: Path) -> None:

@@ -111,6 +111,19 @@ def test_push_after_a_dry_run_commits_every_file_of_the_same_folder(
     assert f"{out} is not empty: it holds online_dpo@2 in bfloat16" in capfd.readouterr().err
 
 
+def test_a_hub_that_is_not_reached_is_one_sentence(
+    old_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ENDPOINT", "HF_HUB_OFFLINE"):
+        monkeypatch.setattr(huggingface_hub.constants, name, {"ENDPOINT": "http://127.0.0.1:1"}.get(name, False))
+    monkeypatch.setenv("HF_TOKEN", "hf_none")
+    assert main(["export", "pairs", str(old_run), "--out", str(tmp_path / "p.jsonl"), "--push", "me/pairs"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rlhf-flow: --push=me/pairs: uploading failed: ")
+    assert said.endswith(". Fix: check the network.\n")
+    assert said.count("\n") == 1
+
+
 class RecordingHub:
     """`HfApi`, without a network."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from rlhf_flow.system.errors import ConfigError
+from rlhf_flow.system.errors import ConfigError, reason
 
 
 def test_the_text_has_the_problem_and_then_the_remedy() -> None:
@@ -16,3 +16,8 @@ def test_the_text_has_the_problem_and_then_the_remedy() -> None:
 def test_an_error_survives_the_way_from_a_worker() -> None:
     copy = pickle.loads(pickle.dumps(ConfigError("a", "b")))
     assert (copy.problem, copy.remedy, str(copy)) == ("a", "b", "a. Fix: b.")
+
+
+def test_a_reason_is_one_line_without_a_full_stop() -> None:
+    assert reason(ValueError("offline.\n  Try again..")) == "offline. Try again"
+    assert reason(MemoryError()) == "MemoryError"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from rlhf_flow.capacity.estimate import plan
@@ -12,9 +13,10 @@ from rlhf_flow.prompts.huggingface import HuggingFace
 from rlhf_flow.runner.prepare import on_disk
 from rlhf_flow.scorer.models.preference_model import PreferenceModel
 from rlhf_flow.scorer.models.reward_model import RewardModel
-from rlhf_flow.specs import Model
+from rlhf_flow.specs import Model, Place
 from rlhf_flow.system.hub import check_dataset, check_model
 from tests.support.configured import configured
+from tests.support.tokenizer import tokenizer
 
 PATHS = ["./models/rm", "../rm", "/models/rm", "~/rm", "a/b/c", "gone/"]
 
@@ -60,3 +62,15 @@ def test_every_part_that_reads_a_model_or_a_data_set_checks_it() -> None:
     ):
         with pytest.raises(ValueError, match=r"path=\./models/rm: no such folder\. Fix: "):
             read()
+
+
+def test_the_reason_of_a_library_ends_with_one_full_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for read in (
+        lambda: on_disk(Model(path="owner/nothing")),
+        lambda: RewardModel(path="owner/nothing").open(Place(device="cpu", threads=1)),
+        lambda: HuggingFace(path="owner/nothing").open(tokenizer(), 0),
+    ):
+        with pytest.raises(ValueError, match=r"\w\S*[^.]\. Fix: ") as raised:
+            read()
+        assert ".. Fix" not in str(raised.value)

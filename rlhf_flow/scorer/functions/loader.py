@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_flow.scorer.functions.defined import code_hash, defined, is_defined
+from rlhf_flow.system.errors import reason
 from rlhf_flow.types import Prompt
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -32,7 +33,7 @@ def imported(key: str, name: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything while it is imported
         raise ValueError(
-            f"{key}={name}: importing {module_name!r} failed with {type(error).__name__}: {error}. "
+            f"{key}={name}: importing {module_name!r} failed with {type(error).__name__}: {reason(error)}. "
             "Fix: put its folder on PYTHONPATH, or correct the name."
         ) from error
     functions = {key: value for key, value in vars(module).items() if callable(value) and not inspect.isclass(value)}

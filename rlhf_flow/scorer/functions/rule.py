@@ -15,6 +15,7 @@ import numpy as np
 from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, meta_of, source_hash
 from rlhf_flow.scorer.pairwise import by_answer, by_comparison, prompts_and_responses
 from rlhf_flow.specs import Place
+from rlhf_flow.system.errors import reason
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored, Verdict
 
 Asking: TypeAlias = Sequence[tuple[Prompt, Response]]
@@ -85,7 +86,7 @@ class Asked:
         except TypeError as error:
             raise ValueError(
                 f"{slot}.arguments must be those of {name}{signature} besides prompt, answer and meta, got "
-                f"{dict(arguments)}: {error}."
+                f"{dict(arguments)}: {reason(error)}."
             ) from error
         return cls(f"{slot}.function", name, function, arguments, batched)
 

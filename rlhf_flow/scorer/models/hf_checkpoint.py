@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlhf_flow.scorer.models.padding import sees_padding
 from rlhf_flow.specs import Place
+from rlhf_flow.system.errors import reason
 from rlhf_flow.system.hub import check_model
 from rlhf_flow.tokenization.chat_template import ChatTemplate, Templated, load_tokenizer, require_template
 from rlhf_flow.weights.fingerprint import checkpoint_fingerprint
@@ -99,7 +100,7 @@ class Source:
             return load(self.path, revision=self.revision, trust_remote_code=self.trust_remote_code, **more)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"scorer.path={self.path}: loading it failed: {error}. Fix: name the folder of a Hugging Face "
+                f"scorer.path={self.path}: loading it failed: {reason(error)}. Fix: name the folder of a Hugging Face "
                 "checkpoint, or check the name on the hub, the revision and the network."
             ) from error
 

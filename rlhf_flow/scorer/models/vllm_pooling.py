@@ -17,6 +17,7 @@ from rlhf_flow.scorer.models.reward_model import RewardModel, scored
 from rlhf_flow.scorer.remote.servers import Failed, Servers, answered, sent
 from rlhf_flow.scorer.token_batches import Tokens
 from rlhf_flow.specs import Place
+from rlhf_flow.system.errors import reason
 from rlhf_flow.tokenization.chat_template import Templated
 from rlhf_flow.types import Rollouts, Scored
 
@@ -124,7 +125,7 @@ class PooledJudge:
             (other,) = self._post([longest], url, use_activation=True)
         except Failed as error:
             raise ValueError(
-                f"scorer.urls must be servers that are ready, and {url} {error}. "
+                f"scorer.urls must be servers that are ready, and {url} {reason(error)}. "
                 "Fix: start it (vllm serve CHECKPOINT --runner pooling), wait until it is ready, or leave it out."
             ) from error
         if abs(raw - other) < ROUNDING and 0 < raw < 1:

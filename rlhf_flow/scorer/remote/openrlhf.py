@@ -19,6 +19,7 @@ import numpy as np
 from rlhf_flow.scorer.chunking import in_pieces
 from rlhf_flow.scorer.pairwise import bradley_terry, by_answer, prompts_and_responses
 from rlhf_flow.scorer.remote.servers import Failed, Servers, answered, sent
+from rlhf_flow.system.errors import reason
 from rlhf_flow.tokenization.chat_template import ChatTemplate, load_tokenizer
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored
 
@@ -121,7 +122,7 @@ def reached(client: httpx.Client, urls: Sequence[str]) -> None:
             sent(client, url, seconds=30.0)
         except Failed as error:
             raise ValueError(
-                f"scorer.urls must be servers that are up, and {url} {error}. Fix: start it, or leave it out."
+                f"scorer.urls must be servers that are up, and {url} {reason(error)}. Fix: start it, or leave it out."
             ) from error
 
 

@@ -17,6 +17,7 @@ from rlhf_flow.scorer.remote.openrlhf import OpenRLHFJudge
 from rlhf_flow.scorer.remote.schema import Health
 from rlhf_flow.scorer.remote.servers import Failed, Servers, answered, sent
 from rlhf_flow.specs import Place
+from rlhf_flow.system.errors import reason
 from rlhf_flow.types import Rollouts, Scored
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _healthy(client: httpx.Client, url: str) -> Health:
         return wire.to_health(answer.content)
     except (Failed, wire.Malformed) as error:
         raise ValueError(
-            f"scorer.urls must be servers that are ready, and {url} {error}. "
+            f"scorer.urls must be servers that are ready, and {url} {reason(error)}. "
             "Fix: start it (rlhf-flow serve), wait until it is ready, or leave it out."
         ) from error
 
