@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
 
@@ -67,10 +69,15 @@ ASKED = ("Write one sentence about {}.", "What would you say about {}?", "Explai
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the package. Raises ValueError if the name is none of a package, or the folder exists."""
+    """Write the package. Raises ValueError if the name is none of a package or of another one, or the folder exists."""
     if len(arguments) != 1 or not _is_package(Path(arguments[0]).name):
         raise ValueError("new takes the name of a Python package. Fix: rlhf-flow new my_lab.")
     folder = Path(arguments[0])
+    if _is_installed(folder.name):
+        raise ValueError(
+            f"new {folder.name}: Python has a module of this name, which the folder would hide. "
+            f"Fix: rlhf-flow new {folder.name}_lab."
+        )
     write(folder)
     here = "" if folder.parent == Path() else f"cd {folder.parent} && "
     name = folder.name
@@ -84,6 +91,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _is_package(name: str) -> bool:
     return name.isidentifier() and not iskeyword(name)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether Python finds a module of this name, other than one in this folder."""
+    spec = find_spec(name)
+    found = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+    return name in sys.stdlib_module_names or any(Path(place).parent != Path.cwd() for place in found)
 
 
 def write(folder: Path) -> None:

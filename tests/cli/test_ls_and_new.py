@@ -43,10 +43,20 @@ def test_several_kinds_and_files_of_one_s_own(tmp_path: Path, capsys: pytest.Cap
         (["ls", "--all"], "unrecognized arguments: --all. Try rlhf-flow ls --help."),
         (["new", "my-lab"], "new takes the name of a Python package. Fix: rlhf-flow new my_lab."),
         (["new", "class"], "new takes the name of a Python package"),
+        *(
+            (
+                ["new", name],
+                f"Python has a module of this name, which the folder would hide. Fix: rlhf-flow new {name}_",
+            )
+            for name in ("json", "sys", "torch", "rlhf_flow")
+        ),
         (["new", "lab", "more"], "new takes the name of a Python package"),
     ],
 )
-def test_a_mistake_is_one_paragraph(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_paragraph(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     captured = capsys.readouterr().err
     assert told in captured
