@@ -13,5 +13,5 @@ def keep_soft_caps(model: PreTrainedModel) -> None:
 
     transformers 5 loads it with torch's attention function, which has no cap and leaves it out without a word.
     """
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+    if model.config.get_text_config().to_dict().get("attn_logit_softcapping"):
         model.set_attn_implementation("eager")
