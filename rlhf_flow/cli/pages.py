@@ -60,7 +60,8 @@ Example
   --lower             less of the metric is better
   --jobs N            runs at a time; default: 1
   --folder DIR        default: runs/compare; compared.csv and compared.json have a row for each run
-  --world NAME        sandbox or cyclic: the comparisons of docs/reference/results.md, in the sandbox world
+  --world NAME        sandbox or cyclic: the comparisons of docs/reference/results.md, in the sandbox world; also makes
+                      the pairs and the policy that some recipes read, whose queries count
   --config-dir DIR    as for `rlhf-flow run`"""
 
 CONVERT = """\

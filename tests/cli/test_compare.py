@@ -8,12 +8,16 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cli.compare import Run, commands, main, prompts_per_round, run_all, table, tuned, widened
+from rlhf_flow.cli.compare import commands, execute, main, run_all
+from rlhf_flow.cli.compared_data import Given, maker, needed, prompts_per_round
+from rlhf_flow.cli.compared_runs import Run, table, tuned, widened
+from rlhf_flow.config.compose import compose
 from tests.support.configured import configured
 
 ROUNDS = 4
@@ -77,6 +81,65 @@ def test_a_batch_is_what_the_queries_allow() -> None:
     assert prompts_per_round(compared, 64 * compared.rounds) == 64 // 6
     with pytest.raises(ValueError, match=r"--queries=3: .* needs 4"):
         prompts_per_round(rated, 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "scorer", "queries", "batch"),
+    [
+        ("offline_dpo", "rated", 1024, 128),  # two ratings a prompt
+        ("offline_dpo", "compared", 1024, 256),  # one comparison
+        ("chord", "rated", 1024, 23),  # of two given answers, and of eight of its own beside the expert's: 11
+        ("dr_po", "compared", 1024, 36),  # one, and those of four answers: 7
+        ("tgdpo", "rated", 1024, 32),  # half of the queries train the other policy, and four ratings a prompt are left
+        ("xpo", "rated", 1024, 128),
+    ],
+)
+def test_the_queries_of_what_a_recipe_reads_count(
+    recipe: str, scorer: str, queries: int, batch: int, tmp_path: Path
+) -> None:
+    judge = {"rated": "scorer=gold", "compared": "scorer=cyclic"}[scorer]
+    keys = ["model.path=m", "prompts.path=p", "stack=local", f"rounds={ROUNDS}", judge]
+    given = needed(recipe, tmp_path / "data-seed-1", queries, keys, [])
+    config = compose(*keys, f"algorithm={recipe}", *given.overrides)
+    assert prompts_per_round(config, queries, given) == batch
+    run = ended(recipe, 1e-4, 1, tmp_path, **figures(0.5))
+    counted = replace(run, given=given).row["judge/queries"]
+    assert counted == (0 if given.labelled else 10 * ROUNDS) + given.queries
+    assert given.queries == {"xpo": 0, "tgdpo": queries // 2}.get(recipe, given.each * ROUNDS * batch)
+
+
+def test_the_data_of_a_seed_is_made_before_the_runs_that_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = ["model.path=m", "prompts.path=p", "scorer=gold", "stack=local", f"rounds={ROUNDS}"]
+    given = needed("offline_dpo", tmp_path / "data-seed-1", 64, keys, [])
+    runs = [Run("offline_dpo", 1e-4, 1, ROUNDS, tmp_path, given), Run("xpo", 1e-4, 1, ROUNDS, tmp_path)]
+    started: list[list[str]] = []
+
+    def note(tasks: Iterable[tuple[Path, list[list[str]]]], options: Namespace) -> bool:
+        started.append([command[-1] for _, several in tasks for command in several])
+        return True
+
+    monkeypatch.setattr("rlhf_flow.cli.compare.start", note)
+    assert execute(runs, keys, Namespace(queries=64, config_dir=[], folder=tmp_path, jobs=1))
+    of = [
+        f"run_dir={tmp_path}/{name}" for name in ("data-seed-1", "offline_dpo-lr-0.0001-seed-1", "xpo-lr-0.0001-seed-1")
+    ]
+    assert started == [of[:1], of[1:]]
+    config = compose(*maker(keys, 64, []))
+    assert config.prompts.batch == 16 and config.rounds == 2 and [*config.sampler.roles] == ["reference"]
+
+
+def test_the_table_says_what_the_queries_count(tmp_path: Path) -> None:
+    read = replace(
+        ended("offline_dpo", 1e-4, 1, tmp_path, **figures(0.5)), given=Given(each=2, queries=64, labelled=True)
+    )
+    guided = replace(ended("tgdpo", 1e-4, 1, tmp_path, **figures(0.6)), given=Given(once=32, queries=32))
+    text = table([read, guided, ended("xpo", 1e-4, 1, tmp_path, **figures(0.7))], "eval/win_rate", lower=False)
+    assert "`offline_dpo`: they read two answers of the start to each prompt. Comparing them took 2 queries" in text
+    assert "`tgdpo`: they read a policy that DPO trained in another run. Its 32 queries count." in text
+    rows = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in text.splitlines()[2:5]}
+    assert rows == {"`xpo`": "40", "`tgdpo`": "72", "`offline_dpo`": "64"}
 
 
 def test_only_seeds_without_a_finished_run_are_started(tmp_path: Path) -> None:

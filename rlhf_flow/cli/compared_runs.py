@@ -1,0 +1,128 @@
+"""The runs that `rlhf-flow compare` compares: their folders, what they ended with, and the table of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from rlhf_flow.cli.compared_data import NOTHING, Given
+
+COLUMNS = ("eval/win_rate", "eval/reward", "eval/accuracy", "eval/gap", "eval/gap_by_tone", "eval/kl", "eval/length")
+QUERIES = "judge/queries"
+Row: TypeAlias = dict[str, str | float | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of an algorithm. `lr`: None for the learning rate of the configuration."""
+
+    recipe: str
+    lr: float | None
+    seed: int
+    rounds: int
+    folder: Path
+    given: Given = NOTHING  # what it reads besides its own answers
+
+    @property
+    def run_dir(self) -> Path:
+        rate = "" if self.lr is None else f"-lr-{self.lr:g}"
+        return self.folder / f"{self.recipe}{rate}-seed-{self.seed}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What distinguishes it from the other runs of its recipe."""
+        rate = [] if self.lr is None else [f"learner.training.optimizer.lr={self.lr}"]
+        return [*self.given.overrides, *rate, f"seed={self.seed}", f"run_dir={self.run_dir}"]
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The metrics of each round from 0, the start; empty if the run has not finished."""
+        path = self.run_dir / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return lines if len(lines) == self.rounds + 1 else []
+
+    @property
+    def row(self) -> Row:
+        """The last metrics of a finished run, and the judge queries of all its rounds and of what it reads."""
+        metrics = self.metrics
+        ends = {key: value for key, value in metrics[-1].items() if key.startswith("eval/")}
+        asked = 0 if self.given.labelled else sum(line.get(QUERIES, 0) for line in metrics)
+        queries = asked + self.given.queries
+        return {"recipe": self.recipe, "lr": self.lr, "seed": self.seed, **ends, QUERIES: queries}
+
+
+def tuned(runs: Sequence[Run], metric: str, *, lower: bool) -> dict[str, float | None]:
+    """The learning rate of each recipe whose run ended best. Raises ValueError if a run lacks the metric."""
+    check_metric(runs, metric)
+    done = sorted((run for run in runs if run.metrics), key=lambda run: run.metrics[-1][metric], reverse=not lower)
+    return {run.recipe: run.lr for run in reversed(done)}
+
+
+def check_metric(runs: Sequence[Run], metric: str) -> None:
+    """Raises ValueError if a finished run did not measure the metric."""
+    for row in (run.row for run in runs if run.metrics):
+        if metric not in row:
+            measured = ", ".join(key for key in row if key.startswith("eval/"))
+            raise ValueError(
+                f"--metric={metric}: the runs of {row['recipe']} do not measure it. Fix: one of {measured}."
+            )
+
+
+def widened(lrs: Sequence[float], best: float) -> list[float]:
+    """The learning rates, and one more if the best of them is the smallest or the largest."""
+    grid = sorted(lrs)
+    below, above = (float(f"{lr:.1g}") for lr in (grid[0] ** 2 / grid[1], grid[-1] ** 2 / grid[-2]))
+    return sorted({*grid, *([below] if best == grid[0] else []), *([above] if best == grid[-1] else [])})
+
+
+def table(runs: Sequence[Run], metric: str, *, lower: bool) -> str:
+    """A Markdown row for each recipe, the best first: median, least and greatest over the seeds."""
+    check_metric(runs, metric)
+    rows = [run.row for run in runs if run.metrics]
+    columns = [metric, *(key for key in COLUMNS if key != metric and any(key in row for row in rows))]
+    found: list[tuple[float, str]] = []
+    for recipe in dict.fromkeys(str(row["recipe"]) for row in rows):
+        own = [row for row in rows if row["recipe"] == recipe]
+        lr = "" if own[0]["lr"] is None else f"{own[0]['lr']:g}"
+        cells = [f"`{recipe}`", lr, *(_spread(own, key) for key in columns), f"{_median(own, QUERIES):.0f}"]
+        found.append((_median(own, metric), f"| {' | '.join(cells)} |"))
+    names = ["recipe", "learning rate", *(key.removeprefix("eval/").replace("_", " ") for key in columns), "queries"]
+    head = [f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(columns) + 2)]
+    return "\n".join([*head, *(line for _, line in sorted(found, reverse=not lower)), *_notes(runs)])
+
+
+def _notes(runs: Sequence[Run]) -> Iterator[str]:
+    """How the queries of recipes are counted that read more than their own answers."""
+    for cost, what in (
+        (
+            "each",
+            "they read two answers of the start to each prompt. Comparing them took {} queries a prompt, which count.",
+        ),
+        ("once", "they read a policy that DPO trained in another run. Its {} queries count."),
+    ):
+        reading = {run.recipe: vars(run.given)[cost] for run in runs if run.metrics and vars(run.given)[cost]}
+        if reading:
+            yield f"\n{', '.join(f'`{recipe}`' for recipe in reading)}: {what.format(max(reading.values()))}"
+
+
+def _spread(rows: Sequence[Row], key: str) -> str:
+    """Median, least and greatest; for a win rate the ends of the confidence intervals. Empty if not all measured it."""
+    if not all(key in row for row in rows):
+        return ""
+    low, high, form = key, key, ".3g"
+    if all(f"{key}_low" in row for row in rows):
+        low, high, form = f"{key}_low", f"{key}_high", ".3f"
+    least, most = min(_values(rows, low)), max(_values(rows, high))
+    return f"{_median(rows, key):{form}} ({least:{form}} to {most:{form}})"
+
+
+def _median(rows: Sequence[Row], key: str) -> float:
+    return statistics.median(_values(rows, key))
+
+
+def _values(rows: Sequence[Row], key: str) -> list[float]:
+    return [float(row[key] or 0) for row in rows]
