@@ -62,7 +62,7 @@ REASONS = {  # first words of a command -> why no test runs it
     "rlhf-flow judgements": "reads the user's cache; tests/cli/test_judgements.py runs it",
     "rlhf-flow compare": "takes an hour; tests/cli/test_compare.py runs it",
     "rlhf-flow export": "needs a run; tests/export exports one",
-    "rlhf-flow merge": "needs adapters; tests/export merges some",
+    "rlhf-flow merge": "needs models; tests/export merges some",
     "rlhf-flow chat": "needs a checkpoint; tests/chat chats with one",
     "rlhf-flow convert": "needs a checkpoint; tests/runs/test_starts.py runs it",
     "rlhf-flow verify": "takes minutes; tests/verify checks the claims",

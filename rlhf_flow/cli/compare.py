@@ -19,7 +19,7 @@ import yaml
 from rlhf_flow.cli import compared_data
 from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.cli.compared_data import MAKER, NOTHING, Given, prompts_per_round
-from rlhf_flow.cli.compared_runs import Run, table, tuned, widened
+from rlhf_flow.cli.compared_runs import Run, at_edge, table, tuned, widened
 from rlhf_flow.config.compose import CONFIGS, compose
 from rlhf_flow.config.overrides import expanded
 from rlhf_flow.export.dataset import write_dataset
@@ -138,23 +138,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.queries is None:
         raise ValueError("--queries is missing: the judge queries that each run may use. Fix: --queries 4096.")
     givens = _givens(TUNING_SEED, overrides, options)
-    recipes = list(givens)
     _check_folder(givens, overrides, options)
     first, given_first = next(iter(givens.items()))
     rounds = compose(*overrides, f"algorithm={first}", *given_first.overrides, folders=options.config_dir).rounds
     lower, metric, folder, good = options.lower, options.metric, options.folder, True
-    lrs: dict[str, float | None] = dict.fromkeys(recipes, *(options.lrs if len(options.lrs) == 1 else ()))
+    lrs: dict[str, float | None] = dict.fromkeys(givens, *(options.lrs if len(options.lrs) == 1 else ()))
+    edges: list[str] = []
     if len(options.lrs) > 1:
-        grids = {recipe: list(options.lrs) for recipe in recipes}
-        for _ in range(1 + WIDENINGS):
-            tries = [
-                Run(recipe, lr, TUNING_SEED, rounds, folder, given)
-                for recipe, given in givens.items()
-                for lr in grids[recipe]
-            ]
-            good = execute(tries, overrides, options)
-            lrs = tuned(tries, metric, lower=lower)
-            grids = {recipe: widened(grid, lrs.get(recipe) or 0) for recipe, grid in grids.items()}
+        lrs, edges, good = _tuned(givens, rounds, overrides, options)
     by_seed = {seed: _givens(seed, overrides, options, givens) for seed in options.seeds}
     runs = [
         Run(recipe, lr, seed, rounds, folder, by_seed[seed][recipe])
@@ -169,9 +160,26 @@ def main(arguments: Sequence[str]) -> int:
         writer.writeheader()
         writer.writerows(rows)
     if rows:
-        print(table(runs, metric, lower=lower))
+        print(table(runs, metric, lower=lower, edges=edges))
     print(f"{len(rows)} of {len(runs)} runs: {folder / 'compared.csv'}, {folder / 'compared.json'}", file=sys.stderr)
     return 0 if good else 1
+
+
+def _tuned(
+    givens: Mapping[str, Given], rounds: int, overrides: Sequence[str], options: argparse.Namespace
+) -> tuple[dict[str, float | None], list[str], bool]:
+    """The learning rate of each recipe, the recipes whose widened grid ends with it, and whether all runs succeeded."""
+    grids = {recipe: list(options.lrs) for recipe in givens}
+    for _ in range(1 + WIDENINGS):
+        tries = [
+            Run(recipe, lr, TUNING_SEED, rounds, options.folder, given)
+            for recipe, given in givens.items()
+            for lr in grids[recipe]
+        ]
+        good = execute(tries, overrides, options)
+        lrs = tuned(tries, options.metric, lower=options.lower)
+        grids = {recipe: widened(grid, lrs.get(recipe) or 0) for recipe, grid in grids.items()}
+    return lrs, at_edge(tries, lrs), good
 
 
 def _givens(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -79,8 +79,19 @@ def widened(lrs: Sequence[float], best: float) -> list[float]:
     return sorted({*grid, *([below] if best == grid[0] else []), *([above] if best == grid[-1] else [])})
 
 
-def table(runs: Sequence[Run], metric: str, *, lower: bool) -> str:
-    """A Markdown row for each recipe, the best first: median, least and greatest over the seeds."""
+def at_edge(tries: Sequence[Run], lrs: Mapping[str, float | None]) -> list[str]:
+    """The recipes whose chosen learning rate is the smallest or the largest that was tried."""
+    tried: dict[str, list[float]] = {}
+    for run in tries:
+        tried.setdefault(run.recipe, []).append(run.lr or 0)
+    return [recipe for recipe, lr in lrs.items() if lr in (min(tried[recipe]), max(tried[recipe]))]
+
+
+def table(runs: Sequence[Run], metric: str, *, lower: bool, edges: Sequence[str] = ()) -> str:
+    """A Markdown row for each recipe, the best first: median, least and greatest over the seeds; and notes.
+
+    `edges`: the recipes whose learning rate is at the end of those tried.
+    """
     check_metric(runs, metric)
     rows = [run.row for run in runs if run.metrics]
     columns = [metric, *(key for key in COLUMNS if key != metric and any(key in row for row in rows))]
@@ -92,11 +103,14 @@ def table(runs: Sequence[Run], metric: str, *, lower: bool) -> str:
         found.append((_median(own, metric), f"| {' | '.join(cells)} |"))
     names = ["recipe", "learning rate", *(key.removeprefix("eval/").replace("_", " ") for key in columns), "queries"]
     head = [f"| {' | '.join(names)} |", "|---|" + "--:|" * (len(columns) + 2)]
-    return "\n".join([*head, *(line for _, line in sorted(found, reverse=not lower)), *_notes(runs)])
+    return "\n".join([*head, *(line for _, line in sorted(found, reverse=not lower)), *_notes(runs, edges)])
 
 
-def _notes(runs: Sequence[Run]) -> Iterator[str]:
-    """How the queries of recipes are counted that read more than their own answers."""
+def _notes(runs: Sequence[Run], edges: Sequence[str]) -> Iterator[str]:
+    """Which learning rates may not be the best, and what else than a recipe's own answers its queries count."""
+    if edges:
+        names = ", ".join(f"`{recipe}`" for recipe in edges)
+        yield f"\n{names}: the learning rate is the smallest or the largest tried. A better one may lie beyond."
     for cost, what in (
         (
             "each",

@@ -21,7 +21,7 @@ on the preferences; the next round starts from the new policy.
   rlhf-flow compare [key=value ...]     run several algorithms with the same number of judge queries
   rlhf-flow convert FROM TO             convert .bin, LoRA adapters and fp8 to a checkpoint that a run can start from
   rlhf-flow export WHAT RUN             export pairs, sft, labels or the model of a run, for TRL, vLLM and the Hub
-  rlhf-flow merge TO ADAPTER=WEIGHT ... merge LoRA adapters exactly, with weights
+  rlhf-flow merge TO MODEL=WEIGHT ...   merge checkpoints, or LoRA adapters exactly, with weights
   rlhf-flow chat MODEL [MODEL]          chat with a policy, or with two side by side, and label the better answer
   rlhf-flow eval RUN@all                win rates and ratings of policies; public benchmarks; accuracy of scorers
   rlhf-flow judgements                  list, prune or export cached judgements, which are paid for once

@@ -72,14 +72,18 @@ prompts are not exported.
   --dry-run     write the files, print what would be uploaded, and send nothing"""
 
 MERGE = """\
-rlhf-flow merge TO ADAPTER[=WEIGHT] ADAPTER[=WEIGHT] ...
+rlhf-flow merge TO MODEL[=WEIGHT] MODEL[=WEIGHT] ...
 
-Writes to TO the LoRA adapter whose update of the base is the sum of the adapters' updates times their weights, exactly:
-ranks are concatenated. The adapters have one base; RUN and RUN@ROUND name those of runs. The weight is 1 unless given.
+Writes to TO the weighted sum of models: LoRA adapters of one base, or full checkpoints of one architecture. MODEL is a
+folder, RUN or RUN@ROUND; the weight is 1 unless given, and may be any number.
+
+  adapters     the update of the base is the sum of their updates times their weights, exactly: ranks are concatenated
+  checkpoints  every tensor is the sum of theirs, in float32, rounded once to the dtype of the first one; whole numbers,
+               config and tokenizer are the first one's. Weights that sum to 1 give an average.
 
 Example
   rlhf-flow merge runs/both runs/code=0.5 runs/prose=0.5
-  rlhf-flow convert runs/both runs/whole           merges the result into its base"""
+  rlhf-flow convert runs/both runs/whole           merges an adapter into its base"""
 
 CHAT = """\
 rlhf-flow chat MODEL [MODEL] [--labels FILE] [--system TEXT] [--max-tokens N] [--temperature T] [--seed N]

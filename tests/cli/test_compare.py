@@ -16,8 +16,9 @@ import pytest
 
 from rlhf_flow.cli.compare import commands, execute, main, run_all
 from rlhf_flow.cli.compared_data import Given, maker, needed, prompts_per_round
-from rlhf_flow.cli.compared_runs import Run, table, tuned, widened
+from rlhf_flow.cli.compared_runs import Run, at_edge, table, tuned, widened
 from rlhf_flow.config.compose import compose
+from rlhf_flow.sandbox.world import locate
 from tests.support.configured import configured
 
 ROUNDS = 4
@@ -56,6 +57,20 @@ def test_the_learning_rate_that_ends_best_is_chosen_among_the_runs_that_ended(tm
 )
 def test_a_grid_whose_edge_is_the_best_is_widened_there(best: float, grid: list[float]) -> None:
     assert widened([1e-4, 3e-4, 1e-3], best) == grid
+
+
+def test_the_table_says_which_learning_rates_are_at_the_end_of_those_tried(tmp_path: Path) -> None:
+    best = {"dno": 1e-4, "xpo": 3e-4, "inpo": 1e-3}
+    tries = [
+        ended(recipe, lr, 0, tmp_path, **figures(0.9 if lr == best[recipe] else 0.5))
+        for recipe in best
+        for lr in (1e-4, 3e-4, 1e-3)
+    ]
+    edges = at_edge(tries, tuned(tries, "eval/win_rate", lower=False))
+    assert sorted(edges) == ["dno", "inpo"]
+    *_, note = table(tries, "eval/win_rate", lower=False, edges=["dno", "inpo"]).splitlines()
+    assert note.startswith("`dno`, `inpo`: the learning rate is the smallest or the largest tried")
+    assert "smallest" not in table(tries, "eval/win_rate", lower=False)
 
 
 @pytest.mark.parametrize("lower", [False, True])
@@ -214,6 +229,25 @@ def test_an_interrupt_ends_its_processes(tmp_path: Path) -> None:
     until(lambda: log.exists() and log.read_text() == "up\n")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) != 0
+
+
+@pytest.mark.soak
+def test_a_comparison_in_the_cyclic_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe of each kind within the same queries. The same command repeats no run, and adds a recipe."""
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("\n".join(locate().held_out.read_text().splitlines()[:16]))
+    small = ["rounds=2", f"prompts.held_out_path={held_out}", "answers.max_tokens=24"]
+    flags = ["--world=cyclic", "--queries=48", "--seeds", "1", "--folder", str(tmp_path / "runs")]
+    first, more = ["online_dpo", "offline_dpo"], ["dr_po", "tgdpo"]
+    assert main([*flags, *small, "--lrs", "3e-4", "1e-3", "--recipes", *first]) == 0
+    assert "the learning rate is the smallest or the largest tried" in capsys.readouterr().out
+    made = {path: path.read_bytes() for path in tmp_path.glob("runs/*/metrics.jsonl")}
+    assert main([*flags, *small, "--lrs", "3e-4", "--recipes", *first, *more]) == 0
+    rows = {row["recipe"]: row for row in json.loads((tmp_path / "runs/compared.json").read_text())}
+    assert rows.keys() == {*first, *more}
+    assert all(36 <= row["judge/queries"] <= 48 for row in rows.values())
+    assert all("eval/gap" in row for row in rows.values())
+    assert {path: path.read_bytes() for path in made} == made
 
 
 def until(true: Callable[[], bool], seconds: float = 30) -> None:

@@ -67,7 +67,7 @@ def test_the_update_is_the_weighted_sum_of_the_updates(base: Path, adapters: lis
 @pytest.mark.parametrize(
     ("second", "told"),
     [
-        ("{base}", "holds no adapter"),
+        ("{base}", "is an adapter, and others are full weights. Fix: rlhf-flow convert "),
         ("{first}=half", "'half' is no weight. Fix: "),
         ("{dora}", "use_dora=True is no plain LoRA"),
         ("{other}", "Fix: merge adapters of one base"),
@@ -91,4 +91,4 @@ def test_what_cannot_be_merged_exactly_is_refused(
 
 def test_one_adapter_is_not_enough(adapters: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", str(tmp_path / "merged"), str(adapters[0])]) == 2
-    assert "two or more adapters" in capsys.readouterr().err
+    assert "two or more models" in capsys.readouterr().err
