@@ -112,15 +112,13 @@ def _notes(runs: Sequence[Run], edges: Sequence[str]) -> Iterator[str]:
         names = ", ".join(f"`{recipe}`" for recipe in edges)
         yield f"\n{names}: the learning rate is the smallest or the largest tried. A better one may lie beyond."
     for cost, what in (
-        (
-            "each",
-            "they read two answers of the start to each prompt. Comparing them took {} queries a prompt, which count.",
-        ),
-        ("once", "they read a policy that DPO trained in another run. Its {} queries count."),
+        ("each", "for each prompt, for comparing the two answers of the start that the recipe reads"),
+        ("once", "of the DPO run whose policy the recipe reads"),
     ):
         reading = {run.recipe: vars(run.given)[cost] for run in runs if run.metrics and vars(run.given)[cost]}
         if reading:
-            yield f"\n{', '.join(f'`{recipe}`' for recipe in reading)}: {what.format(max(reading.values()))}"
+            names = ", ".join(f"`{recipe}`" for recipe in reading)
+            yield f"\n{names}: the queries include {max(reading.values())} {what}."
 
 
 def _spread(rows: Sequence[Row], key: str) -> str:

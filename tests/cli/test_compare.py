@@ -151,8 +151,8 @@ def test_the_table_says_what_the_queries_count(tmp_path: Path) -> None:
     )
     guided = replace(ended("tgdpo", 1e-4, 1, tmp_path, **figures(0.6)), given=Given(once=32, queries=32))
     text = table([read, guided, ended("xpo", 1e-4, 1, tmp_path, **figures(0.7))], "eval/win_rate", lower=False)
-    assert "`offline_dpo`: they read two answers of the start to each prompt. Comparing them took 2 queries" in text
-    assert "`tgdpo`: they read a policy that DPO trained in another run. Its 32 queries count." in text
+    assert "`offline_dpo`: the queries include 2 for each prompt, for comparing the two answers" in text
+    assert "`tgdpo`: the queries include 32 of the DPO run whose policy the recipe reads." in text
     rows = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in text.splitlines()[2:5]}
     assert rows == {"`xpo`": "40", "`tgdpo`": "72", "`offline_dpo`": "64"}
 
