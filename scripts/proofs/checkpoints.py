@@ -41,7 +41,7 @@ transformers, and all log-probs within 1e-3 nats. Other architectures may work: 
 compared with the learner's, and a run whose engine reads others stops before it samples. `rlhf-flow doctor … --load`
 measures start and published for a checkpoint of yours.
 
-- Gemma 2: models that cap attention scores are read with transformers' own attention function, since torch's has no cap;
+- Gemma 2: models that cap attention scores are read with transformers' own attention function (torch's has no cap);
   they train on padded rows.
 - Models that read images too: vLLM needs torchvision to read their classes, which was not installed here.
 - *refused*: `doctor` and `run` refuse it before any worker starts. *fails*: the engine raises an error. A dash: not
