@@ -12,9 +12,10 @@ from rlhf_flow.capacity.api_calls import Calls, calls
 from rlhf_flow.capacity.cluster_needs import gpus
 from rlhf_flow.capacity.disk import Disk, disk
 from rlhf_flow.capacity.fit import Room, misfits
-from rlhf_flow.capacity.flops import Compute, of_update, peak_here
+from rlhf_flow.capacity.flops import Compute, of_update
 from rlhf_flow.capacity.learner_memory import host_memory, learner_memory, trained
 from rlhf_flow.capacity.learner_memory import plans as plans_learner
+from rlhf_flow.capacity.measured_rate import measured_rate
 from rlhf_flow.capacity.model_shape import Shape, shape_of
 from rlhf_flow.capacity.process_memory import LIBRARIES, MIB, Memory, size_text
 from rlhf_flow.capacity.wall_time import Seconds, seconds
@@ -98,7 +99,7 @@ def plan(config: RunConfig, room: Room, *, like: Path | None = None) -> Planned:
         room=room,
         disk=disk(config, shape, work),
         calls=requests,
-        compute=_compute(config, shape, work, steps, taken),
+        compute=Compute(of_update(config, shape, work), None if like is None else measured_rate(like)),
         seconds=taken,
         problems=problems,
         notes=_notes(config, shape, work, steps, last),
@@ -114,13 +115,6 @@ def _memories(config: RunConfig, shape: Shape, work: Work, *, on_gpu: bool) -> l
         waiting = [*workers.offloaded(memories)] if colocated(config) else []
         memories += [host_memory(config, shape, work), *waiting]
     return [*memories, workers.driver_memory(work)]
-
-
-def _compute(config: RunConfig, shape: Shape, work: Work, steps: int, taken: Seconds | None) -> Compute:
-    update = of_update(config, shape, work)
-    if taken is None or not taken.stages.get("learn") or not steps:
-        return Compute(update, None, None)
-    return Compute(update, taken.stages["learn"] / steps, peak_here(config.learner.ranks))
 
 
 def _threads(config: RunConfig) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The arithmetic of an optimizer step, and how much of a device's peak a measured time means.
+"""The model FLOPs of optimizer steps, and the peak of the devices that compute them.
 
 Model FLOPs: 2 for each weight of a matrix and token, and 4 Q for each query and key of causal attention; the backward
 pass takes twice as many as the forward pass. A prompt is counted once for all its answers, the output layer for
@@ -8,11 +8,13 @@ response tokens only, and what is recomputed not at all (Chowdhery et al. 2022, 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_flow.capacity.model_shape import Shape
 from rlhf_flow.capacity.workload import Work
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.learner.batching import Group
 
 PEAKS = {  # FLOP/s of dense bfloat16 products, from the makers' data sheets
     "B200": 2250e12,
@@ -28,31 +30,41 @@ SIZE = 2048  # of the square matrices whose product measures a CPU
 
 
 @dataclass(frozen=True)
-class Compute:
-    """Of an optimizer step, if all prompts and answers have their greatest length."""
+class Rate:
+    """Of the optimizer steps that a run took."""
 
-    update: float  # model FLOPs
-    seconds: float | None  # measured
+    flops: float  # model FLOP/s
     peak: float | None  # FLOP/s of all ranks' devices; None: unknown
-
-    @property
-    def rate(self) -> float | None:
-        """FLOP/s."""
-        return None if self.seconds is None else self.update / self.seconds
 
     @property
     def utilisation(self) -> float | None:
         """Model FLOPs utilisation, a share."""
-        return None if self.rate is None or self.peak is None else self.rate / self.peak
+        return None if self.peak is None else self.flops / self.peak
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Of an optimizer step, if the batch is full and all prompts and answers have their greatest length."""
+
+    update: float  # model FLOPs
+    measured: Rate | None  # of another run, by its own pairs and lengths
 
 
 def of_update(config: RunConfig, shape: Shape, work: Work) -> float:
-    """Model FLOPs of an optimizer step."""
-    prompt, answer, pairs = work.longest_prompt, work.longest_answer, config.learner.training.batch
-    answers = pairs * work.sides
+    """Model FLOPs of an optimizer step, at most."""
+    answers = (max(0, work.longest_answer - 1),) * work.sides
+    return of_step(shape, [Group(work.longest_prompt, answers)] * config.learner.training.batch)
+
+
+def of_step(shape: Shape, groups: Sequence[Group]) -> float:
+    """Model FLOPs of an optimizer step. `groups`: the tokens that it feeds; nothing reads an answer's last one."""
+    fed = sum(group.prompt + sum(group.answers) for group in groups)
+    predicted = sum(answer + 1 for group in groups for answer in group.answers)
     output = shape.vocabulary * shape.width
-    products = 2 * (shape.linear - output) * (pairs * prompt + answers * answer) + 2 * output * answers * answer
-    scores = pairs * prompt**2 / 2 + answers * (answer * prompt + answer**2 / 2)  # queries times the keys they see
+    products = 2 * (shape.linear - output) * fed + 2 * output * predicted
+    scores = sum(  # queries times the keys they see
+        group.prompt**2 / 2 + sum(answer * group.prompt + answer**2 / 2 for answer in group.answers) for group in groups
+    )
     return 3 * (products + 4 * shape.layers * shape.queries * scores)
 
 

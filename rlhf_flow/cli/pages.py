@@ -93,7 +93,7 @@ cluster.nodes=4 cluster.address=auto also prints the share of each of four nodes
 
   --memory SIZE  memory of each GPU, or of the host if there is none: 80GiB; default: this machine
   --gpus N       number of GPUs; default: this machine
-  --like RUN     estimate the time from a finished run
+  --like RUN     estimate the time from a finished run, and print the FLOP/s of its optimizer steps
   --json         print the estimate as JSON
 Exit status: 0 it fits, 1 something does not fit, 2 a mistake in the arguments."""
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rlhf_flow.capacity.estimate import Planned, plan
 from rlhf_flow.capacity.fit import Room, room
-from rlhf_flow.capacity.flops import Compute
 from rlhf_flow.capacity.process_memory import Memory, size_of, size_text
 from rlhf_flow.config import compose
 from rlhf_flow.config.overrides import with_keys
@@ -90,7 +89,7 @@ def page(planned: Planned) -> Iterator[str]:
             f"calls      {one.slot}: at most {one.round:,} per round and {one.run:,} in total, about "
             f"{one.tokens_in:,} tokens in and {one.tokens_out:,} out{cost}"
         )
-    yield f"compute    {_compute(planned.compute)}"
+    yield f"compute    {_compute(planned)}"
     yield f"threads    {', '.join(f'{role} {number}' for role, number in planned.threads.items())}"
     yield ""
     yield from _memory(planned)
@@ -116,12 +115,15 @@ def page(planned: Planned) -> Iterator[str]:
         yield "It fits."
 
 
-def _compute(compute: Compute) -> str:
-    update = f"{compute.update / 1e12:,.3g} TFLOP per optimizer step"
-    if compute.seconds is None or compute.rate is None:
-        return f"{update}; --like RUN says what its time means"
-    used = "" if compute.utilisation is None else f", {compute.utilisation:.0%} of the peak here (MFU)"
-    return f"{update} in {compute.seconds:,.2g} s: {compute.rate / 1e12:,.3g} TFLOP/s{used}"
+def _compute(planned: Planned) -> str:
+    update = f"at most {planned.compute.update / 1e12:,.3g} TFLOP per optimizer step"
+    measured = planned.compute.measured
+    if planned.seconds is None:
+        return f"{update}; --like RUN says how fast a run computed its steps"
+    if measured is None:
+        return update
+    used = "" if measured.utilisation is None else f", {measured.utilisation:.1%} of the peak here (MFU)"
+    return f"{update}; the steps of {planned.seconds.run} made {measured.flops / 1e12:,.3g} TFLOP/s{used}"
 
 
 def _memory(planned: Planned) -> Iterator[str]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from rlhf_flow.capacity.fit import Room, misfits
+from rlhf_flow.capacity.flops import of_step
+from rlhf_flow.capacity.model_shape import shape_of
 from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, MARGIN, Memory, Phase, size_of
 from rlhf_flow.capacity.worker_memory import offloaded
+from rlhf_flow.cli.main import main as rlhf_flow
 from rlhf_flow.cli.plan import main
 from rlhf_flow.config import compose as config
 from rlhf_flow.engine.vllm.cache import cache_bytes
+from rlhf_flow.learner.batching import Group
 from tests.support import tiny
 from tests.support.configured import LLAMA_8B, WORK, configured
 
@@ -80,6 +86,32 @@ def test_a_run_that_is_done_tells_how_long_another_takes(
     assert stages == pytest.approx({"sample": 6.0, "score": 2.0, "learn": 5.0, "publish": 0.5})
     with pytest.raises(ValueError, match="must be the folder of a run"):
         main([*overrides, "--like", str(tmp_path / "none")])
+
+
+def test_the_rate_of_a_run_counts_the_pairs_and_lengths_that_it_trained_on(
+    overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its batch was never full, its answers ended early or late, and the pairs of a prompt shared it."""
+    keys = ["prompts.batch=6", "answers.n=3", "selector=all_pairs", "learner.training.epochs=2"]
+    keys += ["answers.max_tokens=24", "learner.training.batch=64", f"run_dir={tmp_path}"]
+    assert rlhf_flow(["run", *overrides, *keys]) == 0
+    responses, pairs = (pq.read_table(tmp_path / "rounds/00001" / name) for name in ("responses", "pairs"))
+    rows = {row["response"]: row for row in responses.to_pylist()}
+    answers: dict[tuple[int, ...], list[int]] = {}
+    for pair in pairs.to_pylist():
+        for row in (rows[pair["first"]], rows[pair["second"]]):
+            answers.setdefault(tuple(row["prompt_tokens"]), []).append(len(row["tokens"]) - 1)
+    groups = [Group(len(prompt), tuple(lengths)) for prompt, lengths in answers.items()]
+    metrics = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert metrics["train/steps"] == 2
+    assert 1 < len(pairs) < 64
+    flops = 2 * of_step(shape_of(config.compose(*overrides).model.path), groups)
+    for batch in (8, 64):  # of the plan, which is another run
+        capsys.readouterr()
+        main([*overrides, *keys, f"learner.training.batch={batch}", "--like", str(tmp_path)])
+        found = re.search(r"([\d.e+-]+) TFLOP/s", capsys.readouterr().out)
+        assert found
+        assert 1e12 * float(found[1]) == pytest.approx(flops / metrics["seconds/learn"], rel=0.01)
 
 
 @pytest.mark.parametrize(("text", "bytes"), [("80GiB", 80 << 30), ("1.5 MiB", 3 << 19), ("24gb", 24 * 10**9)])
