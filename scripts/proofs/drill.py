@@ -3,6 +3,7 @@
     python scripts/proofs/drill.py --stack local  # the driver, in the middle and at the end of every stage; one process
     python scripts/proofs/drill.py --stack ray    # also engine, scorer and every learner rank while they work
     python scripts/proofs/drill.py --stack ray --cases driver:learn engine-0:sample
+    python scripts/proofs/drill.py --stack ray --cases driver:learn learner-0:learn -- learner=torch
 
 A case is <victim>:<stage>[:end]. The victim is killed in the middle of that stage of round 2, or right after its
 commit. The uninterrupted run and the resumed one must agree in every policy, the hash of every committed file, and
@@ -20,20 +21,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
+from rlhf_flow.config.compose import compose
+
 STAGES = ("sample", "score", "select", "anchor", "learn", "publish", "evaluate")
-WORKERS = ("engine-0", "scorer-0", "learner-0", "learner-1")
 SMALL = (
     "experiment=sandbox",
     "rounds=2",
     "prompts.batch=16",
     "prompts.held_out_path=null",
     "prompts.held_out=8",
-    "sampler.draws.0.n=2",
+    "answers.n=2",
     "answers.max_tokens=24",
     "selector.truncated=keep",
     "checkpoint.prompts_per_commit=4",
@@ -41,10 +43,7 @@ SMALL = (
     "observe.console=false",
 )
 LOCAL = ("cluster=local", "engine=huggingface", "learner=torch")
-RAY = (
-    "learner.ranks=2",
-    "cluster.fault_tolerance.deaths=0",
-)  # any death stops the run: the drill tests resuming
+RAY = ("cluster.fault_tolerance.deaths=0",)  # any death stops the run: the drill tests resuming
 SHARES = (0.5, 0.25, 0.1)  # of a stage's time, after which a process is killed; the next if that was too late
 LATE = "its part was done before it was killed"
 PATIENCE = 300.0  # timeout in seconds of a run that neither ends nor reaches the stage
@@ -212,13 +211,19 @@ def drill(command: list[str], cases: list[str], folder: Path) -> int:
     return 1 if failed else 0
 
 
-def every_case(stack: str) -> list[str]:
+def every_case(stack: str, ranks: int) -> list[str]:
     driver = [f"driver:{stage}{end}" for stage in STAGES for end in ("", ":end")]
     if stack == "local":
         return driver
-    at_work = {"engine": ("sample", "evaluate"), "scorer": ("score",), "learner": ("anchor", "learn", "evaluate")}
-    workers = [f"{worker}:{stage}" for worker in WORKERS for stage in at_work[worker.rpartition("-")[0]]]
-    return [*driver, *workers]
+    learners = [f"learner-{rank}:{stage}" for rank in range(ranks) for stage in ("anchor", "learn", "evaluate")]
+    return [*driver, "engine-0:sample", "engine-0:evaluate", "scorer-0:score", *learners]
+
+
+def run_of(stack: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides of every run. Learners have two ranks on Ray, except `torch`, which has one."""
+    if stack == "local":
+        return [*SMALL, *LOCAL, *overrides]
+    return [*SMALL, *RAY, f"learner.ranks={1 if 'learner=torch' in overrides else 2}", *overrides]
 
 
 def main() -> int:
@@ -227,14 +232,15 @@ def main() -> int:
     parser.add_argument("--cases", nargs="+", help="default: all")
     parser.add_argument("overrides", nargs="*", help="of every run, after --")
     asked = parser.parse_args()
-    command = ["run", *SMALL, *(LOCAL if asked.stack == "local" else RAY), *asked.overrides]
+    run = run_of(asked.stack, asked.overrides)
+    ranks = compose(*run).learner.ranks
     # Import here, once, what every run imports (not Ray, vLLM or DeepSpeed). A case then takes seconds.
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import rlhf_flow.runner.prepare  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
-        return drill(command, asked.cases or every_case(asked.stack), Path(folder))
+        return drill(["run", *run], asked.cases or every_case(asked.stack, ranks), Path(folder))
 
 
 if __name__ == "__main__":
