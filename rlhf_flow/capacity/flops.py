@@ -19,6 +19,8 @@ from rlhf_flow.learner.batching import Group
 PEAKS = {  # FLOP/s of dense bfloat16 products, from the makers' data sheets
     "B200": 2250e12,
     "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,

@@ -3,19 +3,22 @@
     python scripts/bench/gpu_learner.py                  the largest of 8b, 3b and 1b that fits here, within 10 minutes
     python scripts/bench/gpu_learner.py --size 1b --offload none
     python scripts/bench/gpu_learner.py --device cpu --size tiny     the whole script, without a GPU
+    for step in padded packed shared fused compiled; do              before and after each of four things
+        python scripts/bench/gpu_learner.py --size 1b --learner torch --until $step; done
 
-Nothing is downloaded. A random Llama trains on random pairs with online DPO, in bfloat16 under ZeRO-3 with gradient
-checkpointing; optimizer and weights are offloaded to the host. The script uses rlhf_flow's own learner: it opens and
-starts it, computes the anchor's log-probs, runs optimizer steps and publishes. Each step is timed separately, after a
-warm-up step.
+Nothing is downloaded. A random Llama trains on random pairs with online DPO, in bfloat16 with gradient checkpointing,
+by default under ZeRO-3 with optimizer and weights offloaded to the host. The script uses rlhf_flow's own learner: it
+opens and starts it, computes the anchor's log-probs, runs optimizer steps and publishes. Each step is timed separately,
+after a warm-up step. `--until` leaves out what makes the learner fast: packing, shared prompts, the fused output layer.
+`compiled` adds torch.compile, which ZeRO-3 refuses: take --learner torch, fsdp or zero2.
 
-Tokens are counted without padding. Utilisation is the FLOPs of the model, divided by the seconds and by the peak FLOP/s
-of the GPU. Forward and backward take 6 N per token, with N the number of weights in matrices (the output layer counts
-only for answer tokens, because it computes no other logits), and attention takes 12 L d T. A forward pass for the
-anchor takes a third of that. Recomputation by gradient checkpointing is not counted. The prediction is that of
-`rlhf-flow plan`; for the host, the memory of the process before it opened the learner is added. The prediction holds
-for any round, but in the first round there are no moments before the first step. "Taken from the machine" counts all
-processes, so run the script on an idle machine. Progress goes to stderr, and the page for the README to stdout.
+Tokens are counted without padding, a prompt with each of its answers. Utilisation is the model FLOPs that `rlhf-flow
+plan` counts (a prompt once for all its answers, neither padding nor recomputation), divided by the seconds and by the
+peak FLOP/s of the GPU. So both are of the same work whatever --until says. A forward pass for the anchor takes a third
+of a step. The prediction is that of `rlhf-flow plan`, which is about --until fused; for the host, the memory of the
+process before it opened the learner is added. The prediction holds for any round, but in the first round there are no
+moments before the first step. "Taken from the machine" counts all processes, so run the script on an idle machine.
+Progress goes to stderr, and the page for the README to stdout.
 """
 
 from __future__ import annotations
@@ -30,9 +33,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpu.machine import Machine
-from gpu.models import OFFLOAD, SIZES, Asked, Size, random_pairs, write_weights, written
-from gpu.page import Speed, flops, peaks, phases
+from gpu.models import LEARNERS, OFFLOAD, SIZES, Asked, Size, random_pairs, write_weights, written
+from gpu.page import Speed, peaks, phases
 from gpu.planned import Planned, planned, way_out
+from gpu.steps import DEFAULT, STEPS, learner_until
+
+from rlhf_flow.capacity.flops import of_step
 
 
 def main() -> int:
@@ -43,7 +49,18 @@ def main() -> int:
         print("There is no GPU that torch can use here. Try --device cpu --size tiny.", file=sys.stderr)
         return 2
     machine = Machine(options.device)
-    asked = Asked(options.batch, options.micro_batch, options.prompt, options.answer, options.repeats, options.offload)
+    asked = Asked(
+        options.batch,
+        options.micro_batch,
+        options.prompt,
+        options.answer,
+        options.repeats,
+        offload=options.offload,
+        learner=options.learner,
+        step=options.until,
+        tokens=options.tokens,
+        recompute=options.recompute,
+    )
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         left, disk = machine.left(), shutil.disk_usage(folder).free
@@ -77,9 +94,16 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, help="default: the largest that fits, by plan; tiny without a GPU")
     for name in ("layers", "hidden", "heads", "vocab"):
         parser.add_argument(f"--{name}", type=positive, help="overrides that of --size (--size then defaults to 1b)")
-    parser.add_argument("--offload", default="all", choices=OFFLOAD, help="what to offload (default: %(default)s)")
+    parser.add_argument("--learner", default="zero3", choices=LEARNERS, help="default: %(default)s")
+    parser.add_argument("--offload", choices=OFFLOAD, help="what to offload (default: all with zero3, else none)")
+    steps = "; ".join(f"{name}: {does}" for name, does in STEPS.items())
+    parser.add_argument("--until", default=DEFAULT, choices=STEPS, help=f"{steps} (default: %(default)s)")
+    parser.add_argument(
+        "--recompute", default="full", choices=("off", "selective", "full"), help="default: %(default)s"
+    )
     parser.add_argument("--batch", type=positive, default=32, help="pairs per step (default: %(default)s)")
-    parser.add_argument("--micro-batch", type=positive, default=8, help="pairs per pass (default: %(default)s)")
+    parser.add_argument("--micro-batch", type=positive, help="most pairs per pass (default: as many as --tokens allow)")
+    parser.add_argument("--tokens", type=positive, help="per pass (default: that of the learner on this device)")
     parser.add_argument("--prompt", type=positive, default=256, help="tokens per prompt (default: %(default)s)")
     parser.add_argument(
         "--answer",
@@ -95,6 +119,9 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if options.device == "cpu":
         options.size = options.size or "tiny"
+    options.offload = options.offload or ("all" if options.learner == "zero3" else "none")
+    if options.offload != "none" and not options.learner.startswith("zero"):
+        parser.error(f"--offload={options.offload} needs --learner=zero2 or zero3, got --learner={options.learner}")
     return options
 
 
@@ -129,17 +156,21 @@ def measured(
         torch.cuda.empty_cache()
     else:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # noqa: F401  # before `libraries` is read
+    if asked.learner.startswith("zero"):
+        import deepspeed  # noqa: F401  # before `libraries` is read
 
     libraries = machine.resident()
     until = start + 60 * options.minutes
-    anchors, steps = learns(chosen, asked, machine, folder, threads=options.threads, until=until)
+    with learner_until(asked.step):
+        anchors, steps = learns(chosen, asked, machine, folder, threads=options.threads, until=until)
+    tokens = chosen.config.learner.training.on(machine.device).tokens_per_batch
     peak = machine.peak_flops() if options.peak_tflops is None else 1e12 * options.peak_tflops
     yield ""
     yield (
         f"Online DPO of a random Llama of {chosen.shape.parameters / 1e9:.3g} B weights ({chosen.name}), bfloat16, "
-        f"ZeRO-3, offload: {asked.offload}; {asked.batch} pairs a step, {asked.micro_batch} a pass, prompts of "
-        f"{asked.prompt} tokens, answers of {(asked.answer + 1) // 2} to {asked.answer}."
+        f"{asked.learner}, offload: {asked.offload}, recomputed: {asked.recompute}; until {asked.step}: "
+        f"{STEPS[asked.step]}; {asked.batch} pairs a step, {tokens:,} tokens a pass, prompts of {asked.prompt} tokens, "
+        f"answers of {(asked.answer + 1) // 2} to {asked.answer}."
     )
     yield from machine.describe()
     yield ""
@@ -164,8 +195,9 @@ def learns(
     from rlhf_flow.weights.source import Checkpoint
 
     config, shape = chosen.config, chosen.shape
-    tables, lengths = random_pairs(folder, chosen.size, asked)
-    tokens, forward = sum(map(sum, lengths)), flops(shape, lengths)
+    tables, groups = random_pairs(folder, chosen.size, asked)
+    tokens = sum(group.prompt + answer + 1 for group in groups for answer in group.answers)
+    flops = of_step(shape, groups)
     policy = Policy("policy", 0, "the start", Checkpoint(Path(config.model.path)))
     with machine.phase("open"):
         learner = config.learner.open(config.model, Place(device=machine.device, threads=threads))
@@ -179,7 +211,7 @@ def learns(
             with machine.phase("anchors"):
                 learner.logps([tables.responses], wanted, policy)
 
-        anchors = Speed(tokens, forward, repeated(anchor, machine, "anchors", asked.repeats, until))
+        anchors = Speed(tokens, flops / 3, repeated(anchor, machine, "anchors", asked.repeats, until))
         lesson = TrainingRound(
             round=1,
             rounds=1,
@@ -197,7 +229,7 @@ def learns(
                 learner.update(lesson, number, number + 1)
 
         step()
-        updates = Speed(tokens, 3 * forward, repeated(step, machine, "learn", asked.repeats, until))
+        updates = Speed(tokens, flops, repeated(step, machine, "learn", asked.repeats, until))
         with machine.phase("publish"):
             learner.publish("policy", 1)
     finally:

@@ -13,18 +13,18 @@ from pathlib import Path
 import gpu_learner
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from rlhf_flow.capacity.model_shape import shape_of
+from rlhf_flow.learner import policy_model
 from rlhf_flow.learner.policy_model import ResponseLogps
+from tests.support.allocations import peak
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts/bench"
 
-models, page, planning = (importlib.import_module(f"gpu.{name}") for name in ("models", "page", "planned"))
+models, planning, steps = (importlib.import_module(f"gpu.{name}") for name in ("models", "planned", "steps"))
 
 SMALL = models.Asked(batch=4, micro_batch=2, prompt=8, answer=8, repeats=1, offload="all")
 
@@ -33,19 +33,6 @@ def measured(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", str(SCRIPTS / "gpu_learner.py"), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-
-
-def test_the_arithmetic_of_a_forward_pass_is_what_torch_counts(tmp_path: Path) -> None:
-    models.SIZES["tiny"].config(positions=64).save_pretrained(tmp_path)
-    shape = shape_of(str(tmp_path))
-    lm = AutoModelForCausalLM.from_config(models.SIZES["tiny"].config(positions=64), attn_implementation="eager")
-    logps, lengths, counted = ResponseLogps(lm.float().eval(), chunk=64), [(20, 30), (4, 9)], 0
-    for prompt, answer in lengths:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            tokens = torch.randint(0, 512, (1, prompt + answer))
-            logps(tokens, torch.arange(prompt - 1, prompt + answer - 1), tokens[0, prompt:])
-        counted += counter.get_total_flops()
-    assert page.flops(shape, lengths) == pytest.approx(counted, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "billions"), [("8b", 8.03), ("3b", 3.21), ("1b", 1.24)])
@@ -98,6 +85,45 @@ def test_a_size_that_the_host_cannot_take_is_refused_with_one_that_it_can(refuse
 
 def test_heads_that_do_not_divide_are_refused(refused: Callable[..., str]) -> None:
     assert refused("--device", "cpu", "--heads", "7").endswith("--heads must divide --hidden=64, got 7.")
+
+
+@pytest.mark.parametrize(
+    ("until", "learner"),
+    [
+        ("padded", "torch"),
+        *(pytest.param(step, "torch", marks=pytest.mark.soak) for step in ("packed", "shared", "fused", "compiled")),
+        pytest.param("fused", "fsdp", marks=pytest.mark.soak),
+    ],
+)
+def test_each_step_of_the_learner_is_measured_on_the_same_work(
+    until: str, learner: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = ("--batch", "4", "--prompt", "8", "--answer", "16", "--repeats", "1", "--threads", "1")
+    asked = ("--device", "cpu", "--peak-tflops", "0.001", "--learner", learner, "--until", until, *lengths)
+    monkeypatch.setattr(sys, "argv", ["gpu_learner.py", *asked])
+    assert gpu_learner.main() == 0
+    page = capsys.readouterr().out
+    assert f"{learner}, offload: none, recomputed: full; until {until}" in page
+    for what in ("tokens/s", "model FLOP utilisation, %"):
+        assert re.search(rf"^\| `update`, {re.escape(what)} \| [\d.,]+ \|", page, re.MULTILINE)
+
+
+def test_what_is_left_out_costs_memory_and_changes_no_log_prob() -> None:
+    lm = AutoModelForCausalLM.from_config(models.SIZES["tiny"].config(positions=64)).float()
+    tokens, at = torch.randint(3, 512, (16, 64)), torch.arange(16 * 64)
+
+    def read(step: str) -> tuple[torch.Tensor, int, bool]:
+        with steps.learner_until(step):
+            model = ResponseLogps(lm, chunk=64)
+            logps = model(tokens, at, tokens.flatten()).detach()
+            used = peak(lambda: model(tokens, at, tokens.flatten()).sum().backward())
+            return logps, used, policy_model.share_prompts(model)
+
+    plain, most, shares_not = read("padded")
+    fused, least, shares = read("fused")
+    assert torch.allclose(plain, fused, atol=1e-5)
+    assert most > least + 16 * 64 * 512 * 4  # at least once the logits of all tokens, in bytes
+    assert shares and not shares_not
 
 
 @pytest.mark.soak

@@ -14,17 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 
+from rlhf_flow.capacity.flops import peak_here
 from rlhf_flow.capacity.process_memory import size_text
 
 TICK = 0.1  # seconds between two samples of the memory in use
-PEAK = {  # dense bfloat16 with float32 accumulation, TFLOP/s, from NVIDIA's data sheets; the key is in the GPU's name
-    "H200": 989.4,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.5,
-    "H100": 989.4,
-    "A100": 312.0,
-    "L40S": 362.0,
-}
 
 
 @dataclass(frozen=True)
@@ -48,11 +41,8 @@ class Machine:
         self.begun = _available()
 
     def peak_flops(self) -> float | None:
-        """Peak bfloat16 FLOP/s of the GPU; None if PEAK does not list it."""
-        import torch
-
-        name = torch.cuda.get_device_name(self.device) if self.gpu else ""
-        return next((1e12 * teraflops for known, teraflops in PEAK.items() if known in name), None)
+        """Peak bfloat16 FLOP/s of the GPU; None if it is not known, or if there is none."""
+        return peak_here(ranks=1) if self.gpu else None
 
     def left(self) -> tuple[float, float]:
         """Free bytes of the GPU (0 without one) and of the host."""

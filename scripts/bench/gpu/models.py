@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpu.steps import DEFAULT, has
 from rlhf_flow.capacity.workload import Work
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.learner.batching import Group
 from rlhf_flow.protocols import RoundTables
 from rlhf_flow.storage.tables import FileShard, Table
 
@@ -28,6 +29,12 @@ OFFLOAD = {  # learner.config by what is offloaded
     },
     "optimizer": {"offload_optimizer": {"device": "cpu", "pin_memory": True}},
     "none": {},
+}
+LEARNERS = {  # its keys
+    "zero3": {"learner": "deepspeed", "learner.zero_stage": 3},
+    "zero2": {"learner": "deepspeed", "learner.zero_stage": 2},
+    "fsdp": {"learner": "fsdp"},
+    "torch": {"learner": "torch"},
 }
 
 
@@ -93,11 +100,15 @@ class Asked:
     """The data of one training step; lengths in tokens."""
 
     batch: int  # pairs
-    micro_batch: int  # pairs
+    micro_batch: int | None  # pairs, at most
     prompt: int
     answer: int  # the longest; the shortest has half of it
     repeats: int  # steps besides the warm-up
-    offload: str  # key of OFFLOAD
+    offload: str = "none"  # key of OFFLOAD
+    learner: str = "zero3"  # key of LEARNERS
+    step: str = DEFAULT  # key of STEPS
+    tokens: int | None = None  # of a pass; None: the default of the device
+    recompute: str = "full"
 
     @property
     def work(self) -> Work:
@@ -129,19 +140,18 @@ def write_weights(folder: Path, device: str) -> None:
 
 
 def configured(model: Path, asked: Asked) -> RunConfig:
-    """The configuration of online DPO under ZeRO-3. Writes the JSON of learner.config next to the model."""
+    """The configuration of online DPO. With DeepSpeed, writes the JSON of learner.config next to the model."""
     from rlhf_flow.config import compose as config
 
-    settings = model.parent / "deepspeed.json"
-    settings.write_text(json.dumps({"zero_optimization": OFFLOAD[asked.offload]}))
-    keys: Mapping[str, object] = {
-        "learner": "deepspeed",
-        "learner.zero_stage": 3,
-        "learner.config": settings,
+    keys: dict[str, object] = {
+        **LEARNERS[asked.learner],
+        "learner.ranks": 1,
+        "learner.compile": has(asked.step, "compiled"),
         "learner.training.precision": "bfloat16",
-        "learner.training.gradient_checkpointing": "full",
+        "learner.training.gradient_checkpointing": asked.recompute,
         "learner.training.batch": asked.batch,
-        "learner.training.micro_batch": asked.micro_batch,
+        "learner.training.micro_batch": "null" if asked.micro_batch is None else asked.micro_batch,
+        "learner.training.tokens_per_batch": "null" if asked.tokens is None else asked.tokens,
         "learner.training.epochs": 1 + asked.repeats,  # every step reads the same pairs
         "model.path": model,
         "model.dtype": "bfloat16",
@@ -151,24 +161,33 @@ def configured(model: Path, asked: Asked) -> RunConfig:
         "rounds": 1,
         "run_dir": model.parent,
     }
+    if keys["learner"] == "deepspeed":
+        keys["learner.config"] = settings = model.parent / "deepspeed.json"
+        settings.write_text(json.dumps({"zero_optimization": OFFLOAD[asked.offload]}))
     return config.compose(*(f"{key}={value}" for key, value in keys.items()))
 
 
-def random_pairs(folder: Path, size: Size, asked: Asked) -> tuple[RoundTables, list[tuple[int, int]]]:
-    """A batch of pairs of random tokens, and the lengths (prompt, answer) of each response."""
+def random_pairs(folder: Path, size: Size, asked: Asked) -> tuple[RoundTables, list[Group]]:
+    """A batch of pairs of random tokens, and what a pass feeds of each pair if its answers share their prompt.
+
+    If they are not to share it, they have different prompts of the same length.
+    """
     import pyarrow as pa
 
     from rlhf_flow.storage import parquet as rows
 
     random = np.random.default_rng(0)
-    responses, pairs, lengths = [], [], []
+    responses, pairs, groups = [], [], []
     for p in range(asked.batch):
-        prompt = random.integers(3, size.vocabulary, asked.prompt).tolist()
+        prompts = random.integers(3, size.vocabulary, (2, asked.prompt)).tolist()
+        lengths = []
         for k in (0, 1):
             long = asked.answer if p == k == 0 else int(random.integers((asked.answer + 1) // 2, asked.answer + 1))
             answer = random.integers(3, size.vocabulary, long).tolist()
+            prompt = prompts[0 if has(asked.step, "shared") else k]
             responses.append({"response": f"{k}/{p}", "prompt_tokens": prompt, "tokens": answer})
-            lengths.append((len(prompt), len(answer)))
+            lengths.append(long)
+        groups.append(Group(asked.prompt, tuple(long - 1 for long in lengths)))
         pairs.append({"prompt": f"{p}", "first": f"0/{p}", "second": f"1/{p}", "preference": 1.0, "weight": 1.0})
     tokens = pa.list_(pa.int32())
     schema = pa.schema([("response", pa.string()), ("prompt_tokens", tokens), ("tokens", tokens)])
@@ -177,7 +196,7 @@ def random_pairs(folder: Path, size: Size, asked: Asked) -> tuple[RoundTables, l
         written(pa.Table.from_pylist(responses, schema=schema), folder / "responses.parquet"),
         written(pa.Table.from_pylist(pairs, schema=rows.PAIRS), folder / "pairs.parquet"),
     )
-    return tables, lengths
+    return tables, groups
 
 
 def written(table: pa.Table, path: Path) -> Table:

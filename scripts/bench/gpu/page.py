@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from gpu.machine import Machine
 from gpu.planned import Planned
-from rlhf_flow.capacity.model_shape import Shape
 from rlhf_flow.capacity.process_memory import CUDA_CONTEXT, GIB, Memory
 
 
@@ -27,14 +26,6 @@ class Speed:
         else:
             yield _line(f"{name}, model FLOP utilisation, %", [100 * self.flops / each / peak for each in self.seconds])
         yield _line(f"{name}, s", list(self.seconds), "{:,.2f}")
-
-
-def flops(shape: Shape, lengths: Sequence[tuple[int, int]]) -> float:
-    """FLOPs of a forward pass over sequences of (prompt, answer) tokens; `gpu_learner.py` explains the formula."""
-    output = shape.vocabulary * shape.width
-    read, answers = sum(map(sum, lengths)), sum(answer for _, answer in lengths)
-    attention = 4 * shape.layers * shape.queries * sum((prompt + answer) ** 2 for prompt, answer in lengths)
-    return 2.0 * ((shape.linear - output) * read + output * answers) + attention
 
 
 def peaks(chosen: Planned, machine: Machine, libraries: float) -> Iterator[str]:
