@@ -60,3 +60,15 @@ def test_metrics_are_means_over_pairs_however_a_round_is_cut(model: Path, asked:
     assert by_ones["train/pairs"] == 2 * 8
     assert by_ones["train/steps"] == 2 * 3  # of 3, 3 and 2 pairs
     assert by_twos == pytest.approx(by_ones, rel=1e-12)
+
+
+def test_a_sharded_learner_resumes_a_run(model: Path, asked: Path, tmp_path: Path) -> None:
+    def run(name: str, rounds: int) -> list[str]:
+        keys = {"learner": "fsdp", "learner.ranks": 1, "evaluate.every": 9}
+        assert main(["run", *tiny.overrides(model, asked, tmp_path / name, rounds=rounds, **keys)]) == 0
+        return published(tmp_path / name, rounds)
+
+    begun, whole = run("in two", 1), run("straight", 2)
+    assert len(set(whole)) == 2
+    assert begun == whole[:1]
+    assert run("in two", 2) == whole
