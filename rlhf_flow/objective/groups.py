@@ -16,9 +16,18 @@ def log_ratio(groups: GroupLogps, anchor: str, *, reduction: str = "sum") -> Ten
     return current.mean - other.mean if reduction == "mean" else current.sum - other.sum
 
 
+def above_mean(groups: GroupLogps, values: Tensor) -> Tensor:
+    """Values [A] minus the mean of their group, weighted by mass; exactly 0 if all values of the group are equal."""
+    # In float32 the masses do not add up to 1, so the mean of equal values is another value.
+    lowest = values.new_full(groups.weight.shape, float("inf")).scatter_reduce(0, groups.group, values, "amin")  # [G]
+    above, mass = (values - lowest[groups.group]).double(), groups.mass.double()
+    mean = groups.sum(mass * above) / groups.sum(mass)
+    return (above - mean[groups.group]).to(values.dtype)
+
+
 def advantage(groups: GroupLogps) -> Tensor:
     """The worth above the mean of the group [A]."""
-    return groups.worth - groups.mean(groups.worth)[groups.group]
+    return above_mean(groups, groups.worth)
 
 
 def spread(groups: GroupLogps) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_flow.objective.groups import advantage, count, log_ratio
+from rlhf_flow.objective.groups import above_mean, advantage, count, log_ratio
 from rlhf_flow.objective.log_ratios import Constant
 from rlhf_flow.types import GroupLogps, Loss, Needs
 
@@ -47,7 +47,7 @@ class RLOO(Constant):
 
         ratio = log_ratio(groups, "previous").exp()  # [A]
         kl = log_ratio(groups, "reference").detach() if self.beta > 0 else torch.zeros_like(groups.worth)
-        gained = advantage(groups) - self.beta * (kl - groups.mean(kl)[groups.group])  # [A], over the mean of all
+        gained = advantage(groups) - self.beta * above_mean(groups, kl)  # [A], over the mean of all
         k = count(groups)[groups.group]
         gained = gained * torch.where(k.isinf(), 1.0, k / (k - 1).clamp(min=1))  # over the mean of the others
         gain = ratio * gained

@@ -21,13 +21,19 @@ def win_rates(scored: Scored, opponent: str | None) -> np.ndarray:
     has 1/2. Pairs that the scorer's schedule left out have the probability of fitted strengths. Abstentions are left
     out; NaN if nothing is left.
     """
-    wins = np.array(scored.wins, dtype=np.float64)  # [B, N, N]: a copy
-    unasked = scored.pair_flags.get("unasked")
-    if unasked is not None and unasked.any():
-        wins = np.stack([imputed(one, left_out) for one, left_out in zip(wins, unasked, strict=True)])
+    wins = _verdicts(scored)
     itself = np.arange(wins.shape[1])
     wins[:, itself, itself] = 0.5
     return _mean_over_opponents(scored, wins, opponent)
+
+
+def _verdicts(scored: Scored) -> np.ndarray:
+    """float64 [B, N, N]: a copy of the wins; pairs that the scorer's schedule left out are imputed."""
+    wins = np.array(scored.wins, dtype=np.float64)
+    unasked = scored.pair_flags.get("unasked")
+    if unasked is None or not unasked.any():
+        return wins
+    return np.stack([imputed(one, left_out) for one, left_out in zip(wins, unasked, strict=True)])
 
 
 def _mean_over_opponents(scored: Scored, values: np.ndarray, opponent: str | None) -> np.ndarray:
@@ -56,7 +62,7 @@ def log_odds(scored: Scored, opponent: str | None) -> np.ndarray:
     The score of a general preference model, Zhang et al. 2024, arXiv:2410.02197. Verdicts are clipped to [CERTAIN,
     1 - CERTAIN].
     """
-    wins = np.clip(np.asarray(scored.wins, dtype=np.float64), CERTAIN, 1 - CERTAIN)
+    wins = np.clip(_verdicts(scored), CERTAIN, 1 - CERTAIN)
     odds = np.log(wins) - np.log1p(-wins)
     itself = np.arange(odds.shape[1])
     odds[:, itself, itself] = 0.0
@@ -77,12 +83,14 @@ def worths(scored: Scored, kind: str, opponent: str | None) -> np.ndarray:
     utility = np.asarray(scored.utility, dtype=np.float64)
     if kind == "utility":
         return utility
-    mass = _masses(scored, None) * ~np.isnan(utility)
+    unknown = np.isnan(utility)
+    mass = _masses(scored, None) * ~unknown
     total = np.maximum(mass.sum(-1, keepdims=True), 1e-300)
-    known = np.nan_to_num(utility)
-    advantage = utility - (mass * known).sum(-1, keepdims=True) / total
+    lowest = np.where(unknown, np.inf, utility).min(-1, keepdims=True)
+    above = utility - lowest  # of equal utilities 0, and so is the advantage: their mean may be rounded
+    advantage = above - (mass * np.nan_to_num(above)).sum(-1, keepdims=True) / total
     if kind == "advantage":
         return advantage
     spread = np.sqrt((mass * np.nan_to_num(advantage) ** 2).sum(-1, keepdims=True) / total)
-    standardised: np.ndarray = np.divide(advantage, spread, out=np.zeros_like(advantage), where=spread > 0)
+    standardised: np.ndarray = np.divide(advantage, spread, out=advantage * 0, where=spread > 0)  # NaN stays NaN
     return standardised

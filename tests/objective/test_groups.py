@@ -6,11 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given as given_any
+from hypothesis import strategies as st
 
+from rlhf_flow.objective.a_lol import ALoL
+from rlhf_flow.objective.asymre import AsymRE
 from rlhf_flow.objective.groups import advantage, count, log_ratio, spread
+from rlhf_flow.objective.grpo import GRPO
+from rlhf_flow.objective.kto import KTO
+from rlhf_flow.objective.opmd import OPMD
+from rlhf_flow.objective.rloo import RLOO
 from rlhf_flow.protocols import Objective
-from rlhf_flow.types import Needs
-from rlhf_flow.verify.groups import draw_groups, tensors
+from rlhf_flow.types import GroupLogps, Needs
+from rlhf_flow.verify.groups import OneGroup, draw_groups, tensors
 from tests.objective.test_every_objective import GROUPS
 
 EACH = [pytest.param(o, id=f"{name}-{at}") for name, some in GROUPS.items() for at, o in enumerate(some)]
@@ -35,6 +43,50 @@ def test_what_is_shared_of_a_group() -> None:
     ]
     assert log_ratio(given, "previous").tolist() == pytest.approx(ratios)
     assert log_ratio(given, "previous", reduction="mean").tolist() == pytest.approx(means)
+
+
+def in_float32(worth: list[float], objective: Objective, mass: list[float] | None = None) -> GroupLogps:
+    """One group, with worth and mass as the learner has them; its policies are the same."""
+    logps = [[-1.0 - k, -0.5] for k in range(len(worth))]
+    drawn = tensors([OneGroup(dict.fromkeys(("current", "reference", "previous"), logps), worth)], objective)
+    shares = [1 / len(worth)] * len(worth) if mass is None else [one / sum(mass) for one in mass]
+    return replace(drawn, worth=torch.tensor(worth), mass=torch.tensor(shares))
+
+
+def pull(objective: Objective, groups: GroupLogps) -> list[float]:
+    """The derivative of the loss by the first token of each answer."""
+    (found,) = torch.autograd.grad(objective.loss(groups).values.sum(), groups.current.values)
+    return [float(each) for each in found[:, 0]]
+
+
+@given_any(st.floats(-1e6, 1e6, width=32), st.lists(st.floats(1e-3, 1), min_size=2, max_size=16))
+def test_equal_worths_have_no_advantage_in_float32(worth: float, mass: list[float]) -> None:
+    for shares in (None, mass):
+        groups = in_float32([worth] * len(mass), OPMD(), shares)
+        assert not advantage(groups).any() and not spread(groups).any()
+
+
+@pytest.mark.parametrize(("worth", "n"), [(97.0, 3), (5.0, 7), (17.0, 6), (0.7, 8), (0.7, 16), (1.0, 3)])
+@pytest.mark.parametrize(
+    "objective", [RLOO(beta=0.0), RLOO(), GRPO(beta=0.0), GRPO(), OPMD(), ALoL(), AsymRE(shift=0.0), KTO()]
+)
+def test_a_group_without_spread_moves_no_answer(objective: Objective, worth: float, n: int) -> None:
+    """The policies are equal, so a KL has no gradient either."""
+    assert not any(pull(objective, in_float32([worth] * n, objective)))
+
+
+def test_an_answer_at_the_mean_of_its_group_is_not_above_it() -> None:
+    for n in range(3, 33, 2):
+        above = advantage(in_float32([float(k) for k in range(n)], OPMD()))
+        assert above[n // 2] == 0 and (above[n // 2 + 1 :] > 0).all() and (above[: n // 2] < 0).all()
+
+
+def test_unpaired_answers_of_a_group_without_spread_count_only_against_a_threshold() -> None:
+    for worth in (0.0, 1.0, 0.7):
+        tied = KTO().loss(in_float32([worth] * 7, KTO()))
+        assert tied.values.item() == 0 and tied.metrics["desirable"].item() == 0
+        up = pull(KTO(threshold=0.5), in_float32([worth] * 7, KTO()))
+        assert all(each < 0 for each in up) if worth > 0.5 else all(each > 0 for each in up)
 
 
 @each

@@ -16,7 +16,7 @@ from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict, settl
 from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.selector.best_and_worst import BestAndWorst
 from rlhf_flow.selector.tournament import Tournament
-from rlhf_flow.selector.worth import win_rates
+from rlhf_flow.selector.worth import log_odds, win_rates
 from rlhf_flow.types import Rollouts, Scored
 from tests.scorer.conftest import rollouts
 
@@ -223,6 +223,8 @@ def test_win_rates_do_not_shrink_where_few_pairs_were_compared(spread: float) ->
     truth = (1 / (1 + np.exp(theta[:, None, :] - theta[:, :, None]))).mean(-1)
     for found in (scored.utility, win_rates(scored, None)):
         assert np.polyfit(truth.ravel(), found.ravel(), 1)[0] > 0.95
+    odds = (theta[:, :, None] - theta[:, None, :]).mean(-1)
+    assert np.polyfit(odds.ravel(), log_odds(scored, None).ravel(), 1)[0] > 0.95
     asked = np.where(np.isnan(scored.wins), 0, scored.wins).sum(-1) / (~np.isnan(scored.wins)).sum(-1)
     assert np.polyfit(truth.ravel(), asked.ravel(), 1)[0] < 0.8  # of the verdicts alone
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_flow.selector.all_pairs import AllPairs
-from rlhf_flow.selector.worth import win_rates
+from rlhf_flow.selector.worth import win_rates, worths
 from rlhf_flow.types import Scored
 from tests.support.worlds import one, response, scored
 
@@ -58,6 +58,17 @@ def test_a_pair_whose_worth_nobody_knows_is_an_abstention() -> None:
     assert [(pair.first, pair.worth) for pair in selection.pairs] == [
         ("1/opponent/2/q0", (0.5, pytest.approx(0.2))),
     ]
+
+
+def test_equal_utilities_have_no_advantage_whatever_their_mass() -> None:
+    responses = [response(k, mass=mass) for k, mass in enumerate((0.1, 0.2, 0.7))]
+    for utility in (0.1, 0.7, 97.0):
+        tied = scored([responses], np.full((1, 3), utility))
+        for kind in ("advantage", "standardised"):
+            assert worths(tied, kind, None).tolist() == [[0.0, 0.0, 0.0]]
+    partly = worths(scored([responses], [[2.0, NAN, 2.0]]), "standardised", None)[0].tolist()
+    assert partly == pytest.approx([0.0, NAN, 0.0], nan_ok=True)
+    assert np.isnan(worths(scored([responses], [[NAN] * 3]), "advantage", None)).all()
 
 
 def test_there_may_be_no_prompts() -> None:
