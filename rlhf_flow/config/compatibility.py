@@ -192,15 +192,18 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
 
 
 def _check_win_rates(config: RunConfig, names: Mapping[str, str]) -> None:
-    """An objective of win rates needs a scorer whose comparisons are enough for them."""
-    scorer = config.scorer
-    while "base" in (held := {field.name for field in fields(scorer)}) and scorer.base is not None:
-        scorer = scorer.base
-    asks_few = "pairs" in held and isinstance(scorer, PairSchedule) and not scorer.estimates_win_rates
-    if config.objective.needs.side_value == "win_rate" and asks_few:
+    """An objective of numbers needs enough comparisons: all numbers of a scorer of pairs follow from win rates."""
+    chain = [config.scorer]
+    while (base := getattr(chain[-1], "base", None)) is not None:
+        chain.append(base)
+    few = [at for at, one in enumerate(chain) if isinstance(one, PairSchedule) and one.pairs != "all"]
+    certain = not all(getattr(one, "gives_probabilities", True) for one in chain)
+    if config.objective.needs.side_value is not None and few and certain:
+        key, worth = f"scorer{'.base' * few[0]}.pairs", config.selector.worth
         raise ValueError(
-            f"objective={names['objective']} reads win rates, and scorer.pairs={scorer.pairs} with verdicts of 0 or 1 "
-            "asks too few questions for them: they shrink to 1/2. Fix: scorer.pairs=all, or scorer.logprobs=true."
+            f"objective={names['objective']} reads win rates (selector.worth={worth}), and {key}={chain[few[0]].pairs} "
+            "with verdicts of 0 or 1 asks too few questions for them: they shrink to 1/2. "
+            f"Fix: {key}=all, or verdicts that are probabilities (scorer.logprobs=true, several scorer.votes)."
         )
 
 

@@ -75,13 +75,8 @@ class PairSchedule:
     pairs: str = "all"  # all | knockout
 
     @property
-    def estimates_win_rates(self) -> bool:
-        """Whether the verdicts are enough for win rates: from few verdicts of 0 or 1 they shrink to 1/2."""
-        return self.pairs == "all" or self.gives_probabilities
-
-    @property
     def gives_probabilities(self) -> bool:
-        """Whether verdicts are probabilities, rather than 0 or 1."""
+        """Whether verdicts are probabilities. From few verdicts of 0 or 1, win rates shrink to 1/2."""
         return True
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlhf_flow.metrics.strengths import imputed
+from rlhf_flow.metrics.strengths import PRIOR, imputed
 from rlhf_flow.types import Scored
 
 WORTHS = ("wins", "log_odds", "utility", "advantage", "standardised")
@@ -27,13 +27,13 @@ def win_rates(scored: Scored, opponent: str | None) -> np.ndarray:
     return _mean_over_opponents(scored, wins, opponent)
 
 
-def _verdicts(scored: Scored) -> np.ndarray:
+def _verdicts(scored: Scored, prior: float = PRIOR) -> np.ndarray:
     """float64 [B, N, N]: a copy of the wins; pairs that the scorer's schedule left out are imputed."""
     wins = np.array(scored.wins, dtype=np.float64)
     unasked = scored.pair_flags.get("unasked")
     if unasked is None or not unasked.any():
         return wins
-    return np.stack([imputed(one, left_out) for one, left_out in zip(wins, unasked, strict=True)])
+    return np.stack([imputed(one, left_out, prior) for one, left_out in zip(wins, unasked, strict=True)])
 
 
 def _mean_over_opponents(scored: Scored, values: np.ndarray, opponent: str | None) -> np.ndarray:
@@ -60,9 +60,9 @@ def log_odds(scored: Scored, opponent: str | None) -> np.ndarray:
     """float64 [B, N]: as `win_rates`, the mean of log P(i beats j) - log P(j beats i), in nats.
 
     The score of a general preference model, Zhang et al. 2024, arXiv:2410.02197. Verdicts are clipped to [CERTAIN,
-    1 - CERTAIN].
+    1 - CERTAIN], and the prior of fitted strengths is as weak: that of win rates shrinks large log-odds.
     """
-    wins = np.clip(_verdicts(scored), CERTAIN, 1 - CERTAIN)
+    wins = np.clip(_verdicts(scored, CERTAIN), CERTAIN, 1 - CERTAIN)
     odds = np.log(wins) - np.log1p(-wins)
     itself = np.arange(odds.shape[1])
     odds[:, itself, itself] = 0.0

@@ -351,15 +351,34 @@ def test_long_rounds_against_a_fixed_reference_swing() -> None:
         assert not any("swing" in told for told in warnings(composed(*many, *quiet.split())))
 
 
-def test_few_questions_to_a_judge_of_letters_give_no_win_rates() -> None:
+def by_judge(*overrides: str) -> RunConfig:
     others = (key for key in LOCAL if not key.startswith("scorer"))
-    judge = (*others, "scorer=judge", "scorer.model=m", "scorer.endpoint.base_url=http://127.0.0.1:1/v1")
-    few = (*judge, "scorer.pairs=knockout")
-    with pytest.raises(ValueError, match=r"reads win rates, and scorer\.pairs=knockout.*Fix: scorer\.pairs=all"):
-        config.compose("algorithm=sppo", *few, "scorer.logprobs=false")
-    config.compose("algorithm=sppo", *few)
-    config.compose("algorithm=sppo", *judge, "scorer.logprobs=false")
-    config.compose("algorithm=inpo", *few, "scorer.logprobs=false")
+    return config.compose(*others, "scorer.model=m", "scorer.endpoint.base_url=http://127.0.0.1:1/v1", *overrides)
+
+
+@pytest.mark.parametrize("numbers", ["sppo", "gpo", "rebel", "kto", "rloo selector.worth=wins"])
+def test_few_questions_to_a_judge_of_letters_give_no_numbers(numbers: str) -> None:
+    """Every number of a judge of pairs follows from win rates, its utility too."""
+    chosen = (*f"algorithm={numbers}".split(), "scorer=judge", "scorer.pairs=knockout")
+    with pytest.raises(ValueError, match=r"reads win rates .*scorer\.pairs=knockout.*Fix: scorer\.pairs=all"):
+        by_judge(*chosen, "scorer.logprobs=false")
+    by_judge(*chosen)
+
+
+def test_few_questions_are_enough_for_the_best_and_the_worst() -> None:
+    by_judge("algorithm=inpo", "scorer=judge", "scorer.pairs=knockout", "scorer.logprobs=false")
+    by_judge("algorithm=sppo", "scorer=judge", "scorer.logprobs=false")
+
+
+def test_a_noisy_annotator_makes_verdicts_of_0_or_1_of_probabilities() -> None:
+    others = (key for key in LOCAL if not key.startswith("scorer"))
+    noisy = ("scorer=simulated", "scorer@scorer.base=comparison", "scorer.base.function=a.b")
+    few = (*others, "algorithm=grpo", *noisy)
+    config.compose(*few)
+    with pytest.raises(
+        ValueError, match=r"reads win rates .*scorer\.base\.pairs=knockout.*Fix: scorer\.base\.pairs=all"
+    ):
+        config.compose(*few, "scorer.base.pairs=knockout")
 
 
 @pytest.mark.parametrize(

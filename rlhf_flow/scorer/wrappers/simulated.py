@@ -40,6 +40,7 @@ class Simulated(Around):
     seed: int = 0  # of the annotator
 
     intransitive: ClassVar[bool] = True  # by its noise
+    gives_probabilities: ClassVar[bool] = False
     cache_format: ClassVar[None] = None  # cache the base instead
 
     def __post_init__(self) -> None:
