@@ -10,6 +10,7 @@ from rlhf_flow.config import sample_checks
 from rlhf_flow.config.schema import GROUPS, RunConfig, part_name, parts
 from rlhf_flow.draw import NEUTRAL
 from rlhf_flow.scorer.pair_schedule import PairSchedule
+from rlhf_flow.scorer.wrappers.around import Around
 from rlhf_flow.system.optional_deps import MissingError, check_all
 
 RETURNS = {
@@ -194,10 +195,10 @@ def _check_read(config: RunConfig, names: Mapping[str, str]) -> None:
 def _check_win_rates(config: RunConfig, names: Mapping[str, str]) -> None:
     """An objective of numbers needs enough comparisons: all numbers of a scorer of pairs follow from win rates."""
     chain = [config.scorer]
-    while (base := getattr(chain[-1], "base", None)) is not None:
-        chain.append(base)
+    while "base" in {field.name for field in fields(chain[-1])} and chain[-1].base is not None:
+        chain.append(chain[-1].base)
     few = [at for at, one in enumerate(chain) if isinstance(one, PairSchedule) and one.pairs != "all"]
-    certain = not all(getattr(one, "gives_probabilities", True) for one in chain)
+    certain = not all(one.gives_probabilities for one in chain if isinstance(one, PairSchedule | Around))
     if config.objective.needs.side_value is not None and few and certain:
         key, worth = f"scorer{'.base' * few[0]}.pairs", config.selector.worth
         raise ValueError(

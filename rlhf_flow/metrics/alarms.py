@@ -48,14 +48,15 @@ class Alarms:
     exit status 1, once the round is committed and its policy saved; the same command continues with the next round.
 
     The defaults are meant to be silent in a good run. Metrics with an interval over prompts must be beyond the
-    threshold with the whole interval, so that chance rarely trips an alarm (`scripts/proofs/intervals.py` counts).
-    `saturated` is the exception, since an interval over a few dozen prompts never lies above 0.98.
+    threshold with the whole interval, or beyond it and different from no change by more than chance, so that chance
+    rarely trips an alarm (`scripts/proofs/intervals.py` counts). `saturated` is the exception, since an interval over
+    a few dozen prompts never lies above 0.98.
     """
 
     action: str = "warn"  # warn | stop
     no_pairs: str | None = "stop"  # a round without pairs. stop: if it trained on nothing; warn; null: ignore
     proxy_gap: float | None = 0.1  # win rate by the scorer of training minus that by the evaluation scorer
-    length_drift: float | None = 1.5  # responses this many times as long as the start's, or as short
+    length_drift: float | None = 1.5  # responses this many times as long as the start's, or as short; more than chance
     win_rate_drop: float | None = 0.05  # fall of the win rate below its best, if it is more than chance
     entropy_fall: float | None = 0.5  # share of its highest value that eval/topk_entropy loses
     mass_fall: float | None = 0.05  # fall of eval/topk_mass below its highest value
@@ -106,7 +107,10 @@ SIGNS: Mapping[str, Sign] = {
         "proxy_gap",
     ),
     "length_drift": Sign(
-        lambda earlier, now, limit: _get(now, "length_drift_low") > limit or _get(now, "length_drift_high") < 1 / limit,
+        lambda earlier, now, limit: (
+            (_get(now, "length_drift") > limit and _get(now, "length_drift_low") > 1)
+            or (_get(now, "length_drift") < 1 / limit and _get(now, "length_drift_high") < 1)
+        ),
         "answers are {:.2f} times as long as the start's",
         "length_drift",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
@@ -23,6 +24,16 @@ def resampled_sums(values: np.ndarray, *, seed: int) -> np.ndarray:
 def quantile_of(confidence: float) -> float:
     """z with P(|Z| < z) = confidence for a standard normal Z."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def student_quantile_of(confidence: float, freedom: int) -> float:
+    """t with P(|T| < t) = confidence for Student's T with so many degrees of freedom.
+
+    Wallace 1959, "Bounds on normal approximations to Student's and the chi-square distributions". From 5 degrees of
+    freedom on, and for a confidence of up to 0.999, within 3 % of t; with fewer it is too large.
+    """
+    z = quantile_of(confidence) * (8 * freedom + 3) / (8 * freedom + 1)
+    return math.sqrt(freedom * math.expm1(z**2 / freedom))
 
 
 def share_interval(

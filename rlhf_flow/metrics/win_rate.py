@@ -12,13 +12,13 @@ from rlhf_flow.metrics.stats import (
     difference_with_interval,
     logistic_regression,
     quantile_of,
-    resampled_sums,
     share_with_interval,
     sigmoid,
+    student_quantile_of,
     with_interval,
 )
 
-FARTHEST = 40.0  # log-odds of the widest interval
+FARTHEST = 40.0  # log-odds, or logarithm of a ratio, of the widest interval
 HALVINGS = 50  # of a bisection
 
 
@@ -37,13 +37,18 @@ def gap(name: str, one: np.ndarray, other: np.ndarray, *, confidence: float = 0.
     return difference_with_interval(name, difference[~np.isnan(difference)], confidence=confidence)
 
 
-def length_drift(name: str, start: np.ndarray, new: np.ndarray, *, seed: int) -> dict[str, float]:
-    """`name` with `_low` and `_high`: the mean length of the new responses [B] over that of the start's [B]."""
-    if not start.any():
+def length_drift(name: str, start: np.ndarray, new: np.ndarray, *, confidence: float = 0.95) -> dict[str, float]:
+    """`name` with `_low` and `_high`: how many times as long as the start's response [B] the new one [B] is.
+
+    The geometric mean over prompts, with Student's interval of the logarithms: of the ratio of the mean lengths, a few
+    long responses decide. A response without tokens counts as one token. Empty with fewer than two prompts.
+    """
+    if len(new) < 2:
         return {}
-    starts, news = resampled_sums(np.stack([start, new]), seed=seed)
-    low, high = np.quantile(news[starts > 0] / starts[starts > 0], [0.025, 0.975])
-    return with_interval(name, new.mean() / start.mean(), low, high)
+    logs = np.log(np.maximum(new, 1)) - np.log(np.maximum(start, 1))
+    mean, error = logs.mean(), logs.std(ddof=1) / np.sqrt(len(logs))
+    half = student_quantile_of(confidence, len(logs) - 1) * error
+    return with_interval(name, *np.exp(np.clip([mean, mean - half, mean + half], -FARTHEST, FARTHEST)))
 
 
 def length_controlled(name: str, wins: np.ndarray, longer: np.ndarray) -> dict[str, float]:

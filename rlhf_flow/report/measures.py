@@ -97,7 +97,7 @@ CHANGES = (
         "eval/repetition", "Repetition", "share of an answer's 4-grams that occurred before in it", POLICY, SHARE,
         form=".1%",
     ),
-    Measure("eval/length_drift", "Length drift", "mean length as a multiple of the start's", POLICY, MULTIPLE, 1.0),
+    Measure("eval/length_drift", "Length drift", "as a multiple of the start's, geometric mean", POLICY, MULTIPLE, 1.0),
     Measure(
         "eval/topk_entropy", "Top-10 entropy", "of the ten most likely next tokens, renormalised; nats", POLICY, NATS
     ),

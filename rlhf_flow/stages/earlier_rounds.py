@@ -17,7 +17,7 @@ def drop(context: RunContext, wins: np.ndarray) -> dict[str, float]:
     if not rates:
         return {}
     best = max(rates, key=lambda each: rates[each])
-    rounds = 1 + -(-context.rounds // context.evaluation.every)  # with the start
+    rounds = 1 + evaluated(context)  # with the start
     confidence = 1 - 0.05 / max(1, rounds * (rounds - 1) / 2)
     return gap("eval/win_rate_drop", _wins_of(context, best), wins, confidence=confidence)
 
@@ -26,6 +26,11 @@ def change(context: RunContext, wins: np.ndarray) -> dict[str, float]:
     """This round's win rate minus that of the last evaluated round; empty if that is the start, whose rate is 1/2."""
     last = max(_rates(context), default=0)
     return gap("eval/win_rate_change", wins, _wins_of(context, last)) if last else {}
+
+
+def evaluated(context: RunContext) -> int:
+    """The number of rounds that are evaluated, without the start."""
+    return -(-context.rounds // context.evaluation.every)
 
 
 def _rates(context: RunContext) -> dict[int, float]:

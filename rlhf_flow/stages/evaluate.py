@@ -25,7 +25,7 @@ from rlhf_flow.seeds import derive
 from rlhf_flow.stages import ask_policy
 from rlhf_flow.stages.by_source import win_rates
 from rlhf_flow.stages.context import Agreement, Evaluation, Likelihood, RunContext
-from rlhf_flow.stages.earlier_rounds import change, drop
+from rlhf_flow.stages.earlier_rounds import change, drop, evaluated
 from rlhf_flow.stages.held_out_loss import evaluate_likelihood
 from rlhf_flow.stages.policies import PolicyRegistry
 from rlhf_flow.storage import parquet as rows
@@ -53,7 +53,9 @@ def evaluate(context: RunContext, round: int, policies: PolicyRegistry) -> Stage
     proxy_gap                              proxy_win_rate - win_rate
     judges_agree                           share of prompts for which both scorers prefer the same response; a tie of
                                            either counts 1/2
-    length, length_drift                   tokens; as a multiple of the start's
+    length                                 tokens: mean
+    length_drift                           tokens as a multiple of the start's: geometric mean over prompts; with an
+                                           interval that covers all rounds of a run at 95 %
     truncated, distinct                    shares of the responses
     repetition                             share of a response's 4-grams of tokens that occur earlier in it: mean
     topk_entropy, topk_mass                of the likeliest next tokens (`Learner.spread`): mean over the positions of a
@@ -101,7 +103,7 @@ def _evaluate_policy(
     scored = ask_policy.score(context, evaluation.scorer, both, players)
     check_silence(scored.counts, context.alarms.silent_judge, slot="evaluate.scorer")
     writer.table("evaluation/compared", _compared(scored))
-    metrics = {**_score_metrics(scored), **_shape_metrics(both, seed=seed), **_counts("judge", scored)}
+    metrics = {**_score_metrics(scored), **_shape_metrics(both, evaluated(context)), **_counts("judge", scored)}
     metrics |= drop(context, scored.wins[:, 1, 0]) | change(context, scored.wins[:, 1, 0])
     queries = scored.counts.get("judge/queries", 0)
     context.progress(round, "evaluate", 2, STEPS, "steps", "asking the scorer of training")
@@ -219,11 +221,12 @@ def _lengths(both: Rollouts) -> tuple[np.ndarray, np.ndarray]:
     return lengths[:, 0], lengths[:, 1]
 
 
-def _shape_metrics(both: Rollouts, *, seed: int) -> dict[str, float]:
+def _shape_metrics(both: Rollouts, rounds: int) -> dict[str, float]:
+    """Of the responses; `rounds`: how many rounds of the run are evaluated."""
     responses, (start, new) = [group[1] for group in both.responses], _lengths(both)
     return {
         "eval/length": float(new.mean()),
-        **length_drift("eval/length_drift", start, new, seed=seed),
+        **length_drift("eval/length_drift", start, new, confidence=1 - 0.05 / max(1, rounds)),
         **share_with_interval("eval/truncated", np.array([float(response.truncated) for response in responses])),
         "eval/distinct": len({response.text for response in responses}) / len(responses),
         **share_with_interval("eval/repetition", np.array([_repetition(response.tokens) for response in responses])),

@@ -1,6 +1,6 @@
 """What the intervals, alarms and win rates of a run are worth, on data with known truth; and what they were in 0.1.
 
-python scripts/proofs/intervals.py                 # all; about a minute
+python scripts/proofs/intervals.py                 # all; about two minutes
 python scripts/proofs/intervals.py --only alarms   # coverage, alarms, knockout or average
 """
 
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from rlhf_flow.metrics.alarms import Alarms, tripped
-from rlhf_flow.metrics.stats import mean_with_interval, resampled_sums, share_with_interval, sigmoid
-from rlhf_flow.metrics.win_rate import gap, win_rate
-from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
+from rlhf_flow.metrics.alarms import THRESHOLDS, Alarms, tripped
+from rlhf_flow.metrics.stats import mean_with_interval, resampled_sums, share_with_interval, sigmoid, with_interval
+from rlhf_flow.metrics.win_rate import gap, length_drift, win_rate
+from rlhf_flow.scorer.pair_schedule import Ask, PairSchedule, PairVerdict
 from rlhf_flow.scorer.pairwise import Match
-from rlhf_flow.selector.worth import win_rates
+from rlhf_flow.selector.worth import log_odds, win_rates
 from rlhf_flow.types import Message, Prompt, Response, Rollouts, SamplingParams
 
 RUNS, ROUNDS = 200, 30
@@ -61,6 +63,8 @@ def alarms() -> Iterator[Line]:
         new, old = np.mean(rings, axis=0)
         what = f"win_rate_drop notices {p} to {p - 0.15:.2f} after round {at} of {rounds}, 128 prompts"
         yield what, f"{old:.2f}", f"{new:.2f}"
+    yield from _lengths_drift()
+    yield from _few_texts_and_near_certain_wins()
     for n in (16, 32):
         found = [_others(n, seed) for seed in range(RUNS)]
         for name in ("truncated_rise", "repetition_rise", "mass_fall", "entropy_fall", "proxy_gap", "kl"):
@@ -91,6 +95,80 @@ def _rings(
     return rang, rang_before
 
 
+def _lengths_drift() -> Iterator[Line]:
+    """`length_drift` on log-normal lengths; a quarter of their variance is that of the prompts."""
+    for n, sigma in ((16, 0.8), (16, 1.2), (32, 0.8), (32, 1.2)):
+        old = np.mean([any(_drifts(_lengths(n, sigma, seed), _by_resampling)) for seed in range(RUNS // 2)])
+        new = np.mean([any(_drifts(_lengths(n, sigma, seed), length_drift)) for seed in range(5 * RUNS)])
+        yield f"length_drift in {ROUNDS} unchanged rounds, {n} prompts, sigma={sigma}", f"{old:.2f}", f"{new:.3f}"
+    for drift, rounds in ((1.5, ROUNDS), (1.5, 10), (2.0, 10), (1 / 1.5, ROUNDS)):
+        for sigma in (0.8, 1.2):
+            runs = [_lengths(128, sigma, seed, drift=drift, rounds=rounds) for seed in range(RUNS)]
+            old = np.mean([any(_drifts(run, _by_resampling)) for run in runs[: RUNS // 4]])
+            new = np.mean([any(_drifts(run, length_drift)) for run in runs])
+            what = f"length_drift notices {drift:.2f} times after round 5 of {rounds}, 128 prompts, sigma={sigma}"
+            yield what, f"{old:.2f}", f"{new:.2f}"
+
+
+def _lengths(n: int, sigma: float, seed: int, *, drift: float = 1.0, rounds: int = ROUNDS) -> np.ndarray:
+    """[rounds + 1, n]: of the start's responses, then of each round's; after round 5 `drift` times as long."""
+    rng = np.random.default_rng(seed)
+    prompts = rng.normal(4, sigma / 2, n)
+    drawn = np.exp(rng.normal(prompts, sigma * 0.75**0.5, (rounds + 1, n)))
+    drawn[6:] *= drift
+    return np.maximum(1, drawn.round())
+
+
+def _drifts(lengths: np.ndarray, measure: Callable[..., dict[str, float]]) -> Iterator[bool]:
+    """Whether the alarm rings, round by round."""
+    start, *news = lengths
+    for new in news:
+        metrics = measure("eval/length_drift", start, new, confidence=1 - 0.05 / len(news))
+        yield any(alarm.name == "length_drift" for alarm in tripped([metrics], Alarms()))
+
+
+def _by_resampling(name: str, start: np.ndarray, new: np.ndarray, *, confidence: float) -> dict[str, float]:
+    """As in 0.1: the whole interval of 95 % of the ratio of the mean lengths must be beyond the threshold."""
+    starts, news = resampled_sums(np.stack([start, new]), seed=0)
+    low, high = np.quantile(news / starts, [0.025, 0.975])
+    return with_interval(name, low if low > 1 else high, low, high)
+
+
+def _few_texts_and_near_certain_wins() -> Iterator[Line]:
+    """`distinct_fall` and `saturated`, whose rules are those of 0.1, in rounds of an unchanged policy."""
+    for n in (16, 32, 128):
+        for texts in (4, 16, 64):  # that the policy writes, equally often
+            drawn = [np.random.default_rng(seed).integers(0, texts, (ROUNDS, n)) for seed in range(RUNS)]
+            shares = [[{"eval/distinct": len(set(one)) / n} for one in each.tolist()] for each in drawn]
+            rang = f"{_ring('distinct_fall', shares):.3f}"
+            yield f"distinct_fall in {ROUNDS} unchanged rounds, {n} prompts, {texts} texts", rang, rang
+    far = {"eval/kl": 25.0, "eval/length": 60.0}
+    for n in (16, 32, 128):
+        for rate, spread in ((0.95, None), (0.95, 1.0), (0.97, 1.0)):
+            rng = np.random.default_rng(n)
+            verdicts = _rates(rng, rate, spread, (RUNS, ROUNDS, n))
+            runs = [[far | win_rate("eval/win_rate", one) for one in each] for each in verdicts]
+            kind = "verdicts of 0 or 1" if spread is None else "probabilities"
+            rang = f"{_ring('saturated', runs):.3f}"
+            yield f"saturated in {ROUNDS} unchanged rounds, {n} prompts, {kind}, mean {rate}", rang, rang
+
+
+def _rates(rng: np.random.Generator, mean: float, spread: float | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Verdicts of 0 or 1 with this mean; or probabilities whose log-odds are normal with this spread."""
+    if spread is None:
+        return (rng.random(shape) < mean).astype(float)
+    odds = rng.normal(0, spread, 10**5)
+    centre = min(np.linspace(0, 8, 801), key=lambda each: abs(float(sigmoid(odds + each).mean()) - mean))
+    return sigmoid(rng.normal(centre, spread, shape))
+
+
+def _ring(name: str, runs: list[list[dict[str, float]]]) -> float:
+    """The share of runs in which the alarm trips in any round."""
+    others: dict[str, Any] = {each: None for each in THRESHOLDS if each != name}
+    alone = Alarms(**others)
+    return float(np.mean([any(tripped(run[: at + 1], alone) for at in range(len(run))) for run in runs]))
+
+
 def _others(n: int, seed: int) -> tuple[set[str], set[str]]:
     """The alarms that ring in rounds of an unchanged policy: without intervals, as in 0.1, and with them."""
     rng = np.random.default_rng(seed)
@@ -118,21 +196,34 @@ def _others(n: int, seed: int) -> tuple[set[str], set[str]]:
 
 
 def knockout() -> Iterator[Line]:
-    """The slope of win rates on the true ones, if few pairs were compared."""
+    """The slope of win rates and log-odds on the true ones, if few pairs were compared."""
     for n in (4, 8, 16):
         for spread in (0.5, 1.0, 2.0):
             theta = np.random.default_rng(n).normal(0, spread, (150, n))
-            scored = PairSchedule(pairs="knockout").compare(
-                _answers(theta), lambda met: [PairVerdict(_p(one)) for one in met]
-            )
-            truth = sigmoid(theta[:, :, None] - theta[:, None, :]).mean(-1)
-            old = np.nanmean(np.where(np.isnan(scored.wins), np.nan, scored.wins), axis=-1)
-            slopes = [np.polyfit(truth.ravel(), one.ravel(), 1)[0] for one in (old, win_rates(scored, None))]
-            yield (
-                f"win rates on the truth, knockout of {n}, strengths N(0, {spread})",
-                f"{slopes[0]:.2f}",
-                f"{slopes[1]:.2f}",
-            )
+            gaps = theta[:, :, None] - theta[:, None, :]  # [B, N, N]
+            for kind, ask in (("probabilities", _sure), ("verdicts of 0 or 1", _drawn(np.random.default_rng(n)))):
+                scored = PairSchedule(pairs="knockout").compare(_answers(theta), ask)
+                alone = replace(scored, pair_flags={})  # of the verdicts alone
+                of = {"win rates": (sigmoid(gaps), win_rates(alone, None), win_rates(scored, None))}
+                of["utilities"] = (sigmoid(gaps), win_rates(alone, None), scored.utility)
+                if ask is _sure:
+                    of["log-odds"] = (gaps, log_odds(alone, None), log_odds(scored, None))
+                for what, (truth, old, new) in of.items():
+                    before, now = (np.polyfit(truth.mean(-1).ravel(), one.ravel(), 1)[0] for one in (old, new))
+                    yield (
+                        f"{what} on the truth, knockout of {n}, strengths N(0, {spread}), {kind}",
+                        f"{before:.2f}",
+                        f"{now:.2f}",
+                    )
+
+
+def _sure(met: Sequence[Match]) -> list[PairVerdict]:
+    return [PairVerdict(_p(one)) for one in met]
+
+
+def _drawn(rng: np.random.Generator) -> Ask:
+    """Verdicts of 0 or 1 that are drawn with the true probabilities."""
+    return lambda met: [PairVerdict(float(rng.random() < _p(one))) for one in met]
 
 
 def _answers(theta: np.ndarray) -> Rollouts:
@@ -171,10 +262,10 @@ PARTS = {"coverage": coverage, "alarms": alarms, "knockout": knockout, "average"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
-    print(f"{'':86}{'0.1':>26}{'now':>26}")
+    print(f"{'':92}{'0.1':>26}{'now':>26}")
     for part in parser.parse_args().only:
         for what, old, new in PARTS[part]():
-            print(f"{what:86}{old:>26}{new:>26}", flush=True)
+            print(f"{what:92}{old:>26}{new:>26}", flush=True)
     return 0
 
 

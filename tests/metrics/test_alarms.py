@@ -34,6 +34,7 @@ START = {
     "eval/win_rate_drop": 0.0,
     "eval/win_rate_drop_low": -0.1,
     "eval/proxy_gap_low": 0.0,
+    "eval/length_drift": 1.0,
     "eval/length_drift_low": 1.0,
     "eval/length_drift_high": 1.0,
     "eval/topk_entropy": 1.0,
@@ -46,7 +47,10 @@ START = {
 }
 TELLING = {  # of each alarm, what does not trip it yet and what does
     "proxy_gap": ({"eval/proxy_gap_low": 0.1}, {"eval/proxy_gap_low": 0.11}),
-    "length_drift": ({"eval/length_drift_low": 1.5}, {"eval/length_drift_low": 1.51}),
+    "length_drift": (
+        {"eval/length_drift": 1.5, "eval/length_drift_low": 1.01},
+        {"eval/length_drift": 1.51, "eval/length_drift_low": 1.01},
+    ),
     "win_rate_drop": (
         {"eval/win_rate_drop": 0.05, "eval/win_rate_drop_low": 0.01},
         {"eval/win_rate_drop": 0.06, "eval/win_rate_drop_low": 0.01},
@@ -91,8 +95,14 @@ def test_an_alarm_trips_beyond_its_threshold_and_nothing_else_does(name: str) ->
 
 
 def test_answers_that_become_too_short_are_a_drift_too() -> None:
-    assert names([START, START | {"eval/length_drift_high": 0.66}]) == ["length_drift"]
-    assert names([START, START | {"eval/length_drift_high": 0.67}]) == []
+    short = START | {"eval/length_drift": 0.66, "eval/length_drift_high": 0.99}
+    assert names([START, short]) == ["length_drift"]
+    assert names([START, short | {"eval/length_drift": 0.67}]) == []
+
+
+@pytest.mark.parametrize("drift", [0.5, 2.0])
+def test_a_drift_that_may_be_chance_trips_nothing(drift: float) -> None:
+    assert names([START, START | {"eval/length_drift": drift, "eval/length_drift_high": 1.0}]) == []
 
 
 @pytest.mark.parametrize(

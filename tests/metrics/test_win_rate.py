@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_flow.metrics.stats import RIDGE
+from rlhf_flow.metrics.alarms import Alarms, tripped
+from rlhf_flow.metrics.stats import RIDGE, student_quantile_of
 from rlhf_flow.metrics.win_rate import gap, length_controlled, length_drift, win_rate
 
 BOTH_WAYS = np.array([-40, -12, -9, -3, -1, 0, 1, 3, 9, 12, 40], dtype=np.float64)
@@ -199,11 +200,44 @@ def test_the_gap_is_paired() -> None:
     assert gap("gap", silent, np.full(50, np.nan)) == {}
 
 
-def test_the_drift_is_that_of_the_mean_lengths() -> None:
+def test_the_drift_is_the_geometric_mean_of_the_ratios() -> None:
     start = np.array([10.0, 20.0, 30.0])
-    assert length_drift("drift", start, 2 * start, seed=0) == {"drift": 2, "drift_low": 2, "drift_high": 2}
-    found = length_drift("drift", start, np.array([40.0, 20.0, 30.0]), seed=0)
-    assert found["drift"] == 1.5
-    assert found["drift_low"] == 1 and found["drift_high"] == 4  # all the second or third; all the first
-    assert length_drift("drift", np.zeros(3), start, seed=0) == {}
-    assert length_drift("drift", np.array([0.0, 5.0]), np.array([1.0, 5.0]), seed=0)["drift"] == pytest.approx(1.2)
+    assert length_drift("drift", start, 2 * start) == pytest.approx({"drift": 2, "drift_low": 2, "drift_high": 2})
+    found = length_drift("drift", start, np.array([40.0, 20.0, 60.0]))
+    assert found["drift"] == pytest.approx(2)
+    half = 4.302653 * np.log(2) / np.sqrt(3)  # Student's t with two degrees of freedom
+    assert found["drift_low"] == pytest.approx(2 / np.exp(half), rel=0.1)
+    assert found["drift_high"] == pytest.approx(2 * np.exp(half), rel=0.1)
+    assert length_drift("drift", start[:1], start[:1]) == {}
+    assert length_drift("drift", np.array([0.0, 5.0]), np.array([1.0, 5.0]))["drift"] == 1  # no token counts as one
+
+
+def test_intervals_of_the_drift_are_finite() -> None:
+    found = length_drift("drift", np.array([1.0, 1.0]), np.array([1.0, 1e4]), confidence=1 - 1e-6)
+    assert 0 < found["drift_low"] < found["drift"] < found["drift_high"] < np.inf
+
+
+@pytest.mark.parametrize(("n", "t"), [(6, 2.5706), (16, 2.1314), (32, 2.0395), (128, 1.9788)])
+def test_quantiles_of_student(n: int, t: float) -> None:
+    """By tables, with n - 1 degrees of freedom."""
+    assert student_quantile_of(0.95, n - 1) == pytest.approx(t, rel=0.003)
+
+
+def test_lengths_of_an_unchanged_policy_rarely_trip_the_drift_and_longer_ones_do() -> None:
+    """Of log-normal lengths in 30 rounds. More runs: `scripts/proofs/intervals.py`."""
+    assert np.mean([rings(16, 1.2, seed) for seed in range(200)]) <= 0.05
+    assert np.mean([rings(128, 0.8, seed, drift=1.5) for seed in range(60)]) >= 0.9
+
+
+def rings(n: int, sigma: float, seed: int, *, drift: float = 1.0) -> bool:
+    """Whether `length_drift` trips in 30 rounds; from the sixth on, lengths are `drift` times as large."""
+    rng = np.random.default_rng(seed)
+    prompts = rng.normal(4, sigma / 2, n)  # half of the deviation is the prompts'
+
+    def lengths() -> np.ndarray:
+        return np.exp(rng.normal(prompts, sigma * 0.75**0.5))
+
+    start = lengths().round()
+    rounds = [(lengths() * (drift if round >= 5 else 1.0)).round() for round in range(30)]
+    metrics = [length_drift("eval/length_drift", start, new, confidence=1 - 0.05 / 30) for new in rounds]
+    return any(tripped([each], Alarms()) for each in metrics)

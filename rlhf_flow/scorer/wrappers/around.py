@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rlhf_flow.protocols import Scorer
 from rlhf_flow.specs import Place
@@ -12,6 +12,7 @@ class Around:
     """The properties of a scorer that are those of its `base`; a subclass is a dataclass with that field."""
 
     base: Any
+    gives_probabilities: ClassVar[bool] = True  # if the base does
 
     @property
     def loads_model(self) -> bool:
