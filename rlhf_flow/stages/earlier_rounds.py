@@ -17,7 +17,7 @@ def drop(context: RunContext, wins: np.ndarray) -> dict[str, float]:
     if not rates:
         return {}
     best = max(rates, key=lambda each: rates[each])
-    rounds = 1 + evaluated(context)  # with the start
+    rounds = evaluated(context)
     confidence = 1 - 0.05 / max(1, rounds * (rounds - 1) / 2)
     return gap("eval/win_rate_drop", _wins_of(context, best), wins, confidence=confidence)
 
@@ -29,8 +29,8 @@ def change(context: RunContext, wins: np.ndarray) -> dict[str, float]:
 
 
 def evaluated(context: RunContext) -> int:
-    """The number of rounds that are evaluated, without the start."""
-    return -(-context.rounds // context.evaluation.every)
+    """The number of rounds that are evaluated, with the start."""
+    return 1 + -(-context.rounds // context.evaluation.every)
 
 
 def _rates(context: RunContext) -> dict[int, float]:

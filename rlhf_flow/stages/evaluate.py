@@ -222,11 +222,11 @@ def _lengths(both: Rollouts) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape_metrics(both: Rollouts, rounds: int) -> dict[str, float]:
-    """Of the responses; `rounds`: how many rounds of the run are evaluated."""
+    """Of the responses; `rounds`: how many of the run are evaluated, with the start."""
     responses, (start, new) = [group[1] for group in both.responses], _lengths(both)
     return {
         "eval/length": float(new.mean()),
-        **length_drift("eval/length_drift", start, new, confidence=1 - 0.05 / max(1, rounds)),
+        **length_drift("eval/length_drift", start, new, confidence=1 - 0.05 / rounds),
         **share_with_interval("eval/truncated", np.array([float(response.truncated) for response in responses])),
         "eval/distinct": len({response.text for response in responses}) / len(responses),
         **share_with_interval("eval/repetition", np.array([_repetition(response.tokens) for response in responses])),

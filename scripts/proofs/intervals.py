@@ -1,6 +1,6 @@
 """What the intervals, alarms and win rates of a run are worth, on data with known truth; and what they were in 0.1.
 
-python scripts/proofs/intervals.py                 # all; about two minutes
+python scripts/proofs/intervals.py                 # all; about four minutes
 python scripts/proofs/intervals.py --only alarms   # coverage, alarms, knockout or average
 """
 
@@ -99,7 +99,7 @@ def _lengths_drift() -> Iterator[Line]:
     """`length_drift` on log-normal lengths; a quarter of their variance is that of the prompts."""
     for n, sigma in ((16, 0.8), (16, 1.2), (32, 0.8), (32, 1.2)):
         old = np.mean([any(_drifts(_lengths(n, sigma, seed), _by_resampling)) for seed in range(RUNS // 2)])
-        new = np.mean([any(_drifts(_lengths(n, sigma, seed), length_drift)) for seed in range(5 * RUNS)])
+        new = np.mean([any(_drifts(_lengths(n, sigma, seed), length_drift)) for seed in range(10 * RUNS)])
         yield f"length_drift in {ROUNDS} unchanged rounds, {n} prompts, sigma={sigma}", f"{old:.2f}", f"{new:.3f}"
     for drift, rounds in ((1.5, ROUNDS), (1.5, 10), (2.0, 10), (1 / 1.5, ROUNDS)):
         for sigma in (0.8, 1.2):
@@ -123,7 +123,7 @@ def _drifts(lengths: np.ndarray, measure: Callable[..., dict[str, float]]) -> It
     """Whether the alarm rings, round by round."""
     start, *news = lengths
     for new in news:
-        metrics = measure("eval/length_drift", start, new, confidence=1 - 0.05 / len(news))
+        metrics = measure("eval/length_drift", start, new, confidence=1 - 0.05 / len(lengths))
         yield any(alarm.name == "length_drift" for alarm in tripped([metrics], Alarms()))
 
 

@@ -239,5 +239,5 @@ def rings(n: int, sigma: float, seed: int, *, drift: float = 1.0) -> bool:
 
     start = lengths().round()
     rounds = [(lengths() * (drift if round >= 5 else 1.0)).round() for round in range(30)]
-    metrics = [length_drift("eval/length_drift", start, new, confidence=1 - 0.05 / 30) for new in rounds]
+    metrics = [length_drift("eval/length_drift", start, new, confidence=1 - 0.05 / 31) for new in rounds]
     return any(tripped([each], Alarms()) for each in metrics)
