@@ -62,7 +62,7 @@ def test_it_ships_every_module_and_every_configuration(wheel: Path) -> None:
         for path in (ROOT / "rlhf_flow").rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc") and "/." not in path.relative_to(ROOT).as_posix()
     }
-    assert modules | configs | data <= held
+    assert modules | configs | data | {"rlhf_flow/py.typed"} <= held
     assert {name.split("/")[0].split("-")[0] for name in held} == {"rlhf_flow"}, "nothing else at the top"
 
 

@@ -13,11 +13,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_flow.cli import pages
-from rlhf_flow.cli.help import config_dirs, found_files
+from rlhf_flow.cli.help import config_dirs
 from rlhf_flow.cli.ls import KINDS
 from rlhf_flow.cli.meanings import values
 from rlhf_flow.config.choices import without_hydra
 from rlhf_flow.config.compose import CONFIGS, parts
+from rlhf_flow.config.group_files import found_files
 from rlhf_flow.config.schema import GROUPS
 from rlhf_flow.serve.config import register
 

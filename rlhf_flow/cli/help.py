@@ -12,6 +12,7 @@ from textwrap import wrap
 from rlhf_flow.cli.meanings import meanings
 from rlhf_flow.cli.pages import RUN, RUN_EXAMPLES, SERVE
 from rlhf_flow.config.compose import CONFIGS, parts
+from rlhf_flow.config.group_files import found_files
 from rlhf_flow.config.schema import GROUPS, RunConfig
 from rlhf_flow.specs import Model
 
@@ -222,13 +223,6 @@ def about(file: Path) -> str:
     comments = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#")]
     told = takewhile(lambda comment: not comment.startswith("source:"), comments)
     return " ".join(comment for comment in told if not comment.startswith("@package"))
-
-
-def found_files(folders: Sequence[Path], group: str) -> dict[str, Path]:
-    """The files of a group by name: `sandbox`, and `xpo/llama3_8b` of one in a folder."""
-    homes = [folder / group for folder in folders]
-    files = {file.relative_to(home).with_suffix("").as_posix(): file for home in homes for file in home.rglob("*.yaml")}
-    return {name: files[name] for name in sorted(files, key=lambda name: (name.count("/"), name))}
 
 
 def config_dirs(arguments: Sequence[str]) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from textwrap import shorten
 from rlhf_flow.cli import help as pages
 from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.config.compose import CONFIGS, parts
+from rlhf_flow.config.group_files import found_files
 from rlhf_flow.config.schema import GROUPS
 
 KINDS = pages.FILES | {"reward": "what rlhf-flow train-reward trains", **GROUPS}
@@ -42,7 +43,7 @@ def _kind(word: str) -> str:
 def _listed(kind: str, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
     for name, part in (parts(kind) if kind in GROUPS else {}).items():
         yield name, pages.summary(part)
-    for name, file in pages.found_files(folders, kind).items():
+    for name, file in found_files(folders, kind).items():
         yield name, pages.about(file)
 
 

@@ -67,6 +67,8 @@ def with_choices(
 ) -> tuple[RunConfig, Choices]:
     """As `compose`, with the names that were chosen; `objective` replaces those of algorithm and objective."""
     register()
+    if missing := [folder for folder in folders if not Path(folder).is_dir()]:
+        raise ValueError(f"--config-dir={missing[0]}: no such folder. Fix: name the folder of your experiment/.")
     with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
         search_path = [f"hydra.searchpath={[f'file://{Path(each).absolute()}' for each in folders]}"] if folders else []
         composed = hydra_compose(name, overrides=[*overrides, *search_path], return_hydra_config=True)

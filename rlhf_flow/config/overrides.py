@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from numbers import Integral, Real
 from pathlib import Path
 
 import yaml
@@ -12,6 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from rlhf_flow.config import renamed
 from rlhf_flow.config.schema import GROUPS
+from rlhf_flow.system.errors import ConfigError, brief
 
 PLAIN = re.compile(r"[A-Za-z_/][\w/.-]*", re.ASCII)  # a text that Hydra reads as itself
 WORDS = ("null", "true", "false", "inf", "nan")  # but not one of these
@@ -43,7 +47,9 @@ def from_file(path: Path) -> list[str]:
     try:
         read = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. Fix: rlhf-flow init {path} writes one.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error}. Fix: rlhf-flow init {shlex.quote(str(path))} writes one."
+        ) from error
     except yaml.YAMLError as error:
         raise ValueError(
             f"{path} is not valid YAML: {' '.join(str(error).split())}. Fix: one `key: value` a line."
@@ -54,12 +60,24 @@ def from_file(path: Path) -> list[str]:
 
 
 def from_mapping(keys: Mapping[str, object]) -> list[str]:
-    """`{"model.path": "x", "learner": "torch"}` as overrides, or with mappings inside. A null part is left out."""
+    """`{"model.path": "x", "learner": "torch"}` as overrides, or with mappings inside. A null part is left out.
+
+    Raises ConfigError if a value has no form on the command line.
+    """
     return [
-        f"{key}={_literal(value)}"
+        _override(key, value)
         for key, value in _flat("", keys)
         if not (value is None and key.partition("@")[0] in CHOSEN)
     ]
+
+
+def _override(key: str, value: object) -> str:
+    try:
+        return f"{key}={literal(value)}"
+    except TypeError as error:
+        raise ConfigError(
+            f"{key}: {error} cannot be the value of a key", "a text, a number, true or false, a list or a mapping"
+        ) from error
 
 
 def with_keys(arguments: Sequence[str], keys: Sequence[str]) -> list[str]:
@@ -88,22 +106,27 @@ def _is_file(argument: str) -> bool:
 
 def _flat(prefix: str, keys: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for name, value in keys.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, Mapping) and value:
             yield from _flat(f"{prefix}{name}.", value)
         else:
             yield f"{prefix}{name}", value
 
 
-def _literal(value: object) -> str:
-    """In Hydra's grammar. Texts that it could read as something else are quoted."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_literal(key)}:{_literal(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_literal, value)) + "]"
+def literal(value: object) -> str:
+    """In Hydra's grammar. Texts that it could read as something else are quoted.
+
+    Raises TypeError, with the value, if it is no text, path, date, number, list or mapping.
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{literal(key)}:{literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return "[" + ",".join(map(literal, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, int | float):
-        return repr(value)
+    if isinstance(value, Real):  # of numpy, too
+        return repr(int(value) if isinstance(value, Integral) else float(value))
+    if not isinstance(value, str | Path | date):
+        raise TypeError(brief(value))
     text = str(value)
     if PLAIN.fullmatch(text) and text.lower() not in WORDS:
         return text

@@ -21,12 +21,10 @@ from rlhf_flow.observe.settings import MlflowSettings, ObservedRun, TrackioSetti
 from rlhf_flow.observe.settings import Observer as Observer
 from rlhf_flow.observe.tensorboard import TensorBoard
 from rlhf_flow.observe.trackio import Trackio
-from rlhf_flow.observe.user_class import imported
+from rlhf_flow.observe.user_class import Opener, imported
 from rlhf_flow.observe.wandb import Wandb
 from rlhf_flow.system.optional_deps import require
 from rlhf_flow.types import RoundRecord
-
-Opener = Callable[[ObservedRun], Observer]
 
 CONSOLES = ("auto", "screen", "lines", "quiet", "json", "none")
 OLD = {"true": "auto", "false": "none"}  # the values of `console` in version 0.1
@@ -74,17 +72,20 @@ class Observe:
         records: Sequence[RoundRecord],
         config: Mapping[str, object],
         out: TextIO | None = None,
+        more: Sequence[Opener] = (),
     ) -> list[Observer]:
         """The observers of this start of the run. `records`: the rounds that earlier starts committed.
 
-        `out`: of the console; by default stdout. Raises ValueError if one refuses its settings.
+        `out`: of the console; by default stdout. `more`: besides those of the settings.
+
+        Raises ValueError if one refuses its settings.
         """
         run = ObservedRun(
             run_dir, records, config, self.group, Samples(run_dir, self.samples) if self.samples else None
         )
         with contextlib.ExitStack() as opened:
             observers: list[Observer] = []
-            for opener in chain((opener for *_, opener in self._libraries()), map(imported, self.classes)):
+            for opener in chain((opener for *_, opener in self._libraries()), map(imported, self.classes), more):
                 observers.append(opener(run))
                 opened.callback(observers[-1].close)
             if (console := self._console(run, out or sys.stdout)) is not None:

@@ -1,19 +1,21 @@
-"""A class of the user's, `module.Class`, imported and checked before any worker starts."""
+"""An observer of the user's, by the name of its class or from Python, checked before any worker starts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
 from inspect import getmembers, isclass, signature
-from typing import cast
+from types import FunctionType
+from typing import TypeAlias, cast
 
 from rlhf_flow.observe.settings import ObservedRun, Observer
-from rlhf_flow.system.errors import ConfigError
+from rlhf_flow.system.errors import ConfigError, brief
 
+Opener: TypeAlias = Callable[[ObservedRun], Observer]
 METHODS = ("stage", "round", "close")
 
 
-def imported(name: str) -> Callable[[ObservedRun], Observer]:
+def imported(name: str) -> Opener:
     """Raises ConfigError if it cannot be imported, called with a run, or called with what a run reports.
 
     It is not called here: an observer may open files or connections.
@@ -29,16 +31,42 @@ def imported(name: str) -> Callable[[ObservedRun], Observer]:
         ) from error
     if not callable(found):
         raise ConfigError(f"{key}: it is not callable.", "name a class")
-    _takes(key, found, "run")
+    return _checked(key, found)
+
+
+def opener(observer: object) -> Opener:
+    """Opens an observer that is given from Python: a class, or a function, as `imported` does; an instance as it is.
+
+    Raises ConfigError if it is no observer, or called with what a run reports.
+    """
+    if isinstance(observer, type | FunctionType):
+        return _checked(f"observe={observer.__name__}", observer)
+    if isinstance(observer, str):
+        raise ConfigError(
+            f"observe={observer!r}: expected a class or an instance, not its name",
+            f"keys={{'observe': {observer!r}}} if it is module.Class, or keys={{'observe.tensorboard': True}}",
+        )
+    _check_methods(f"observe={brief(observer)}", observer, bound=True)
+    return lambda run: cast("Observer", observer)
+
+
+def _checked(key: str, found: Callable[..., object]) -> Opener:
+    _takes(key, found, "run", instead=", or give an instance" if isclass(found) and "classes" not in key else "")
+    if isclass(found):  # a function may return any object
+        _check_methods(key, found, bound=False)
+    return cast("Opener", found)
+
+
+def _check_methods(key: str, found: object, *, bound: bool) -> None:
     held = dict(getmembers(found))
-    for method in METHODS if isclass(found) else ():  # a function may return any object
+    for method in METHODS:
         if method not in held:
             raise ConfigError(f"{key}: it has no method {method}.", "derive it from rlhf_flow.observe.Observer")
-        _takes(f"{key}: its method {method}", held[method], *signature(getattr(Observer, method)).parameters)
-    return cast("Callable[[ObservedRun], Observer]", found)
+        arguments = [*signature(getattr(Observer, method)).parameters]
+        _takes(f"{key}: its method {method}", held[method], *(arguments[1:] if bound else arguments))
 
 
-def _takes(subject: str, called: Callable[..., object], *arguments: str) -> None:
+def _takes(subject: str, called: Callable[..., object], *arguments: str, instead: str = "") -> None:
     """Raise ConfigError if `called` does not take these arguments by position."""
     try:
         expected = signature(called)
@@ -48,5 +76,5 @@ def _takes(subject: str, called: Callable[..., object], *arguments: str) -> None
         expected.bind(*arguments)
     except TypeError as error:
         raise ConfigError(
-            f"{subject} has the parameters {expected}: {error}.", f"take ({', '.join(arguments)})"
+            f"{subject} has the parameters {expected}: {error}.", f"take ({', '.join(arguments)}){instead}"
         ) from error

@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlhf_flow.config.choices import UNKNOWN, Choices
 from rlhf_flow.config.compose import with_choices
+from rlhf_flow.config.mistakes import as_value_errors
 from rlhf_flow.config.overrides import expanded, from_mapping
 from rlhf_flow.config.resumed import resumed
 from rlhf_flow.config.schema import RunConfig
 from rlhf_flow.metrics.alarms import raise_if_stopped
 from rlhf_flow.observe.settings import Observer
+from rlhf_flow.observe.user_class import Opener, opener
 from rlhf_flow.protocols import Objective
 from rlhf_flow.runner import prepare, prompt_rows, results
 from rlhf_flow.scorer.functions.defined import Functions, install, named
+from rlhf_flow.scorer.functions.loader import is_name
+from rlhf_flow.system.errors import brief
 from rlhf_flow.types import RoundRecord
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Reward: TypeAlias = Callable[..., Any]  # (prompt, answer, meta) -> float, as of scorer=rule
-Keys: TypeAlias = Mapping[str, object] | Sequence[str]
+Keys: TypeAlias = Mapping[str, object] | Sequence[str | Path] | str | Path
+Own: TypeAlias = Observer | Opener  # an instance; or a class or function, which a start of the run calls
 
 
 class Run:
@@ -42,18 +47,16 @@ class Run:
         self,
         config: RunConfig,
         functions: Functions | None = None,
-        observer: Observer | None = None,
+        observer: Own | None = None,
         choices: Choices = UNKNOWN,
     ) -> None:
         """`observer`: besides those of `config.observe`. `choices`: the names that `config` was composed from.
 
-        Raises ValueError if the observer is a class.
+        Raises ValueError if the observer is none.
         """
-        if isinstance(observer, type):
-            raise ValueError(f"observe={observer.__name__}: expected an instance. Fix: observe={observer.__name__}().")
         self.config = config
         self._functions = functions or {}
-        self._observer = observer
+        self._openers = [] if observer is None else [opener(observer)]
         self._choices = choices
         self.folder = Path(config.run_dir).resolve()
         self._active: Callable[[], Generator[RoundRecord] | None] = lambda: None
@@ -82,7 +85,7 @@ class Run:
         """Check everything, and lock the folder. Raises ValueError for any mistake."""
         install(self._functions)
         prepared = prepare.prepare(self.config, self._choices)
-        return prepared if self._observer is None else replace(prepared, observers=[self._observer])
+        return replace(prepared, observers=self._openers) if self._openers else prepared
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -114,7 +117,7 @@ def run(
     prompts: str | Path | Iterable[object] | None = None,
     reward: str | Path | Reward | None = None,
     objective: Objective | None = None,
-    observe: Observer | None = None,
+    observe: Own | None = None,
     rounds: int | None = None,
     run_dir: str | Path | None = None,
     stack: str | None = "local",
@@ -127,18 +130,27 @@ def run(
     `model`: model.path. `prompts`: a file (prompts.path), or rows: texts, mappings with a column `prompt`, a Dataset of
     Hugging Face or a DataFrame. Rows are written into the run's folder. With fewer than 128 of them, prompts.held_out
     is a quarter of them by default, and prompts.batch the others, at most 64.
-    `reward`: a function (prompt, answer, meta) -> float, which may be a lambda; or the path of a reward model.
+    `reward`: a function (prompt, answer, meta) -> float, which may be a lambda, or its name, "module.function"; or the
+    path of a reward model.
     `objective`: a loss in place of the algorithm's, an instance of a dataclass that a module or a notebook defines.
-    `observe`: receives the progress of this run, from the round on with which it goes on; an instance, too.
+    `observe`: receives the progress of this run, from the round on with which it goes on: an instance; or a class,
+    which each start of the run opens with its `ObservedRun`.
     `stack`: local, cpu or gpu; None: the parts that `keys` names. `keys`: any other keys of the command line, as a
     mapping, {"answers.n": 4}, or as arguments, ["answers.n=4", "mine.yaml"]; they have precedence. Values of a mapping
     may be functions: {"scorer@evaluate.scorer": "rule", "evaluate.scorer.function": worth}.
     `config_dir`: as --config-dir.
 
-    Raises ValueError, or an error of Hydra or OmegaConf, for a mistake in the keys. The same call resumes a run.
+    Raises ValueError for a mistake, with the paragraph of the command line. The same call resumes a run.
     """
     if not isinstance(algorithm, str | None):
-        raise ValueError(f"algorithm={algorithm!r}: expected a name. Fix: rlhf_flow.run(keys={algorithm!r}).")
+        raise ValueError(f"algorithm={brief(algorithm)}: expected a name. Fix: rlhf_flow.run(keys={brief(algorithm)}).")
+    for name, path, fix in (
+        ("model", model, 'model="my/model", or the folder of its save_pretrained'),
+        ("run_dir", run_dir, 'run_dir="runs/first"'),
+        ("config_dir", config_dir, 'config_dir="conf"'),
+    ):
+        if path is not None:
+            _check_path(name, path, fix)
     functions: Functions = {}
     own: dict[str, object] = {"stack": stack, "algorithm": algorithm, "model.path": model, "rounds": rounds}
     own |= {"run_dir": run_dir, **_scorer(reward, functions)}
@@ -150,7 +162,8 @@ def run(
     install(functions)
     folders = [] if config_dir is None else [str(config_dir)]
     loss = None if "objective" in typed else objective
-    config, choices = with_choices(*from_mapping(chosen), *others, folders=folders, objective=loss)
+    with as_value_errors():
+        config, choices = with_choices(*from_mapping(chosen), *others, folders=folders, objective=loss)
     return Run(config if rows is None else prompt_rows.written(config, rows), functions, observe, choices)
 
 
@@ -158,7 +171,7 @@ def resume(
     folder: str | Path,
     *,
     reward: Reward | None = None,
-    observe: Observer | None = None,
+    observe: Own | None = None,
     rounds: int | None = None,
     keys: Keys = (),
 ) -> Run:
@@ -170,24 +183,39 @@ def resume(
 
     Raises ValueError if the folder holds no run or a key cannot be changed.
     """
+    _check_path("folder", folder, 'rlhf_flow.resume("runs/first")')
     functions: Functions = {}
-    own = [] if reward is None else [f"scorer.function={named(reward, functions)}"]
-    own += [] if rounds is None else [f"rounds={rounds}"]
-    overrides = [*own, *_overrides(keys, functions)]
+    own = {} if reward is None else {"scorer.function": named(reward, functions)}
+    overrides = [*from_mapping(own if rounds is None else own | {"rounds": rounds}), *_overrides(keys, functions)]
     install(functions)
-    return Run(resumed(Path(folder), overrides), functions, observe)
+    with as_value_errors():
+        return Run(resumed(Path(folder), overrides), functions, observe)
 
 
 def _scorer(reward: str | Path | Reward | None, functions: Functions) -> dict[str, object]:
     if reward is None:
         return {}
+    if isinstance(reward, str) and is_name(reward) and not Path(reward).exists():
+        return {"scorer": "rule", "scorer.function": reward}
     if isinstance(reward, str | Path):
         return {"scorer": "reward_model", "scorer.path": reward}
     return {"scorer": "rule", "scorer.function": named(reward, functions)}
 
 
 def _overrides(keys: Keys, functions: Functions) -> list[str]:
-    if not isinstance(keys, Mapping):
-        return expanded(keys)
-    values = {key: named(value, functions) if callable(value) else value for key, value in keys.items()}
-    return expanded(from_mapping(values))
+    if isinstance(keys, Mapping):
+        if wrong := [key for key in keys if not isinstance(key, str)]:
+            raise ValueError(
+                f"keys={{{brief(wrong[0])}: ...}}: expected the name of a key. Fix: keys={{'answers.n': 4}}."
+            )
+        values = {key: named(value, functions, key) if callable(value) else value for key, value in keys.items()}
+        return expanded(from_mapping(values))
+    given = [keys] if isinstance(keys, str | Path) else keys
+    if not isinstance(given, Iterable) or not all(isinstance(one, str | Path) for one in given):
+        raise ValueError(f"keys={brief(keys)}: expected keys. Fix: keys={{'answers.n': 4}}, or keys=['answers.n=4'].")
+    return expanded([str(one) for one in given])
+
+
+def _check_path(name: str, path: object, fix: str) -> None:
+    if not isinstance(path, str | Path):
+        raise ValueError(f"{name}={brief(path)}: expected a path. Fix: {fix}.")

@@ -32,6 +32,7 @@ from rlhf_flow.engine.none import NoEngine
 from rlhf_flow.metrics.alarms import raise_if_stopped
 from rlhf_flow.observe.events import Events
 from rlhf_flow.observe.settings import Observer
+from rlhf_flow.observe.user_class import Opener
 from rlhf_flow.prompts.epochs import PromptSet
 from rlhf_flow.protocols import PromptSource, Scorer
 from rlhf_flow.report.card import model_card
@@ -70,7 +71,7 @@ class Prepared:
     prompts: PromptSource
     given: PromptSource | None
     ledger: Ledger
-    observers: Sequence[Observer] = ()  # besides those of `config.observe`
+    observers: Sequence[Opener] = ()  # besides those of `config.observe`
 
     def run(self, clusters: OpenClusters | None = None) -> list[RoundRecord]:
         """Run every round that has no record yet, write the report and print where it is; return all records.
@@ -126,8 +127,7 @@ class Prepared:
     def _rounds(self, cluster: Cluster, out: TextIO | None) -> Iterator[RoundRecord]:
         config = self.config
         with contextlib.ExitStack() as opened:
-            observers = config.observe.open(self.ledger.root, self.ledger.records, flat(config), out)
-            observers.extend(self.observers)
+            observers = config.observe.open(self.ledger.root, self.ledger.records, flat(config), out, self.observers)
             observers.append(Events(self.ledger.root / "events.jsonl", lambda: cluster.deaths))
             for observer in observers:
                 opened.callback(observer.close)

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rlhf_flow.config.schema import RunConfig
-from rlhf_flow.system.errors import reason
+from rlhf_flow.system.errors import brief, reason
 
 Rows = Sequence[Mapping[str, object]]
 PLACE = "rows"  # prompts.path until the run's folder is known
@@ -17,14 +18,16 @@ FEW = 128  # rows, below which a share of 5 % holds too few prompts out, and the
 MOST = 64  # prompts a round, as of prompts.batch
 
 
-def rows(prompts: Iterable[object]) -> Rows:
+def rows(prompts: Any) -> Rows:  # noqa: ANN401  # checked here
     """Texts, mappings, a Dataset of Hugging Face or a DataFrame as rows. Raises ValueError for anything else."""
     if isinstance(prompts, Mapping):
         raise ValueError(
             f"prompts: got a mapping of {', '.join(map(str, prompts))}. Fix: one of its values, as prompts['train']."
         )
     if type(prompts).__name__ == "DataFrame":
-        prompts = prompts.to_dict("records")  # type: ignore[attr-defined]  # without importing pandas
+        prompts = prompts.to_dict("records")  # without importing pandas
+    if not isinstance(prompts, Iterable) or isinstance(prompts, bytes):
+        raise ValueError(f"prompts={brief(prompts)}: expected a file or rows. Fix: prompts=['a text', 'another'].")
     found = [{"prompt": one} if isinstance(one, str) else one for one in prompts]
     for number, one in enumerate(found, start=1):
         if not isinstance(one, Mapping):

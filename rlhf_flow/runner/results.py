@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_flow.stages.run_data import Answer, RunData
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.storage.run_policies import closed_rounds, is_run, kept_rounds, start_folder
+from rlhf_flow.system.errors import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,19 +39,21 @@ def policy(folder: Path, *, start: str) -> Path:
     return Ledger(folder).folder(kept[-1]) / "policy"
 
 
-def pairs(folder: Path, round: int) -> pd.DataFrame:
+def pairs(folder: Path, round: Any) -> pd.DataFrame:  # noqa: ANN401  # checked here
     """The pairs of a round; each group as the pair of its first two, a single answer without a rejected one.
 
     Raises ValueError if the round has none.
     """
     import pandas as pd
 
+    if not isinstance(round, Integral):
+        raise ValueError(f"round={brief(round)}: expected the number of a round. Fix: run.pairs(1).")
     data = RunData(folder)
     if round not in data.rounds:
         have = f"a round from {data.rounds[0]} to {data.rounds[-1]}" if data.rounds else "finish round 1 first"
         raise ValueError(f"round={round}: {folder} has no pairs of it. Fix: {have}.")
-    answers = data.answers(round)
-    return pd.DataFrame([_pair(row, answers) for row in data.pairs(round)], columns=COLUMNS)
+    answers = data.answers(int(round))
+    return pd.DataFrame([_pair(row, answers) for row in data.pairs(int(round))], columns=COLUMNS)
 
 
 COLUMNS = ["prompt", "chosen", "rejected", "preference", "weight", "prompt_id", "chosen_id", "rejected_id"]

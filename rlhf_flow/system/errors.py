@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def brief(value: object) -> str:
+    """A value for a message: its repr on one line of at most 80 characters."""
+    return " ".join(repr(value).split())[:80]
+
+
 class ConfigError(ValueError):
     """A mistake in the configuration. `str(error)` is "<problem>. Fix: <remedy>."."""
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlhf_flow.config.own_objective import check_objective
 from rlhf_flow.protocols import Objective
+from rlhf_flow.system.errors import brief
 from rlhf_flow.verify import groups
 from rlhf_flow.verify.claim import Finding, below
 from rlhf_flow.verify.closed_form_check import EXACT, NUMERIC, agreement, from_differences
@@ -30,10 +32,15 @@ def verify(objective: Objective, formula: Formula | None = None, *, surrogate: b
     objective of groups) that returns the loss and its gradient. `surrogate`: parts of the loss are treated as constant,
     so that its gradient is not its derivative.
 
-    Raises ValueError for an objective that trains reward models, and what the objective raises.
+    Raises ValueError for anything but an objective, and for one that trains reward models, and what it raises.
     """
     import pandas as pd
 
+    check_objective("verify: objective", objective)
+    if formula is not None and not callable(formula):
+        raise ValueError(
+            f"verify: formula={brief(formula)}: expected a function of one pair or group. Fix: leave it out."
+        )
     needs = objective.needs
     if needs.readout != "logps":
         raise ValueError(

@@ -215,8 +215,8 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         ),
         (["experiment=qwen3/8"], "experiment=qwen3/8 is not a known experiment. Did you mean experiment=qwen3/8b?"),
         (["schedule.k=3"], "schedule has no 'k'. This schedule has no keys; choose another."),
-        (["objective.beta=strong"], "objective.beta: Value 'strong' of type 'str' could not be converted to Float."),
-        (["rounds=1.5"], "rounds: Value '1.5' of type 'float' could not be converted to Integer."),
+        (["objective.beta=strong"], "objective.beta=strong: expected a number. Fix: objective.beta=0.1."),
+        (["rounds=1.5"], "rounds=1.5: expected a whole number. Fix: rounds=4."),
         (["objective.beta=-1"], "objective.beta must be > 0, got -1.0"),
         (["sampler.draws=[{name: a, m: 3}]"], "'m'"),
         (["rounds"], "cannot read 'rounds': it must be key=value."),
@@ -244,9 +244,17 @@ def test_a_part_of_one_s_own_from_a_config_dir(
         (["prompts.path=???"], "prompts.path must be given. Fix: prompts.path=..."),
         (["model.path=${sandbox:polic}"], "model.path: the sandbox world has no 'polic'. Fix: one of policy,"),
         (["run_dir=${run_dri}"], "run_dir: "),
-        (["--multirun", "objective.beta=0.1,strong"], "objective.beta: Value 'strong'"),
-        (["--config-dir", "no/such/folder"], "no/such/folder' not found"),
+        (["--multirun", "objective.beta=0.1,strong"], "objective.beta=strong: expected a number"),
+        (["--config-dir", "no/such/folder"], "no/such/folder: no such folder. Fix: name the folder"),
         (["--config-name", "walk"], "there is no configuration 'walk'."),
+        (["reward=my_lab.worth"], "A run has a scorer. Fix: scorer=rule scorer.function=my_lab.worth."),
+        (["model=my/model"], "model=my/model: model has keys of its own. Fix: model.path=my/model."),
+        (["prompts=mine.jsonl"], "prompts=mine.jsonl is not a known prompts. Fix: prompts.path=mine.jsonl."),
+        (["scorer@evaluate.score=rule"], "evaluate.score takes no scorer. Did you mean scorer@evaluate.scorer?"),
+        (["experiment=selm"], "Did you mean experiment=selm/llama3_8b_instruct or experiment=selm/zephyr_7b? Try"),
+        (["algorithm=[xpo]"], "algorithm=[...]: one name is chosen, not a list. Fix: algorithm=name."),
+        (["sampler.draws=[{n: x}]"], "sampler.draws: n=x: expected a whole number."),
+        (["my file.yaml"], "Fix: rlhf-flow init 'my file.yaml' writes one."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -260,6 +268,7 @@ def test_a_mistake_is_one_paragraph_and_status_2(
     assert captured.err.startswith("rlhf-flow: ")
     assert captured.err.count("\n") == 1, "one paragraph"
     assert told in captured.err
+    assert not any(word in captured.err for word in ("ydra", "defaults list", "OmegaConf", "Error merging"))
 
 
 def test_what_prepare_refuses_is_a_mistake_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def refused(
 
 def test_values_and_keys(refused: Refused) -> None:
     assert "Did you mean objective.beta" in refused("objective.bata=0.2")
-    assert "could not be converted" in refused("rounds=many")
+    assert "rounds=many: expected a whole number. Fix: rounds=1." in refused("rounds=many")
     assert "objective.beta must be > 0, got -1.0" in refused(objective__beta=-1.0)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from rlhf_flow.cli.errors import _in_quotes
 from rlhf_flow.cli.main import main
+from rlhf_flow.config.mistakes import _in_quotes
 from rlhf_flow.config.overrides import from_mapping
 from tests.support import tiny
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -81,8 +80,6 @@ def test_a_function_of_a_notebook_a_lambda_and_a_key_are_functions_too(monkeypat
     judged = {"scorer@evaluate.scorer": "rule", "evaluate.scorer.function": lambda prompt, answer, meta: 1.0}
     both = rlhf_flow.run(reward=lambda prompt, answer, meta: 0.0, keys=KEYS | judged).config
     assert (both.scorer.function, both.evaluate.scorer.function) == ("notebook.function", "notebook.function2")
-    with pytest.raises(ValueError, match=r"expected a Python function. Fix: lambda"):
-        rlhf_flow.run(reward=partial(inner, None), keys=KEYS)
 
 
 def test_the_identity_of_a_lambda_is_its_code() -> None:
@@ -194,12 +191,10 @@ def test_an_objective_that_a_resume_cannot_make_and_classes_are_refused() -> Non
 
     for given, told in (
         (Hidden(), "inside of a function or a class"),
-        (Squared, "expected an instance of a dataclass. Fix: @dataclass"),
+        (Squared, r"objective=Squared: expected an instance. Fix: Squared\(\)"),
     ):
         with pytest.raises(ValueError, match=told):
             rlhf_flow.run(objective=given, keys=KEYS | {"scorer.path": "judge"})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"observe=Seen: expected an instance. Fix: observe=Seen\(\)"):
-        rlhf_flow.run(observe=Seen, keys=KEYS | {"scorer.path": "judge"})  # type: ignore[arg-type]
     named = rlhf_flow.run(objective=Squared(), keys=KEYS | {"scorer.path": "judge", "objective": "ipo"})
     assert part_name("objective", named.config.objective) == "ipo"  # keys have precedence
 

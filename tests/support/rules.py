@@ -16,6 +16,16 @@ def length(prompt: tuple[Message, ...], answer: str, meta: Mapping[str, object])
     return float(len(answer))
 
 
+def two(prompt, answer):  # type: ignore[no-untyped-def]
+    """Takes less than a rule is given."""
+    return 0.0
+
+
+def of_a_trainer(completions, **kwargs):  # type: ignore[no-untyped-def]
+    """A reward of another library."""
+    return [0.0 for _ in completions]
+
+
 def right(prompt: tuple[Message, ...], answer: str, meta: Mapping[str, object]) -> bool:
     return answer == meta["answer"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
-from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, meta_of, source_hash
+from rlhf_flow.scorer.functions.loader import check_name, check_takes, imported, is_number, meta_of, source_hash
 from rlhf_flow.scorer.pair_schedule import PairSchedule, PairVerdict
 from rlhf_flow.scorer.pairwise import Match
 from rlhf_flow.specs import Place
@@ -15,6 +15,7 @@ from rlhf_flow.types import Message, Response, Rollouts, Scored
 
 Function: TypeAlias = Callable[[tuple[Message, ...], str, str, Mapping[str, object]], "float | None"]
 Measure: TypeAlias = Callable[[Rollouts], Mapping[str, float]]
+TAKEN = {"scorer.function": ("prompt", "first", "second", "meta"), "scorer.measure": ("rollouts",)}
 TOLERANCE = 1e-6  # of P(first beats second) + P(second beats first) = 1
 
 
@@ -46,10 +47,10 @@ class Comparison(PairSchedule):
 
     def fingerprint(self) -> str:
         """Hash of the source files that the functions are in."""
-        return source_hash(*self._functions())
+        return source_hash(dict(zip(self._names().values(), self._functions(), strict=True)))
 
     def check(self) -> None:
-        """Raise ValueError if a function cannot be imported."""
+        """Raise ValueError if a function cannot be imported, or does not take the arguments."""
         self._functions()
 
     def open(self, place: Place) -> ComparisonJudge:
@@ -57,7 +58,10 @@ class Comparison(PairSchedule):
         return ComparisonJudge(self, *self._functions())
 
     def _functions(self) -> list[Callable[..., Any]]:
-        return [imported(key, name) for key, name in self._names().items()]
+        functions = {key: imported(key, name) for key, name in self._names().items()}
+        for key, function in functions.items():
+            check_takes(key, self._names()[key], function, TAKEN[key])
+        return [*functions.values()]
 
     def _names(self) -> dict[str, str]:
         measure = {} if self.measure is None else {"scorer.measure": self.measure}

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
-from types import CodeType, FunctionType
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from inspect import isroutine
+from types import CodeType, FunctionType, MethodType
 from typing import Any
+
+from rlhf_flow.system.errors import ConfigError, brief
 
 MODULE = "notebook"  # in place of a module's name, in configurations
 _DEFINED: dict[str, Callable[..., Any]] = {}  # of the run that starts
@@ -17,20 +21,23 @@ _DEFINED: dict[str, Callable[..., Any]] = {}  # of the run that starts
 Functions = dict[str, Callable[..., Any]]
 
 
-def named(function: Callable[..., Any], functions: Functions) -> str:
+def named(function: Any, functions: Functions, key: str = "reward") -> str:  # noqa: ANN401  # any value
     """The name by which a configuration finds a function: module.function, or notebook.function.
 
-    A function of the second kind is added to `functions`, those of one run. A lambda is notebook.function. Raises
-    ValueError if the object is no Python function.
+    A function of the second kind is added to `functions`, those of one run; so is any other object that can be called.
+    A lambda is notebook.function. `key`: for errors. Raises ConfigError if the object cannot be called, or is a class.
     """
-    if not isinstance(function, FunctionType):
-        raise ValueError(
-            f"reward={function!r}: expected a Python function. Fix: lambda prompt, answer, meta: mine(prompt, answer)."
+    if not callable(function) or isinstance(function, type):
+        raise ConfigError(
+            f"{key}={brief(function)}: expected a function (prompt, answer, meta)",
+            "an instance of the class" if isinstance(function, type) else "a function, a lambda or a callable object",
         )
-    module, name = function.__module__, function.__qualname__
-    if module != "__main__" and vars(sys.modules.get(module, sys)).get(name) is function:
-        return f"{module}.{name}"
-    short = function.__name__ if function.__name__.isidentifier() else "function"
+    if isinstance(function, FunctionType):
+        module, name = function.__module__, function.__qualname__
+        if module != "__main__" and vars(sys.modules.get(module, sys)).get(name) is function:
+            return f"{module}.{name}"
+    word: str = code_of(function).__name__
+    short = word if word.isidentifier() else "function"
     free = (f"{MODULE}.{short}{number}" for number in ("", *range(2, len(functions) + 3)))
     own = next(name for name in free if functions.get(name, function) is function)
     functions[own] = function
@@ -63,16 +70,41 @@ def is_defined(function: Callable[..., Any]) -> bool:
     return any(one is function for one in _DEFINED.values())
 
 
-def code_hash(function: Callable[..., Any]) -> str:
-    """A hash of the code of a Python function, its defaults, and the numbers and texts that it captures.
+def code_of(function: Any) -> Any:  # noqa: ANN401  # a function, or the class of an object that can be called
+    """What holds the code of an object that can be called: a function or a class."""
+    match function:
+        case partial():
+            return code_of(function.func)
+        case MethodType():
+            return function.__func__
+    return function if isroutine(function) else type(function)
 
+
+def code_hash(function: Callable[..., Any]) -> str:
+    """A hash of the code of a function, its defaults, and the numbers and texts that it captures.
+
+    Of a partial function also those that it binds; of another object, the methods of its class, and not its values.
     It does not depend on the function's place and comments. The code is the one that this version of Python compiles.
     """
-    assert isinstance(function, FunctionType)
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    captured = [value for value in cells if isinstance(value, bool | int | float | str)]
-    described = (_described(function.__code__), function.__defaults__, function.__kwdefaults__, captured)
-    return hashlib.sha256(repr(described).encode()).hexdigest()
+    return hashlib.sha256(repr(_code(function)).encode()).hexdigest()
+
+
+def _code(function: object) -> object:
+    match function:
+        case FunctionType():
+            cells = [cell.cell_contents for cell in function.__closure__ or ()]
+            return _described(function.__code__), function.__defaults__, function.__kwdefaults__, _plain(cells)
+        case partial():
+            bound = [function.args, *sorted(function.keywords.items())]
+            return _code(function.func), [_plain(values) for values in bound]
+        case type():
+            return [_code(method) for method in vars(function).values() if isinstance(method, FunctionType)]
+    code = code_of(function)
+    return repr(code) if code is function else _code(code)
+
+
+def _plain(values: Iterable[object]) -> list[object]:
+    return [value for value in values if isinstance(value, bool | int | float | str)]
 
 
 def _described(constant: object) -> object:

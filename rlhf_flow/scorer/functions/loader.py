@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhf_flow.scorer.functions.defined import code_hash, defined, is_defined
+from rlhf_flow.scorer.functions.defined import code_hash, code_of, defined, is_defined
 from rlhf_flow.system.errors import reason
 from rlhf_flow.types import Prompt
 
@@ -20,8 +21,15 @@ LARGEST = float(np.finfo(np.float32).max)
 
 def check_name(key: str, name: str) -> None:
     """Raise ValueError if `name` is not of the form module.function; `key` is the configuration key that holds it."""
-    if not all(part.isidentifier() for part in name.split(".")) or "." not in name:
-        raise ValueError(f"{key} must be written module.function, got {name!r}")
+    if not is_name(name):
+        dotted = ".".join(re.findall(r"\w+", name.replace(".py:", ".")))  # my_lab/rewards.py:polite
+        fix = f"{key}={dotted}" if is_name(dotted) else f"{key}=module.{dotted or 'function'}, with its module"
+        raise ValueError(f"{key} must be written module.function, got {name!r}. Fix: {fix}.")
+
+
+def is_name(name: str) -> bool:
+    """Whether a text is of the form module.function."""
+    return "." in name and all(part.isidentifier() for part in name.split("."))
 
 
 def imported(key: str, name: str) -> Callable[..., Any]:
@@ -47,12 +55,46 @@ def imported(key: str, name: str) -> Callable[..., Any]:
     return functions[function_name]
 
 
-def source_hash(*functions: Callable[..., Any]) -> str:
+def check_takes(
+    key: str,
+    name: str,
+    function: Callable[..., Any],
+    taken: Sequence[str],
+    arguments: Mapping[str, object] | None = None,
+) -> None:
+    """Raise ValueError if a function does not take `taken` by position and `arguments` by name.
+
+    `key`: the configuration key that names it. `arguments`: None if it has no key for them.
+    """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions of C have none
+        return
+    try:
+        signature.bind(*taken) if arguments is None else signature.bind_partial(*taken)
+    except TypeError as error:
+        wanted = ", ".join(taken)
+        raise ValueError(
+            f"{key}={name}: it must take ({wanted}), and its parameters are {signature}: {reason(error)}. "
+            f"Fix: def {name.rpartition('.')[2]}({wanted})."
+        ) from error
+    try:
+        signature.bind(*taken, **(arguments or {}))
+    except TypeError as error:
+        key = key.replace("function", "arguments")
+        others = ", ".join([*signature.parameters][len(taken) :])
+        raise ValueError(
+            f"{key} must be those of {name}{signature} besides {', '.join(taken)}, "
+            f"got {dict(arguments or {})}: {reason(error)}. Fix: {f'give {others}' if others else f'leave {key} out'}."
+        ) from error
+
+
+def source_hash(functions: Mapping[str, Callable[..., Any]]) -> str:
     """Hash of the source files of the functions, each file once, and of the code of functions of a notebook.
 
-    Empty if there are none.
+    `functions`: by the names that `imported` found them by. Empty if there are none.
     """
-    homes = {_home(function): function for function in reversed(functions)}
+    homes = {home: function for name, function in reversed([*functions.items()]) for home in _homes(name, function)}
     sources = [
         Path(home).read_bytes() if isinstance(home, str) else code_hash(function).encode()
         for home, function in reversed(homes.items())
@@ -61,9 +103,23 @@ def source_hash(*functions: Callable[..., Any]) -> str:
     return hashlib.sha256(b"".join(sources)).hexdigest() if sources else ""
 
 
-def _home(function: Callable[..., Any]) -> object:
-    """The source file of a function; the function itself if it is one of a notebook."""
-    return function if is_defined(function) else inspect.getsourcefile(function)
+def _homes(name: str, function: Callable[..., Any]) -> list[object]:
+    """The source file of a function; the function itself if it is one of a notebook.
+
+    For another object that can be called, the file that makes it, and the file of its code.
+    """
+    if is_defined(function):
+        return [function]
+    if inspect.isroutine(function):
+        return [_source(function)]
+    return [_source(code_of(function)), _source(importlib.import_module(name.rpartition(".")[0]))]
+
+
+def _source(code: Any) -> str | None:  # noqa: ANN401  # a module, class or function
+    try:
+        return inspect.getsourcefile(code)
+    except TypeError:  # of C
+        return None
 
 
 def meta_of(prompt: Prompt) -> Mapping[str, object]:

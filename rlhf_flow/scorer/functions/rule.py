@@ -12,10 +12,9 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from rlhf_flow.scorer.functions.loader import check_name, imported, is_number, meta_of, source_hash
+from rlhf_flow.scorer.functions.loader import check_name, check_takes, imported, is_number, meta_of, source_hash
 from rlhf_flow.scorer.pairwise import by_answer, by_comparison, prompts_and_responses
 from rlhf_flow.specs import Place
-from rlhf_flow.system.errors import reason
 from rlhf_flow.types import Prompt, Response, Rollouts, Scored, Verdict
 
 Asking: TypeAlias = Sequence[tuple[Prompt, Response]]
@@ -48,7 +47,7 @@ class Rule:
 
     def fingerprint(self) -> str:
         """Hash of the source file that the function is in."""
-        return source_hash(self._asked().function)
+        return source_hash({self.function: self._asked().function})
 
     def check(self) -> None:
         """Raise ValueError if the function cannot be imported, or does not take the arguments."""
@@ -80,14 +79,8 @@ class Asked:
         Raises ValueError if it cannot be imported, or does not take the arguments.
         """
         function = imported(f"{slot}.function", name)
-        signature = inspect.signature(function)
-        try:
-            signature.bind(*([], [], []) if batched else ((), "", {}), **arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"{slot}.arguments must be those of {name}{signature} besides prompt, answer and meta, got "
-                f"{dict(arguments)}: {reason(error)}."
-            ) from error
+        taken = ("prompts", "answers", "metas") if batched else ("prompt", "answer", "meta")
+        check_takes(f"{slot}.function", name, function, taken, arguments)
         return cls(f"{slot}.function", name, function, arguments, batched)
 
     def __str__(self) -> str:

@@ -64,7 +64,10 @@ class Rules:
     def fingerprint(self) -> str:
         """Hash of the source files that the functions are in."""
         return source_hash(
-            *(imported(f"scorer.terms.{at}.function", term.function) for at, term in enumerate(self.terms))
+            {
+                term.function: imported(f"scorer.terms.{at}.function", term.function)
+                for at, term in enumerate(self.terms)
+            }
         )
 
     def check(self) -> None:

@@ -117,6 +117,11 @@ def test_an_error_inside_a_measure_says_whose_it_is() -> None:
             "scorer.measure=.*'cuont' is not there",
         ),
         ({"function": "tests.support.broken_rules.f"}, "RuntimeError: half written"),
+        ({"function": "tests.support.rules.length"}, r"must take \(prompt, first, second, meta\).*Fix: def length\("),
+        (
+            {"function": f"{HERE}.longer", "measure": "tests.support.rules.length"},
+            r"scorer.measure=.*must take \(rollouts\)",
+        ),
     ],
 )
 def test_what_cannot_be_imported_is_refused_before_any_worker_starts(fields: dict[str, str], said: str) -> None:

@@ -56,7 +56,7 @@ def test_arguments_reach_the_function() -> None:
 
 @pytest.mark.parametrize("arguments", [{"mots": 3}, {"answer": "mine"}])
 def test_arguments_that_the_function_does_not_take_are_refused_before_any_worker_starts(arguments) -> None:
-    with pytest.raises(ValueError, match=r"scorer.arguments must be those of .*length\(.*most.*argument"):
+    with pytest.raises(ValueError, match=r"scorer.arguments must be those of .*length\(.*most.*argument.*Fix: give .*"):
         Rule(LENGTH, arguments).check()
 
 
@@ -74,8 +74,16 @@ def test_an_error_inside_a_rule_names_the_response() -> None:
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("length", "must be written module.function"),
+        ("length", r"must be written module.function.*Fix: scorer.function=module.length, with its module\."),
         ("tests.scorer.", "must be written module.function"),
+        ("rews.py:two", r"Fix: scorer.function=rews.two\."),
+        ("./rews.plain", r"Fix: scorer.function=rews.plain\."),
+        ("my_lab/rews.py:two", r"Fix: scorer.function=my_lab.rews.two\."),
+        (
+            f"{HERE}.two",
+            r"two: it must take \(prompt, answer, meta\), and its parameters are \(prompt, answer\).*Fix: def two",
+        ),
+        (f"{HERE}.of_a_trainer", r"must take \(prompt, answer, meta\).*Fix: def of_a_trainer\(prompt, answer, meta\)"),
         ("no_such_module.f", "importing 'no_such_module' failed with ModuleNotFoundError.*PYTHONPATH"),
         ("tests.support.broken_rules.f", "RuntimeError: half written"),
         (f"{HERE}.lenght", r"'lenght' is not there\. Fix: .*length"),
