@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import pandas as pd
@@ -17,6 +18,7 @@ from rlhf_flow.config import compose as config
 from rlhf_flow.config.overrides import from_mapping
 from rlhf_flow.config.schema import RunConfig, part_name
 from rlhf_flow.observe import Observer
+from rlhf_flow.observe.settings import ObservedRun
 from rlhf_flow.runner import prepare as build
 from rlhf_flow.specs import Place
 from rlhf_flow.system import optional_deps as needs
@@ -172,16 +174,27 @@ class Seen(Observer):
         self.ends += 1
 
 
-def test_an_objective_and_an_observer_are_instances(tmp_path: Path) -> None:
+class Opened(Seen):
+    """Is opened at each start, as on the command line."""
+
+    opened: ClassVar[list[Opened]] = []
+
+    def __init__(self, run: ObservedRun) -> None:
+        super().__init__()
+        self.run = run
+        self.opened.append(self)
+
+
+def test_an_objective_is_an_instance_and_an_observer_is_one_or_a_class(tmp_path: Path) -> None:
     typed = tiny.overrides(tiny.policy(tmp_path / "model"), tiny.prompts(tmp_path / "p.jsonl"), tmp_path / "run")
     seen, keys = Seen(), [*typed, "observe.console=none"]
     run = rlhf_flow.run("online_dpo", objective=Squared(margin=2.0), observe=seen, keys=keys).finish()
     assert (seen.rounds, seen.ends, "learn" in seen.stages) == ([0, 1], 1, True)
     assert "train/gap" in run.metrics.columns
-    again = rlhf_flow.resume(run.folder, observe=seen, rounds=2)
+    again = rlhf_flow.resume(run.folder, observe=Opened, rounds=2)
     assert again.config.objective == Squared(margin=2.0)
     assert [record.round for record in again] == [2]
-    assert (seen.rounds, seen.ends) == ([0, 1, 2], 2)
+    assert [(len(one.run.records), one.rounds, one.ends) for one in Opened.opened] == [(2, [2], 1)]
 
 
 def test_an_objective_that_a_resume_cannot_make_and_classes_are_refused() -> None:

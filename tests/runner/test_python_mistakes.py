@@ -90,7 +90,7 @@ class Seen(Observer):
     [
         ({"observe": "wandb"}, r"observe='wandb': expected a class or an instance, not its name. Fix: keys={'observe'"),
         ({"observe": 3}, r"observe=3: it has no method stage. Fix: derive it from rlhf_flow.observe.Observer"),
-        ({"observe": Seen}, r"observe=Seen has the parameters \(\): .*Fix: take \(run\), or give an instance"),
+        ({"observe": Seen}, r"observe=Seen has the parameters .*Fix: take \(run\), or give an instance"),
         ({"model": object()}, r"model=<object object.*>: expected a path. Fix: model=\"my/model\""),
         ({"run_dir": 3}, r"run_dir=3: expected a path"),
         ({"prompts": 5}, r"prompts=5: expected a file or rows. Fix: prompts=\['a text'"),
@@ -147,15 +147,19 @@ def weighed(prompt: object, answer: str, meta: object, by: float) -> float:
 
 
 def test_whatever_can_be_called_is_a_reward() -> None:
-    for given, name in (
-        (partial(weighed, by=2.0), "notebook.weighed"),
-        (Scaled(), "notebook.Scaled"),
-        (Scaled().worth, "notebook.worth"),
+    def reward(given: object) -> Rule:
+        return rf.run(**{**OTHERS, "reward": given}).config.scorer
+
+    for made, name in (
+        (lambda: partial(weighed, by=2.0), "notebook.weighed"),
+        (lambda: Scaled(), "notebook.Scaled"),
+        (lambda: Scaled().worth, "notebook.worth"),
     ):
-        scorer = rf.run(**{**OTHERS, "reward": given}).config.scorer
+        scorer = reward(made())
         assert scorer.function == name
         scorer.check()
-        assert scorer.fingerprint() == code_hash(given)
+        first = scorer.fingerprint()
+        assert first == reward(made()).fingerprint()
     two, three = (code_hash(partial(weighed, by=by)) for by in (2.0, 3.0))
     assert two != three
 

@@ -47,7 +47,7 @@ class Comparison(PairSchedule):
 
     def fingerprint(self) -> str:
         """Hash of the source files that the functions are in."""
-        return source_hash(dict(zip(self._names().values(), self._functions(), strict=True)))
+        return source_hash({name: imported(key, name) for key, name in self._names().items()})
 
     def check(self) -> None:
         """Raise ValueError if a function cannot be imported, or does not take the arguments."""
