@@ -29,7 +29,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"capacity", "label", "report", "serve"}),
     frozenset({"runner"}),
-    frozenset({"chat", "doctor", "evaluation", "export", "sandbox", "verify"}),
+    frozenset({"chat", "doctor", "evaluation", "export", "sandbox"}),
+    frozenset({"verify"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -1,6 +1,6 @@
-"""Alarms: signs in the metrics that a run exploits its scorer instead of improving.
+"""Alarms: signs in the metrics of the rounds so far that a run exploits its scorer instead of improving.
 
-A pure function of the metrics of the rounds so far. An alarm that trips is the metric `alarm/<name>` = 1 of its round.
+An alarm that trips is the metric `alarm/<name>` = 1 of its round.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ class Alarms:
     warn: shown on the console and in the report, and recorded in the round's metrics. stop: also ends the run, with
     exit status 1, once the round is committed and its policy saved; the same command continues with the next round.
 
-    The defaults are meant to be silent in a good run. Metrics with an interval over prompts must be beyond the
-    threshold with the whole interval, or beyond it and different from no change by more than chance, so that chance
-    rarely trips an alarm (`scripts/proofs/intervals.py` counts). `saturated` is the exception, since an interval over
-    a few dozen prompts never lies above 0.98.
+    The defaults are silent in a good run. Metrics with an interval over prompts must be beyond the threshold with the
+    whole interval, or beyond it and changed by more than chance (`scripts/proofs/intervals.py` counts). `saturated` is
+    the exception, since an interval over a few dozen prompts never lies above 0.98.
     """
 
     action: str = "warn"  # warn | stop

@@ -9,7 +9,9 @@ from rlhf_flow.verify.claims import (
     dno,
     egpo,
     exploration,
+    family_adapters,
     family_groups,
+    family_judges,
     family_losses,
     family_optima,
     family_pairs,
@@ -41,4 +43,6 @@ CLAIMS: tuple[Claim, ...] = (
     *family_groups.CLAIMS,
     *family_sources.CLAIMS,
     *family_optima.CLAIMS,
+    *family_judges.CLAIMS,
+    *family_adapters.CLAIMS,
 )

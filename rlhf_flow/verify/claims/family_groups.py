@@ -27,6 +27,7 @@ from rlhf_flow.sampler.source import Source
 from rlhf_flow.selector.group import Group
 from rlhf_flow.types import GroupLogps, TokenLogps
 from rlhf_flow.verify.claim import Claim, Finding, above, below
+from rlhf_flow.verify.claims.recipes import shipped
 from rlhf_flow.verify.games import CYCLE, ROCK_PAPER_SCISSORS
 from rlhf_flow.verify.groups import OneGroup, draw_groups, tensors
 from rlhf_flow.verify.play import Played, play
@@ -118,8 +119,11 @@ def baseline(seed: int) -> Iterator[Finding]:
 
 
 def self_play(seed: int) -> Iterator[Finding]:
-    """With win rates as rewards the policies go round, and their average is the Nash policy."""
-    played = trained(RLOO(0.0, None), Descent(lr=1.0), 1500, worth="wins", game=ROCK_PAPER_SCISSORS).of()
+    """Without a KL, win rates as rewards: the policies go round, and their average is the Nash policy of this game."""
+    config = shipped("spo", "objective.beta=0.0")
+    played = trained(
+        config.objective, Descent(lr=1.0), 1500, worth=config.selector.worth, game=ROCK_PAPER_SCISSORS
+    ).of()
     average, last = (gap(ROCK_PAPER_SCISSORS, policy, 0.0) for policy in (played.mean(0), played[-1]))
     yield below("unregularised gap of the average policy", average, 0.05)
     yield above(

@@ -42,10 +42,15 @@ def resets(seed: int) -> Iterator[Finding]:
     """A policy that is right about each of 12 tokens half of the time: groups of four answers whose rewards differ."""
     gold, groups = tuple(range(2, 14)), 400
     prompts = [
-        Prompt(f"q{b}", (Message("user", "?"),), (0,), candidates={"gold": Candidate("", gold)}) for b in range(groups)
+        Prompt(f"q{b}", (Message("user", "?"),), (0,), candidates={"chosen": Candidate("", gold)})
+        for b in range(groups)
     ]
-    for continues, what, rule, bound in (("gold", "with resets", above, 0.15), (None, "from the prompt", below, 0.02)):
-        sampler = DrawsSampler(draws=[Source("policy", n=4, max_tokens=12, continues=continues)])
+    (resetting,) = shipped("dr_po").sampler.draws
+    for draw, what, rule, bound in (
+        (resetting, "with resets", above, 0.15),
+        (replace(resetting, continues=None), "from the prompt", below, 0.02),
+    ):
+        sampler = DrawsSampler(draws=[draw])
         policy = {"policy": Policy("policy", 0, "", weights=None)}  # type: ignore[arg-type]
         drawn = Rollouts.gathered(
             prompts,
