@@ -71,9 +71,7 @@ class Alarms:
         if self.action not in ("warn", "stop"):
             raise ValueError(f"alarms.action must be warn or stop, got {self.action!r}. Fix: alarms.action=warn.")
         if self.no_pairs not in ("warn", "stop", None):
-            raise ValueError(
-                f"alarms.no_pairs must be stop, warn or null, got {self.no_pairs!r}. Fix: alarms.no_pairs=warn."
-            )
+            raise ValueError(f"alarms.no_pairs must be stop, warn or null, got {self.no_pairs!r}. Fix: use null.")
         for name in (*THRESHOLDS, *OF_SCORERS):
             value, least = vars(self)[name], 1.0 if name == "length_drift" else 0.0
             if value is not None and not least <= value < math.inf:
