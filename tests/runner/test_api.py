@@ -181,7 +181,7 @@ class Opened(Seen):
 
     def __init__(self, run: ObservedRun) -> None:
         super().__init__()
-        self.run = run
+        self.before = len(run.records)
         self.opened.append(self)
 
 
@@ -194,7 +194,7 @@ def test_an_objective_is_an_instance_and_an_observer_is_one_or_a_class(tmp_path:
     again = rlhf_flow.resume(run.folder, observe=Opened, rounds=2)
     assert again.config.objective == Squared(margin=2.0)
     assert [record.round for record in again] == [2]
-    assert [(len(one.run.records), one.rounds, one.ends) for one in Opened.opened] == [(2, [2], 1)]
+    assert [(one.before, one.rounds, one.ends) for one in Opened.opened] == [(2, [2], 1)]
 
 
 def test_an_objective_that_a_resume_cannot_make_and_classes_are_refused() -> None:
