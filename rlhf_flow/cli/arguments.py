@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+
+HELP = re.compile(r"(-h|--help)(=(?P<what>.*))?")
 
 
 class Arguments(argparse.ArgumentParser):
@@ -15,6 +19,44 @@ class Arguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. Try {self.prog} --help.")
+
+
+def hydra_options(prog: str) -> Arguments:
+    """The options of Hydra, which prints a page of its own for a mistake in them."""
+    parser = Arguments(prog)
+    for names in (
+        *(("--hydra-help",), ("--version",), ("--resolve",), ("--run", "-r"), ("--multirun", "-m")),
+        ("--shell-completion", "-sc"),
+    ):
+        parser.add_argument(*names, action="store_true")
+    for names in (
+        *(("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn"), ("--config-dir", "-cd")),
+        ("--experimental-rerun",),
+    ):
+        parser.add_argument(*names)
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+    kinds = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+    parser.add_argument("--info", "-i", nargs="?", choices=kinds, const="all")
+    parser.add_argument("overrides", nargs="*")
+    return parser
+
+
+def help_wanted(arguments: Sequence[str]) -> str | None:
+    """What is asked of the help: all, or "" for the page; None without --help. Raises ValueError for anything else."""
+    for argument in arguments:
+        if found := HELP.fullmatch(argument):
+            what = found["what"] or ""
+            if what not in ("", "all"):
+                raise ValueError(f"{argument}: there is no such page. Fix: --help or --help=all.")
+            return what
+    return None
+
+
+def folder(path: str) -> Path:
+    """The type of an option. Raises ValueError if there is no such folder."""
+    if not Path(path).is_dir():
+        raise ValueError(f"--config-dir {path}: there is no such folder")
+    return Path(path)
 
 
 def is_key(word: str) -> bool:

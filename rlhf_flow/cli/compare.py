@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from rlhf_flow.cli import compared_data
-from rlhf_flow.cli.arguments import Arguments
+from rlhf_flow.cli.arguments import Arguments, folder
 from rlhf_flow.cli.compared_data import MAKER, NOTHING, Given, prompts_per_round
 from rlhf_flow.cli.compared_runs import Run, at_edge, table, tuned, widened
 from rlhf_flow.config.compose import CONFIGS, compose
@@ -245,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("runs/compare"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--world", choices=WORLDS)
-    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    parser.add_argument("--config-dir", "-cd", action="append", default=[], type=folder)
     return parser
 
 

@@ -13,8 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_flow.cli import pages
-from rlhf_flow.cli.help import config_dirs
-from rlhf_flow.cli.ls import KINDS
+from rlhf_flow.cli.help import KINDS, config_dirs
 from rlhf_flow.cli.meanings import values
 from rlhf_flow.config.choices import without_hydra
 from rlhf_flow.config.compose import CONFIGS, parts
@@ -141,7 +140,7 @@ def _choices(before: Sequence[str], word: str) -> Iterator[str]:
 def _values(before: Sequence[str], key: str) -> Sequence[str]:
     group = key.partition("@")[0]
     if group in KINDS:
-        files = found_files([CONFIGS, *config_dirs(before)], group)
+        files = found_files([CONFIGS, *map(Path, config_dirs(before))], group)
         return [*(parts(group) if group in GROUPS else ()), *files]
     composed, _ = _composed(before)
     if isinstance(OmegaConf.select(composed, key, throw_on_resolution_failure=False), bool):
@@ -154,7 +153,7 @@ def _values(before: Sequence[str], key: str) -> Sequence[str]:
 
 def _options(command: str) -> list[str]:
     """The options on the help page of a command."""
-    text = {"run": pages.RUN + pages.RUN_EXAMPLES, "serve": pages.SERVE, **pages.OF}.get(command, "")
+    text = pages.OF.get(command, "")
     return [*dict.fromkeys([*OPTION.findall(text), "--help"])]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.cli.plan import add_arguments, composed, room_of
 from rlhf_flow.doctor import load, tokenizers
 from rlhf_flow.doctor.checkpoints import Named, folder_of
@@ -19,7 +19,7 @@ LEVELS = {"ok": "ok      ", "warning": "WARNING ", "problem": "PROBLEM "}
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status 1 if there is a problem, else 0. Raises ValueError, or an error of Hydra, for a mistake."""
-    parser = argparse.ArgumentParser(prog="rlhf-flow doctor", description=__doc__, allow_abbrev=False)
+    parser = Arguments("rlhf-flow doctor")
     parser.add_argument("--load", action="store_true")
     options = add_arguments(parser).parse_intermixed_args(list(arguments))
     config = composed(options)

@@ -51,7 +51,14 @@ def main(arguments: Sequence[str]) -> int:
 def _answer(words: Sequence[str], keys: Sequence[str], run: Path | None, options: argparse.Namespace) -> None:
     """Compare the policies, or export their answers."""
     if run is None and options.prompts is None:
-        raise ValueError("--prompts is missing: none of the policies is of a run with prompts. Fix: --prompts FILE.")
+        absent = [
+            word for word in words if not Path(word).exists() and not Path(word.rpartition("@")[0] or word).exists()
+        ]
+        folders = f", and there is no folder {' or '.join(absent)}" if absent else ""
+        raise ValueError(
+            f"--prompts is missing: none of the policies is of a run with prompts{folders}. "
+            "Fix: name the folder of a run, or --prompts FILE."
+        )
     config = settings(run, keys, out=options.out, prompts=options.prompts)
     named = contestants(words, config.model)
     if options.export:

@@ -11,6 +11,8 @@ from rlhf_flow.export import hub
 from rlhf_flow.export.dataset import KINDS, write_dataset
 from rlhf_flow.export.model import CARD, DTYPES, write_model
 from rlhf_flow.report.card import data_card, in_repository
+from rlhf_flow.storage.run_policies import split
+from rlhf_flow.system.errors import ConfigError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,6 +40,10 @@ def _model(options: Namespace) -> hub.Files:
 
 def _data(options: Namespace) -> hub.Files:
     run = Path(options.run)
+    if (found := split(options.run)) is not None and found[1].isdecimal():
+        raise ConfigError(
+            f"{run} is a policy, and export {options.what} is of rounds", f"{found[0]} --rounds {found[1]}"
+        )
     path, said = write_dataset(options.what, run, rounds=options.rounds, out=options.out)
     print(f"{path}: {said}")
     name = f"data/{path.name}"

@@ -1,16 +1,20 @@
-"""The help pages of `run` and `serve`, which list parts and keys from the classes themselves."""
+"""The help pages of commands that take keys, which list parts and keys from the classes themselves."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from difflib import get_close_matches
 from itertools import pairwise, takewhile
 from pathlib import Path
 from textwrap import wrap
 
+from hydra.errors import MissingConfigException
+
+from rlhf_flow.cli.arguments import folder, help_wanted, is_key
 from rlhf_flow.cli.meanings import meanings
-from rlhf_flow.cli.pages import RUN, RUN_EXAMPLES, SERVE
+from rlhf_flow.cli.pages import OF, RUN, RUN_EXAMPLES, SERVE
 from rlhf_flow.config.compose import CONFIGS, parts
 from rlhf_flow.config.group_files import found_files
 from rlhf_flow.config.schema import GROUPS, RunConfig
@@ -25,6 +29,8 @@ FILES = {  # groups whose choices are files only
     "stack": "engine, learner and cluster for this kind of machine",
 }
 
+KINDS = FILES | {"reward": "what rlhf-flow train-reward trains"} | GROUPS
+TAKE_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--memory", "--gpus", "--like")  # options
 MATTERS = (  # the keys of a first run
     "model.path",
     "prompts.path",
@@ -39,20 +45,41 @@ MATTERS = (  # the keys of a first run
 )
 
 
-def run(arguments: Sequence[str]) -> str:
-    """The page of `rlhf-flow run`: the short one, the whole (--help=all), or the pages of the arguments.
+def page(command: str, arguments: Sequence[str]) -> str:
+    """The page of a command that takes keys: the short one, the whole (--help=all), or the pages of the arguments.
 
     Pages exist for a part (`scorer=rule`), a group (`scorer`, `algorithm`) and a section of keys (`learner.training`).
-    They include files in a `--config-dir` among the arguments.
+    They include files in a `--config-dir` among the arguments. Raises ValueError, or an error of Hydra, for a name that
+    is none of these.
     """
-    folders = [CONFIGS, *config_dirs(arguments)]
-    if "--help=all" in arguments:
-        return "\n".join(_everything(folders))
-    named = [page for argument in arguments if (page := _page_of(argument, folders))]
-    return "\n\n".join(named) if named else "\n".join(_short_page(folders))
+    folders = [CONFIGS, *map(folder, config_dirs(arguments))]
+    if help_wanted(arguments) == "all":
+        return "\n".join(_everything(command, folders))
+    named = [page for argument in _named(arguments) if (page := _page_of(argument, folders))]
+    return "\n\n".join(named) if named else "\n".join(_short_page(command, folders))
 
 
-def _short_page(folders: Sequence[Path]) -> Iterator[str]:
+def _named(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments without options and their values, and each value of a sweep."""
+    for before, argument in pairwise(["", *arguments]):
+        if argument.startswith("-") or (before in TAKE_A_VALUE and "=" not in before):
+            continue
+        key, equals, names = argument.partition("=")
+        yield from (f"{key}{equals}{name}" for name in names.split(","))
+
+
+def _short_page(command: str, folders: Sequence[Path]) -> Iterator[str]:
+    if command == "serve":
+        yield SERVE
+        yield "Scorers: rlhf-flow ls scorer describes each, rlhf-flow serve scorer=NAME --help has the keys of one"
+        yield from wrap(", ".join(parts("scorer")), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    elif command != "run":
+        yield OF[command]
+    else:
+        yield from _short_page_of_run(folders)
+
+
+def _short_page_of_run(folders: Sequence[Path]) -> Iterator[str]:
     yield RUN
     yield "Keys that matter first"
     for key in MATTERS:
@@ -67,8 +94,13 @@ def _short_page(folders: Sequence[Path]) -> Iterator[str]:
     yield f"  {', '.join(name for name in _sections('', RunConfig) if '.' not in name)}"
 
 
-def _everything(folders: Sequence[Path]) -> Iterator[str]:
-    yield RUN + RUN_EXAMPLES
+def _everything(command: str, folders: Sequence[Path]) -> Iterator[str]:
+    yield OF[command]
+    if command == "serve":
+        yield "Scorers, and their keys with the defaults"
+        for name, part in parts("scorer").items():
+            yield from _choice("scorer", name, part)
+        return
     for group, sentence in FILES.items():
         yield from (f"  {group}=  {sentence}", *_files(folders, group))
     yield "\nParts, and their keys with the defaults"
@@ -90,8 +122,8 @@ def _everything(folders: Sequence[Path]) -> Iterator[str]:
 
 
 def _page_of(argument: str, folders: Sequence[Path]) -> str:
-    """The page of one argument; empty for a value."""
-    slot, _, name = argument.partition("=")
+    """The page of one argument; empty for a value. Raises an error for a name that there is not."""
+    slot, equals, name = argument.partition("=")
     group = slot.partition("@")[0]
     if group in GROUPS and name in parts(group):
         return "\n".join(_whole(group, f"{argument}:", parts(group)[name]))
@@ -100,11 +132,18 @@ def _page_of(argument: str, folders: Sequence[Path]) -> str:
         for choice, part in parts(group).items():
             lines += _entry(choice, summary(part))
         return "\n".join([*lines, *_files(folders, group)])
-    if group in (*GROUPS, *FILES) and (file := found_files(folders, group).get(name)) is not None:
+    if group in KINDS and (file := found_files(folders, group).get(name)) is not None:
         return f"{argument}:\n{file.read_text().rstrip()}"
-    if group in FILES and not name:
-        return "\n".join([f"{group}=  {FILES[group]}", *_files(folders, group)])
+    if group in KINDS and not name:
+        return "\n".join([f"{group}=  {KINDS[group]}", *_files(folders, group)])
+    if group in KINDS and name != "null":
+        known = [*(parts(group) if group in GROUPS else ()), *found_files(folders, group)]
+        raise MissingConfigException("", missing_cfg_file=f"{group}/{name}", options=known)
     sections = _all_sections()
+    if not equals and slot not in sections and not is_key(argument):
+        names = (*KINDS, *sections)
+        near = "".join(f" Did you mean {each}?" for each in get_close_matches(slot, names, n=1))
+        raise ValueError(f"{slot}: no group and no section of keys has this name.{near} Try rlhf-flow run --help.")
     return "\n".join(_whole(slot, f"{slot}:", sections[slot])) if not name and slot in sections else ""
 
 
@@ -131,14 +170,6 @@ def _found(key: str) -> tuple[type, Field[object]]:
     sections = {"": RunConfig} | _all_sections()
     homes = [sections[owner]] if owner in sections else list(parts(owner).values())
     return next((home, field) for home in homes for field in fields(home) if field.name == name)
-
-
-def serve() -> str:
-    """The page of `rlhf-flow serve`."""
-    lines = [SERVE]
-    for name, part in parts("scorer").items():
-        lines += _choice("scorer", name, part)
-    return "\n".join(lines)
 
 
 def _choice(group: str, name: str, part: type) -> Iterator[str]:
@@ -225,10 +256,10 @@ def about(file: Path) -> str:
     return " ".join(comment for comment in told if not comment.startswith("@package"))
 
 
-def config_dirs(arguments: Sequence[str]) -> Iterator[Path]:
+def config_dirs(arguments: Sequence[str]) -> Iterator[str]:
     """The folders of --config-dir."""
     for flag, value in pairwise([*arguments, ""]):
         if flag in ("--config-dir", "-cd"):
-            yield Path(value)
+            yield value
         elif flag.startswith("--config-dir="):
-            yield Path(flag.partition("=")[2])
+            yield flag.partition("=")[2]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.label.app import SECONDS, application
 from rlhf_flow.label.exchange import export_labels, import_labels
 from rlhf_flow.scorer.human.annotations import FILE, Annotations
@@ -71,8 +71,8 @@ def labels_of(run: Path) -> Path:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rlhf-flow label", allow_abbrev=False)
+def _parser() -> Arguments:
+    parser = Arguments("rlhf-flow label")
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765)

@@ -8,12 +8,12 @@ from pathlib import Path
 from textwrap import shorten
 
 from rlhf_flow.cli import help as pages
-from rlhf_flow.cli.arguments import Arguments
+from rlhf_flow.cli.arguments import Arguments, folder
+from rlhf_flow.cli.help import KINDS
 from rlhf_flow.config.compose import CONFIGS, parts
 from rlhf_flow.config.group_files import found_files
 from rlhf_flow.config.schema import GROUPS
 
-KINDS = pages.FILES | {"reward": "what rlhf-flow train-reward trains", **GROUPS}
 NAME = 24  # characters before a description
 
 
@@ -21,10 +21,12 @@ def main(arguments: Sequence[str]) -> int:
     """Print the kinds of names, or the names of the kinds in the arguments. Raises ValueError for an unknown kind."""
     parser = Arguments("rlhf-flow ls")
     parser.add_argument("kinds", nargs="*")
-    parser.add_argument("--config-dir", "-cd", action="append", default=[], type=Path)
+    parser.add_argument("--config-dir", "-cd", action="append", default=[], type=folder)
     given = parser.parse_args(arguments)
     kinds = [_kind(word) for word in given.kinds]
-    for kind in kinds:
+    for at, kind in enumerate(kinds):
+        if len(kinds) > 1:
+            print(f"{chr(10) if at else ''}{kind}: {KINDS[kind]}\n")
         print("\n".join(_line(name, about) for name, about in _listed(kind, [CONFIGS, *given.config_dir])))
     if not kinds:
         print("rlhf-flow ls KIND lists each with one line; rlhf-flow run KIND=NAME --help describes one. Kinds:\n")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_flow import __version__
 from rlhf_flow.cli import pages
+from rlhf_flow.cli.arguments import HELP, Arguments, help_wanted, hydra_options
 from rlhf_flow.cli.interrupts import status_of
 from rlhf_flow.cli.start import CONSOLES, DONE, FAILED, MISTAKEN, Ended, failed, mistaken, program, started
 from rlhf_flow.system.redact import check_typed
@@ -55,9 +56,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         return completion(["words", os.environ.get("COMP_LINE", ""), ""])
     if name not in commands:
         return mistaken(f"there is no command {name!r}. Try {', '.join(commands)}, or --help.")
-    if name in pages.OF and ({"-h", "--help"} & set(rest) or (name in pages.NEED_ARGUMENTS and not rest)):
+    if any(HELP.fullmatch(word) for word in rest):
+        return _help(name, rest)
+    if name in pages.NEED_ARGUMENTS and not rest:
         print(pages.OF[name])
-        return DONE if rest else MISTAKEN
+        return MISTAKEN
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # so that the console script finds the user's modules, as `python -m` does
     return commands[name](rest)
@@ -88,6 +91,21 @@ def _commands() -> dict[str, Callable[[list[str]], int]]:
         "verify": _main_of("verify"),
         "completion": completion,
     }
+
+
+def _help(name: str, arguments: list[str]) -> int:
+    """Print the page of a command, of an algorithm or of a part."""
+    try:
+        help_wanted(arguments)
+        if name in pages.WITH_KEYS:
+            from rlhf_flow.cli.help import page
+
+            print(page(name, arguments))
+        else:
+            print(pages.OF[name])
+    except Exception as error:
+        return _unless_mistake(error)
+    return DONE
 
 
 def _main_of(command: str) -> Callable[[list[str]], int]:
@@ -134,11 +152,6 @@ def run(arguments: list[str], clusters: OpenClusters | None = None) -> int:
 
     `clusters`: where a caller in the same process keeps a persistent cluster between several calls.
     """
-    if any(argument in ("-h", "--help") or argument.startswith("--help=") for argument in arguments):
-        from rlhf_flow.cli import help as help_pages
-
-        print(help_pages.run(arguments))
-        return DONE
     return _run("run", arguments, clusters)
 
 
@@ -167,6 +180,7 @@ def _composed(name: str, arguments: list[str], job: Callable[[DictConfig], Ended
         return mistaken(wrong)
     try:
         check_typed(arguments)
+        hydra_options(f"rlhf-flow {name}").parse_intermixed_args(arguments)
         if hydra_jobs.shows(arguments):
             print(hydra_jobs.page(name, arguments))
             return DONE
@@ -195,20 +209,20 @@ def _job(composed: DictConfig, arguments: list[str], start: Callable[[Callable[[
 
 def sandbox(arguments: list[str]) -> int:
     """`rlhf-flow sandbox`: build the sandbox world, once."""
-    from rlhf_flow.sandbox.__main__ import main as build
+    from rlhf_flow.sandbox.__main__ import show
 
-    sys.argv = ["rlhf-flow sandbox", *arguments]
-    build()
+    parser = Arguments("rlhf-flow sandbox")
+    parser.add_argument("--root", type=Path)
+    try:
+        root = parser.parse_args(arguments).root
+    except ValueError as error:
+        return mistaken(str(error))
+    show(root)
     return DONE
 
 
 def serve(arguments: list[str]) -> int:
     """`rlhf-flow serve [overrides]`: compose a scorer with Hydra and serve it over HTTP until a signal."""
-    if {"-h", "--help"} & set(arguments):
-        from rlhf_flow.cli import help as help_pages
-
-        print(help_pages.serve())
-        return DONE
     from rlhf_flow.serve import config
 
     config.register()
@@ -240,8 +254,9 @@ def completion(arguments: list[str]) -> int:
             for word in words(line, breaks, [*_commands()]):
                 print(word)
         case _:
-            print(pages.COMPLETION)
-            return DONE if {"-h", "--help"} & set(arguments) else MISTAKEN
+            return mistaken(
+                f"completion {' '.join(arguments)}: there is no such script. Fix: one of {', '.join(SCRIPTS)}."
+            )
     return DONE
 
 

@@ -199,8 +199,7 @@ Keys
   device=cpu   threads=1         of a scorer that loads a model
 
 POST /score takes and returns the JSON of rlhf_flow/scorer/remote/schema.py. GET /health describes the scorer.
-
-Scorers, and their keys with the defaults"""
+"""
 
 VERIFY = """\
 rlhf-flow verify [--only CLAIM ...] [--seed N] [--jobs N] [--json FILE] [--markdown]
@@ -244,8 +243,11 @@ Options
   --hydra-help     the options of Hydra
 """
 
-OF = {  # the pages of commands that are a plain text
+OF = {  # the pages of commands, without the parts and keys
+    "run": RUN + RUN_EXAMPLES,
+    "serve": SERVE,
     "compare": COMPARE,
+    "completion": COMPLETION,
     "convert": CONVERT,
     "doctor": DOCTOR,
     "init": INIT,
@@ -261,4 +263,12 @@ OF = {  # the pages of commands that are a plain text
     "verify": VERIFY,
     **pages_results.OF,
 }
-NEED_ARGUMENTS = ("label", "new", "resume", *pages_results.OF)
+WITH_KEYS = (
+    "run",
+    "serve",
+    "sft",
+    "train-reward",
+    "plan",
+    "doctor",
+)  # their help also describes parts and keys
+NEED_ARGUMENTS = ("completion", "label", "new", "resume", *pages_results.OF)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rlhf_flow.capacity.estimate import Planned, plan
 from rlhf_flow.capacity.fit import Room, room
 from rlhf_flow.capacity.process_memory import Memory, size_of, size_text
+from rlhf_flow.cli.arguments import Arguments, folder
 from rlhf_flow.config import compose
 from rlhf_flow.config.overrides import with_keys
 from rlhf_flow.config.schema import RunConfig
@@ -18,7 +19,7 @@ from rlhf_flow.config.schema import RunConfig
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status 0 if everything fits, else 1. Raises ValueError, or an error of Hydra, for a mistake."""
-    parser = argparse.ArgumentParser(prog="rlhf-flow plan", description=__doc__, allow_abbrev=False)
+    parser = Arguments("rlhf-flow plan")
     parser.add_argument("--like", type=Path)
     options = add_arguments(parser).parse_intermixed_args(list(arguments))
     config = composed(options)
@@ -31,12 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if planned.problems else 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def add_arguments(parser: Arguments) -> Arguments:
     """Add the arguments that `plan` and `doctor` share; `pages` describes them."""
     parser.add_argument("--memory")
     parser.add_argument("--gpus", type=int)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    parser.add_argument("--config-dir", "-cd", action="append", default=[], type=folder)
     parser.add_argument("--config-name", "-cn", default="run")
     parser.add_argument("overrides", nargs="*")
     return parser

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_flow.cli.arguments import Arguments
 from rlhf_flow.verify.claim import Claim, Finding
 from rlhf_flow.verify.claims import CLAIMS
 
@@ -115,13 +115,13 @@ def as_json(claims: Sequence[Claim], results: Sequence[Checked], *, seed: int) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status 0 if all claims hold, else 1."""
-    parser = argparse.ArgumentParser(prog="rlhf-flow verify", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[], metavar="CLAIM", help="ids (V1a, V8) or methods (XPO, Nash)")
+    """Exit status 0 if all claims hold, else 1. Raises ValueError for a mistake in the arguments."""
+    parser = Arguments("rlhf-flow verify")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CLAIM")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="claims that are checked side by side")
-    parser.add_argument("--json", type=Path, help="also write what was found to this file")
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(list(arguments))
     claims = chosen(options.only)
     console, results = Console(width=None if os.isatty(1) else 200), []

@@ -14,7 +14,11 @@ from rlhf_flow.sandbox.world import locate
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlhf_flow.sandbox", description=__doc__)
     parser.add_argument("--root", type=Path, help="parent folder (default: ${RLHF_FLOW_HOME:-~/.cache/rlhf-flow})")
-    root = parser.parse_args().root
+    show(parser.parse_args().root)
+
+
+def show(root: Path | None) -> None:
+    """Build the world if it is not there, and print where it is. `root`: its parent folder; None: the default."""
     built = locate(root).exists
     world = build(root, report=functools.partial(print, flush=True))
     facts = json.loads(world.facts.read_text())

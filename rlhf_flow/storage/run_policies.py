@@ -37,7 +37,9 @@ def is_run(folder: Path) -> bool:
 def check_run(folder: Path) -> Ledger:
     """The files of a run, to be read without its lock. Raises ValueError if the folder holds no run."""
     if not is_run(folder):
-        raise ValueError(f"{folder} holds no run: it has no config.yaml and rounds. Fix: name the run's folder.")
+        found = split(str(folder))
+        fix = "name the run's folder" if found is None else f"{found[0]}, without @{found[1]}"
+        raise ValueError(f"{folder} holds no run: it has no config.yaml and rounds. Fix: {fix}.")
     return Ledger(folder)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_flow.cli import help as manual
+from rlhf_flow.cli.main import main
 from rlhf_flow.cli.meanings import meanings, values
 from rlhf_flow.config.compose import parts
 from rlhf_flow.config.schema import GROUPS, RunConfig
@@ -18,7 +19,7 @@ ALL = sorted(KINDS | INSIDE | set(manual._sections("", RunConfig).values()), key
 
 
 def test_the_first_page_is_short_and_tells_what_matters() -> None:
-    page = manual.run(["--help"])
+    page = manual.page("run", ["--help"])
     lines = page.splitlines()
     assert len(lines) < 60
     assert lines.index("Keys that matter first") < 6
@@ -57,7 +58,7 @@ def test_the_values_that_a_meaning_begins_with_include_the_default(part: type) -
     ],
 )
 def test_no_page_is_cut_or_wide(asked: list[str]) -> None:
-    page = manual.run(asked)
+    page = manual.page("run", asked)
     assert page
     assert not any(len(line) > 120 for line in page.splitlines())
 
@@ -81,13 +82,13 @@ def test_no_page_is_cut_or_wide(asked: list[str]) -> None:
     ],
 )
 def test_the_page_of_one_part(asked: str, told: list[str]) -> None:
-    page = manual.run([asked, "--help"])
+    page = manual.page("run", [asked, "--help"])
     assert not page.startswith("rlhf-flow run")
     assert [one for one in told if one not in page] == []
 
 
 def test_a_value_beside_a_question_for_help_changes_nothing() -> None:
-    assert manual.run(["rounds=3", "model.path=x", "--help"]) == manual.run(["--help"])
+    assert manual.page("run", ["rounds=3", "model.path=x", "--help"]) == manual.page("run", ["--help"])
 
 
 def test_a_class_without_source_has_no_meanings() -> None:
@@ -97,4 +98,59 @@ def test_a_class_without_source_has_no_meanings() -> None:
 def test_a_part_of_a_config_dir_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "objective").mkdir()
     (tmp_path / "objective" / "mine.yaml").write_text("# Twice as good.\n_target_: my_lab.Mine\n")
-    assert "Twice as good." in manual.run(["--config-dir", str(tmp_path), "objective=mine", "--help"])
+    assert "Twice as good." in manual.page("run", ["--config-dir", str(tmp_path), "objective=mine", "--help"])
+
+
+@pytest.mark.parametrize(
+    ("command", "head"),
+    [("serve", "rlhf-flow serve"), ("sft", "rlhf-flow sft"), ("train-reward", ""), ("plan", ""), ("doctor", "")],
+)
+def test_every_command_with_keys_has_a_short_page_and_a_whole_one(command: str, head: str) -> None:
+    short, whole = manual.page(command, ["--help"]), manual.page(command, ["--help=all"])
+    assert short.startswith(head or f"rlhf-flow {command}")
+    assert whole.startswith(short.splitlines()[0])
+    assert len(short.splitlines()) < 60
+    assert "scorer.function=" in whole
+    assert "scorer.function=" not in short
+    assert manual.page(command, ["scorer=rule", "--help"]).startswith("scorer=rule:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "objective=dop", "--help"], "objective=dop is not a known objective. Did you mean objective=dpo?"),
+        (["run", "seed=1", "algorithm=nothing", "-h"], "algorithm=nothing is not a known algorithm. "),
+        (["run", "learner.trainin", "--help"], "section of keys has this name. Did you mean learner.training?"),
+        (["serve", "nothing", "--help"], "nothing: no group and no section of keys has this name."),
+        (["run", "--help=more"], "--help=more: there is no such page. Fix: --help or --help=all."),
+        (["report", "--help=more"], "--help=more: there is no such page."),
+        (["run", "--config-dir", "nowhere", "--help"], "--config-dir nowhere: there is no such folder"),
+        (["ls", "algorithm", "--config-dir", "nowhere"], "argument --config-dir/-cd: invalid folder value: 'nowhere'"),
+        (["compare", "--config-dir", "nowhere"], "argument --config-dir/-cd: invalid folder value: 'nowhere'"),
+        (["completion", "tcsh"], "completion tcsh: there is no such script. Fix: one of bash, zsh, fish."),
+        (["plan", "--gpus", "x"], "argument --gpus: invalid int value: 'x'. Try rlhf-flow plan --help."),
+        (["doctor", "--gpus", "x"], "argument --gpus: invalid int value: 'x'. Try rlhf-flow doctor --help."),
+        (["verify", "--seed", "x"], "argument --seed: invalid int value: 'x'. Try rlhf-flow verify --help."),
+        (["sandbox", "--more"], "unrecognized arguments: --more. Try rlhf-flow sandbox --help."),
+        (["run", "--cfg", "x"], "argument --cfg/-c: invalid choice: 'x' (choose from "),
+        (["sft", "--config-dir"], "argument --config-dir/-cd: expected one argument. Try rlhf-flow sft --help."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_beside_a_question_for_help_or_in_an_option_is_one_paragraph(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize("asked", [["mine.yaml"], ["algorithm=xpo,online_dpo", "--multirun"], ["experiment=null"]])
+def test_files_sweeps_and_no_part_are_no_mistakes(asked: list[str]) -> None:
+    assert manual.page("run", [*asked, "--help"])
+
+
+def test_h_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-h=all"]) == 0
+    assert "scorer.function=" in capsys.readouterr().out

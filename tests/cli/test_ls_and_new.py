@@ -34,6 +34,10 @@ def test_several_kinds_and_files_of_one_s_own(tmp_path: Path, capsys: pytest.Cap
     page = capsys.readouterr().out
     assert "online_dpo " in page
     assert "\nmine                    Mine, of course.\n" in page
+    lines = page.splitlines()
+    assert lines[0].startswith("algorithm: ")
+    heading = next(at for at, line in enumerate(lines) if line.startswith("experiment: "))
+    assert (lines[heading - 1], lines[heading + 1]) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,8 @@ def test_labels_are_which_answers_win_against_the_others(make_run: MakeRun, tmp_
         (["pairs", "{run}", "--rounds", "one"], "'one' is no round"),
         (["pairs", "{run}", "--out", "pairs.csv"], "--out=pairs.csv: the suffix must be .parquet or .jsonl"),
         (["pairs", "nowhere"], "nowhere holds no run"),
+        (["labels", "{run}@1"], "@1 is a policy, and export labels is of rounds. Fix: {run} --rounds 1."),
+        (["pairs", "{run}@last"], "Fix: {run}, without @last."),
         (["stories", "{run}"], "Try rlhf-flow export --help"),
     ],
 )
@@ -167,4 +169,4 @@ def test_a_mistake_is_one_sentence_with_a_fix(
 ) -> None:
     run = make_run(scored(TEXTS, pairwise_wins(1, 1, 1), UTILITY))
     assert main(["export", *(word.format(run=run) for word in arguments)]) == 2
-    assert told in capsys.readouterr().err
+    assert told.format(run=run) in capsys.readouterr().err
