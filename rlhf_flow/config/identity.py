@@ -38,7 +38,7 @@ FREE = (  # keys, and parents of keys, that may change
         "prompts.schema",
     ),
     *("prompts.columns.system", "prompts.empty", "prompts.malformed", "prompts.limits", "prompts.first"),
-    *("prompts.streaming", "given.prompts.streaming"),
+    "prompts.streaming",
     *(f"{slot}.{key}" for slot in SCORERS for key in WHERE),
 )
 ASKING = ("request", "max_tokens", "temperature", "logprobs", "thinking", "structured", "template")  # of an LLM judge
