@@ -135,7 +135,7 @@ def _by_resampling(name: str, start: np.ndarray, new: np.ndarray, *, confidence:
 
 
 def _few_texts_and_near_certain_wins() -> Iterator[Line]:
-    """`distinct_fall` and `saturated`, whose rules are those of 0.1, in rounds of an unchanged policy."""
+    """`distinct_fall`, whose rule is that of 0.1, and `saturated`, in rounds of an unchanged policy."""
     for n in (16, 32, 128):
         for texts in (4, 16, 64):  # that the policy writes, equally often
             drawn = [np.random.default_rng(seed).integers(0, texts, (ROUNDS, n)) for seed in range(RUNS)]
@@ -149,8 +149,9 @@ def _few_texts_and_near_certain_wins() -> Iterator[Line]:
             verdicts = _rates(rng, rate, spread, (RUNS, ROUNDS, n))
             runs = [[far | win_rate("eval/win_rate", one) for one in each] for each in verdicts]
             kind = "verdicts of 0 or 1" if spread is None else "probabilities"
-            rang = f"{_ring('saturated', runs):.3f}"
-            yield f"saturated in {ROUNDS} unchanged rounds, {n} prompts, {kind}, mean {rate}", rang, rang
+            old = np.mean([any(one["eval/win_rate_low"] > 0.98 for one in each) for each in runs])
+            what = f"saturated in {ROUNDS} unchanged rounds, {n} prompts, {kind}, mean {rate}"
+            yield what, f"{old:.3f}", f"{_ring('saturated', runs):.3f}"
 
 
 def _rates(rng: np.random.Generator, mean: float, spread: float | None, shape: tuple[int, ...]) -> np.ndarray:
