@@ -24,7 +24,8 @@ def held(dtype: torch.dtype) -> HeldWeights:
     values, master = torch.zeros(4, dtype=torch.bfloat16), torch.zeros(4)
     seen = Part(values, start=0, everywhere=True)
     parameter = Parameter("w", (4,), seen, Part(master, start=0, everywhere=True), master, offset=0)
-    backend = SimpleNamespace(parameters=lambda: [parameter], lm=SimpleNamespace(named_buffers=list))
+    lm = SimpleNamespace(named_buffers=list)
+    backend = SimpleNamespace(parameters=lambda: [parameter], lm=lm, reads=torch.bfloat16)
     return HeldWeights("models/start", backend, SimpleNamespace(), dtype, bucket=1, threads=1)
 
 
