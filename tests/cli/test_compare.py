@@ -222,7 +222,10 @@ def test_an_interrupt_ends_its_processes(tmp_path: Path) -> None:
     child = "import time; from rlhf_flow.system.parent import *; end_with_parent(); print('up', flush=True); "
     keys = ["model.path=m", "prompts.path=p", "scorer.path=s", "rounds=1"]
     flags = ["--queries=64", "--recipes", "xpo", "--lrs=1e-4", "--seeds", "1", "--folder", str(tmp_path)]
-    script = f"from rlhf_flow.cli import compare; compare.RUN_ALL = {child!r} + 'time.sleep(60)'; "
+    heard = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # shells' background jobs ignore it
+    )
+    script = f"{heard}; from rlhf_flow.cli import compare; compare.RUN_ALL = {child!r} + 'time.sleep(60)'; "
     command = [sys.executable, "-c", f"{script}compare.main({[*flags, *keys]})"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     log = tmp_path / "xpo-lr-0.0001-seed-1.log"
