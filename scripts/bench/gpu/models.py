@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
@@ -30,7 +31,7 @@ OFFLOAD = {  # learner.config by what is offloaded
     "optimizer": {"offload_optimizer": {"device": "cpu", "pin_memory": True}},
     "none": {},
 }
-LEARNERS = {  # its keys
+LEARNERS: Mapping[str, Mapping[str, object]] = {  # its keys
     "zero3": {"learner": "deepspeed", "learner.zero_stage": 3},
     "zero2": {"learner": "deepspeed", "learner.zero_stage": 2},
     "fsdp": {"learner": "fsdp"},
