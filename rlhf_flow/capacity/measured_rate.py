@@ -14,11 +14,9 @@ from rlhf_flow.config.stored import stored
 from rlhf_flow.learner.batching import Row, global_batches, named, read_pairs, read_rows
 from rlhf_flow.learner.packing import pack_groups
 from rlhf_flow.protocols import RoundTables
-from rlhf_flow.stages.policies import GIVEN, PAIRS
-from rlhf_flow.stages.read_scores import origins
+from rlhf_flow.stages.policies import PAIRS, responses_of
 from rlhf_flow.storage.ledger import Ledger
 from rlhf_flow.storage.run_policies import check_run
-from rlhf_flow.storage.tables import Table
 
 
 def measured_rate(run: Path) -> Rate | None:
@@ -54,10 +52,7 @@ def _of_round(config: RunConfig, shape: Shape, ledger: Ledger, line: dict[str, f
 
 def _examples(config: RunConfig, ledger: Ledger, round: int) -> tuple[list[list[Row]], float]:
     """The responses of each pair that a round selected, and the weight of all pairs."""
-    late = ledger.committed(round, "late")
-    rounds = (round, *([] if late is None else origins(late)))
-    sampled = (shard for each in rounds for shard in ledger.table(each, "sample").shards)
-    responses = Table((*sampled, *ledger.table(round, "select", GIVEN).shards))
+    responses = responses_of(ledger, round)
     pairs = read_pairs(RoundTables(round, responses, ledger.table(round, "select", PAIRS)))
     third = config.objective.needs.extra is not None
     ids = [[id for id in named(pair) if third or id != pair.extra] for pair in pairs]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rlhf_flow.objective.groups import advantage, spread
 from rlhf_flow.objective.log_ratios import Constant
-from rlhf_flow.objective.rloo import check_policy_gradient
+from rlhf_flow.objective.rloo import check_policy_gradient, policy_gradient_needs
 from rlhf_flow.types import GroupLogps, Loss, Needs
 
 TINY = 1e-6  # added to the standard deviation
@@ -30,14 +30,7 @@ class GRPO(Constant):
 
     @property
     def needs(self) -> Needs:
-        anchors = {"previous", "reference"} if self.beta > 0 else {"previous"}
-        return Needs(
-            anchors=frozenset(anchors),
-            sampled={"policy": "previous"},
-            examples="groups",
-            side_value="any",
-            on_policy=True,
-        )
+        return policy_gradient_needs(self.beta)
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The surrogate of each group [G], of which only the gradient is meaningful, and its metrics.

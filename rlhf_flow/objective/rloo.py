@@ -28,15 +28,7 @@ class RLOO(Constant):
 
     @property
     def needs(self) -> Needs:
-        anchors = {"previous", "reference"} if self.beta > 0 else {"previous"}
-        return Needs(
-            anchors=frozenset(anchors),
-            sampled={"policy": "previous"},
-            examples="groups",
-            side_value="any",
-            on_policy=True,
-            returns="last" if self.beta > 0 else self.returns,
-        )
+        return policy_gradient_needs(self.beta, "last" if self.beta > 0 else self.returns)
 
     def loss(self, groups: GroupLogps) -> Loss:
         """The surrogate of each group [G], of which only the gradient is meaningful, and its metrics.
@@ -55,6 +47,18 @@ class RLOO(Constant):
             gain = torch.minimum(gain, ratio.clamp(1 - self.clip, 1 + self.clip) * gained)
         metrics = {"kl": groups.mean(kl), "worth": groups.mean(groups.worth), "advantage": groups.mean(gained.abs())}
         return Loss(-groups.mean(gain), metrics)
+
+
+def policy_gradient_needs(beta: float, returns: str = "last") -> Needs:
+    """Of a policy gradient on groups, with a KL to the reference of strength beta."""
+    return Needs(
+        anchors=frozenset({"previous", "reference"} if beta > 0 else {"previous"}),
+        sampled={"policy": "previous"},
+        examples="groups",
+        side_value="any",
+        on_policy=True,
+        returns=returns,
+    )
 
 
 def check_policy_gradient(beta: float, clip: float | None) -> None:

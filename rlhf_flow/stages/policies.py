@@ -199,7 +199,7 @@ def training_round(context: RunContext, plan: RoundPlan, policies: PolicyRegistr
         pairs = context.ledger.table(past, "select", PAIRS)
         most = share if math.isinf(share) else share * present  # inf * 0 is NaN
         kept = _subsample(pairs.rows, most, seed=derive(context.seed, "replay", plan.round, past))
-        tables.append(RoundTables(past, _responses(context, past), pairs, kept))
+        tables.append(RoundTables(past, responses_of(context.ledger, past), pairs, kept))
     for past in range(tables[0].round, plan.round + 1):
         if context.ledger.committed(past, "anchor") is not None:
             anchors += context.ledger.table(past, "anchor").shards
@@ -215,12 +215,12 @@ def training_round(context: RunContext, plan: RoundPlan, policies: PolicyRegistr
     )
 
 
-def _responses(context: RunContext, round: int) -> Table:
+def responses_of(ledger: Store, round: int) -> Table:
     """The responses of a round, of the earlier rounds whose labels arrived in it, and given ones."""
-    late = context.ledger.committed(round, "late")
+    late = ledger.committed(round, "late")
     rounds = (round, *([] if late is None else origins(late)))
-    sampled = (shard for one in rounds for shard in context.ledger.table(one, "sample").shards)
-    return Table((*sampled, *context.ledger.table(round, "select", GIVEN).shards))
+    sampled = (shard for one in rounds for shard in ledger.table(one, "sample").shards)
+    return Table((*sampled, *ledger.table(round, "select", GIVEN).shards))
 
 
 def _subsample(rows: int, most: float, *, seed: int) -> tuple[int, ...] | None:
