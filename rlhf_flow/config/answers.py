@@ -52,6 +52,8 @@ class Answers:
 
     def _divide(self, total: int, draws: Sequence[tuple[str, DictConfig]], typed: Collection[str]) -> None:
         free = [draw for key, draw in draws if f"{key}.n" not in typed]
+        if not free and "answers.n" not in typed:  # it is an experiment's
+            return
         left = total - sum(draw.n for key, draw in draws if f"{key}.n" in typed)
         share = sum(draw.n for draw in free)
         if left < 1 or not free or any(left * draw.n % share for draw in free):

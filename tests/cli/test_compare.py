@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_flow.cli.compare import commands, execute, main, run_all
+from rlhf_flow.cli.compare import WORLDS, commands, execute, main, run_all
 from rlhf_flow.cli.compared_data import Given, maker, needed, prompts_per_round
 from rlhf_flow.cli.compared_runs import Run, at_edge, table, tuned, widened
 from rlhf_flow.config.compose import compose
@@ -143,6 +143,12 @@ def test_the_data_of_a_seed_is_made_before_the_runs_that_read_it(
     assert started == [of[:1], of[1:]]
     config = compose(*maker(keys, 64, []))
     assert config.prompts.batch == 16 and config.rounds == 2 and [*config.sampler.roles] == ["reference"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_data_of_a_world_composes(world: str) -> None:
+    config = compose(*maker(WORLDS[world][1], 1024, []))
+    assert [(draw.name, draw.n) for draw in config.sampler.drawn.values()] == [("reference", 2)]
 
 
 def test_the_table_says_what_the_queries_count(tmp_path: Path) -> None:

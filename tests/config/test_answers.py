@@ -81,6 +81,14 @@ def test_what_is_typed_for_one_draw_is_kept() -> None:
     assert [(draw.n, draw.max_tokens) for draw in made.sampler.drawn.values()] == [(2, 512), (4, 77)]
 
 
+def test_the_number_of_every_typed_draw_is_kept() -> None:
+    plan = "sampler.draws=[{name: a, n: 2}]"
+    made = config.compose("experiment=sandbox", "stack=local", "sampler=draws", plan)  # it sets answers.n=8
+    assert [draw.n for draw in made.sampler.drawn.values()] == [2]
+    with pytest.raises(ValueError, match=r"answers\.n=8: cannot be divided"):
+        composed(plan, "answers.n=8")
+
+
 def test_one_item_of_an_algorithm_s_list_is_answered_with_the_key_for_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *LOCAL, "algorithm=iterative_dpo", "sampler.draws.1.max_tokens=5"]) == 2
     assert "Fix: answers.max_tokens=5" in capsys.readouterr().err
