@@ -129,16 +129,14 @@ def gradients(objective: Objective, groups: Sequence[OneGroup]) -> tuple[list[fl
 
 def from_differences(objective: Objective, groups: Sequence[OneGroup], lines: Slopes) -> float:
     """The largest difference of a token's derivative to the central difference."""
-    return max(_differences(objective, groups, lines))
+    answers = [(group, answer) for group in groups for answer in range(group.size)]
+    places = [(*place, token, row) for row, place in enumerate(answers) for token in range(place[0].length(place[1]))]
 
+    def moved(by: float) -> list[float]:
+        there = [group.moved(answer, token, by) for group, answer, token, _ in places]
+        return list(objective.loss(tensors(there, objective)).values.tolist())
 
-def _differences(objective: Objective, groups: Sequence[OneGroup], lines: Slopes) -> Iterator[float]:
-    """The difference of each token's derivative to the central difference."""
-    row = 0
-    for group in groups:
-        for answer in range(group.size):
-            for token in range(group.length(answer)):
-                there = [group.moved(answer, token, by) for by in (STEP, -STEP)]
-                up, down = objective.loss(tensors(there, objective)).values.tolist()
-                yield difference(lines[row][token], (up - down) / (2 * STEP))
-            row += 1
+    return max(
+        difference(lines[row][token], (up - down) / (2 * STEP))
+        for (_, _, token, row), up, down in zip(places, moved(STEP), moved(-STEP), strict=True)
+    )
