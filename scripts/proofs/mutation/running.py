@@ -17,13 +17,13 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from mutation.imports import module
+from mutation.imports import module, named_after
 from mutation.operators import Mutant
 
 COPIED = ("rlhf_flow", "configs", "tests", "pyproject.toml")
@@ -187,17 +187,28 @@ def _work(job: Job, tree: Tree, seed: int) -> NoReturn:
 
 
 def _first_red(job: Job, tree: Tree, seed: int) -> str:
-    tests = [asked for asked in job.asked if ":" not in asked]
-    for some in filter(None, (tests[:1], tests[1:])):  # collecting the rest takes longer than running the first
+    for tests in _steps(job):
         watcher = Watcher()
-        status = pytest.main([*_options(tree, seed, short=job.mutant is not None), *some], plugins=[watcher])
-        if status != 0:
+        status = pytest.main([*_options(tree, seed, short=job.mutant is not None), *tests], plugins=[watcher])
+        if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return watcher.red or f"pytest ended with {int(status)}"
     for asked in job.asked:
         path, _, name = asked.partition(":")
         if name and (broken := _broken(module(path), name, seed)):
             return f"{name}: {broken}"
     return ""
+
+
+def _steps(job: Job) -> Iterator[list[str]]:
+    """The arguments of pytest, step by step: the tests whose name has the file's, the others of its folder, the rest."""
+    tests = [asked for asked in job.asked if ":" not in asked]
+    near: list[str] = []
+    if job.mutant is not None:
+        named = PurePosixPath(named_after(job.mutant.path))
+        near = [test for test in tests if PurePosixPath(test).parent == named.parent]
+        if near:
+            yield [*near, "-k", named.stem.removeprefix("test_")]
+    yield from filter(None, (near, [test for test in tests if test not in near]))
 
 
 def _broken(claims: str, name: str, seed: int) -> str:
