@@ -200,7 +200,7 @@ def _first_red(job: Job, tree: Tree, seed: int) -> str:
 
 
 def _steps(job: Job) -> Iterator[list[str]]:
-    """The arguments of pytest, step by step: the tests whose name has the file's, the others of its folder, the rest."""
+    """The arguments of pytest, step by step: tests whose name has the file's, the others of its folder, the rest."""
     tests = [asked for asked in job.asked if ":" not in asked]
     near: list[str] = []
     if job.mutant is not None:
