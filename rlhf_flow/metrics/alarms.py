@@ -17,10 +17,12 @@ Metrics = Mapping[str, float]
 PREFIX = "alarm/"
 NO_PAIRS = f"{PREFIX}no_pairs"
 OF_SCORERS = ("silent_judge", "inconsistent_judge")  # from the counts of scorers, in every round
-FEW, MANY = 8, 16  # questions to a scorer
+FEW = 8  # questions to a scorer
 MOST_TRUNCATED = 0.8  # trips `truncated_rise` regardless of the start, which may have no room to rise
 SATURATED_KL = 0.2  # nats per token
 SATURATED_LOW = 0.8  # low end of the win rate's interval: 16 verdicts that all win exceed it, 15 do not
+SATURATED_ROUNDS = 3  # evaluations in a row; one is enough if the low end is above SATURATED_SURELY
+SATURATED_SURELY = 0.97
 SHORT = 20.0  # tokens: in a short response, one choice among eight words (2 nats) is a high KL per token
 
 
@@ -36,10 +38,6 @@ class AlarmError(RuntimeError):
     """An alarm stopped the run. All committed stages and the last policy are kept."""
 
 
-class SilentJudgeError(RuntimeError):
-    """A scorer gave almost no verdicts. Its last chunk is not committed, so the next start asks again."""
-
-
 @dataclass(frozen=True)
 class Alarms:
     """When an alarm trips (null: never), and what happens then.
@@ -49,7 +47,8 @@ class Alarms:
 
     The defaults are silent in a good run. Metrics with an interval over prompts must be beyond the threshold with the
     whole interval, or beyond it and changed by more than chance (`scripts/proofs/intervals.py` counts). `saturated` is
-    the exception, since an interval over a few dozen prompts never lies above 0.98.
+    the exception, since an interval over a few dozen prompts never lies above 0.98: it takes three evaluations in a
+    row, or one whose interval lies above 0.97.
     """
 
     action: str = "warn"  # warn | stop
@@ -145,11 +144,7 @@ SIGNS: Mapping[str, Sign] = {
         "repetition",
     ),
     "saturated": Sign(
-        lambda earlier, now, limit: (
-            _get(now, "win_rate") > limit
-            and _get(now, "win_rate_low") > min(limit, SATURATED_LOW)
-            and _get(now, "kl") > SATURATED_KL * max(now.get("eval/length", 0.0), SHORT)
-        ),
+        lambda earlier, now, limit: _stays_saturated(earlier, now, limit),
         "the win rate is {rate} far from the start (eval/kl): the policy may exploit the scorer. Read answers, and see "
         "objective.beta, the learning rate or evaluate.scorer",
         "win_rate",
@@ -191,35 +186,6 @@ def of_judge(now: Metrics, thresholds: Alarms) -> list[Alarm]:
     """The alarms on the counts of scorers. `check_silence` has already stopped the run on a silent one."""
     limit = thresholds.inconsistent_judge
     return [_alarm("inconsistent_judge", now)] if limit is not None and _inconsistent(now) > limit else []
-
-
-def check_silence(counts: Metrics, limit: float | None, *, slot: str) -> None:
-    """Raise SilentJudgeError if a scorer gives verdicts on less than `limit` of its questions.
-
-    Questions beyond a cap of its budget do not count, since the user set it. To exclude chance it takes `FEW` questions
-    without a single verdict, or `MANY`.
-    """
-    asked = counts.get("judge/asked", 0) - counts.get("judge/capped", 0)
-    verdicts = counts.get("judge/verdicts", 0)
-    enough = FEW if verdicts == 0 else MANY
-    if limit is None or asked < enough or verdicts >= limit * asked:
-        return
-    remedies = {
-        "cut": f"raise {slot}.max_tokens (a thinking model needs thousands, or {slot}.thinking=false)",
-        "empty": f"raise {slot}.max_tokens, or look at the endpoint's replies",
-        "unclear": f"set {slot}.structured=auto, or a {slot}.template that asks for the verdict alone",
-        "failed": f"look at {slot}.endpoint",
-        "inconsistent": f"set {slot}.inconsistent=average, or use another judge",
-    }
-    causes = {name: counts.get(f"judge/{name}", 0) for name in remedies}
-    shown = ", ".join(f"{number:g} {name}" for name, number in causes.items() if number) or "no cause is known"
-    worst = max(causes, key=lambda name: causes[name])
-    remedy = f"Fix: {remedies[worst]}. " if causes[worst] else ""
-    raise SilentJudgeError(
-        f"alarms.silent_judge={limit:g}: {slot} gave {verdicts:g} verdicts on {asked:g} questions ({shown}). {remedy}"
-        "Until the run has a verdict, a resumed run may change these keys; alarms.silent_judge=null continues without "
-        "verdicts."
-    )
 
 
 def raised(metrics: Metrics) -> list[Alarm]:
@@ -279,6 +245,19 @@ def _alarm(name: str, metrics: Metrics) -> Alarm:
         return Alarm(name, "tripped")
     value, low, high = (_get(metrics, f"{sign.metric}{end}") for end in ("", "_low", "_high"))
     return Alarm(name, sign.reason.format(value, rate=with_interval(value, low, high)))
+
+
+def _stays_saturated(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
+    """In several evaluations in a row, or in this one beyond chance."""
+    last = [one for one in earlier if not math.isnan(_get(one, "win_rate"))][1 - SATURATED_ROUNDS :]
+    in_a_row = len(last) == SATURATED_ROUNDS - 1 and all(_saturated(one, limit) for one in last)
+    return _saturated(now, limit) and (in_a_row or _get(now, "win_rate_low") > min(limit, SATURATED_SURELY))
+
+
+def _saturated(metrics: Metrics, limit: float) -> bool:
+    far = _get(metrics, "kl") > SATURATED_KL * max(metrics.get("eval/length", 0.0), SHORT)
+    high = _get(metrics, "win_rate") > limit and _get(metrics, "win_rate_low") > min(limit, SATURATED_LOW)
+    return far and high
 
 
 def _get(metrics: Metrics, name: str) -> float:

@@ -15,8 +15,8 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from rlhf_flow.metrics.alarms import check_silence
 from rlhf_flow.metrics.intransitivity import measure
+from rlhf_flow.metrics.silent_judge import check_silence
 from rlhf_flow.scorer.asks_policy import AsksPolicy
 from rlhf_flow.stages import ask_policy, by_source, off_policy, read_scores
 from rlhf_flow.stages.context import RunContext

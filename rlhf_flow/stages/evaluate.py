@@ -14,8 +14,9 @@ from itertools import combinations
 import numpy as np
 import pyarrow as pa
 
-from rlhf_flow.metrics.alarms import PREFIX, check_silence, tripped
+from rlhf_flow.metrics.alarms import PREFIX, tripped
 from rlhf_flow.metrics.reward_accuracy import Verdicts, measure, reliability
+from rlhf_flow.metrics.silent_judge import check_silence
 from rlhf_flow.metrics.stats import mean_with_interval, share_with_interval, with_interval
 from rlhf_flow.metrics.win_rate import gap, length_controlled, length_drift, win_rate
 from rlhf_flow.prompts.pairwise import row_of

@@ -17,8 +17,6 @@ from rlhf_flow.metrics.alarms import (
     THRESHOLDS,
     AlarmError,
     Alarms,
-    SilentJudgeError,
-    check_silence,
     of_judge,
     raise_if_stopped,
     raised,
@@ -146,25 +144,33 @@ def test_a_start_whose_answers_are_nearly_all_cut_leaves_no_room_to_rise_and_tri
 
 
 def test_a_reward_that_likes_one_phrase_again_and_again_is_noticed() -> None:
-    """28 nats in 48 tokens, a win rate of 1 and answers that differ by a word."""
+    """28 nats in 48 tokens, a win rate of 1 (that is known without an interval) and answers that differ by a word."""
     hacked = {"eval/kl": 28.0, "eval/length": 48.0, "eval/repetition": 0.8, "eval/win_rate": 1.0}
     assert names([START, START | hacked]) == ["repetition_rise", "saturated", "kl"]
 
 
-@pytest.mark.parametrize("n", [16, 34, 64, 128])
-def test_a_win_rate_of_one_far_from_the_start_rings_with_as_few_as_16_held_out_prompts(n: int) -> None:
-    far = mean_with_interval("eval/kl", np.linspace(8, 48, n)) | {"eval/length": 48.0}
-    near = mean_with_interval("eval/kl", np.linspace(0, 10, n)) | {"eval/length": 48.0}
-    assert "saturated" in names([START, START | far | win_rate("eval/win_rate", np.ones(n))])
-    for wins, distance in ((1.0, near), (0.87, near), (0.5, {"eval/kl": 0.0})):
-        verdicts = (np.arange(n) < wins * n).astype(float)
-        assert names([START, START | distance | win_rate("eval/win_rate", verdicts)]) == []
-    most = (np.arange(n) < 0.87 * n).astype(float)
-    assert "saturated" not in names([START, START | far | win_rate("eval/win_rate", most)])
+def saturated(n: int, wins: int, kl: float = 28.0) -> dict[str, float]:
+    """Answers of 48 tokens; their distance differs by prompt."""
+    far = mean_with_interval("eval/kl", kl + np.linspace(-4, 4, n))
+    return START | far | {"eval/length": 48.0} | win_rate("eval/win_rate", (np.arange(n) < wins).astype(float))
+
+
+def test_a_win_rate_that_stays_near_one_far_from_the_start_rings() -> None:
+    """In three evaluations in a row, of rounds that were evaluated; of many prompts at once."""
+    for n in (16, 34, 64):
+        hacked = saturated(n, n)
+        assert "saturated" not in names([START, hacked, hacked])
+        assert "saturated" in names([START, hacked, hacked, hacked])
+        assert "saturated" in names([hacked, hacked, {"train/loss": 0.1}, hacked])
+        for before in (saturated(n, n, kl=5.0), saturated(n, n - 2)):
+            assert "saturated" not in names([hacked, before, hacked])
+            assert "saturated" not in names([hacked, hacked, before])
+    assert "saturated" in names([START, saturated(128, 128)])
+    assert "saturated" not in names([START, saturated(64, 64)])
 
 
 def test_a_win_rate_of_one_on_fewer_than_16_prompts_may_be_chance() -> None:
-    assert names([START, START | {"eval/kl": 9.0} | win_rate("eval/win_rate", np.ones(15))]) == []
+    assert "saturated" not in names([saturated(15, 15)] * 3)
 
 
 @pytest.mark.parametrize(("kl", "length"), [(4.9, 29.6), (9.8, 30.0), (2.1, 3.0), (40.0, 500.0)])
@@ -299,41 +305,6 @@ def test_a_stop_says_what_tripped_and_how_to_go_on() -> None:
 
 
 # -- judges -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("counts", "fix"),
-    [
-        ({"asked": 8, "verdicts": 0, "cut": 8}, r"8 cut.*raise scorer\.max_tokens .*scorer\.thinking=false"),
-        ({"asked": 72, "verdicts": 3, "unclear": 60, "cut": 9}, r"3 verdicts on 72 .*scorer\.structured=auto"),
-        ({"asked": 20, "verdicts": 1, "failed": 19}, r"look at scorer\.endpoint"),
-        ({"asked": 9, "verdicts": 0, "empty": 9}, r"9 empty"),
-        ({"asked": 20, "verdicts": 0, "inconsistent": 20}, r"scorer\.inconsistent=average"),
-        ({"asked": 8, "verdicts": 0}, r"no cause is known"),
-    ],
-)
-def test_a_judge_that_gives_almost_no_verdicts_stops_the_run_with_the_key_that_helps(
-    counts: dict[str, int], fix: str
-) -> None:
-    with pytest.raises(SilentJudgeError, match=rf"alarms\.silent_judge=0\.1: scorer gave .*{fix}"):
-        check_silence({f"judge/{key}": number for key, number in counts.items()}, 0.1, slot="scorer")
-
-
-@pytest.mark.parametrize(
-    ("counts", "limit"),
-    [
-        ({"asked": 72, "verdicts": 8}, 0.1),
-        ({"asked": 7, "verdicts": 0}, 0.1),
-        ({"asked": 15, "verdicts": 1}, 0.1),
-        ({"asked": 0, "verdicts": 0}, 0.1),
-        ({"queries": 50, "abstained": 50}, 0.1),
-        ({"asked": 50, "verdicts": 0, "capped": 50}, 0.1),
-        ({"asked": 50, "verdicts": 0}, None),
-    ],
-    ids=["enough", "few", "one of few", "none asked", "does not count", "beyond the cap", "off"],
-)
-def test_what_may_be_chance_or_is_wanted_stops_nothing(counts: dict[str, int], limit: float | None) -> None:
-    check_silence({f"judge/{key}": number for key, number in counts.items()}, limit, slot="scorer")
 
 
 @pytest.mark.parametrize("prefix", ["judge", "eval/judge"])
