@@ -12,6 +12,7 @@ import yaml
 from rlhf_flow.config import renamed
 from rlhf_flow.config.compose import from_plain
 from rlhf_flow.config.schema import RunConfig
+from rlhf_flow.storage.run_policies import fix_of
 from rlhf_flow.system.redact import MARK
 
 WRITTEN = re.compile(r"\[secret:(\w+)\]")  # in place of the value of an environment variable
@@ -29,7 +30,7 @@ def plain_of_run(folder: Path) -> dict[str, object]:
     """As `stored`, as dicts, lists and scalars. A secret is a reference to its variable, `${oc.env:NAME}`."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise ValueError(f"{folder} holds no run: it has no config.yaml. Fix: name the folder of a run, its run_dir.")
+        raise ValueError(f"{folder} holds no run: it has no config.yaml. Fix: {fix_of(folder)}.")
     return plain_of_file(path)
 
 

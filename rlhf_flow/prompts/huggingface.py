@@ -64,8 +64,11 @@ class HuggingFace(PromptSpec):
         from datasets.exceptions import DatasetsError
 
         check_dataset("prompts.path", self.path)
+        saved = any((Path(self.path) / name).is_file() for name in SAVED)
+        if saved:
+            self._check_saved()
         try:
-            if any((Path(self.path) / name).is_file() for name in SAVED):
+            if saved:
                 dataset = _split(load_from_disk(self.path), split)
             else:
                 dataset = load_dataset(
@@ -74,6 +77,14 @@ class HuggingFace(PromptSpec):
         except (DatasetsError, *hub_errors(), ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
             raise self._failed(split, error) from error
         return dataset if self.streaming else dataset.with_format(None)  # a saved format would give arrays or tensors
+
+    def _check_saved(self) -> None:
+        unused = [key for key in ("config", "revision", "streaming") if vars(self)[key]]
+        if unused:
+            raise ValueError(
+                f"prompts.{unused[0]}={vars(self)[unused[0]]}: {self.path} is a folder of `save_to_disk`, which has no "
+                f"subsets and revisions and is read as a whole. Fix: leave prompts.{unused[0]} out."
+            )
 
     def _failed(self, split: str, error: BaseException) -> ValueError:
         return ValueError(

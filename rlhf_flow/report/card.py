@@ -217,9 +217,12 @@ def _prompts(run: Run) -> str | None:
 
 
 def _hub_data(run: Run) -> list[str]:
-    """The data sets of the Hub that the prompts are from."""
-    target, path = str(_value(run, "prompts._target_")), str(_value(run, "prompts.path"))
-    return [path] if ".huggingface." in target and is_hub_name(path) and not Path(path).exists() else []
+    """The data sets of the Hub that the prompts are from; those of a mixture that have a split."""
+    sources = _value(run, "prompts.sources")
+    found = [one.get("path") for one in sources if one.get("split")] if isinstance(sources, list) else []
+    if ".huggingface." in str(_value(run, "prompts._target_")):
+        found.append(_value(run, "prompts.path"))
+    return [path for path in map(str, found) if is_hub_name(path) and not Path(path).exists()]
 
 
 def _start(base: str) -> str:

@@ -12,6 +12,7 @@ import yaml
 from rlhf_flow.config import renamed
 from rlhf_flow.observe.samples import Answer, answers, compared_file
 from rlhf_flow.report.private import Private
+from rlhf_flow.storage.run_policies import fix_of
 
 Document = Mapping[str, object]
 
@@ -65,9 +66,7 @@ class Run:
 def read(folder: Path) -> Run:
     """Raises ValueError if `folder` holds no run, or a file of it cannot be read."""
     if not (folder / "config.yaml").exists() and not (folder / "metrics.jsonl").exists():
-        raise ValueError(
-            f"{folder} holds no run: it has neither config.yaml nor metrics.jsonl. Fix: name the run's folder."
-        )
+        raise ValueError(f"{folder} holds no run: it has neither config.yaml nor metrics.jsonl. Fix: {fix_of(folder)}.")
     config = _config(folder / "config.yaml")
     metrics = {round: _numbers(row) for round, row in _rounds(folder / "metrics.jsonl")}
     starts = _starts(folder / "manifest.json")

@@ -37,10 +37,14 @@ def is_run(folder: Path) -> bool:
 def check_run(folder: Path) -> Ledger:
     """The files of a run, to be read without its lock. Raises ValueError if the folder holds no run."""
     if not is_run(folder):
-        found = split(str(folder))
-        fix = "name the run's folder" if found is None else f"{found[0]}, without @{found[1]}"
-        raise ValueError(f"{folder} holds no run: it has no config.yaml and rounds. Fix: {fix}.")
+        raise ValueError(f"{folder} holds no run: it has no config.yaml and rounds. Fix: {fix_of(folder)}.")
     return Ledger(folder)
+
+
+def fix_of(folder: Path) -> str:
+    """What to name in place of a folder that holds no run."""
+    found = split(str(folder))
+    return "name the run's folder, its run_dir" if found is None else f"{found[0]}, without @{found[1]}"
 
 
 def closed_rounds(run: Path) -> list[int]:

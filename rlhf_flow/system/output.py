@@ -60,12 +60,18 @@ def kept_in(path: Path) -> Iterator[TextIO]:
 def kept_on_failure(path: Path) -> Iterator[None]:
     """As `kept_in`, but if the block succeeds, the file is as it was before."""
     start = path.stat().st_size if path.exists() else None
-    with kept_in(path):
-        yield
-    if start is None:
-        path.unlink()
-    else:
-        os.truncate(path, start)
+    failed = False
+    try:
+        with kept_in(path):
+            yield
+    except Exception:
+        failed = True
+        raise
+    finally:  # an interrupt is no failure
+        if not failed and start is None:
+            path.unlink(missing_ok=True)
+        elif not failed:
+            os.truncate(path, start or 0)
 
 
 def log_note(error: BaseException) -> str | None:

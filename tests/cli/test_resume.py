@@ -59,7 +59,17 @@ def test_a_mistake_is_one_paragraph(
 
 def test_a_folder_without_a_run_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["resume", str(tmp_path)]) == 2
-    assert "holds no run: it has no config.yaml. Fix: name the folder of a run" in capsys.readouterr().err
+    assert "holds no run: it has no config.yaml. Fix: name the run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["resume", "report"])
+def test_a_round_is_not_what_is_resumed_or_reported(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/rounds").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").touch()
+    assert main([command, f"{tmp_path}/run@1"]) == 2
+    assert f"Fix: {tmp_path}/run, without @1." in capsys.readouterr().err
 
 
 def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -41,6 +41,12 @@ def test_what_save_to_disk_wrote(tmp_path: Path, tokenizer: PreTrainedTokenizerF
         HuggingFace(path=str(tmp_path / "saved"), split="bad").open(tokenizer, 0)
     with pytest.raises(ValueError, match=r"split=train.*the splits there are: good, bad\. Fix: "):
         HuggingFace(path=str(tmp_path / "saved")).open(tokenizer, 0)
+    for key, value in (("config", "en"), ("revision", "v1"), ("streaming", True)):
+        spec = HuggingFace(path=str(tmp_path / "saved"), split="good", **{key: value})
+        with pytest.raises(
+            ValueError, match=rf"prompts\.{key}={value}: .*saved is a folder .* Fix: leave prompts\.{key}"
+        ):
+            spec.open(tokenizer, 0)
 
 
 def test_what_is_no_data_set_is_refused(

@@ -90,6 +90,16 @@ def test_a_card_links_to_its_base_on_the_hub_alone(path: str, resolved: str, bas
         assert "/srv" not in card and "/home" not in card
 
 
+def test_a_card_names_the_data_sets_of_a_mixture_that_are_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "model: {path: gpt2, dtype: float32}\n"
+        "prompts: {sources: [{path: owner/chats, split: train}, {path: own.jsonl}, {path: owner/code, split: test}]}\n"
+    )
+    card = model_card(read(tmp_path), 1)
+    assert yaml.safe_load(card.split("---\n")[1])["datasets"] == ["owner/chats", "owner/code"]
+    assert "[owner/code](https://huggingface.co/datasets/owner/code)" in card
+
+
 def test_relative_paths_are_shortened_too(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         "model: {path: ../jane/base, dtype: float32}\n"

@@ -62,6 +62,10 @@ def test_without_a_failure_a_file_is_as_it_was(before: str, tmp_path: Path) -> N
     with kept_on_failure(log):
         print("a library")
     assert (log.read_text() if log.exists() else "") == before
+    with pytest.raises(KeyboardInterrupt), kept_on_failure(log):
+        print("a library")
+        raise KeyboardInterrupt
+    assert (log.read_text() if log.exists() else "") == before
     with pytest.raises(KeyError), kept_on_failure(log):
         raise KeyError("gone")
     assert log.read_text().startswith(f"{before}Traceback")
