@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from rlhf_flow.cli.compared_data import NOTHING, Given
+from rlhf_flow.metrics.digits import places
 
 COLUMNS = ("eval/win_rate", "eval/reward", "eval/accuracy", "eval/gap", "eval/gap_by_tone", "eval/kl", "eval/length")
 QUERIES = "judge/queries"
@@ -125,10 +126,9 @@ def _spread(rows: Sequence[Row], key: str) -> str:
     """Median, least and greatest; for a win rate the ends of the confidence intervals. Empty if not all measured it."""
     if not all(key in row for row in rows):
         return ""
-    low, high, form = key, key, ".3g"
-    if all(f"{key}_low" in row for row in rows):
-        low, high, form = f"{key}_low", f"{key}_high", ".3f"
+    low, high = (f"{key}_low", f"{key}_high") if all(f"{key}_low" in row for row in rows) else (key, key)
     least, most = min(_values(rows, low)), max(_values(rows, high))
+    form = ".3g" if low == key else f".{places(least, most)}f"
     return f"{_median(rows, key):{form}} ({least:{form}} to {most:{form}})"
 
 

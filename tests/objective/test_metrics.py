@@ -193,6 +193,7 @@ OF_GROUPS: dict[str, Callable[[Any, OneGroup], Metrics]] = {
 @pytest.mark.parametrize("name", OF_GROUPS)
 def test_the_metrics_of_groups(name: str) -> None:
     drawn = draw_groups(7, count=24) + draw_groups(8, levels=True)
+    drawn += [replace(one, worth=[1.0, 0.5, 0.0]) for one in drawn if one.size == 3]  # one is at the mean
     for objective in GROUPS[name]:
         metrics = objective.loss(of_groups.tensors(drawn, objective)).metrics
         expected = [OF_GROUPS[name](objective, group) for group in drawn]

@@ -129,6 +129,12 @@ def test_some_learn_faster_than_dpo() -> None:
     assert rates == judges | {"negative_log_likelihood": 20.0, "grpo": 2.0, "orpo": 10.0}
 
 
+def test_an_objective_of_others_has_theirs_of_the_round() -> None:
+    base = PARTS["xpo"](alpha=[0.3, 0.2, 0.1])
+    assert PARTS["chosen_nll"](base).at(2).base == base.at(2)
+    assert len({str(base.at(round)) for round in (1, 2, 3)}) == 3
+
+
 @pytest.mark.parametrize("name", ["rloo", "grpo"])
 def test_without_a_kl_no_reference_is_read(name: str) -> None:
     assert PARTS[name](beta=0.0).needs.anchors == PREVIOUS
