@@ -37,4 +37,4 @@ class CoPG(Constant):
         gap = better - worse
         values = self.beta / 2 * (first - second - gap / self.beta) ** 2  # [P]
         metrics = pair_metrics(first, second, (1 + torch.sign(gap)) / 2, scale=self.beta)
-        return Loss(values, {**metrics, "target": (gap / self.beta).abs().detach()})
+        return Loss(values, {**metrics, "target": (gap / self.beta).abs()})

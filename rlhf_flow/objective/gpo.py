@@ -41,4 +41,4 @@ class GPO(Constant):
             p, q = p.clamp(-self.clip, self.clip), q.clamp(-self.clip, self.clip)
         values = ((first - p) ** 2 + (second - q) ** 2) / 2  # [P]
         metrics = pair_metrics(first, second, (1 + torch.sign(p - q)) / 2, scale=self.beta)
-        return Loss(values, {**metrics, "target": (p - q).abs().detach()})
+        return Loss(values, {**metrics, "target": (p - q).abs()})

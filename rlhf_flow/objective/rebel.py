@@ -37,4 +37,4 @@ class REBEL(Constant):
         gap = better - worse
         values = ((first - second) / self.eta - gap) ** 2  # [P]
         metrics = pair_metrics(first, second, (1 + torch.sign(gap)) / 2, scale=1 / self.eta)
-        return Loss(values, {**metrics, "target": (self.eta * gap).abs().detach()})
+        return Loss(values, {**metrics, "target": (self.eta * gap).abs()})

@@ -1,4 +1,4 @@
-"""Selects the tests and the claims of a file: those that import it, or that import a file of its folder that does."""
+"""Selects the tests and the claims of a file: those that import it, a file of its folder that does, or such a test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Imports:
 
     def tests(self, path: str) -> dict[str, int]:
         """The test files of a file, with 0 for the one that is named after it and 1 for others."""
-        tests = sorted(user for user in self._importing(self._near(path)) if _name(user).startswith("test_"))
+        direct = {user for user in self._importing(self._near(path)) if _name(user).startswith("test_")}
+        tests = sorted(direct | {user for user in self._importing(direct) if _name(user).startswith("test_")})
         return {test: int(test != named_after(path)) for test in tests}
 
     def claims(self, path: str) -> dict[str, int]:
