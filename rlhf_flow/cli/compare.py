@@ -201,7 +201,7 @@ def _givens(
                 given = NOTHING
         except ValueError as error:
             if options.recipes:
-                raise
+                raise ValueError(f"--recipes={recipe}: {error}") from error
             print(f"left out: {recipe}: {error}", file=sys.stderr)
             continue
         if given.overrides and not options.world:

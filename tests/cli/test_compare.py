@@ -84,7 +84,7 @@ def test_a_row_has_the_median_and_the_spread_and_the_best_recipe_comes_first(low
     assert [line.split("|")[1].strip() for line in rows] == (["`dno`", "`xpo`"] if lower else ["`xpo`", "`dno`"])
     assert head == "| recipe | learning rate | win rate | kl | queries |"
     (xpo,) = (line for line in rows if "xpo" in line)
-    assert "| 0.720 (0.610 to 0.830) | 1 (1 to 1) |" in xpo
+    assert "| 0.72 (0.61 to 0.83) | 1 (1 to 1) |" in xpo
     assert xpo.endswith(f"| {10 * ROUNDS} |")
 
 
@@ -178,7 +178,7 @@ def test_one_learning_rate_is_not_tuned(tmp_path: Path, capsys: pytest.CaptureFi
     keys = ["model.path=m", "prompts.path=p", "scorer.path=s", f"rounds={ROUNDS}"]
     flags = ["--queries=64", "--recipes", "xpo", "--lrs", "1e-4", "--seeds", "1", "--folder", str(tmp_path)]
     assert main([*flags, *keys]) == 0
-    assert "| `xpo` | 0.0001 | 0.500 (0.400 to 0.600) |" in capsys.readouterr().out
+    assert "| `xpo` | 0.0001 | 0.50 (0.40 to 0.60) |" in capsys.readouterr().out
 
 
 def test_a_key_of_the_user_replaces_one_that_compare_sets(tmp_path: Path) -> None:
@@ -193,6 +193,12 @@ def test_a_key_of_the_user_replaces_one_that_compare_sets(tmp_path: Path) -> Non
 def test_a_mistake_is_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         main(arguments)
+
+
+def test_a_recipe_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    flags = ["--world=sandbox", "--recipes", "xpo", "online_dpo", "--seeds", "1", "--folder", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"--recipes=xpo: answers\.n=3: cannot be divided"):
+        main([*flags, "answers.n=3"])
 
 
 def test_a_metric_that_no_run_measures_is_refused(tmp_path: Path) -> None:
