@@ -92,7 +92,7 @@ nodes: world ## compare the files of a run on three raylets of this machine and 
 repeat: world ## the sandbox run for three seeds; ARGS="--stacks ray local" compares the two
 	.venv/bin/python scripts/proofs/repeat.py $(ARGS)
 
-compare: world ## compare all recipes at the same number of scorer queries, about an hour; ARGS="--world cyclic"
+compare: world ## compare all recipes at the same number of scorer queries, an hour or two; ARGS="--world cyclic"
 	$(RUN) rlhf_flow compare --world sandbox --jobs 2 $(ARGS)
 
 curves: world ## the learning curves of the algorithm pages, about fifty minutes: docs/algorithms/curves.json

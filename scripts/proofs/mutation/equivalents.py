@@ -28,6 +28,12 @@ SQUARE = "There is a verdict for each two responses: the array is [B, N, N]."
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
+        "rlhf_flow/objective/kto.py",
+        "weight = weight * (groups.sum(above.abs()) > 0)[groups.group]",
+        "weight = weight * (groups.mean(above.abs()) > 0)[groups.group]",
+        "The mean weighs by masses, which are above 0: it is 0 where the sum is.",
+    ),
+    Equivalent(
         "rlhf_flow/selector/label.py",
         'one_first = coin(one, other) < wins if kind == "sampled" else wins > 0.5',
         'one_first = coin(one, other) < wins if kind == "sampled" else wins >= 0.5',
