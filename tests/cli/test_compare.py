@@ -255,7 +255,7 @@ def test_a_comparison_in_the_cyclic_world(tmp_path: Path, capsys: pytest.Capture
     flags = ["--world=cyclic", "--queries=48", "--seeds", "1", "--folder", str(tmp_path / "runs")]
     first, more = ["online_dpo", "offline_dpo"], ["dr_po", "tgdpo"]
     assert main([*flags, *small, "--lrs", "3e-4", "1e-3", "--recipes", *first]) == 0
-    assert "the learning rate is the smallest or the largest tried" in capsys.readouterr().out
+    assert "`offline_dpo`: the queries include 1 for each prompt" in capsys.readouterr().out
     made = {path: path.read_bytes() for path in tmp_path.glob("runs/*/metrics.jsonl")}
     assert main([*flags, *small, "--lrs", "3e-4", "--recipes", *first, *more]) == 0
     rows = {row["recipe"]: row for row in json.loads((tmp_path / "runs/compared.json").read_text())}
