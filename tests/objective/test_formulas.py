@@ -10,6 +10,7 @@ from rlhf_flow.objective import PARTS
 from rlhf_flow.verify import groups as of_groups
 from rlhf_flow.verify.claim import Claim
 from rlhf_flow.verify.claims import family_losses, losses
+from rlhf_flow.verify.group_formulas import ranking
 from rlhf_flow.verify.margin_formulas import with_likelihood
 from rlhf_flow.verify.pairs import Gradient, OnePair, draw_pairs, tensors
 from tests.support.pairs import agrees
@@ -22,6 +23,11 @@ def test_the_formula_of_the_paper(claim: Claim) -> None:
     findings = list(claim.check(0))
     assert findings
     assert [one for one in findings if not one.holds] == []
+
+
+def test_answers_of_equal_worth_are_ranked() -> None:
+    found = of_groups.agreement_of_groups([(PARTS["pro"](), ranking(0.05))], levels=True)
+    assert [one for one in found if not one.holds] == []
 
 
 def test_the_likelihood_of_a_batch_is_that_of_its_preferred_tokens() -> None:

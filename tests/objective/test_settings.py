@@ -42,7 +42,12 @@ BOUNDS = [  # of each key: what is refused, and what is accepted
     ("gpo", "beta", *POSITIVE),
     ("gpo", "clip", *POSITIVE),
     ("mnpo", "tau", (-TINY, 0.005), (0.0, 0.005 - TINY)),
-    ("mnpo", "weights", ([], [0.5], [0.5, 0.6], [1.0, 0.0], [1.5, -0.5], [0.2] * 5), ([1.0], [0.25] * 4)),
+    (
+        "mnpo",
+        "weights",
+        ([], [0.5], [0.5, 0.5000015], [1.0, 0.0], [1.5, -0.5], [0.2] * 5),
+        ([1.0], [0.5, 0.5000005], [0.25] * 4),
+    ),
     ("tgdpo", "beta", *POSITIVE),
     ("tgdpo", "alpha", *ZERO_TOO),
     ("ofs", "beta", *POSITIVE),

@@ -28,6 +28,12 @@ SQUARE = "There is a verdict for each two responses: the array is [B, N, N]."
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
+        "rlhf_flow/objective/mnpo.py",
+        "given = len(self.weights), all(weight > 0 for weight in self.weights), abs(sum(self.weights) - 1) < 1e-6",
+        "given = len(self.weights), all(weight > 0 for weight in self.weights), abs(sum(self.weights) - 1) <= 1e-6",
+        "The difference of a double near 1 to 1 is a multiple of 2^-53, and 1e-6 is none.",
+    ),
+    Equivalent(
         "rlhf_flow/objective/kto.py",
         "weight = weight * (groups.sum(above.abs()) > 0)[groups.group]",
         "weight = weight * (groups.mean(above.abs()) > 0)[groups.group]",
