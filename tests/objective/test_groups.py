@@ -81,6 +81,14 @@ def test_an_answer_at_the_mean_of_its_group_is_not_above_it() -> None:
         assert above[n // 2] == 0 and (above[n // 2 + 1 :] > 0).all() and (above[: n // 2] < 0).all()
 
 
+def test_the_mean_of_all_answers_is_the_baseline_if_they_are_enumerated() -> None:
+    """It does not depend on the answer; of samples the baseline is the mean of the others."""
+    objective = RLOO(beta=0.0, clip=None)
+    groups = in_float32([1.0, 0.5, 0.0], objective)
+    sampled = pull(objective, groups)
+    assert pull(objective, replace(groups, enumerated=True)) == pytest.approx([each * 2 / 3 for each in sampled])
+
+
 def test_unpaired_answers_of_a_group_without_spread_count_only_against_a_threshold() -> None:
     for worth in (0.0, 1.0, 0.7):
         tied = KTO().loss(in_float32([worth] * 7, KTO()))
