@@ -160,8 +160,14 @@ def test_whatever_can_be_called_is_a_reward() -> None:
         scorer.check()
         first = scorer.fingerprint()
         assert first == reward(made()).fingerprint()
-    two, three = (code_hash(partial(weighed, by=by)) for by in (2.0, 3.0))
-    assert two != three
+
+
+@pytest.mark.parametrize("made", [lambda by: partial(weighed, by=by), Scaled, lambda by: Scaled(by).worth])
+def test_what_a_reward_was_made_with_is_part_of_its_identity(made: Callable[[float], Callable[..., float]]) -> None:
+    assert code_hash(made(2.0)) == code_hash(made(2.0)) != code_hash(made(3.0))
+    worn = Scaled(2.0)
+    worn.calls = 7  # type: ignore[attr-defined]  # what it counts is no part of it
+    assert code_hash(worn) == code_hash(Scaled(2.0))
 
 
 def test_the_name_of_a_function_is_a_reward_and_a_folder_a_reward_model(

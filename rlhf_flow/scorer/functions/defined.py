@@ -9,7 +9,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from inspect import isroutine
+from inspect import isroutine, signature
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -83,7 +83,8 @@ def code_of(function: Any) -> Any:  # noqa: ANN401  # a function, or the class o
 def code_hash(function: Callable[..., Any]) -> str:
     """A hash of the code of a function, its defaults, and the numbers and texts that it captures.
 
-    Of a partial function also those that it binds; of another object, the methods of its class, and not its values.
+    Of a partial function also those that it binds; of another object, the methods of its class, and those that it keeps
+    under the names of its constructor's arguments. What else an object holds may change while it scores.
     It does not depend on the function's place and comments. The code is the one that this version of Python compiles.
     """
     return hashlib.sha256(repr(_code(function)).encode()).hexdigest()
@@ -100,7 +101,17 @@ def _code(function: object) -> object:
         case type():
             return [_code(method) for method in vars(function).values() if isinstance(method, FunctionType)]
     code = code_of(function)
-    return repr(code) if code is function else _code(code)
+    if code is function:
+        return repr(code)
+    return _code(code), _settings(function.__self__ if isinstance(function, MethodType) else function)
+
+
+def _settings(made: object) -> list[object]:
+    try:
+        kept, given = vars(made), [*signature(type(made)).parameters]
+    except (TypeError, ValueError):  # it has slots, or is of C
+        return []
+    return [(name, _plain([kept[name]])) for name in given if name in kept]
 
 
 def _plain(values: Iterable[object]) -> list[object]:
