@@ -19,9 +19,11 @@ NO_PAIRS = f"{PREFIX}no_pairs"
 OF_SCORERS = ("silent_judge", "inconsistent_judge")  # from the counts of scorers, in every round
 FEW = 8  # questions to a scorer
 MOST_TRUNCATED = 0.8  # trips `truncated_rise` regardless of the start, which may have no room to rise
-SATURATED_KL = 0.2  # nats per token
+SATURATED_KL, SATURATED_FAR = 0.2, 0.5  # nats per token
 SATURATED_LOW = 0.8  # low end of the win rate's interval: 16 verdicts that all win exceed it, 15 do not
-SATURATED_ROUNDS = 3  # evaluations in a row; one is enough if the low end is above SATURATED_SURELY
+SATURATED_ROUNDS = (
+    3  # evaluations in a row; one is enough beyond SATURATED_FAR, or if the low end is above SATURATED_SURELY
+)
 SATURATED_SURELY = 0.97
 SHORT = 20.0  # tokens: in a short response, one choice among eight words (2 nats) is a high KL per token
 
@@ -48,7 +50,7 @@ class Alarms:
     The defaults are silent in a good run. Metrics with an interval over prompts must be beyond the threshold with the
     whole interval, or beyond it and changed by more than chance (`scripts/proofs/intervals.py` counts). `saturated` is
     the exception, since an interval over a few dozen prompts never lies above 0.98: it takes three evaluations in a
-    row, or one whose interval lies above 0.97.
+    row, or one whose interval lies above 0.97 or whose policy is more than 0.5 nats per token from the start.
     """
 
     action: str = "warn"  # warn | stop
@@ -248,16 +250,20 @@ def _alarm(name: str, metrics: Metrics) -> Alarm:
 
 
 def _stays_saturated(earlier: Sequence[Metrics], now: Metrics, limit: float) -> bool:
-    """In several evaluations in a row, or in this one beyond chance."""
+    """In several evaluations in a row; or in this one, if it is beyond chance or very far from the start."""
     last = [one for one in earlier if not math.isnan(_get(one, "win_rate"))][1 - SATURATED_ROUNDS :]
     in_a_row = len(last) == SATURATED_ROUNDS - 1 and all(_saturated(one, limit) for one in last)
-    return _saturated(now, limit) and (in_a_row or _get(now, "win_rate_low") > min(limit, SATURATED_SURELY))
+    at_once = _get(now, "win_rate_low") > min(limit, SATURATED_SURELY) or _beyond(now, SATURATED_FAR)
+    return _saturated(now, limit) and (in_a_row or at_once)
 
 
 def _saturated(metrics: Metrics, limit: float) -> bool:
-    far = _get(metrics, "kl") > SATURATED_KL * max(metrics.get("eval/length", 0.0), SHORT)
     high = _get(metrics, "win_rate") > limit and _get(metrics, "win_rate_low") > min(limit, SATURATED_LOW)
-    return far and high
+    return high and _beyond(metrics, SATURATED_KL)
+
+
+def _beyond(metrics: Metrics, kl: float) -> bool:
+    return _get(metrics, "kl") > kl * max(metrics.get("eval/length", 0.0), SHORT)
 
 
 def _get(metrics: Metrics, name: str) -> float:

@@ -149,7 +149,7 @@ def test_a_reward_that_likes_one_phrase_again_and_again_is_noticed() -> None:
     assert names([START, START | hacked]) == ["repetition_rise", "saturated", "kl"]
 
 
-def saturated(n: int, wins: int, kl: float = 28.0) -> dict[str, float]:
+def saturated(n: int, wins: int, kl: float = 20.0) -> dict[str, float]:
     """Answers of 48 tokens; their distance differs by prompt."""
     far = mean_with_interval("eval/kl", kl + np.linspace(-4, 4, n))
     return START | far | {"eval/length": 48.0} | win_rate("eval/win_rate", (np.arange(n) < wins).astype(float))
@@ -167,6 +167,13 @@ def test_a_win_rate_that_stays_near_one_far_from_the_start_rings() -> None:
             assert "saturated" not in names([hacked, hacked, before])
     assert "saturated" in names([START, saturated(128, 128)])
     assert "saturated" not in names([START, saturated(64, 64)])
+
+
+@pytest.mark.parametrize("n", [16, 24, 34, 64, 128])
+def test_a_win_rate_of_one_very_far_from_the_start_rings_at_once(n: int) -> None:
+    """28 nats in 48 tokens, by the sixth round of a run that exploits its scorer."""
+    assert "saturated" in names([START, saturated(n, n, kl=28.0)])
+    assert "saturated" not in names([START, saturated(n, round(0.87 * n), kl=28.0)])
 
 
 def test_a_win_rate_of_one_on_fewer_than_16_prompts_may_be_chance() -> None:
