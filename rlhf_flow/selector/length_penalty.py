@@ -52,4 +52,5 @@ def _of_pairs(scored: Scored) -> bool:
     """Whether the utility is the mean of the wins, or estimated from some of them."""
     known = ~np.isnan(scored.wins)
     total = np.where(known, scored.wins, 0.0).sum(-1)  # [B, N]
-    return "unasked" in scored.pair_flags or bool((abs(scored.utility * known.sum(-1) - total) <= NEAR * total).all())
+    missed = abs(scored.utility * known.sum(-1) - total)
+    return "unasked" in scored.pair_flags or bool((missed <= NEAR * total).all())

@@ -73,5 +73,10 @@ def test_the_best_of_one_draw_meets_the_worst_of_another() -> None:
     lower = replace(world, utility=np.array([[5.0, 6.0, 4.0, 2.0]]))
     beaten = BestAndWorst(best_of=["start"], worst_of=["policy"]).select(lower)
     assert beaten.pairs == () and beaten.pair_counts == {"not_beaten": 1}
+    level = replace(world, utility=np.array([[2.0, 1.0, 4.0, 2.0]]))
+    assert BestAndWorst(best_of=["policy"], worst_of=["start"]).select(level).pair_counts == {"not_beaten": 1}
+    for unknown in ([math.nan, math.nan, 4.0, 2.0], [1.0, 3.0, math.nan, math.nan]):
+        half = replace(world, utility=np.array([unknown]))
+        assert BestAndWorst(best_of=["policy"], worst_of=["start"]).select(half).pairs == ()
     with pytest.raises(ValueError, match=r"selector\.best_of"):
         BestAndWorst(best_of=["teacher"]).check({"policy": 2})

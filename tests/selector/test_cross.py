@@ -24,6 +24,11 @@ def test_everyone_of_one_draw_meets_everyone_of_the_other(policy: int, reference
     assert selection.pair_counts == {"used": policy * reference}
 
 
+def test_the_draw_that_stays_first() -> None:
+    assert Cross(first="a", second="b").first_draw == "a"
+    assert Cross(first="a", second="b", keep_order=False).first_draw is None
+
+
 def test_the_policy_stays_first_whoever_won() -> None:
     lost = world(1, 1)
     assert sides(Cross().select(lost)) == [(1, 0, 0.0)]

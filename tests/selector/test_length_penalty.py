@@ -115,6 +115,22 @@ def test_what_is_no_price_is_refused(penalty: float) -> None:
         BestAndWorst(length_penalty=penalty)
 
 
+def test_a_win_rate_of_0_or_1_pays_too() -> None:
+    """It counts as 1e-6 from certain. The judge compares pairs even if an answer lost all of them."""
+    certain = spoken((1.0, 10), (0.0, 30), wins=[[math.nan, 1.0], [0.0, math.nan]])
+    odds = math.log(1e-6) - math.log1p(-1e-6)
+    after = penalised(certain, 0.1).utility[0]
+    np.testing.assert_allclose(np.log(after) - np.log1p(-after), [1.0 - odds, odds - 1.0], rtol=1e-9)
+
+
+def test_a_utility_is_a_win_rate_up_to_rounding() -> None:
+    rates = np.array([0.2, 0.8])
+    wins = [[math.nan, 0.2], [0.8, math.nan]]
+    near, far = (spoken(*zip(rates * by, (10, 30), strict=True), wins=wins) for by in (1 + 0.5e-5, 1 + 1.5e-5))
+    assert penalised(near, 0.1).utility[0, 1] == pytest.approx(sigma(math.log(4) - 1), abs=1e-4)
+    np.testing.assert_allclose(penalised(far, 0.1).utility[0], rates - [1.0, 3.0], atol=1e-4)
+
+
 # -- answers that are too long ----------------------------------------------------------------------------------------
 
 

@@ -58,3 +58,8 @@ def test_no_selection_exceeds_the_bound(name: str, data: st.DataObject) -> None:
 )
 def test_the_bound_is_reached(name: str, pairs: int) -> None:
     assert PARTS[name](**KEYS.get(name, {})).max_pairs({"a": 2, "b": 3}) == pairs
+
+
+@pytest.mark.parametrize("name", ["best_and_worst", "only_pair", "tournament"])
+def test_one_pair_a_prompt(name: str) -> None:
+    assert PARTS[name]().max_pairs({"a": 2}) == 1

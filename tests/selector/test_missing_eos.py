@@ -41,3 +41,9 @@ def test_it_may_lose_its_place(penalty: float, best: int, worst: int) -> None:
 def test_a_penalty_must_be_a_cost() -> None:
     with pytest.raises(ValueError, match=r"selector\.missing_eos_penalty must be >= 0 and finite"):
         BestAndWorst(missing_eos_penalty=-1)
+
+
+@pytest.mark.parametrize("penalty", [-0.1, float("nan"), float("inf")])
+def test_what_is_no_price_is_refused(penalty: float) -> None:
+    with pytest.raises(ValueError, match=r"selector\.missing_eos_penalty must be >= 0 and finite"):
+        BestAndWorst(missing_eos_penalty=penalty)

@@ -61,11 +61,13 @@ def test_a_pair_whose_worth_nobody_knows_is_an_abstention() -> None:
 
 
 def test_equal_utilities_have_no_advantage_whatever_their_mass() -> None:
-    responses = [response(k, mass=mass) for k, mass in enumerate((0.1, 0.2, 0.7))]
-    for utility in (0.1, 0.7, 97.0):
-        tied = scored([responses], np.full((1, 3), utility))
-        for kind in ("advantage", "standardised"):
-            assert worths(tied, kind, None).tolist() == [[0.0, 0.0, 0.0]]
+    for masses in ([0.1, 0.2, 0.7], [1 / 6] * 6):
+        answers = [response(k, mass=mass) for k, mass in enumerate(masses)]
+        for utility in (0.1, 0.7, 97.0):
+            tied = scored([answers], np.full((1, len(answers)), utility))
+            for kind in ("advantage", "standardised"):
+                assert not worths(tied, kind, None).any()
+    responses = answers[:3]
     partly = worths(scored([responses], [[2.0, NAN, 2.0]]), "standardised", None)[0].tolist()
     assert partly == pytest.approx([0.0, NAN, 0.0], nan_ok=True)
     assert np.isnan(worths(scored([responses], [[NAN] * 3]), "advantage", None)).all()

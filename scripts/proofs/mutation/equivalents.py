@@ -24,6 +24,7 @@ class Equivalent:
 
 
 STREAM = "Each round has a stream of random numbers of its own, whichever it is."
+CERTAIN = "The certain verdicts are replaced in the result."
 SQUARE = "There is a verdict for each two responses: the array is [B, N, N]."
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
@@ -44,6 +45,24 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         'one_first = coin(one, other) < wins if kind == "sampled" else wins > 0.5',
         'one_first = coin(one, other) < wins if kind == "sampled" else wins >= 0.5',
         "If wins is 0.5, it is a tie, and the function has already returned.",
+    ),
+    Equivalent(
+        "rlhf_flow/selector/length_penalty.py",
+        "odds = np.log(np.where(certain, 1, wins)) - np.log(np.where(certain, 1, lost))",
+        "odds = np.log(np.where(certain, 2, wins)) - np.log(np.where(certain, 1, lost))",
+        CERTAIN,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/length_penalty.py",
+        "odds = np.log(np.where(certain, 1, wins)) - np.log(np.where(certain, 1, lost))",
+        "odds = np.log(np.where(certain, 1, wins)) - np.log(np.where(certain, 2, lost))",
+        CERTAIN,
+    ),
+    Equivalent(
+        "rlhf_flow/selector/length_penalty.py",
+        "missed = abs(scored.utility * known.sum(-1) - total)",
+        "missed = abs(scored.utility * known.sum(-2) - total)",
+        "A verdict is known in both orders or in none.",
     ),
     Equivalent(
         "rlhf_flow/selector/margin.py",
