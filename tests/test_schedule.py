@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_flow.protocols import Schedule
-from rlhf_flow.schedule import PARTS, Averaged, EveryK, FastAndSlow, Fixed, HalfSteps, Lagged, Versions
-from rlhf_flow.types import RoundPlan
+from rlhf_flow.schedule import (
+    PARTS,
+    Averaged,
+    EveryK,
+    Extrapolated,
+    FastAndSlow,
+    Fixed,
+    HalfSteps,
+    History,
+    Lagged,
+    Versions,
+)
+from rlhf_flow.types import RoundPlan, RoundRecord
 
 WORDS = st.one_of(st.sampled_from(["start", "last"]), st.integers(1, 20).map("every_{}".format))
 VERSIONS = st.builds(Versions, init=WORDS, policy=WORDS, reference_sampler=WORDS, reference=WORDS, previous=WORDS)
@@ -196,3 +209,54 @@ def test_half_steps_cannot_lag() -> None:
     Lagged(Fixed(), 1).check(4)
     with pytest.raises(ValueError, match=r"lag=1 samples .* has half steps.* Fix: lag=0, or another schedule"):
         Lagged(HalfSteps(), 1).check(4)
+
+
+@pytest.mark.parametrize("half", [1, 2, 3])
+def test_a_round_that_is_not_evaluated_cannot_lag_wherever_it_is(half: int) -> None:
+    class Once(Fixed):
+        def at(self, round: int, records: Sequence[RoundRecord]) -> RoundPlan:
+            return replace(super().at(round, records), evaluated=round != half)
+
+    Lagged(Once(), 1).check(half - 1)
+    with pytest.raises(ValueError, match="has half steps"):
+        Lagged(Once(), 1).check(3)
+
+
+# -- extrapolated, history --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("round", [1, 4])
+def test_a_round_goes_beyond_what_it_trained(round: int) -> None:
+    """trained_t = (theta_t + alpha trained_(t-1)) / (1 + alpha), so its decay is alpha / (1 + alpha)."""
+    last = round - 1
+    assert Extrapolated(alpha=0.5).at(round, ()) == RoundPlan(
+        round,
+        init=last,
+        samplers={"policy": last, "reference": last},
+        anchors={"reference": last, "previous": last},
+        averages={"trained": pytest.approx(1 / 3)},
+        extrapolation=0.5,
+    )
+    assert Extrapolated().alpha == 0.3
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 1.5])
+def test_a_momentum_is_a_share(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"schedule\.alpha must be in \(0, 1\)"):
+        Extrapolated(alpha=alpha)
+
+
+@pytest.mark.parametrize(("round", "past"), [(1, [0, 0, 0, 0]), (3, [2, 1, 0, 0]), (7, [6, 5, 4, 3])])
+def test_past_policies_are_anchors(round: int, past: list[int]) -> None:
+    for depth in (1, 2, 4):
+        plan = History(depth).at(round, ())
+        names = ("previous", "previous_2", "previous_3", "previous_4")[:depth]
+        assert plan.anchors == {"reference": 0, **dict(zip(names, past, strict=False))}
+        assert (plan.round, plan.init, plan.samplers["policy"]) == (round, round - 1, round - 1)
+    assert History().depth == 3
+
+
+@pytest.mark.parametrize("depth", [0, 5])
+def test_there_are_one_to_four_of_them(depth: int) -> None:
+    with pytest.raises(ValueError, match=r"schedule\.depth must be 1 to 4"):
+        History(depth)

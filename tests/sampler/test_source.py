@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
+from rlhf_flow.sampler.policy import PolicySampler
 from rlhf_flow.sampler.source import Source
 from rlhf_flow.seeds import derive
-from rlhf_flow.types import Candidate, Prompt
+from rlhf_flow.types import Candidate, Prompt, Rollouts
 from tests.support.echo import POLICIES, PROMPTS, Echo
 
 GOLD = Source("teacher", n=1, policy="dataset", candidate="gold")
@@ -22,6 +25,24 @@ def test_a_candidate_is_an_answer_that_no_policy_drew() -> None:
     assert (answer.logps, answer.truncated, answer.policy, answer.source) == (None, False, "", "dataset")
     assert answer.seed == derive(1, 4, "a", "teacher") != other.seed
     assert answer.draw == GOLD.draw
+
+
+def test_answers_are_of_the_round() -> None:
+    assert next(GOLD.stream(Echo(), PROMPTS, POLICIES, round=4, seed=1)).round == 4
+    assert PolicySampler().sample(Echo(), PROMPTS, POLICIES, round=4, seed=1).round == 4
+    asked: list[int] = []
+
+    class Streaming(Echo):
+        def stream(self, *args: object, round: int, seed: int) -> Iterator[Rollouts]:
+            asked.append(round)
+            yield self.generate(*args, round=round, seed=seed)  # type: ignore[arg-type]
+
+    PolicySampler().sample(Streaming(), PROMPTS, POLICIES, round=4, seed=1)
+    assert asked == [4]
+
+
+def test_the_whole_line_through_both_policies() -> None:
+    assert [Source("x", weight=weight).weight for weight in (-1.0, 1.0)] == [-1.0, 1.0]
 
 
 def test_a_prompt_without_the_candidate_is_named() -> None:
@@ -41,6 +62,7 @@ def test_a_candidate_that_is_longer_than_an_answer_may_be_is_named() -> None:
     [
         ({"policy": ""}, "policy must be a role"),
         ({"policy": "mixture"}, ".* a mixture is policy=policy with a weight"),
+        ({"weight": -1.5}, r"weight must be in \[-1, 1\], or null .* got -1\.5"),
         ({"weight": 1.5}, r"weight must be in \[-1, 1\], or null .* got 1\.5"),
         ({"policy": "reference", "weight": 0.5}, "weight must be null for policy=reference"),
         ({"policy": "dataset"}, "candidate must be the name of one for policy=dataset"),

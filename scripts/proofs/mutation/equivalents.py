@@ -25,6 +25,7 @@ class Equivalent:
 
 STREAM = "Each round has a stream of random numbers of its own, whichever it is."
 CERTAIN = "The certain verdicts are replaced in the result."
+ROUNDS = "The names, the roles and whether there is a weight are those of every round."
 SQUARE = "There is a verdict for each two responses: the array is [B, N, N]."
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
@@ -100,6 +101,60 @@ EQUIVALENTS: tuple[Equivalent, ...] = (
         "if len(accepted) < self.accept and random.random() < chance:",
         "if len(accepted) < self.accept and random.random() <= chance:",
         "A uniform number is equal to a chance with probability 2^-53.",
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "asked = [self._begun(prompt, round=round, seed=seed) for prompt in prompts]",
+        "asked = [self._begun(prompt, round=round + 1, seed=seed) for prompt in prompts]",
+        STREAM,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "asked = [self._begun(prompt, round=round, seed=seed) for prompt in prompts]",
+        "asked = [self._begun(prompt, round=round - 1, seed=seed) for prompt in prompts]",
+        STREAM,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        'cut = np.random.default_rng(derive(seed, round, prompt.id, self.name, "cut")).integers(len(tokens))',
+        'cut = np.random.default_rng(derive(seed, round + 1, prompt.id, self.name, "cut")).integers(len(tokens))',
+        STREAM,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        'cut = np.random.default_rng(derive(seed, round, prompt.id, self.name, "cut")).integers(len(tokens))',
+        'cut = np.random.default_rng(derive(seed, round - 1, prompt.id, self.name, "cut")).integers(len(tokens))',
+        STREAM,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "return {source.name: source.source for source in self.at(1)}",
+        "return {source.name: source.source for source in self.at(2)}",
+        ROUNDS,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "return frozenset().union(*(source.roles for source in self.at(1)))",
+        "return frozenset().union(*(source.roles for source in self.at(2)))",
+        ROUNDS,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "return any(source.weight is not None for source in self.at(1))",
+        "return any(source.weight is not None for source in self.at(2))",
+        ROUNDS,
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "Rollouts.gathered(prompts, source.stream(engine, prompts, policies, round=round, seed=seed), round)",
+        "Rollouts.gathered(prompts, source.stream(engine, prompts, policies, round=round, seed=seed), round + 1)",
+        "Of these rollouts only the responses are read.",
+    ),
+    Equivalent(
+        "rlhf_flow/sampler/source.py",
+        "Rollouts.gathered(prompts, source.stream(engine, prompts, policies, round=round, seed=seed), round)",
+        "Rollouts.gathered(prompts, source.stream(engine, prompts, policies, round=round, seed=seed), round - 1)",
+        "Of these rollouts only the responses are read.",
     ),
     Equivalent(
         "rlhf_flow/selector/worth.py",
