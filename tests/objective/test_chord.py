@@ -17,9 +17,9 @@ BASE = GRPO()
 
 
 def groups() -> tuple[GroupLogps, torch.Tensor]:
-    """Two groups with an expert's answer of two tokens and of one, and the log-probs of its tokens."""
-    logps = torch.tensor([[-0.5, -2.0], [-0.1, -7.0]], dtype=torch.float64, requires_grad=True)
-    expert = TokenLogps(logps, torch.tensor([[True, True], [True, False]]))
+    """Two groups with an expert's answer of one token and of two, and the log-probs of its tokens."""
+    logps = torch.tensor([[-0.1, -7.0], [-0.5, -2.0]], dtype=torch.float64, requires_grad=True)
+    expert = TokenLogps(logps, torch.tensor([[True, False], [True, True]]))
     return replace(tensors(draw_groups(0, count=2), BASE), extra=expert), logps
 
 
@@ -28,14 +28,14 @@ def test_the_loss_is_a_mean_of_two(by_token: bool) -> None:
     given, logps = groups()
     p = logps.detach().exp()
     weight = p * (1 - p) if by_token else torch.ones_like(p)
-    nll = torch.stack([-(weight * logps)[0].mean(), -(weight * logps)[1, 0]])
+    nll = torch.stack([-(weight * logps)[0, 0], -(weight * logps)[1].mean()])
     loss = CHORD(BASE, mu=0.3, by_token=by_token).at(1).loss(given)
     torch.testing.assert_close(loss.values, 0.7 * BASE.loss(given).values + 0.3 * nll)
     (slope,) = torch.autograd.grad(loss.values.sum(), logps)
-    expected = -0.3 * weight * torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    expected = -0.3 * weight * torch.tensor([[1.0, 0.0], [0.5, 0.5]])
     torch.testing.assert_close(slope, expected.double())
     assert loss.metrics["mu"].tolist() == pytest.approx([0.3, 0.3])
-    assert loss.metrics["expert_nll"].tolist() == pytest.approx([1.25, 0.1])
+    assert loss.metrics["expert_nll"].tolist() == pytest.approx([0.1, 1.25])
     assert not any(values.requires_grad for values in loss.metrics.values())
 
 

@@ -40,6 +40,7 @@ def test_eta_may_grow_with_the_rounds() -> None:
     assert [objective.at(round).eta for round in (1, 2, 3, 98)] == pytest.approx([0.15, 0.2, 0.25, 5.0])
     assert objective.at(2) == INPO(eta=0.1 * 4 / 2, tau=0.1)
     assert INPO(0.2).at(7) == INPO(0.2)
+    assert INPO(0.2, 0.1).at(7) == INPO(0.2, 0.1)
 
 
 def test_before_a_round_is_named_eta_is_that_of_the_first() -> None:

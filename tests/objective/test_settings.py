@@ -157,5 +157,9 @@ def test_theory_returns_the_last_policy_if_a_kl_holds_it_and_else_the_average() 
     assert PARTS["inpo"]().needs.returns == PARTS["ipo"]().needs.returns == "last"
 
 
+def test_a_weak_kl_to_a_fixed_reference_swings() -> None:
+    assert [PARTS["ipo"](tau=tau).needs.swings for tau in (0.3 - TINY, 0.3, 0.5)] == [True, False, False]
+
+
 def test_a_kl_to_the_last_policy_needs_samples_of_it() -> None:
     assert PARTS["trpa"](kl=0.0).needs == Needs(BOTH, examples="groups", side_value="utility")

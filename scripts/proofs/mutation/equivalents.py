@@ -30,6 +30,18 @@ SQUARE = "There is a verdict for each two responses: the array is [B, N, N]."
 
 EQUIVALENTS: tuple[Equivalent, ...] = (
     Equivalent(
+        "rlhf_flow/objective/bradley_terry.py",
+        "if first.shape[-1] != 1:",
+        "if second.shape[-1] != 1:",
+        "The learner reads both sides with one head.",
+    ),
+    Equivalent(
+        "rlhf_flow/objective/general_preference.py",
+        "if first.shape[-1] % 2:",
+        "if second.shape[-1] % 2:",
+        "The learner reads both sides with one head.",
+    ),
+    Equivalent(
         "rlhf_flow/objective/mnpo.py",
         "given = len(self.weights), all(weight > 0 for weight in self.weights), abs(sum(self.weights) - 1) < 1e-6",
         "given = len(self.weights), all(weight > 0 for weight in self.weights), abs(sum(self.weights) - 1) <= 1e-6",
