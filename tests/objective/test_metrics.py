@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from rlhf_flow.objective.dpo import DPO
 from rlhf_flow.objective.orpo import CERTAIN
 from rlhf_flow.verify import groups as of_groups
 from rlhf_flow.verify.groups import OneGroup, draw_groups
@@ -135,6 +136,20 @@ def test_the_metrics_of_pairs(name: str) -> None:
         assert told.keys() == expected[0].keys()
         for key, values in told.items():
             assert values.tolist() == pytest.approx([one[key] for one in expected], rel=1e-9, abs=1e-9), key
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.3])
+def test_ranking_is_by_likelihood_and_ideally_by_the_optimum(beta: float) -> None:
+    drawn = draw_pairs(9, count=24)
+    objective = DPO(beta)
+    metrics = objective.loss(tensors(drawn, objective)).metrics
+    expected: dict[str, list[float]] = {"ranking": [], "ranking_ideal": []}
+    for pair in drawn:
+        now, known = (pair.sum(name, "first") - pair.sum(name, "second") for name in ("current", "reference"))
+        odds = math.log(pair.p / (1 - pair.p)) if 0 < pair.p < 1 else math.inf * (pair.p - 0.5)
+        expected["ranking"].append((1 + sign(pair.p - 0.5) * sign(now)) / 2)
+        expected["ranking_ideal"].append((1 + sign(pair.p - 0.5) * sign(known + odds / beta)) / 2)
+    assert {name: metrics[name].tolist() for name in expected} == expected
 
 
 def k3(group: OneGroup, anchor: str) -> float:
