@@ -141,6 +141,8 @@ def test_the_metrics_of_pairs(name: str) -> None:
 @pytest.mark.parametrize("beta", [0.1, 1.3])
 def test_ranking_is_by_likelihood_and_ideally_by_the_optimum(beta: float) -> None:
     drawn = draw_pairs(9, count=24)
+    same = {name: dict.fromkeys(sides, sides["first"]) for name, sides in drawn[0].tokens.items()}
+    drawn += [replace(drawn[0], tokens=same, p=p) for p in (0.7, 0.5)]
     objective = DPO(beta)
     metrics = objective.loss(tensors(drawn, objective)).metrics
     expected: dict[str, list[float]] = {"ranking": [], "ranking_ideal": []}
