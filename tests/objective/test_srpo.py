@@ -34,6 +34,12 @@ def test_the_three_conditions_by_hand() -> None:
     assert not any(values.requires_grad for values in loss.metrics.values())
 
 
+def test_groups_do_not_see_each_other() -> None:
+    sixes = [1.0, -1.0, 2.0, 0.5, 0.25, -0.5], [0.3, 0.1, -0.4, 0.2, 0.7, -0.9]
+    alone = torch.cat([SRPO().loss(groups(six)[0]).values for six in sixes])
+    torch.testing.assert_close(SRPO().loss(groups(*sixes)[0]).values, alone)
+
+
 def test_it_is_zero_where_the_conditions_hold() -> None:
     given, values = groups([0.5, -0.5, 1.0, 0.0, 1.0, 0.0])
     loss = SRPO(beta=0.5).loss(given).values  # P = 1: gaps of 1/2 for the reviser, and of 1 for both together
