@@ -58,7 +58,7 @@ def kept_in(path: Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def kept_on_failure(path: Path) -> Iterator[None]:
-    """As `kept_in`, but if the block succeeds, the file is as it was before."""
+    """As `kept_in`, but if the block succeeds or is interrupted, the file is as it was before."""
     start = path.stat().st_size if path.exists() else None
     failed = False
     try:
@@ -67,7 +67,7 @@ def kept_on_failure(path: Path) -> Iterator[None]:
     except Exception:
         failed = True
         raise
-    finally:  # an interrupt is no failure
+    finally:
         if not failed and start is None:
             path.unlink(missing_ok=True)
         elif not failed:
